@@ -1,0 +1,79 @@
+"""The antisymmetric part of a Jacobian: what no potential explains."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import floating, same_shape
+from .._types import Event, Key, Scalar
+from .probes import AbstractTrace, Exact
+
+
+def curl(fn: Callable[[Event], Event], x: Event) -> Float[Array, "D D"]:
+    r"""The antisymmetric Jacobian $J - J^\top$ of a vector field, flattened to $D \times D$ [C1].
+
+    It vanishes for every `x` exactly when the field is a gradient. Entry `[1, 0]` of a field in two dimensions is the
+    scalar curl $\partial_1 s_2 - \partial_2 s_1$ (Lai 2023, §6.2).
+
+    Args:
+        fn: The vector field; it returns an array of the shape of `x`.
+        x: One sample.
+
+    Returns:
+        A matrix; rows are components of `fn`, columns are derivatives.
+
+    Raises:
+        TypeError: if `x` is not floating.
+        ValueError: if `fn(x)` has another shape than `x`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp import curl
+        >>> rotation = lambda x: jnp.stack([-x[1], x[0]])
+        >>> float(curl(rotation, jnp.ones(2))[1, 0])
+        2.0
+    """
+    x = floating("x", x)
+    jacobian = jax.jacfwd(fn)(x)
+    same_shape("the Jacobian of fn", jacobian.shape, "a square one", (*x.shape, *x.shape))
+    jacobian = jacobian.reshape((x.size, x.size))
+    return jacobian - jacobian.T
+
+
+def squared_curl(
+    fn: Callable[[Event], Event], x: Event, *, method: AbstractTrace = Exact(), key: Key | None = None
+) -> Scalar:
+    r"""The squared size of the curl, $\tfrac12\|J - J^\top\|_F^2 = E_v\big[\|Jv\|^2 - v^\top J J v\big]$ [C1].
+
+    Two forward products a probe in place of the whole Jacobian. In two dimensions it is the square of the scalar curl.
+
+    Args:
+        fn: The vector field; it returns an array of the shape of `x`.
+        x: One sample.
+        method: `Exact()` or `Hutchinson(samples, law)`; the latter is unbiased and may be negative.
+        key: A random key, for `Hutchinson`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError: if `x` is not floating.
+        ValueError: if `fn(x)` has another shape than `x`, or a random method gets no key.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp import squared_curl
+        >>> round(float(squared_curl(lambda x: jnp.stack([-x[1], x[0]]), jnp.ones(2))), 5)
+        4.0
+    """
+    x = floating("x", x)
+    value, push = jax.linearize(fn, x)
+    same_shape("the value of fn", value.shape, "x", x.shape)
+
+    def along(v: Event) -> Scalar:
+        jv = push(v)
+        return jnp.sum(jv * jv) - jnp.sum(v * push(jv))
+
+    return jnp.mean(jax.vmap(along)(method.probes(x, key)))

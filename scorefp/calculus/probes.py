@@ -1,0 +1,96 @@
+"""Probes `v` with `E[v vᵀ] = I`: what turns a trace into an average of directional derivatives."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float
+
+from .._checks import needs_key, require
+from .._module import AbstractModule
+from .._types import Event, Key
+
+
+class AbstractLaw(AbstractModule):
+    """A law of one probe entry, with mean 0 and variance 1."""
+
+    @abstractmethod
+    def draw(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+        """Independent entries of the given shape."""
+
+
+class Rademacher(AbstractLaw):
+    """Signs: the law with the least variance for a trace; exact for a diagonal matrix."""
+
+    def draw(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+        return jr.rademacher(key, shape, dtype)
+
+
+class Gaussian(AbstractLaw):
+    """Standard normal entries."""
+
+    def draw(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+        return jr.normal(key, shape, dtype)
+
+
+class AbstractTrace(AbstractModule):
+    """A way to take a trace: probes whose mean outer product is the identity."""
+
+    random: ClassVar[bool]
+
+    @abstractmethod
+    def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
+        """Probes of the shape of `x`, stacked along a leading axis."""
+
+
+class Exact(AbstractTrace):
+    r"""The exact value: the probes are the basis scaled by $\sqrt D$, whose mean outer product is the identity.
+
+    As an argument of `divergence` and `laplacian` it costs `D` forward passes. As an argument of
+    `time_derivative` it is one forward-mode derivative. As a residual method it takes every term exactly.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp.calculus import Exact, divergence
+        >>> float(divergence(lambda x: x**2, jnp.array([1.0, 2.0]), method=Exact()))
+        6.0
+    """
+
+    random: ClassVar[bool] = False
+
+    def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
+        basis = jnp.sqrt(jnp.asarray(x.size, x.dtype)) * jnp.eye(x.size, dtype=x.dtype)
+        return basis.reshape((x.size, *x.shape))
+
+
+class Hutchinson(AbstractTrace):
+    r"""Hutchinson's estimator $\operatorname{tr} A = E_v[v^\top A v]$, the mean of `samples` independent probes [F9].
+
+    Args:
+        samples: The number of probes; the variance falls as its inverse.
+        law: The law of the probes, `Rademacher()` (the least variance) or `Gaussian()`.
+
+    Raises:
+        ValueError: if `samples` is below one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from scorefp.calculus import Hutchinson, divergence
+        >>> key = jax.random.key(0)
+        >>> float(divergence(lambda x: x**2, jnp.array([1.0, 2.0]), method=Hutchinson(), key=key))
+        6.0
+    """
+
+    samples: int = 1
+    law: AbstractLaw = Rademacher()
+
+    random: ClassVar[bool] = True
+
+    def __check_init__(self) -> None:
+        require(self.samples >= 1, f"samples = {self.samples}; Hutchinson needs at least one probe.")
+
+    def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
+        needs_key("Hutchinson", key)
+        assert key is not None
+        return self.law.draw(key, (self.samples, *x.shape), x.dtype)

@@ -1,0 +1,144 @@
+"""Gaussian mixtures, which every linear SDE keeps: the exact reference of the whole library [X1]."""
+
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .._checks import floating, require, same_shape, scalar_time
+from .._module import AbstractModule
+from .._types import Event, Key, Scalar, Time
+from ..score import AbstractPotential
+from ..sde import AbstractLinearSDE
+
+
+class GaussianMixture(AbstractModule):
+    r"""The mixture $\sum_k w_k\,\mathcal N(m_k, C_k)$ with full covariances, on samples of any event shape.
+
+    Args:
+        means: $m_k$, of shape `(K, *event)`.
+        covariances: $C_k$, of shape `(K, D, D)` with `D` the number of elements of a sample; or `(K,)`, multiples of the identity.
+        weights: $w_k$, of shape `(K,)`.
+
+    Raises:
+        ValueError: if the shapes do not match, a covariance is not symmetric positive definite, or the weights are not
+            positive with sum one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> mixture = sfp.GaussianMixture(jnp.array([[-2.0], [2.0]]), jnp.array([1.0, 1.0]), jnp.array([0.5, 0.5]))
+        >>> mixture.sample(jax.random.key(0), 5).shape
+        (5, 1)
+        >>> round(float(mixture.log_prob(jnp.array([2.0]))), 3)
+        -1.612
+    """
+
+    means: Float[Array, "K *event"]
+    weights: Float[Array, " K"]
+    variances: Float[Array, "K D"]
+    axes: Float[Array, "K D D"]
+
+    def __init__(
+        self,
+        means: Float[ArrayLike, "K *event"],
+        covariances: Float[ArrayLike, "K D D"] | Float[ArrayLike, " K"],
+        weights: Float[ArrayLike, " K"],
+    ) -> None:
+        self.means = floating("means", means)
+        self.weights = floating("weights", weights)
+        count, *event = self.means.shape
+        size = int(np.prod(event))
+        covariance = floating("covariances", covariances)
+        if covariance.ndim == 1:
+            covariance = covariance[:, None, None] * jnp.eye(size, dtype=covariance.dtype)
+        same_shape("covariances", covariance.shape, "(K, D, D) of means", (count, size, size))
+        same_shape("weights", self.weights.shape, "(K,) of means", (count,))
+        total = float(self.weights.sum())
+        require(
+            bool((self.weights > 0).all()) and abs(total - 1) < 1e-5,
+            f"weights = {self.weights} with sum {total}; they must be positive and sum to one.",
+        )
+        require(
+            bool(jnp.allclose(covariance, covariance.mT)),
+            "covariances holds a matrix that is not symmetric; a covariance equals its transpose.",
+        )
+        # One eigendecomposition serves every time: α² C + σ² I has the same axes.
+        self.variances, self.axes = jnp.linalg.eigh(covariance)
+        require(
+            bool((self.variances > 0).all()),
+            f"covariances holds a matrix that is not positive definite; its least eigenvalue is {float(self.variances.min())}.",
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape."""
+        return self.means.shape[1:]
+
+    def log_prob(self, x: Event) -> Scalar:
+        """The log-density at one sample, in nats."""
+        return self.log_prob_diffused(x, jnp.ones((), self.means.dtype), jnp.zeros((), self.means.dtype))
+
+    def sample(self, key: Key, n: int) -> Float[Array, "n *event"]:
+        """`n` independent samples.
+
+        Args:
+            key: A random key.
+            n: How many.
+        """
+        which_key, noise_key = jr.split(key)
+        which = jr.choice(which_key, self.weights.size, (n,), p=self.weights)
+        noise = jr.normal(noise_key, (n, self.variances.shape[1]), self.means.dtype)
+        offset = jnp.einsum("nij,nj->ni", self.axes[which], jnp.sqrt(self.variances)[which] * noise)
+        return self.means[which] + offset.reshape((n, *self.shape))
+
+    def score(self, sde: AbstractLinearSDE) -> "MixturePotential":
+        r"""The exact potential $\log q_t$ of the mixture diffused by a linear SDE [X1].
+
+        Raises:
+            TypeError: if the SDE has no Gaussian kernel.
+        """
+        if not isinstance(sde, AbstractLinearSDE):
+            raise TypeError(
+                f"sde is a {type(sde).__name__}; a mixture stays one under a linear SDE only (VE, VP, SubVP, OU, EDM, Cosine "
+                "or LinearSDE)."
+            )
+        return MixturePotential(self, sde)
+
+    def log_prob_diffused(self, x: Event, alpha: Scalar, sigma: Scalar) -> Scalar:
+        r"""The log-density of $\alpha x_0 + \sigma\epsilon$ at one sample, in nats."""
+        same_shape("x", x.shape, "one sample of the mixture", self.shape)
+        alpha, sigma = alpha.astype(x.dtype), sigma.astype(x.dtype)
+        centred = (x - alpha * self.means).reshape(self.variances.shape)
+        along = jnp.einsum("kij,ki->kj", self.axes, centred)
+        variances = alpha**2 * self.variances + sigma**2
+        log_normal = -0.5 * jnp.sum(along**2 / variances + jnp.log(2 * jnp.pi * variances), axis=1)
+        return jax.nn.logsumexp(log_normal + jnp.log(self.weights))
+
+
+class MixturePotential(AbstractPotential):
+    r"""The exact potential $\log q_t(x)$ of a Gaussian mixture diffused by a linear SDE, made by `GaussianMixture.score` [X1].
+
+    $q_t = \sum_k w_k\,\mathcal N(\alpha m_k,\ \alpha^2 C_k + \sigma^2 I)$; the score, noise and denoiser follow exactly.
+
+    Args:
+        mixture: The law of the data.
+        sde: A linear SDE.
+    """
+
+    mixture: GaussianMixture
+    sde: AbstractLinearSDE
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape."""
+        return self.mixture.shape
+
+    def potential(self, t: Time, x: Event) -> Scalar:
+        t = scalar_time(t, floating("x", x))
+        return self.mixture.log_prob_diffused(x, self.sde.alpha(t), self.sde.sigma(t))
+
+    def bind(self, *, args: PyTree = None, key: Key | None = None) -> Self:
+        return self

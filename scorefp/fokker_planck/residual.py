@@ -1,0 +1,191 @@
+"""Residuals of the three Fokker–Planck equations: score, log-density and density."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import checked, floating, needs_key, scalar_time, time_within
+from .._types import Event, Key, Scalar, Time
+from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence
+from ..score import AbstractPotential, AbstractScore, require_potential
+from ..sde import AbstractSDE
+from .curve import Antithetic
+from .method import AbstractResidualMethod, Form
+from .operator import operator
+from .pointwise import Pointwise
+
+ResidualMethod = AbstractResidualMethod | Exact | Hutchinson | FiniteDifference
+"""What `score_fpe_residual` takes as `method`."""
+
+
+def score_fpe_residual(
+    score: AbstractScore,
+    t: Time,
+    x: Event,
+    *,
+    form: Form | None = None,
+    method: ResidualMethod = Exact(),
+    key: Key | None = None,
+) -> Event:
+    r"""The residual of the score Fokker–Planck equation, $\varepsilon[s] = \partial_t s - \nabla L[s]$ [F4] (Lai 2023, Eq. 9).
+
+    It vanishes for every `(t, x)` when the score solves the equation. Three forms agree on conservative scores
+    [F5]: `"gradient"` is the line above; `"martingale"` has $J$ for $J^\top$ and $\Delta s$ for $\nabla(\nabla\cdot s)$ (Daras 2023, Eq. 10);
+    `"mixed"` is that of Deveney 2023, Eq. 32.
+
+    | method | forms | SDEs | cost |
+    | --- | --- | --- | --- |
+    | `Exact()` | all | all; linear for the last two forms | $D$ forward products, one reverse pass |
+    | `Hutchinson(samples, law)` | all | the same | one forward product a probe, one reverse pass |
+    | `Ito(probes)` | martingale | linear | one second-order forward pass a probe |
+    | `Antithetic(step)` | martingale | linear | two evaluations |
+    | `Sliced(samples, law, trace)` | gradient | all | forward passes, one component at a time |
+    | `FiniteDifference(…)` | all | as `Exact()` | Lai's recipe, for comparison |
+
+    Args:
+        score: Any score.
+        t: The time, in `[t0, t1]`.
+        x: One sample; batch with `jax.vmap`.
+        form: `"gradient"`, `"martingale"` or `"mixed"`; the method's own when `None`.
+        method: How it is taken.
+        key: A random key, for a method that draws probes.
+
+    Returns:
+        The residual, of the shape of `x`, in units of the score per unit of time.
+
+    Raises:
+        TypeError: if `x` is not floating, or a form that needs a linear SDE gets another.
+        ValueError: if `t` is outside the horizon, the method does not have the form, a random method gets no key, or the
+            score has another shape than `x`.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> mixture = sfp.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.2]), jnp.array([0.5, 0.5]))
+        >>> exact = mixture.score(sfp.VP())
+        >>> bool(abs(sfp.score_fpe_residual(exact, 0.3, jnp.array([0.5]))[0]) < 1e-3)
+        True
+        >>> wrong = sfp.Score(lambda t, x: 2 * exact(t, x), exact.sde)
+        >>> bool(abs(sfp.score_fpe_residual(wrong, 0.3, jnp.array([0.5]))[0]) > 1)
+        True
+    """
+    x = floating("x", x)
+    t = time_within(scalar_time(t, x), score.sde.t0, score.sde.t1)
+    taken, form = resolve(method, form)
+    if taken.random:
+        needs_key(type(method).__name__, key)
+    if isinstance(taken, Antithetic):
+        message = (
+            f"t is t0 = {score.sde.t0}, where Antithetic has no room for a step to an earlier time. "
+            "Use Ito() or Exact() there, or a later time."
+        )
+        t = checked(t, t <= jnp.asarray(score.sde.t0, t.dtype), message)
+    return taken.residual(score, t, x, form, key)
+
+
+def resolve(method: ResidualMethod, form: Form | None) -> tuple[AbstractResidualMethod, Form]:
+    """The residual method that a value stands for, and the form it takes; a pair that does not exist is an error."""
+    if isinstance(method, FiniteDifference):
+        taken: AbstractResidualMethod = Pointwise(method.trace, method)
+    elif isinstance(method, AbstractTrace):
+        taken = Pointwise(method)
+    else:
+        taken = method
+    if form is None:
+        return taken, taken.forms[0]
+    if form not in taken.forms:
+        raise ValueError(
+            f"form = {form!r} with method = {type(method).__name__}(…); it takes {' or '.join(map(repr, taken.forms))}. "
+            'Exact() and Hutchinson() take the forms "gradient", "martingale" and "mixed".'
+        )
+    return taken, form
+
+
+def log_fpe_residual(
+    potential: AbstractPotential,
+    t: Time,
+    x: Event,
+    *,
+    method: AbstractTrace = Exact(),
+    key: Key | None = None,
+) -> Scalar:
+    r"""The residual of the log-Fokker–Planck equation, $r[\varphi] = \partial_t\varphi - L[\nabla\varphi]$ [F3].
+
+    For an unnormalised potential, $\varphi = \log p + \log Z_t$ with $p$ a solution, it is $d\log Z_t/dt$, a function of `t` alone.
+    Its gradient in `x` is the gradient form of the score's residual.
+
+    Args:
+        potential: A potential on any SDE.
+        t: The time, in `[t0, t1]`.
+        x: One sample.
+        method: `Exact()` or `Hutchinson(samples, law)`, for the Laplacian.
+        key: A random key, for `Hutchinson`.
+
+    Returns:
+        A scalar, in nats per unit of time.
+
+    Raises:
+        TypeError: if `potential` is a score without a potential, or `x` is not floating.
+        ValueError: if `t` is outside the horizon, or a random method gets no key.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> mixture = sfp.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.2]), jnp.array([0.5, 0.5]))
+        >>> bool(abs(sfp.log_fpe_residual(mixture.score(sfp.VP()), 0.3, jnp.array([0.5]))) < 1e-3)
+        True
+    """
+    potential = require_potential(potential)
+    x = floating("x", x)
+    t = time_within(scalar_time(t, x), potential.sde.t0, potential.sde.t1)
+    _, slope = jax.jvp(lambda t: potential.potential(t, x), (t,), (jnp.ones_like(t),))
+    return slope - operator(potential, t, x, method, key)
+
+
+def fpe_residual(
+    density: Callable[[Scalar, Event], Scalar],
+    t: Time,
+    x: Event,
+    *,
+    sde: AbstractSDE,
+    method: AbstractTrace = Exact(),
+    key: Key | None = None,
+) -> Scalar:
+    r"""The residual of the Fokker–Planck equation of a density model [F1] (Deveney 2023, Eq. 18),
+
+    $$ R[p] = \partial_t p + \nabla\cdot(f p) - \tfrac12\nabla\cdot\nabla\cdot(GG^\top p)
+            = \partial_t p + \nabla\cdot\big(p\,(f - \tfrac12\nabla\cdot(GG^\top)) - \tfrac12 GG^\top\nabla p\big). $$
+
+    It is linear in $p$, so an unnormalised density is as good, and for $p = e^\varphi$ it is $p\,r[\varphi]$.
+
+    Args:
+        density: $p$, called as `density(t, x)`.
+        t: The time, in `[t0, t1]`.
+        x: One sample.
+        sde: The forward process.
+        method: `Exact()` or `Hutchinson(samples, law)`, for the divergence of the flux.
+        key: A random key, for `Hutchinson`.
+
+    Returns:
+        A scalar, in units of the density per unit of time.
+
+    Raises:
+        TypeError: if `x` is not floating.
+        ValueError: if `t` is outside the horizon, or a random method gets no key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> sde = sfp.VP()
+        >>> standard = lambda t, x: jnp.exp(-0.5 * (x**2).sum())
+        >>> round(float(sfp.fpe_residual(standard, 0.5, jnp.ones(2), sde=sde)), 4)
+        0.0
+    """
+    x = floating("x", x)
+    t = time_within(scalar_time(t, x), sde.t0, sde.t1)
+
+    def flux(y: Event) -> Event:
+        p, slope = jax.value_and_grad(lambda z: density(t, z))(y)
+        advected = sde.drift(t, y) - 0.5 * sde.covariance_divergence(t, y)
+        return p * advected - 0.5 * sde.covariance(t, y, slope)
+
+    _, slope = jax.jvp(lambda t: density(t, x), (t,), (jnp.ones_like(t),))
+    return slope + divergence(flux, x, method=method, key=key)

@@ -1,0 +1,80 @@
+"""The residual in random directions."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._checks import needs_key, require
+from .._types import Event, Key, Scalar
+from ..calculus import AbstractLaw, AbstractTrace, Exact, Rademacher, time_derivative
+from ..score import AbstractScore
+from .method import AbstractResidualMethod, Form
+from .operator import operator
+
+
+class Sliced(AbstractResidualMethod):
+    r"""The gradient form in random directions (Lai 2023, Eq. 24, where the square is missing) [F9]:
+
+    $$ \langle\varepsilon, v\rangle = \langle\partial_t s, v\rangle - \tfrac{d}{dh} L[s](x + h v), \qquad
+       \varepsilon = E_v[\langle\varepsilon, v\rangle\,v], \qquad \|\varepsilon\|^2 = E_v[\langle\varepsilon, v\rangle^2]. $$
+
+    No reverse pass over `x`. The estimate of $\varepsilon$ itself is noisy, since it points along `v`.
+
+    Args:
+        samples: The number of directions.
+        law: Their law.
+        trace: How $L[s]$ takes its divergence: `Exact()` or `Hutchinson(samples, law)`.
+
+    Raises:
+        ValueError: if `samples` is below one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> stationary = sfp.Score(lambda t, x: -x, sfp.VP())
+        >>> eps = sfp.score_fpe_residual(stationary, 0.5, jnp.ones(3), method=sfp.Sliced(), key=jax.random.key(0))
+        >>> bool(abs(eps).max() < 1e-4)
+        True
+    """
+
+    samples: int = 1
+    law: AbstractLaw = Rademacher()
+    trace: AbstractTrace = Exact()
+
+    forms: ClassVar[tuple[Form, ...]] = ("gradient",)
+
+    def __check_init__(self) -> None:
+        require(self.samples >= 1, f"samples = {self.samples}; at least one direction is needed.")
+
+    @property
+    def random(self) -> bool:
+        return True
+
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Event:
+        needs_key("Sliced", key)
+        assert key is not None
+        direction_key, trace_key = jr.split(key)
+        directions = self.law.draw(direction_key, (self.samples, *x.shape), x.dtype)
+        shares = jax.vmap(lambda v: self._share(score, t, x, v, trace_key))(directions)
+        return jnp.mean(jax.vmap(jnp.multiply)(shares, directions), axis=0)
+
+    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Scalar:
+        needs_key("Sliced", key)
+        assert key is not None
+        direction_key, trace_key = jr.split(key)
+        directions = self.law.draw(direction_key, (self.samples, *x.shape), x.dtype)
+
+        def square(v: Event) -> Scalar:
+            # A random trace is drawn twice in one direction: its own variance would bias the square.
+            first, second = jr.split(trace_key)
+            a = self._share(score, t, x, v, first)
+            return a * (self._share(score, t, x, v, second) if self.trace.random else a)
+
+        return jnp.mean(jax.vmap(square)(directions))
+
+    def _share(self, score: AbstractScore, t: Scalar, x: Event, v: Event, key: Key) -> Scalar:
+        """The component of the residual along `v`."""
+        slope = time_derivative(score, t, x)
+        _, rise = jax.jvp(lambda y: operator(score, t, y, self.trace, key), (x,), (v,))
+        return jnp.sum(slope * v) - rise

@@ -1,0 +1,202 @@
+"""Scores and potentials: a function of time and one sample, with the SDE it belongs to."""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, PyTree
+
+from .._checks import floating, same_shape, scalar_time
+from .._module import AbstractModule
+from .._types import Event, Key, Scalar, Time
+from ..sde import AbstractLinearSDE, AbstractSDE
+
+
+class AbstractScore(AbstractModule):
+    r"""A model $s(t, x)$ of the score $\nabla\log q_t(x)$, with the SDE whose marginals $q_t$ it scores.
+
+    `shape` is the event shape where the score knows it, else `None`.
+    """
+
+    sde: eqx.AbstractVar[AbstractSDE]
+    shape: eqx.AbstractVar[tuple[int, ...] | None]
+
+    @abstractmethod
+    def __call__(self, t: Time, x: Event) -> Event:
+        """The score at one time and one sample."""
+
+    @abstractmethod
+    def bind(self, *, args: PyTree = None, key: Key | None = None) -> Self:
+        """The same score with conditioning and a dropout key closed over.
+
+        Only what is given reaches the function or network, as keyword arguments `args` and `key`; the mathematics
+        sees a function of `(t, x)` alone.
+        """
+
+    def noise(self, t: Time, x: Event) -> Event:
+        r"""The noise prediction $\epsilon = -\sigma s$ [P1].
+
+        Raises:
+            TypeError: if the SDE has no Gaussian kernel.
+        """
+        return -linear_sde(self).sigma(scalar_time(t, x)) * self(t, x)
+
+    def denoise(self, t: Time, x: Event) -> Event:
+        r"""The denoiser $h = E[x_0 \mid x_t] = (x + \sigma^2 s)/\alpha$, Tweedie's formula [P1].
+
+        Raises:
+            TypeError: if the SDE has no Gaussian kernel.
+        """
+        sde, t = linear_sde(self), scalar_time(t, x)
+        return (x + sde.sigma(t) ** 2 * self(t, x)) / sde.alpha(t)
+
+    def velocity(self, t: Time, x: Event) -> Event:
+        r"""The velocity prediction $\alpha\epsilon - \sigma h$ [P1].
+
+        Not the velocity of the probability flow, which is `probability_flow`.
+
+        Raises:
+            TypeError: if the SDE has no Gaussian kernel.
+        """
+        sde, t = linear_sde(self), scalar_time(t, x)
+        return sde.alpha(t) * self.noise(t, x) - sde.sigma(t) * self.denoise(t, x)
+
+    def probability_flow(self, t: Time, x: Event) -> Event:
+        r"""The velocity $u = f - \tfrac12\nabla\cdot(GG^\top) - \tfrac12 GG^\top s$ of the probability-flow ODE [F0].
+
+        Its divergence and this score give the Fokker–Planck operator, the likelihood and the ODE's samples.
+        """
+        return self.sde.probability_flow(t, x, self(t, x))
+
+    def reverse_drift(self, t: Time, x: Event) -> Event:
+        r"""The drift $f - \nabla\cdot(GG^\top) - GG^\top s$ of the reverse SDE, in physical time [S6]."""
+        return self.sde.reverse_drift(t, x, self(t, x))
+
+
+class AbstractPotential(AbstractScore):
+    r"""A model $\varphi(t, x)$ of $\log q_t(x)$ up to a function of time; its score is $\nabla\varphi$.
+
+    A potential is a score whose curl vanishes by construction.
+    """
+
+    @abstractmethod
+    def potential(self, t: Time, x: Event) -> Scalar:
+        r"""The potential $\varphi$ at one time and one sample."""
+
+    def __call__(self, t: Time, x: Event) -> Event:
+        return jax.grad(self.potential, argnums=1)(scalar_time(t, x), x)
+
+
+class Score(AbstractScore):
+    r"""A score from any callable `fn(t, x)`, of any framework that JAX can differentiate.
+
+    Args:
+        fn: The score, called as `fn(t, x)` with a scalar `t` and one sample; what `bind` closes over follows as keywords.
+        sde: The forward process.
+        shape: The event shape, where `sample` should know it.
+        args: Conditioning, set by `bind`.
+        key: A dropout key, set by `bind`.
+
+    Raises:
+        TypeError: on a call, if `x` or the value of `fn` is not floating.
+        ValueError: on a call, if the value of `fn` has another shape than `x`.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> score = sfp.Score(lambda t, x: -x, sfp.VP())
+        >>> float(score(0.5, jnp.array([2.0]))[0])
+        -2.0
+    """
+
+    fn: Callable[..., Event]
+    sde: AbstractSDE
+    shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
+    args: PyTree = None
+    key: Key | None = None
+
+    def __call__(self, t: Time, x: Event) -> Event:
+        return call_bound("fn", self.fn, scalar_time(t, floating("x", x)), x, self.args, self.key, x.shape)
+
+    def bind(self, *, args: PyTree = None, key: Key | None = None) -> Self:
+        return dataclasses.replace(self, args=args, key=key)
+
+
+class Potential(AbstractPotential):
+    r"""A potential from any scalar callable `fn(t, x)`; calling it gives $\nabla\varphi$, `.potential(t, x)` gives $\varphi$.
+
+    Args:
+        fn: The potential, called as `fn(t, x)`; what `bind` closes over follows as keywords.
+        sde: The forward process.
+        shape: The event shape, where `sample` should know it.
+        args: Conditioning, set by `bind`.
+        key: A dropout key, set by `bind`.
+
+    Raises:
+        TypeError: on a call, if `x` or the value of `fn` is not floating.
+        ValueError: on a call, if the value of `fn` is not a scalar. A score goes into `Score`.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> phi = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.VP())
+        >>> float(phi(0.5, jnp.array([2.0]))[0])
+        -2.0
+    """
+
+    fn: Callable[..., Scalar]
+    sde: AbstractSDE
+    shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
+    args: PyTree = None
+    key: Key | None = None
+
+    def potential(self, t: Time, x: Event) -> Scalar:
+        return call_bound("fn", self.fn, scalar_time(t, floating("x", x)), x, self.args, self.key, ())
+
+    def bind(self, *, args: PyTree = None, key: Key | None = None) -> Self:
+        return dataclasses.replace(self, args=args, key=key)
+
+
+def call_bound(
+    name: str,
+    fn: Callable[..., Array],
+    t: Time,
+    x: Event,
+    args: PyTree,
+    key: Key | None,
+    shape: tuple[int, ...],
+) -> Array:
+    """`fn(t, x)` with the bound keywords, its value checked and cast to the dtype of `x`."""
+    keywords: dict[str, Any] = {} if args is None else {"args": args}
+    if key is not None:
+        keywords["key"] = key
+    value = floating(f"the value of {name}", fn(t, x, **keywords))
+    want = (
+        "a score at x (a potential goes into Potential)"
+        if shape
+        else "a scalar potential (a score goes into Score)"
+    )
+    same_shape(f"the value of {name}", value.shape, want, shape)
+    return value.astype(x.dtype)
+
+
+def linear_sde(score: AbstractScore) -> AbstractLinearSDE:
+    """The linear SDE of a score, where a Gaussian kernel is needed."""
+    if not isinstance(score.sde, AbstractLinearSDE):
+        raise TypeError(
+            f"score.sde is a {type(score.sde).__name__}, which has no Gaussian kernel alpha(t), sigma(t); a linear SDE is "
+            "needed here (VE, VP, SubVP, OU, EDM, Cosine or LinearSDE). What works for every SDE: the Fokker–Planck "
+            "operator, the gradient form of the residual, the likelihood and the samplers."
+        )
+    return score.sde
+
+
+def require_potential(score: AbstractScore) -> AbstractPotential:
+    """The score itself, where it is a potential."""
+    if not isinstance(score, AbstractPotential):
+        raise TypeError(
+            f"potential is a {type(score).__name__}, a score without a potential; its log-density is unknown up to more than "
+            "a function of time. Wrap a scalar function with Potential(fn, sde), or use score_fpe_residual."
+        )
+    return score

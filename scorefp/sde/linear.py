@@ -1,0 +1,182 @@
+"""Linear (Gaussian) SDEs: two functions of time, `log_alpha` and `log_sigma`."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float
+
+from .._checks import floating, is_concrete, require, same_shape, scalar_time, time_within
+from .._types import Event, Time, Times
+from .base import AbstractSDE, check_horizon
+from .prior import Normal
+
+
+class AbstractLinearSDE(AbstractSDE):
+    r"""A forward process $dx = a(t)\,x\,dt + g(t)\,dw$, whose kernel is Gaussian [S2]:
+
+    $$ x_t \mid x_0 \sim \mathcal N(\alpha(t)\,x_0,\ \sigma^2(t) I),
+       \qquad a = (\log\alpha)', \qquad g^2 = (\sigma^2)' - 2 a \sigma^2. $$
+
+    The functions of time alone work elementwise on times of any shape.
+    """
+
+    @abstractmethod
+    def log_alpha(self, t: Times) -> Float[Array, "*times"]:
+        r"""$\log\alpha(t)$, the log of the signal's scale."""
+
+    @abstractmethod
+    def log_sigma(self, t: Times) -> Float[Array, "*times"]:
+        r"""$\log\sigma(t)$, the log of the noise's standard deviation."""
+
+    @abstractmethod
+    def rate(self, t: Times) -> Float[Array, "*times"]:
+        r"""The rate $a(t) = (\log\alpha)'$ of the drift $a(t)\,x$, per unit of time."""
+
+    @abstractmethod
+    def g2(self, t: Times) -> Float[Array, "*times"]:
+        r"""The squared diffusion $g^2(t)$, per unit of time."""
+
+    @abstractmethod
+    def time_of_log_snr(self, log_snr: Times) -> Float[Array, "*times"]:
+        r"""The inverse of `log_snr`: the time at which $\log\alpha^2/\sigma^2$ has the given value [H2]."""
+
+    @property
+    def prior(self) -> Normal:
+        r"""$\mathcal N(0, \sigma^2(t_1) I)$: the kernel at $t_1$ of data at the origin."""
+        return Normal(self.sigma(self.t1))
+
+    def alpha(self, t: Times) -> Float[Array, "*times"]:
+        r"""The signal's scale $\alpha(t)$."""
+        return jnp.exp(self.log_alpha(t))
+
+    def sigma(self, t: Times) -> Float[Array, "*times"]:
+        r"""The noise's standard deviation $\sigma(t)$."""
+        return jnp.exp(self.log_sigma(t))
+
+    def log_snr(self, t: Times) -> Float[Array, "*times"]:
+        r"""The log-signal-to-noise ratio $\lambda = \log\alpha^2/\sigma^2$, with $\lambda' = -g^2/\sigma^2$ [S7]."""
+        return 2 * (self.log_alpha(t) - self.log_sigma(t))
+
+    def drift(self, t: Time, x: Event) -> Event:
+        return self.rate(scalar_time(t, x)) * x
+
+    def diffusion(self, t: Time, x: Event) -> lx.AbstractLinearOperator:
+        identity = lx.IdentityLinearOperator(jax.ShapeDtypeStruct(x.shape, x.dtype))
+        return identity * jnp.sqrt(self.g2(scalar_time(t, x)))
+
+    def covariance(self, t: Time, x: Event, v: Event) -> Event:
+        return self.g2(scalar_time(t, x)) * v
+
+    def covariance_divergence(self, t: Time, x: Event) -> Event:
+        return jnp.zeros_like(x)
+
+    def transition(self, s: Times, t: Times) -> tuple[Float[Array, "*times"], Float[Array, "*times"]]:
+        r"""Scale and standard deviation of the transition from time $s$ to a later $t$ [S3]:
+
+        $$ x_t \mid x_s \sim \mathcal N\Big(\tfrac{\alpha_t}{\alpha_s} x_s,\
+           \sigma_t^2 - \big(\tfrac{\alpha_t}{\alpha_s}\big)^2 \sigma_s^2\Big). $$
+
+        The variance is taken as $-\sigma_t^2\,\mathrm{expm1}(\lambda_t - \lambda_s)$, which does not cancel.
+
+        Returns:
+            The scale and the standard deviation.
+        """
+        scale = jnp.exp(self.log_alpha(t) - self.log_alpha(s))
+        return scale, self.sigma(t) * jnp.sqrt(-jnp.expm1(self.log_snr(t) - self.log_snr(s)))
+
+    def perturb(self, t: Time, x0: Event, noise: Event) -> Event:
+        r"""The diffused sample $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ [S2].
+
+        Args:
+            t: The time, in `[t0, t1]`.
+            x0: One clean sample.
+            noise: A standard normal draw of the shape of `x0`.
+
+        Raises:
+            TypeError: if `x0` or `noise` is not floating.
+            ValueError: if the shapes differ, or `t` is not a scalar inside `[t0, t1]`.
+
+        Example:
+            >>> import jax.numpy as jnp, scorefp as sfp
+            >>> x = sfp.EDM().perturb(2.0, jnp.array([1.0]), jnp.array([0.5]))
+            >>> float(x[0])
+            2.0
+        """
+        x0, noise = floating("x0", x0), floating("noise", noise)
+        same_shape("noise", noise.shape, "x0", x0.shape)
+        t = time_within(scalar_time(t, x0), self.t0, self.t1)
+        return self.alpha(t) * x0 + self.sigma(t) * noise
+
+
+class LinearSDE(AbstractLinearSDE):
+    r"""A linear SDE defined by two functions of time, $\log\alpha$ and $\log\sigma$ [S2].
+
+    The rate $a$ and $g^2$ follow by automatic differentiation, the inverse of the log-SNR by bisection
+    (optimistix's raises on a root at an end of the bracket, which is where `t0` and `t1` are).
+
+    Args:
+        log_alpha_fn: $\log\alpha(t)$, a smooth elementwise function.
+        log_sigma_fn: $\log\sigma(t)$, likewise; $\log\alpha - \log\sigma$ must fall with `t`.
+        t0: Where data live.
+        t1: Where the prior lives.
+
+    Raises:
+        ValueError: if the horizon is empty, or the log-SNR does not fall from `t0` to `t1`.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> mine = sfp.LinearSDE(lambda t: -t, lambda t: 0.5 * jnp.log(-jnp.expm1(-2 * t)), t0=1e-3, t1=5.0)
+        >>> round(float(mine.g2(1.0)), 4)
+        2.0
+    """
+
+    log_alpha_fn: Callable[[Times], Float[Array, "*times"]]
+    log_sigma_fn: Callable[[Times], Float[Array, "*times"]]
+    t0: float = eqx.field(static=True)
+    t1: float = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        check_horizon(self.t0, self.t1, lowest=-float("inf"))
+        first, last = self.log_snr(self.t0), self.log_snr(self.t1)
+        if is_concrete(first):
+            require(
+                bool(first > last),
+                f"log_alpha - log_sigma goes from {float(first) / 2} at t0 to {float(last) / 2} at t1; it must be "
+                "finite and fall. Check that the functions return logarithms.",
+            )
+
+    def log_alpha(self, t: Times) -> Float[Array, "*times"]:
+        return jnp.asarray(self.log_alpha_fn(t))
+
+    def log_sigma(self, t: Times) -> Float[Array, "*times"]:
+        return jnp.asarray(self.log_sigma_fn(t))
+
+    def rate(self, t: Times) -> Float[Array, "*times"]:
+        return _slope(self.log_alpha, t)
+
+    def g2(self, t: Times) -> Float[Array, "*times"]:
+        return -jnp.exp(2 * self.log_sigma(t)) * _slope(self.log_snr, t)
+
+    def time_of_log_snr(self, log_snr: Times) -> Float[Array, "*times"]:
+        target = jnp.asarray(log_snr, jnp.result_type(float))
+
+        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = ends
+            middle = 0.5 * (low + high)
+            later = self.log_snr(middle) > target
+            return jnp.where(later, middle, low), jnp.where(later, high, middle)
+
+        ends = jnp.full_like(target, self.t0), jnp.full_like(target, self.t1)
+        # Twice the digits of the dtype: a root near t0 = 1e-5 needs more halvings than one near t1.
+        low, high = jax.lax.fori_loop(0, 2 * jnp.finfo(target.dtype).nmant, halve, ends)
+        return 0.5 * (low + high)
+
+
+def _slope(fn: Callable[[Times], Float[Array, "*times"]], t: Times) -> Float[Array, "*times"]:
+    """The derivative of an elementwise function of time."""
+    t = jnp.asarray(t)
+    return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]
