@@ -172,11 +172,7 @@ def call_bound(
     if key is not None:
         keywords["key"] = key
     value = floating(f"the value of {name}", fn(t, x, **keywords))
-    want = (
-        "a score at x (a potential goes into Potential)"
-        if shape
-        else "a scalar potential (a score goes into Score)"
-    )
+    want = "a score at x (a potential goes into Potential)" if shape else "a scalar potential (a score goes into Score)"
     same_shape(f"the value of {name}", value.shape, want, shape)
     return value.astype(x.dtype)
 
