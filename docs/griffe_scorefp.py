@@ -35,6 +35,16 @@ class Scorefp(griffe.Extension):
                     _set_init(member)
 
 
+class _Text:
+    """A string that griffe prints and does not read as an annotation."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f'"{self.text}"'
+
+
 class _Shapes(ast.NodeTransformer):
     """Keeps the string of `Float[Array, "n *event"]` as it is written; griffe would read names in it."""
 
@@ -42,7 +52,7 @@ class _Shapes(ast.NodeTransformer):
         self.generic_visit(node)
         match node.slice:
             case ast.Tuple(elts=[_, ast.Constant(value=str(shape)) as constant]):
-                node.slice.elts[1] = ast.copy_location(ast.Name(f'"{shape}"', ast.Load()), constant)
+                constant.value = _Text(shape)
             case _:
                 pass
         return node

@@ -83,9 +83,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Says at the end of each run what it did not run."""
     count = config.stash.get(_left_out, 0)
     if count:
-        terminalreporter.write_line(
-            f"{count} slow tests are not part of this run: make test-slow", yellow=True
-        )
+        terminalreporter.write_line(f"{count} slow tests are not part of this run: make test-slow", yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,4 @@ def test_import_leaves_jax_configuration_alone() -> None:
 
 
 def test_public_names_resolve() -> None:
-    assert (
-        run("import scorefp; print([n for n in scorefp.__all__ if not hasattr(scorefp, n)])").strip() == "[]"
-    )
+    assert run("import scorefp; print([n for n in scorefp.__all__ if not hasattr(scorefp, n)])").strip() == "[]"
