@@ -1,6 +1,7 @@
 """scorefp: score-based diffusion models seen through the Fokker–Planck equation.
 
-The mathematics takes one time and one sample, `(t, x)`, of any event shape; batch it with `jax.vmap`. Tags such as [F4] name a
+The mathematics takes one time and one sample, `(t, x)`, of any event shape; batch it with `jax.vmap`. Tags such as
+[F4] name a
 formula of the documentation's derivation pages.
 """
 

@@ -3,9 +3,9 @@
 from typing import Any, TypeVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool
 
 from ._types import Time
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 def is_concrete(value: Any) -> bool:
     """Whether `value` is known now, outside any `jit`, `vmap` or `grad`."""
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, Tracer)
 
 
 def require(condition: bool, message: str) -> None:

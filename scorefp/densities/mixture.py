@@ -1,18 +1,18 @@
 """Gaussian mixtures, which every linear SDE keeps: the exact reference of the whole library [X1]."""
 
-from typing import Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import floating, require, same_shape, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..score import AbstractPotential
-from ..sde import AbstractLinearSDE
+from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
 
 
 class GaussianMixture(AbstractModule):
@@ -20,7 +20,8 @@ class GaussianMixture(AbstractModule):
 
     Args:
         means: $m_k$, of shape `(K, *event)`.
-        covariances: $C_k$, of shape `(K, D, D)` with `D` the number of elements of a sample; or `(K,)`, multiples of the identity.
+        covariances: $C_k$, of shape `(K, D, D)` with `D` the number of elements of a sample; or `(K,)`, multiples
+            of the identity.
         weights: $w_k$, of shape `(K,)`.
 
     Raises:
@@ -69,7 +70,8 @@ class GaussianMixture(AbstractModule):
         self.variances, self.axes = jnp.linalg.eigh(covariance)
         require(
             bool((self.variances > 0).all()),
-            f"covariances holds a matrix that is not positive definite; its least eigenvalue is {float(self.variances.min())}.",
+            "covariances holds a matrix that is not positive definite; its least eigenvalue is "
+            f"{float(self.variances.min())}.",
         )
 
     @property
@@ -94,18 +96,13 @@ class GaussianMixture(AbstractModule):
         offset = jnp.einsum("nij,nj->ni", self.axes[which], jnp.sqrt(self.variances)[which] * noise)
         return self.means[which] + offset.reshape((n, *self.shape))
 
-    def score(self, sde: AbstractLinearSDE) -> "MixturePotential":
+    def score(self, sde: AbstractSDE) -> "MixturePotential":
         r"""The exact potential $\log q_t$ of the mixture diffused by a linear SDE [X1].
 
         Raises:
             TypeError: if the SDE has no Gaussian kernel.
         """
-        if not isinstance(sde, AbstractLinearSDE):
-            raise TypeError(
-                f"sde is a {type(sde).__name__}; a mixture stays one under a linear SDE only (VE, VP, SubVP, OU, EDM, Cosine "
-                "or LinearSDE)."
-            )
-        return MixturePotential(self, sde)
+        return MixturePotential(self, require_linear(sde))
 
     def log_prob_diffused(self, x: Event, alpha: Scalar, sigma: Scalar) -> Scalar:
         r"""The log-density of $\alpha x_0 + \sigma\epsilon$ at one sample, in nats."""
@@ -119,9 +116,11 @@ class GaussianMixture(AbstractModule):
 
 
 class MixturePotential(AbstractPotential):
-    r"""The exact potential $\log q_t(x)$ of a Gaussian mixture diffused by a linear SDE, made by `GaussianMixture.score` [X1].
+    r"""The exact potential $\log q_t(x)$ of a Gaussian mixture diffused by a linear SDE, made by
+    `GaussianMixture.score` [X1].
 
-    $q_t = \sum_k w_k\,\mathcal N(\alpha m_k,\ \alpha^2 C_k + \sigma^2 I)$; the score, noise and denoiser follow exactly.
+    $q_t = \sum_k w_k\,\mathcal N(\alpha m_k,\ \alpha^2 C_k + \sigma^2 I)$; the score, noise and denoiser follow
+    exactly.
 
     Args:
         mixture: The law of the data.
@@ -140,5 +139,5 @@ class MixturePotential(AbstractPotential):
         t = scalar_time(t, floating("x", x))
         return self.mixture.log_prob_diffused(x, self.sde.alpha(t), self.sde.sigma(t))
 
-    def bind(self, *, args: PyTree = None, key: Key | None = None) -> Self:
+    def bind(self, *, args: Any = None, key: Key | None = None) -> "MixturePotential":
         return self

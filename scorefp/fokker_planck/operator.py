@@ -9,7 +9,8 @@ from ..score import AbstractScore
 def fpe_operator(
     score: AbstractScore, t: Time, x: Event, *, method: AbstractTrace = Exact(), key: Key | None = None
 ) -> Scalar:
-    r"""The operator $L[s]$ with $\partial_t \log q = L[\nabla\log q]$ for every solution of the Fokker–Planck equation [F2]
+    r"""The operator $L[s]$ with $\partial_t \log q = L[\nabla\log q]$ for every solution of the Fokker–Planck
+    equation [F2]
     (Lai 2023, Eq. 7), taken from the velocity $u$ of the probability-flow ODE [F0]:
 
     $$ L[s] = -(\nabla\cdot u + \langle u, s\rangle)

@@ -16,13 +16,17 @@ class Pointwise(AbstractResidualMethod):
     r"""The residual in the form asked for, with the traces by `trace` and $\partial_t$ by `time`.
 
     `Exact()`, `Hutchinson(…)` and `FiniteDifference(…)` as residual methods stand for this class. The forms differ in
-    where they put a transpose of the Jacobian $J$ [F4], [F5] (Lai 2023, Eq. 9; Daras 2023, Eq. 10; Deveney 2023, Eq. 32):
+    where they put a transpose of the Jacobian $J$ [F4], [F5] (Lai 2023, Eq. 9; Daras 2023, Eq. 10; Deveney 2023,
+    Eq. 32):
 
     $$ \begin{aligned}
        \text{gradient:}\quad & \partial_t s - \nabla L[s]
-         = \partial_t s + J^\top f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J^\top s - \tfrac12 g^2\nabla(\nabla\cdot s)\\
-       \text{martingale:}\quad & \partial_t s + J f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J s - \tfrac12 g^2\Delta s\\
-       \text{mixed:}\quad & \partial_t s + J f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J s - \tfrac12 g^2\nabla(\nabla\cdot s)
+         = \partial_t s + J^\top f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J^\top s - \tfrac12
+         g^2\nabla(\nabla\cdot s)\\
+       \text{martingale:}\quad & \partial_t s + J f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J s -
+       \tfrac12 g^2\Delta s\\
+       \text{mixed:}\quad & \partial_t s + J f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J s - \tfrac12
+       g^2\nabla(\nabla\cdot s)
        \end{aligned} $$
     """
 

@@ -18,7 +18,8 @@ class Sliced(AbstractResidualMethod):
     r"""The gradient form in random directions (Lai 2023, Eq. 24, where the square is missing) [F9]:
 
     $$ \langle\varepsilon, v\rangle = \langle\partial_t s, v\rangle - \tfrac{d}{dh} L[s](x + h v), \qquad
-       \varepsilon = E_v[\langle\varepsilon, v\rangle\,v], \qquad \|\varepsilon\|^2 = E_v[\langle\varepsilon, v\rangle^2]. $$
+       \varepsilon = E_v[\langle\varepsilon, v\rangle\,v], \qquad \|\varepsilon\|^2 = E_v[\langle\varepsilon,
+       v\rangle^2]. $$
 
     No reverse pass over `x`. The estimate of $\varepsilon$ itself is noisy, since it points along `v`.
 

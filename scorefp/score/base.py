@@ -3,16 +3,18 @@
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._checks import floating, same_shape, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
-from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
+
+_S = TypeVar("_S", bound="AbstractScore")
 
 
 class AbstractScore(AbstractModule):
@@ -21,15 +23,19 @@ class AbstractScore(AbstractModule):
     `shape` is the event shape where the score knows it, else `None`.
     """
 
-    sde: eqx.AbstractVar[AbstractSDE]
-    shape: eqx.AbstractVar[tuple[int, ...] | None]
+    if TYPE_CHECKING:
+        sde: ClassVar[AbstractSDE]
+        shape: ClassVar[tuple[int, ...] | None]
+    else:
+        sde: eqx.AbstractVar[AbstractSDE]
+        shape: eqx.AbstractVar[tuple[int, ...] | None]
 
     @abstractmethod
     def __call__(self, t: Time, x: Event) -> Event:
         """The score at one time and one sample."""
 
     @abstractmethod
-    def bind(self, *, args: PyTree = None, key: Key | None = None) -> Self:
+    def bind(self: _S, *, args: Any = None, key: Key | None = None) -> _S:
         """The same score with conditioning and a dropout key closed over.
 
         Only what is given reaches the function or network, as keyword arguments `args` and `key`; the mathematics
@@ -94,7 +100,8 @@ class Score(AbstractScore):
     r"""A score from any callable `fn(t, x)`, of any framework that JAX can differentiate.
 
     Args:
-        fn: The score, called as `fn(t, x)` with a scalar `t` and one sample; what `bind` closes over follows as keywords.
+        fn: The score, called as `fn(t, x)` with a scalar `t` and one sample; what `bind` closes over follows as
+            keywords.
         sde: The forward process.
         shape: The event shape, where `sample` should know it.
         args: Conditioning, set by `bind`.
@@ -114,18 +121,19 @@ class Score(AbstractScore):
     fn: Callable[..., Event]
     sde: AbstractSDE
     shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
-    args: PyTree = None
+    args: Any = None
     key: Key | None = None
 
     def __call__(self, t: Time, x: Event) -> Event:
         return call_bound("fn", self.fn, scalar_time(t, floating("x", x)), x, self.args, self.key, x.shape)
 
-    def bind(self, *, args: PyTree = None, key: Key | None = None) -> Self:
+    def bind(self: _S, *, args: Any = None, key: Key | None = None) -> _S:
         return dataclasses.replace(self, args=args, key=key)
 
 
 class Potential(AbstractPotential):
-    r"""A potential from any scalar callable `fn(t, x)`; calling it gives $\nabla\varphi$, `.potential(t, x)` gives $\varphi$.
+    r"""A potential from any scalar callable `fn(t, x)`; calling it gives $\nabla\varphi$, `.potential(t, x)` gives
+    $\varphi$.
 
     Args:
         fn: The potential, called as `fn(t, x)`; what `bind` closes over follows as keywords.
@@ -148,13 +156,13 @@ class Potential(AbstractPotential):
     fn: Callable[..., Scalar]
     sde: AbstractSDE
     shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
-    args: PyTree = None
+    args: Any = None
     key: Key | None = None
 
     def potential(self, t: Time, x: Event) -> Scalar:
         return call_bound("fn", self.fn, scalar_time(t, floating("x", x)), x, self.args, self.key, ())
 
-    def bind(self, *, args: PyTree = None, key: Key | None = None) -> Self:
+    def bind(self: _S, *, args: Any = None, key: Key | None = None) -> _S:
         return dataclasses.replace(self, args=args, key=key)
 
 
@@ -163,7 +171,7 @@ def call_bound(
     fn: Callable[..., Array],
     t: Time,
     x: Event,
-    args: PyTree,
+    args: Any,
     key: Key | None,
     shape: tuple[int, ...],
 ) -> Array:
@@ -179,20 +187,14 @@ def call_bound(
 
 def linear_sde(score: AbstractScore) -> AbstractLinearSDE:
     """The linear SDE of a score, where a Gaussian kernel is needed."""
-    if not isinstance(score.sde, AbstractLinearSDE):
-        raise TypeError(
-            f"score.sde is a {type(score.sde).__name__}, which has no Gaussian kernel alpha(t), sigma(t); a linear SDE is "
-            "needed here (VE, VP, SubVP, OU, EDM, Cosine or LinearSDE). What works for every SDE: the Fokker–Planck "
-            "operator, the gradient form of the residual, the likelihood and the samplers."
-        )
-    return score.sde
+    return require_linear(score.sde)
 
 
 def require_potential(score: AbstractScore) -> AbstractPotential:
     """The score itself, where it is a potential."""
     if not isinstance(score, AbstractPotential):
         raise TypeError(
-            f"potential is a {type(score).__name__}, a score without a potential; its log-density is unknown up to more than "
-            "a function of time. Wrap a scalar function with Potential(fn, sde), or use score_fpe_residual."
+            f"potential is a {type(score).__name__}, a score without a potential: its log-density is not known. "
+            "Wrap a scalar function with Potential(fn, sde), or use score_fpe_residual."
         )
     return score

@@ -3,44 +3,58 @@
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Self
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import floating, is_concrete, require, scalar_time
 from .._types import Event, Key, Scalar, Time
 from ..sde import AbstractLinearSDE
 from .base import AbstractScore, call_bound
 
+_S = TypeVar("_S", bound="AbstractNetworkScore")
+
 
 class AbstractNetworkScore(AbstractScore):
-    r"""A score around a network whose target is a linear combination $\tau = p\,x_0 + q\,\epsilon$ of clean data and noise.
+    r"""A score around a network whose target is a linear combination $\tau = p\,x_0 + q\,\epsilon$ of clean data
+    and noise.
 
-    **Preconditioned** (`data_std` is a number or an array of the event shape; the default). With $v = \alpha^2\sigma_d^2 + \sigma^2$
+    **Preconditioned** (`data_std` is a number or an array of the event shape; the default). With $v =
+    \alpha^2\sigma_d^2 + \sigma^2$
     the variance of $x_t$ for data of standard deviation $\sigma_d$, the target is modelled as
 
     $$ \tau = \frac{p\,\alpha\sigma_d^2 + q\,\sigma}{v}\,x + \frac{|p\,\sigma - q\,\alpha|\,\sigma_d}{\sqrt v}\,
        F\big(c_{\text{noise}}, x/\sqrt v\big), \qquad c_{\text{noise}} = \tfrac14\log\tfrac{\sigma}{\alpha}, $$
 
     the linear regression of the target on $x$ plus what is left, with a network $F$ whose input and target have unit
-    variance at every time. It is the scheme of Karras 2022 [P1] for every linear SDE and every target. Solved for the score
+    variance at every time. It is the scheme of Karras 2022 [P1] for every linear SDE and every target. Solved for
+    the score
     it reads, with no cancellation at either end of time,
 
     $$ s = -\frac{x}{v} + \operatorname{sign}(p\,\sigma - q\,\alpha)\,\frac{\alpha\,\sigma_d}{\sigma\sqrt v}\,F. $$
 
-    A network that returns zero is then the exact score of $\mathcal N(0, \sigma_d^2 I)$, trajectories far from the data are pulled
+    A network that returns zero is then the exact score of $\mathcal N(0, \sigma_d^2 I)$, trajectories far from the
+    data are pulled
     back, and what the network must learn does not depend on the target but for a sign.
 
-    **Bare** (`data_std=None`), for a network trained elsewhere: it is called as `network(t, x)` and returns the target itself.
+    **Bare** (`data_std=None`), for a network trained elsewhere: it is called as `network(t, x)` and returns the
+    target itself.
     """
 
-    network: eqx.AbstractVar[Callable[..., Event]]
-    sde: eqx.AbstractVar[AbstractLinearSDE]
-    data_std: eqx.AbstractVar[Float[ArrayLike, "..."] | None]
-    args: eqx.AbstractVar[PyTree]
-    key: eqx.AbstractVar[Key | None]
+    if TYPE_CHECKING:
+        network: ClassVar[Callable[..., Event]]
+        sde: ClassVar[AbstractLinearSDE]
+        data_std: ClassVar[Float[ArrayLike, "..."] | None]
+        args: ClassVar[Any]
+        key: ClassVar[Key | None]
+    else:
+        network: eqx.AbstractVar[Callable[..., Event]]
+        sde: eqx.AbstractVar[AbstractLinearSDE]
+        data_std: eqx.AbstractVar[Float[ArrayLike, "..."] | None]
+        args: eqx.AbstractVar[Any]
+        key: eqx.AbstractVar[Key | None]
 
     @abstractmethod
     def target(self, t: Time) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
@@ -50,16 +64,16 @@ class AbstractNetworkScore(AbstractScore):
         x = floating("x", x)
         t = scalar_time(t, x)
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        p, q = self.target(t)
+        p, q = (jnp.asarray(c, x.dtype) for c in self.target(t))
         lever = p * sigma - q * alpha
         if self.data_std is None:
-            return -(p * x - alpha * self._network(t, x)) / (sigma * lever)
+            return (alpha * self._network(t, x) - p * x) / (sigma * lever)
         data_std = jnp.asarray(self.data_std, x.dtype)
         total_std = jnp.hypot(alpha * data_std, sigma)
         raw = self._network(-0.125 * self.sde.log_snr(t), x / total_std)
         return -x / total_std**2 + jnp.sign(lever) * (alpha * data_std / (sigma * total_std)) * raw
 
-    def bind(self, *, args: PyTree = None, key: Key | None = None) -> Self:
+    def bind(self: _S, *, args: Any = None, key: Key | None = None) -> _S:
         return dataclasses.replace(self, args=args, key=key)
 
     @property
@@ -80,7 +94,8 @@ class NoiseScore(AbstractNetworkScore):
     Args:
         network: Called as `network(c_noise, x)` on scaled inputs, or `network(t, x)` when bare.
         sde: A linear SDE.
-        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare network.
+        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare
+            network.
         args: Conditioning, set by `bind`.
         key: A dropout key, set by `bind`.
 
@@ -97,7 +112,7 @@ class NoiseScore(AbstractNetworkScore):
     network: Callable[..., Event]
     sde: AbstractLinearSDE
     data_std: Float[ArrayLike, "..."] | None = 0.5
-    args: PyTree = None
+    args: Any = None
     key: Key | None = None
 
     def __check_init__(self) -> None:
@@ -110,13 +125,15 @@ class NoiseScore(AbstractNetworkScore):
 class DenoiserScore(AbstractNetworkScore):
     r"""A score around a network that predicts clean data, $s = (\alpha h - x)/\sigma^2$ [P1].
 
-    Preconditioned by default: see `AbstractNetworkScore`. For a denoiser trained elsewhere give `data_std=None`: it is called as
+    Preconditioned by default: see `AbstractNetworkScore`. For a denoiser trained elsewhere give `data_std=None`:
+    it is called as
     `network(t, x)`. In float32 a bare denoiser loses digits near `t0`, where $\alpha h - x$ cancels.
 
     Args:
         network: Called as `network(c_noise, x)` on scaled inputs, or `network(t, x)` when bare.
         sde: A linear SDE.
-        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare network.
+        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare
+            network.
         args: Conditioning, set by `bind`.
         key: A dropout key, set by `bind`.
 
@@ -133,7 +150,7 @@ class DenoiserScore(AbstractNetworkScore):
     network: Callable[..., Event]
     sde: AbstractLinearSDE
     data_std: Float[ArrayLike, "..."] | None = 0.5
-    args: PyTree = None
+    args: Any = None
     key: Key | None = None
 
     def __check_init__(self) -> None:
@@ -146,13 +163,15 @@ class DenoiserScore(AbstractNetworkScore):
 class VelocityScore(AbstractNetworkScore):
     r"""A score around a network that predicts the velocity $\alpha\epsilon - \sigma x_0$ [P1] (Salimans & Ho 2022).
 
-    Preconditioned by default: see `AbstractNetworkScore`. For a network trained elsewhere give `data_std=None`: it is called as
+    Preconditioned by default: see `AbstractNetworkScore`. For a network trained elsewhere give `data_std=None`: it
+    is called as
     `network(t, x)`.
 
     Args:
         network: Called as `network(c_noise, x)` on scaled inputs, or `network(t, x)` when bare.
         sde: A linear SDE.
-        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare network.
+        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare
+            network.
         args: Conditioning, set by `bind`.
         key: A dropout key, set by `bind`.
 
@@ -169,7 +188,7 @@ class VelocityScore(AbstractNetworkScore):
     network: Callable[..., Event]
     sde: AbstractLinearSDE
     data_std: Float[ArrayLike, "..."] | None = 0.5
-    args: PyTree = None
+    args: Any = None
     key: Key | None = None
 
     def __check_init__(self) -> None:
@@ -185,7 +204,8 @@ class EDMScore(AbstractNetworkScore):
 
     $$ h = c_{\text{skip}}\,x + c_{\text{out}}\,F(c_{\text{noise}}, c_{\text{in}}\,x), $$
 
-    on any linear SDE: for $\alpha \neq 1$ it acts on $x/\alpha$ at the noise level $\sigma/\alpha$. It takes networks trained by EDM as they
+    on any linear SDE: for $\alpha \neq 1$ it acts on $x/\alpha$ at the noise level $\sigma/\alpha$. It takes
+    networks trained by EDM as they
     are. `DenoiserScore` computes the same with the same `data_std`.
 
     Args:
@@ -208,7 +228,7 @@ class EDMScore(AbstractNetworkScore):
     network: Callable[..., Event]
     sde: AbstractLinearSDE
     data_std: Float[ArrayLike, "..."] = 0.5
-    args: PyTree = None
+    args: Any = None
     key: Key | None = None
 
     def __check_init__(self) -> None:
@@ -222,5 +242,6 @@ def _check_std(data_std: Float[ArrayLike, "..."] | None) -> None:
     if data_std is not None and is_concrete(data_std):
         require(
             bool(jnp.all(jnp.asarray(data_std) > 0)),
-            f"data_std = {data_std}; a standard deviation is positive. Give None for a network without preconditioning.",
+            f"data_std = {data_std}; a standard deviation is positive. "
+            "Give None for a network without preconditioning.",
         )

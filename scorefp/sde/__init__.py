@@ -12,6 +12,7 @@ from .general import (
 )
 from .linear import AbstractLinearSDE as AbstractLinearSDE
 from .linear import LinearSDE as LinearSDE
+from .linear import require_linear as require_linear
 from .members import (
     EDM as EDM,
 )

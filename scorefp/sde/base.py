@@ -1,6 +1,7 @@
 """What every forward process has."""
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import lineax as lx
@@ -14,13 +15,19 @@ from .prior import AbstractPrior
 class AbstractSDE(AbstractModule):
     r"""A forward process $dx = f(x,t)\,dt + G(x,t)\,dw$ on $[t_0, t_1]$ [S1].
 
-    Methods take one physical time and one sample of any event shape. `t0` is where data live, `t1` where the law is close
+    Methods take one physical time and one sample of any event shape. `t0` is where data live, `t1` where the law
+    is close
     to `prior`, a density with `log_prob(x)` and `sample(key, shape)`; generation runs from `t1` to `t0`.
     """
 
-    t0: eqx.AbstractVar[float]
-    t1: eqx.AbstractVar[float]
-    prior: eqx.AbstractVar[AbstractPrior]
+    if TYPE_CHECKING:
+        t0: ClassVar[float]
+        t1: ClassVar[float]
+        prior: ClassVar[AbstractPrior]
+    else:
+        t0: eqx.AbstractVar[float]
+        t1: eqx.AbstractVar[float]
+        prior: eqx.AbstractVar[AbstractPrior]
 
     @abstractmethod
     def drift(self, t: Time, x: Event) -> Event:
@@ -50,7 +57,8 @@ class AbstractSDE(AbstractModule):
         return self.drift(t, x) - 0.5 * (self.covariance_divergence(t, x) + self.covariance(t, x, score))
 
     def reverse_drift(self, t: Time, x: Event, score: Event) -> Event:
-        r"""The drift $f - \nabla\cdot(GG^\top) - GG^\top s$ of the reverse SDE in physical time [S6] (Song 2021, Eq. 2).
+        r"""The drift $f - \nabla\cdot(GG^\top) - GG^\top s$ of the reverse SDE in physical time [S6] (Song 2021,
+        Eq. 2).
 
         Going from `t1` to `t0`, a step of length `dt > 0` adds `-dt` times this drift.
 

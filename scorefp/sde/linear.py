@@ -176,6 +176,17 @@ class LinearSDE(AbstractLinearSDE):
         return 0.5 * (low + high)
 
 
+def require_linear(sde: AbstractSDE) -> AbstractLinearSDE:
+    """The SDE itself, where a Gaussian kernel is needed."""
+    if not isinstance(sde, AbstractLinearSDE):
+        raise TypeError(
+            f"sde is a {type(sde).__name__}, which has no Gaussian kernel alpha(t), sigma(t); a linear SDE is needed "
+            "here (VE, VP, SubVP, OU, EDM, Cosine or LinearSDE). What works for every SDE: the Fokker–Planck "
+            "operator, the gradient form of the residual, the likelihood and the samplers."
+        )
+    return sde
+
+
 def _slope(fn: Callable[[Times], Float[Array, "*times"]], t: Times) -> Float[Array, "*times"]:
     """The derivative of an elementwise function of time."""
     t = jnp.asarray(t)

@@ -15,7 +15,8 @@ from .linear import AbstractLinearSDE
 
 
 class VE(AbstractLinearSDE):
-    r"""The variance-exploding SDE (Song 2021, Table 1): $\alpha = 1$, $\sigma = \sigma_{\min} (\sigma_{\max}/\sigma_{\min})^t$.
+    r"""The variance-exploding SDE (Song 2021, Table 1): $\alpha = 1$, $\sigma = \sigma_{\min}
+    (\sigma_{\max}/\sigma_{\min})^t$.
 
     The common code's kernel has $\sigma(0) = \sigma_{\min}$, and so has this one. The SDE started at $t = 0$ has
     $\sigma^2(t) - \sigma^2(0)$ instead; `from_zero=True` takes that. Both have the same $g^2$.
@@ -75,7 +76,8 @@ class VE(AbstractLinearSDE):
 
 class VP(AbstractLinearSDE):
     r"""The variance-preserving SDE (Song 2021, Table 1): $f = -\tfrac12\beta x$, $g^2 = \beta$ with
-    $\beta(t) = \beta_{\min} + t(\beta_{\max} - \beta_{\min})$, so $\alpha = e^{-B/2}$, $\sigma^2 = 1 - e^{-B}$, $B = \int_0^t\beta$.
+    $\beta(t) = \beta_{\min} + t(\beta_{\max} - \beta_{\min})$, so $\alpha = e^{-B/2}$, $\sigma^2 = 1 - e^{-B}$, $B
+    = \int_0^t\beta$.
 
     Args:
         beta_min: $\beta_{\min}$, per unit of time.
