@@ -35,14 +35,12 @@ help:
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "scorefp needs Python 3.11 or newer: make PYTHON=python3.12"'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[train,plot,ot,examples,docs,dev]'
 	touch $@
 
 $(LATEST_STAMP): pyproject.toml
 	@test -n "$(latest_python)" || { echo "No Python newer than $(PYTHON) found."; exit 1; }
 	$(latest_python) -m venv --clear $(LATEST_VENV)
-	$(LATEST_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(LATEST_VENV)/bin/python -m pip install --quiet --editable '.[train,plot,ot,examples,dev]'
 	touch $@
 

@@ -1,0 +1,25 @@
+"""The checks of jaxtyping and beartype are on while the tests run, and only then."""
+
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+from jaxtyping import TypeCheckError
+
+import scorefp as sfp
+
+pytestmark = pytest.mark.quick
+
+
+def test_a_wrong_annotation_is_refused_here() -> None:
+    with pytest.raises(TypeCheckError):
+        sfp.VP().alpha("noon")  # pyright: ignore
+    assert sfp.VP().alpha(jnp.asarray(0.5)).shape == ()
+
+
+def test_users_pay_nothing() -> None:
+    code = "import sys, scorefp; print(vars(scorefp.VP.alpha), 'beartype' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out.strip() == "{} False"
+    assert vars(sfp.VP.alpha)
