@@ -44,9 +44,8 @@ class Ito(AbstractResidualMethod):
     def random(self) -> bool:
         return self.probes.random
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Event:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
         sde = linear_sde(score)
-        s = score(t, x)
         acceleration = (-jnp.ones_like(t), -sde.reverse_drift(t, x, s))
         speed = jnp.sqrt(0.5 * sde.g2(t))
 
@@ -57,10 +56,10 @@ class Ito(AbstractResidualMethod):
         bends = jax.vmap(bend)(self.probes.probes(x, key))
         return sde.rate(t) * s - jnp.mean(bends, axis=0)
 
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Scalar:
+    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
         if key is None or not self.random:
-            return jnp.sum(self.residual(score, t, x, form, key) ** 2)
-        return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
+            return jnp.sum(self.residual(score, t, x, s, form, key) ** 2)
+        return two_probe_square(lambda k: self.residual(score, t, x, s, form, k), key)
 
 
 class Antithetic(AbstractResidualMethod):
@@ -109,11 +108,10 @@ class Antithetic(AbstractResidualMethod):
     def random(self) -> bool:
         return True
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Event:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
         needs_key("Antithetic", key)
         assert key is not None
         sde = linear_sde(score)
-        s = score(t, x)
         g2 = sde.g2(t)
         earlier = jnp.maximum(t - self.step * sde.sigma(t) ** 2 / g2, jnp.asarray(sde.t0, t.dtype))
         dt = t - earlier
@@ -130,7 +128,7 @@ class Antithetic(AbstractResidualMethod):
         curvature = jnp.where(dt > 0, bends / jnp.where(dt > 0, 2 * dt, 1), 0)
         return sde.rate(t) * s - curvature
 
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Scalar:
+    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
         needs_key("Antithetic", key)
         assert key is not None
-        return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
+        return two_probe_square(lambda k: self.residual(score, t, x, s, form, k), key)

@@ -16,7 +16,10 @@ Form: TypeAlias = Literal["gradient", "martingale", "mixed"]
 
 
 class AbstractResidualMethod(AbstractModule):
-    """A way to take the residual; `forms` lists what it can take, its own first."""
+    """A way to take the residual; `forms` lists what it can take, its own first.
+
+    Its methods are given the score's value `s` at `(t, x)`, which a training step has at hand.
+    """
 
     forms: ClassVar[tuple[Form, ...]]
 
@@ -26,11 +29,11 @@ class AbstractResidualMethod(AbstractModule):
         """Whether it draws probes, and so needs a key."""
 
     @abstractmethod
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Event:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
         """The residual, or an unbiased estimate of it."""
 
     @abstractmethod
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Scalar:
+    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
         r"""The squared norm $\|\varepsilon\|^2$, or an unbiased estimate of it, which may be negative [F9]."""
 
 

@@ -39,13 +39,13 @@ class Pointwise(AbstractResidualMethod):
     def random(self) -> bool:
         return self.trace.random
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Event:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
         slope = time_derivative(score, t, x, method=self.time, horizon=(score.sde.t0, score.sde.t1))
         if form == "gradient":
             return slope - jax.grad(lambda y: operator(score, t, y, self.trace, key))(x)
         sde = linear_sde(score)
         # a(t) x is linear: (∇f)ᵀ s = a s and ∇(∇·f) = 0.
-        transport, s = _transport(score, t, x)
+        _, transport = jax.jvp(lambda y: score(t, y), (x,), (sde.reverse_drift(t, x, s),))
         half_g2 = 0.5 * sde.g2(t)
         if form == "martingale":
             spread = laplacian(lambda y: score(t, y), x, method=self.trace, key=key)
@@ -53,14 +53,7 @@ class Pointwise(AbstractResidualMethod):
             spread = jax.grad(lambda y: divergence(lambda z: score(t, z), y, method=self.trace, key=key))(x)
         return slope + transport + sde.rate(t) * s - half_g2 * spread
 
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Scalar:
+    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
         if key is None or not self.random:
-            return jnp.sum(self.residual(score, t, x, form, key) ** 2)
-        return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
-
-
-def _transport(score: AbstractScore, t: Scalar, x: Event) -> tuple[Event, Event]:
-    """`J (f − g² s)` and `s`: the derivative of the score along the reverse drift."""
-    s = score(t, x)
-    _, transport = jax.jvp(lambda y: score(t, y), (x,), (score.sde.reverse_drift(t, x, s),))
-    return transport, s
+            return jnp.sum(self.residual(score, t, x, s, form, key) ** 2)
+        return two_probe_square(lambda k: self.residual(score, t, x, s, form, k), key)

@@ -83,7 +83,7 @@ def score_fpe_residual(
             "Use Ito() or Exact() there, or a later time."
         )
         t = checked(t, t <= jnp.asarray(score.sde.t0, t.dtype), message)
-    return taken.residual(score, t, x, form, key)
+    return taken.residual(score, t, x, score(t, x), form, key)
 
 
 def resolve(method: ResidualMethod, form: Form | None) -> tuple[AbstractResidualMethod, Form]:

@@ -52,7 +52,7 @@ class Sliced(AbstractResidualMethod):
     def random(self) -> bool:
         return True
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Event:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
         needs_key("Sliced", key)
         assert key is not None
         direction_key, trace_key = jr.split(key)
@@ -60,7 +60,7 @@ class Sliced(AbstractResidualMethod):
         shares = jax.vmap(lambda v: self._share(score, t, x, v, trace_key))(directions)
         return jnp.mean(jax.vmap(jnp.multiply)(shares, directions), axis=0)
 
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> Scalar:
+    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
         needs_key("Sliced", key)
         assert key is not None
         direction_key, trace_key = jr.split(key)

@@ -1,0 +1,24 @@
+"""Training terms: integrands over time that add, multiply by numbers and share one evaluation of the score."""
+
+from .base import (
+    AbstractObjective as AbstractObjective,
+    AbstractTerm as AbstractTerm,
+    Objective as Objective,
+    Perturbed as Perturbed,
+)
+from .curl import ZeroCurl as ZeroCurl
+from .fokker_planck import ScoreFPE as ScoreFPE, TimeDerivativeTaming as TimeDerivativeTaming
+from .matching import DSM as DSM
+from .time import (
+    AbstractTimeSampler as AbstractTimeSampler,
+    UniformLogSNR as UniformLogSNR,
+    UniformTime as UniformTime,
+)
+from .weighting import (
+    EDMWeighting as EDMWeighting,
+    Weighting as Weighting,
+    likelihood_weighting as likelihood_weighting,
+    noise_weighting as noise_weighting,
+    scale_free_weighting as scale_free_weighting,
+    unit_weighting as unit_weighting,
+)

@@ -1,0 +1,189 @@
+"""Objectives: linear combinations of integrals over time, estimated on a batch."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float
+
+from .._checks import floating, require
+from .._module import AbstractModule
+from .._types import Event, Key, Scalar
+from ..score import AbstractScore, linear_sde
+from .time import AbstractTimeSampler, UniformLogSNR
+
+
+class Perturbed(AbstractModule):
+    r"""One clean sample diffused to time `t`, and the score there.
+
+    Every term of an objective reads the same one, so that the score at $(t, x_t)$ is evaluated once.
+
+    Args:
+        t: The time.
+        x0: The clean sample.
+        noise: The standard normal $\epsilon$.
+        x: $x_t = \alpha x_0 + \sigma\epsilon$.
+        score: The model's score at `(t, x)`.
+    """
+
+    t: Scalar
+    x0: Event
+    noise: Event
+    x: Event
+    score: Event
+
+
+class AbstractObjective(AbstractModule):
+    r"""A linear combination $\sum_i c_i \int_{t_0}^{t_1} E[\ell_i(t)]\,dt$ of terms, to be minimised.
+
+    Objectives add, and multiply by numbers: `DSM() + 0.15 * ScoreFPE()`. The time sampler is a change of measure,
+    $\int \ell\,dt = E_{t\sim p}[\ell(t)/p(t)]$, so that another one changes the variance of the estimate, never
+    its mean.
+    """
+
+    @abstractmethod
+    def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":
+        """The terms, each with its coefficient."""
+
+    def __call__(
+        self,
+        score: AbstractScore,
+        x0: Float[Array, "batch *event"],
+        *,
+        key: Key,
+        time: AbstractTimeSampler = UniformLogSNR(),
+        args: Any = None,
+        dropout: bool = False,
+    ) -> Scalar:
+        """An unbiased estimate of the objective on a batch of clean samples.
+
+        Args:
+            score: The model, on a linear SDE.
+            x0: A batch of clean samples.
+            key: A random key for times, noise, probes and dropout.
+            time: How times are drawn.
+            args: Conditioning, a pytree with the batch as leading axis, given to the model.
+            dropout: Whether the model takes a key.
+
+        Raises:
+            TypeError: if `x0` is not floating, or the SDE has no Gaussian kernel.
+        """
+        return self.evaluate(score, x0, key=key, time=time, args=args, dropout=dropout)[0]
+
+    def evaluate(
+        self,
+        score: AbstractScore,
+        x0: Float[Array, "batch *event"],
+        *,
+        key: Key,
+        time: AbstractTimeSampler = UniformLogSNR(),
+        args: Any = None,
+        dropout: bool = False,
+    ) -> tuple[Scalar, dict[str, Scalar]]:
+        """The estimate of `__call__`, and beside it the value of each term without its coefficient.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, scorefp as sfp
+            >>> score = sfp.Score(lambda t, x: -x, sfp.VP())
+            >>> loss = sfp.DSM() + 0.1 * sfp.ScoreFPE()
+            >>> total, terms = loss.evaluate(score, jnp.zeros((8, 2)), key=jax.random.key(0))
+            >>> sorted(terms)
+            ['DSM', 'ScoreFPE']
+        """
+        x0 = floating("x0", x0)
+        sde = linear_sde(score)
+        time_key, noise_key, term_key, model_key = jr.split(key, 4)
+        count = x0.shape[0]
+        t, weight = time.sample(sde, count, key=time_key)
+        t, weight = t.astype(x0.dtype), weight.astype(x0.dtype)
+        noise = jr.normal(noise_key, x0.shape, x0.dtype)
+        model_keys = jr.split(model_key, count) if dropout else None
+
+        def perturb(t: Scalar, x0: Event, noise: Event, args: Any, key: Key | None) -> Perturbed:
+            x = sde.alpha(t) * x0 + sde.sigma(t) * noise
+            return Perturbed(t, x0, noise, x, score.bind(args=args, key=key)(t, x))
+
+        batch = jax.vmap(perturb)(t, x0, noise, args, model_keys)
+        total, values = jnp.zeros((), x0.dtype), dict[str, Scalar]()
+        for index, (coefficient, term) in enumerate(self.parts()):
+            # Times may be stratified along the batch: a part of it is taken by strides, not from its head.
+            part = jnp.arange(max(1, round(term.fraction * count)))
+            chosen = part * count // part.size
+            keys = jr.split(jr.fold_in(term_key, index), part.size)
+
+            def integrand(
+                perturbed: Perturbed, args: Any, model_key: Key | None, key: Key, term: AbstractTerm = term
+            ) -> Scalar:
+                return term.integrand(score.bind(args=args, key=model_key), perturbed, key=key)
+
+            whole = (batch, args, model_keys, weight)
+            samples, sample_args, sample_keys, scale = (
+                whole if part.size == count else jax.tree.map(lambda a, i=chosen: a[i], whole)
+            )
+            value = jnp.mean(scale * jax.vmap(integrand)(samples, sample_args, sample_keys, keys))
+            total = total + coefficient.astype(x0.dtype) * value
+            values[_free(type(term).__name__, values)] = value
+        return total, values
+
+    def __add__(self, other: "AbstractObjective") -> "Objective":
+        return Objective(self.parts() + other.parts())
+
+    def __mul__(self, factor: Float[Array, ""] | float) -> "Objective":
+        return Objective(tuple((jnp.asarray(factor) * coefficient, term) for coefficient, term in self.parts()))
+
+    def __rmul__(self, factor: Float[Array, ""] | float) -> "Objective":
+        return self * factor
+
+
+class Objective(AbstractObjective):
+    """A linear combination of terms, made by `+` and `*`.
+
+    The coefficients are arrays, so that a sweep over them compiles once.
+
+    Args:
+        combination: The terms, each with its coefficient in front.
+    """
+
+    combination: "tuple[tuple[Scalar, AbstractTerm], ...]"
+
+    def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":
+        return self.combination
+
+
+class AbstractTerm(AbstractObjective):
+    r"""One term: an integrand over time, $\ell(t)$ of one perturbed sample.
+
+    `fraction` is the share of the batch it is evaluated on.
+    """
+
+    if TYPE_CHECKING:
+        fraction: ClassVar[float]
+    else:
+        fraction: eqx.AbstractVar[float]
+
+    @abstractmethod
+    def integrand(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> Scalar:
+        r"""The integrand $\ell(t)$ at one perturbed sample.
+
+        Args:
+            score: The model, with conditioning and dropout bound.
+            perturbed: The sample.
+            key: A random key.
+        """
+
+    def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":
+        return ((jnp.ones(()), self),)
+
+
+def check_fraction(fraction: float) -> None:
+    """Refuses a share of the batch outside (0, 1]."""
+    require(0 < fraction <= 1, f"fraction = {fraction}; a share of the batch lies in (0, 1].")
+
+
+def _free(name: str, taken: dict[str, Scalar]) -> str:
+    """The name of a term, numbered where an objective has several of one kind."""
+    numbered = (name if i == 1 else f"{name} {i}" for i in range(1, len(taken) + 2))
+    return next(candidate for candidate in numbered if candidate not in taken)

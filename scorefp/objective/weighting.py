@@ -1,0 +1,81 @@
+r"""Weightings of losses over time: functions `(sde, t) -> weight`. Any such callable does."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax.numpy as jnp
+
+from .._checks import require
+from .._module import AbstractModule
+from .._types import Scalar, Time
+from ..sde import AbstractLinearSDE
+
+Weighting: TypeAlias = Callable[[AbstractLinearSDE, Scalar], Scalar]
+"""A weight as a function of the SDE and one time."""
+
+
+def unit_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
+    """The weight 1."""
+    return jnp.ones_like(jnp.asarray(t))
+
+
+def likelihood_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
+    r"""The weight $\lambda = g^2$, with which denoising score matching bounds $-\log p$ [H1] (Song 2021, Theorem 1).
+
+    Example:
+        >>> import scorefp as sfp
+        >>> float(sfp.likelihood_weighting(sfp.EDM(), 3.0))
+        6.0
+    """
+    return sde.g2(t)
+
+
+def noise_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
+    r"""The weight $\lambda = \sigma^2$, the common one: it counts errors of the noise prediction equally over time [H1]
+    (Song 2021, Table 1, whose $\sigma$ is here the kernel's).
+    """
+    return sde.sigma(t) ** 2
+
+
+def scale_free_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
+    r"""The weight $\sigma^2/(\sqrt2\,g)$ of the residual in `ScoreFPE` that makes its square comparable over time
+    [F15].
+
+    With $\tilde\varepsilon = (\sigma^3/g^2)\,\varepsilon$ the defect of the noise prediction per unit of log-SNR,
+
+    $$ \int \Big\|\frac{\sigma^2}{\sqrt2\,g}\varepsilon\Big\|^2 dt = \tfrac12\int
+       \frac{g^2}{\sigma^2}\|\tilde\varepsilon\|^2\,dt
+       = \tfrac12\int\|\tilde\varepsilon\|^2\,d\lambda, $$
+
+    which is the unit of likelihood-weighted denoising score matching,
+    $\tfrac12\int\|\hat\epsilon - \epsilon\|^2\,d\lambda$.
+    """
+    return sde.sigma(t) ** 2 / jnp.sqrt(2 * sde.g2(t))
+
+
+class EDMWeighting(AbstractModule):
+    r"""The weight of Karras 2022 [H1]: $(\tilde\sigma^2 + \sigma_d^2)/(\tilde\sigma\sigma_d)^2$ on the squared
+    error of the denoiser, with
+    $\tilde\sigma = \sigma/\alpha$; on that of the score it is $\lambda = (\sigma^2/\alpha)^2$ times this.
+
+    Args:
+        data_std: $\sigma_d$, the standard deviation of the data.
+
+    Raises:
+        ValueError: if `data_std` is not positive.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> round(float(sfp.objective.EDMWeighting(0.5)(sfp.EDM(), 0.5)), 4)
+        0.5
+    """
+
+    data_std: float = 0.5
+
+    def __check_init__(self) -> None:
+        require(self.data_std > 0, f"data_std = {self.data_std}; a standard deviation is positive.")
+
+    def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        ratio = sigma / alpha
+        return sigma**4 / alpha**2 * (ratio**2 + self.data_std**2) / (ratio * self.data_std) ** 2
