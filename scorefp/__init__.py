@@ -1,14 +1,15 @@
 """scorefp: score-based diffusion models seen through the Fokker–Planck equation.
 
 The mathematics takes one time and one sample, `(t, x)`, of any event shape; batch it with `jax.vmap`. Tags such as
-[F4] name a
-formula of the documentation's derivation pages.
+[F4] name a formula of the documentation's derivation pages.
 """
 
 from . import (
     calculus as calculus,
     densities as densities,
     fokker_planck as fokker_planck,
+    nn as nn,
+    objective as objective,
     score as score,
     sde as sde,
 )
