@@ -1,0 +1,138 @@
+"""Exact references and the yardsticks that tests share.
+
+What is compared is mathematics: closed forms [X1], [X2], perturbed scores whose residual is known [X3], fitted orders,
+and Monte-Carlo means with their standard error.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array
+
+import scorefp as sfp
+from scorefp.sde import AbstractLinearSDE
+
+
+def inverse_linear() -> sfp.LinearSDE:
+    """A linear SDE that is no member: `alpha = 1 / (1 + t)`, `sigma = t`."""
+    return sfp.LinearSDE(lambda t: -jnp.log1p(t), jnp.log, t0=0.01, t1=3.0)
+
+
+LINEAR: dict[str, Callable[[], AbstractLinearSDE]] = {
+    "VE": sfp.VE,
+    "VE from zero": lambda: sfp.VE(t0=1e-3, from_zero=True),
+    "VP": sfp.VP,
+    "SubVP": sfp.SubVP,
+    "OU": sfp.OU,
+    "EDM": sfp.EDM,
+    "Cosine": sfp.Cosine,
+    "LinearSDE": inverse_linear,
+}
+"""Every kind of linear SDE, by constructors: what they hold is made in the precision of the test."""
+
+
+def line_mixture() -> sfp.GaussianMixture:
+    """Two unequal modes of scalar samples."""
+    return sfp.GaussianMixture(jnp.array([-0.8, 0.6]), jnp.array([0.1, 0.2]), jnp.array([0.3, 0.7]))
+
+
+def plane_mixture() -> sfp.GaussianMixture:
+    """Three modes in the plane with full covariances, of about unit size."""
+    covariances = jnp.array([[[0.3, 0.1], [0.1, 0.2]], [[0.2, -0.08], [-0.08, 0.3]], [[0.15, 0.0], [0.0, 0.4]]])
+    return sfp.GaussianMixture(
+        jnp.array([[-0.9, 0.2], [0.8, 0.5], [0.1, -1.0]]), covariances, jnp.array([0.2, 0.5, 0.3])
+    )
+
+
+def image_mixture() -> sfp.GaussianMixture:
+    """Two modes of samples of shape `(2, 1, 2)`, with full covariances."""
+    size = 4
+    lower = jnp.tril(jnp.sin(jnp.arange(2.0 * size * size).reshape(2, size, size)))
+    means = jnp.stack([jnp.linspace(-1.0, 0.5, size), jnp.linspace(0.8, -0.3, size)]).reshape(2, 2, 1, 2)
+    return sfp.GaussianMixture(means, 0.2 * lower @ lower.mT + 0.1 * jnp.eye(size), jnp.array([0.4, 0.6]))
+
+
+MIXTURES: dict[str, Callable[[], sfp.GaussianMixture]] = {
+    "()": line_mixture,
+    "(2,)": plane_mixture,
+    "(2, 1, 2)": image_mixture,
+}
+"""One mixture an event shape."""
+
+
+def times(sde: AbstractLinearSDE, count: int = 5) -> Array:
+    """Times from `t0` to `t1`, even in log-SNR, which is what matters at both ends."""
+    ends = jnp.asarray([sde.t0, sde.t1])
+    first, last = sde.log_snr(ends)
+    return jnp.clip(sde.time_of_log_snr(jnp.linspace(first, last, count)), *ends)
+
+
+def diffused(mixture: sfp.GaussianMixture, sde: AbstractLinearSDE, t: Array, key: Array, count: int) -> Array:
+    """Samples of `q_t`, of shape `(times, count, *event)`."""
+
+    def at(t: Array, key: Array) -> Array:
+        data_key, noise_key = jr.split(key)
+        x0 = mixture.sample(data_key, count)
+        return sde.alpha(t) * x0 + sde.sigma(t) * jr.normal(noise_key, x0.shape)
+
+    return jax.vmap(at)(t, jr.split(key, t.size))
+
+
+class Perturbed(eqx.Module):
+    """The field `eta w(t) p(x)` with `w = cos 3t`, `p_i = sin(x_{i+1} + i)`; no potential has it for `D > 1` [X3]."""
+
+    eta: float = 0.3
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        shift = jnp.arange(x.size).reshape(x.shape)
+        return self.eta * jnp.cos(3 * t) * jnp.sin(jnp.roll(x.ravel(), -1).reshape(x.shape) + shift)
+
+
+def perturbed(score: sfp.AbstractScore, eta: float = 0.3) -> sfp.Score:
+    """The score with the field of `Perturbed` added: neither exact nor conservative."""
+    field = Perturbed(eta)
+    return sfp.Score(lambda t, x: score(t, x) + field(t, x), score.sde)
+
+
+def relative(error: Array, scale: Array) -> float:
+    """The largest norm of `error` over the root mean square norm of `scale`, both of shape `(count, *event)`."""
+    rows = jnp.linalg.norm(error.reshape(error.shape[0], -1), axis=1)
+    return float(rows.max() / jnp.sqrt(jnp.mean(jnp.sum(scale.reshape(scale.shape[0], -1) ** 2, axis=1))))
+
+
+def fitted_order(steps: Array | list[float], errors: Array | list[float]) -> float:
+    """The slope of `log(error)` over `log(step)`."""
+    return float(np.polyfit(np.log(np.asarray(steps)), np.log(np.asarray(errors)), 1)[0])
+
+
+def standard_error(samples: Array) -> np.ndarray:
+    """The standard error of the mean over the leading axis."""
+    samples = np.asarray(samples, np.float64)
+    return samples.std(axis=0, ddof=1) / np.sqrt(samples.shape[0])
+
+
+def mean_is(samples: Array, want: Array | float, *, sigmas: float = 4.0) -> bool:
+    """Whether the mean over the leading axis is within `sigmas` standard errors of `want`, in every entry."""
+    mean = np.asarray(samples, np.float64).mean(axis=0)
+    allowed = sigmas * standard_error(samples) + 1e-12 * (1 + np.abs(mean))
+    return bool(np.all(np.abs(mean - np.asarray(want)) <= allowed))
+
+
+def assert_mean(samples: Array, want: Array | float, *, sigmas: float = 4.0, resolution: float = 0.1) -> None:
+    """The mean over the leading axis is `want` within its standard error.
+
+    The control comes with it: the standard error must be below `resolution` of the size of `want`, and a value off by
+    `2 * sigmas * resolution` of that size must be told apart. Otherwise the test could not fail.
+    """
+    want = np.asarray(want, np.float64)
+    size = np.abs(want).max()
+    error = standard_error(samples)
+    assert error.max() <= resolution * size, f"standard error {error} is no use for a value of {want}"
+    assert mean_is(samples, want, sigmas=sigmas), (
+        f"the mean is {np.asarray(samples).mean(axis=0)} ± {error}, not {want}"
+    )
+    assert not mean_is(samples, want + 2 * sigmas * resolution * size, sigmas=sigmas)
