@@ -52,27 +52,29 @@ class GaussianMixture(AbstractModule):
         self.weights = floating("weights", weights)
         count, *event = self.means.shape
         size = int(np.prod(event))
-        covariance = floating("covariances", covariances)
+        # By NumPy: the checks need values anyway, and nothing has to be compiled.
+        covariance = np.asarray(floating("covariances", covariances))
         if covariance.ndim == 1:
-            covariance = covariance[:, None, None] * jnp.eye(size, dtype=covariance.dtype)
+            covariance = covariance[:, None, None] * np.eye(size, dtype=covariance.dtype)
         same_shape("covariances", covariance.shape, "(K, D, D) of means", (count, size, size))
         same_shape("weights", self.weights.shape, "(K,) of means", (count,))
-        total = float(self.weights.sum())
+        shares = np.asarray(self.weights)
+        total = float(shares.sum())
         require(
-            bool((self.weights > 0).all()) and abs(total - 1) < 1e-5,
-            f"weights = {self.weights} with sum {total}; they must be positive and sum to one.",
+            bool((shares > 0).all()) and abs(total - 1) < 1e-5,
+            f"weights = {shares} with sum {total}; they must be positive and sum to one.",
         )
         require(
-            bool(jnp.allclose(covariance, covariance.mT)),
+            np.allclose(covariance, covariance.mT),
             "covariances holds a matrix that is not symmetric; a covariance equals its transpose.",
         )
         # One eigendecomposition serves every time: α² C + σ² I has the same axes.
-        self.variances, self.axes = jnp.linalg.eigh(covariance)
+        variances, axes = np.linalg.eigh(covariance)
         require(
-            bool((self.variances > 0).all()),
-            "covariances holds a matrix that is not positive definite; its least eigenvalue is "
-            f"{float(self.variances.min())}.",
+            bool((variances > 0).all()),
+            f"covariances holds a matrix that is not positive definite; its least eigenvalue is {variances.min()}.",
         )
+        self.variances, self.axes = jnp.asarray(variances), jnp.asarray(axes)
 
     @property
     def shape(self) -> tuple[int, ...]:
