@@ -7,9 +7,12 @@ The mathematics takes one time and one sample, `(t, x)`, of any event shape; bat
 from . import (
     calculus as calculus,
     densities as densities,
+    flow as flow,
     fokker_planck as fokker_planck,
+    likelihood as likelihood,
     nn as nn,
     objective as objective,
+    sampling as sampling,
     score as score,
     sde as sde,
 )
@@ -26,6 +29,7 @@ from .calculus import (
     time_derivative as time_derivative,
 )
 from .densities import GaussianMixture as GaussianMixture
+from .flow import Integrator as Integrator
 from .fokker_planck import (
     Antithetic as Antithetic,
     Ito as Ito,
@@ -34,6 +38,15 @@ from .fokker_planck import (
     fpe_residual as fpe_residual,
     log_fpe_residual as log_fpe_residual,
     score_fpe_residual as score_fpe_residual,
+)
+from .likelihood import (
+    FlowLikelihood as FlowLikelihood,
+    Quantisation as Quantisation,
+    UniformDequantiser as UniformDequantiser,
+    batch_log_likelihood as batch_log_likelihood,
+    bits_per_dim as bits_per_dim,
+    flow_likelihood as flow_likelihood,
+    log_likelihood as log_likelihood,
 )
 from .objective import (
     DSM as DSM,
@@ -46,6 +59,13 @@ from .objective import (
     noise_weighting as noise_weighting,
     scale_free_weighting as scale_free_weighting,
     unit_weighting as unit_weighting,
+)
+from .sampling import (
+    EulerMaruyama as EulerMaruyama,
+    ProbabilityFlow as ProbabilityFlow,
+    log_snr_grid as log_snr_grid,
+    sample as sample,
+    uniform_grid as uniform_grid,
 )
 from .score import (
     AbstractPotential as AbstractPotential,

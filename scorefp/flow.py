@@ -1,0 +1,253 @@
+"""The probability-flow ODE: how it is solved, for the likelihood and for its samples alike [F0]."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ._checks import require
+from ._module import AbstractModule
+from ._types import Event, Flag, Key, Scalar
+from .calculus import AbstractTrace, value_and_divergence
+from .score import AbstractScore
+
+
+class Solved(AbstractModule):
+    """The end of a solve.
+
+    Args:
+        state: The state at the last time; NaN everywhere when the solve failed and was told not to raise.
+        evaluations: How often the vector field was evaluated.
+        success: Whether the solver got to the last time with finite values.
+    """
+
+    state: Any
+    evaluations: Int[Array, ""]
+    success: Flag
+
+
+class Integrator(AbstractModule):
+    r"""How an ODE along the probability flow is solved: an adaptive Runge–Kutta method of `diffrax`.
+
+    A step is kept when the root mean square, over all entries of the state, of $\text{error} / (\text{atol} +
+    \text{rtol}\,|y|)$ is below one. Time and state have the dtype of the sample.
+
+    Args:
+        solver: A Runge–Kutta method with an error estimate, such as `diffrax.Dopri8()` for tight tolerances in float64.
+        rtol: The relative tolerance of one step.
+        atol: The absolute tolerance of one step.
+        max_steps: The most steps, kept or refused.
+        adjoint: How the solve is differentiated: `RecursiveCheckpointAdjoint()` (reverse mode, exact for the steps
+            taken), `DirectAdjoint()` (forward mode too), `BacksolveAdjoint()` (the continuous adjoint: little memory, a
+            gradient off by the tolerance; only of what the score holds in its fields, not of what its function closes
+            over), `ForwardMode()`.
+        throw: Whether a failed solve raises. If not, its results are NaN; `flow_likelihood` returns the flag as well.
+
+    Raises:
+        TypeError: if `solver` is not a Runge–Kutta method of one tableau.
+        ValueError: if a tolerance or `max_steps` is not positive.
+        RuntimeError: on a solve, if `max_steps` run out or a value is not finite, unless `throw=False`.
+
+    Example:
+        >>> import diffrax, jax.numpy as jnp, scorefp as sfp
+        >>> score = sfp.Score(lambda t, x: -x, sfp.VP())
+        >>> loose = sfp.Integrator(diffrax.Bosh3(), rtol=1e-2, atol=1e-2)
+        >>> round(float(sfp.log_likelihood(score, jnp.zeros(2), integrator=loose)), 3)
+        -1.838
+    """
+
+    solver: diffrax.AbstractRungeKutta = diffrax.Tsit5()
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 4096
+    adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint()
+    throw: bool = True
+
+    def __check_init__(self) -> None:
+        if not isinstance(getattr(self.solver, "tableau", None), diffrax.ButcherTableau):
+            raise TypeError(
+                f"solver is a {type(self.solver).__name__}; the step size follows an error estimate, so it must be a "
+                "Runge–Kutta method of one tableau, such as diffrax.Tsit5(), Dopri5(), Dopri8() or Kvaerno5()."
+            )
+        require(
+            self.rtol > 0 and self.atol > 0,
+            f"rtol = {self.rtol} and atol = {self.atol}; both tolerances must be positive.",
+        )
+        require(self.max_steps >= 1, f"max_steps = {self.max_steps}; a solve needs at least one step.")
+
+    def solve(
+        self, field: Callable[[Any, Any, Any], Any], state: Any, args: Any, *, start: float, stop: float
+    ) -> Solved:
+        """Solves `dy/dt = field(t, y, args)` from `start` to `stop`, in either direction.
+
+        Args:
+            field: The vector field. A module-level function: one solve is then compiled once.
+            state: A pytree of arrays of one dtype.
+            args: What the field depends on; `BacksolveAdjoint` differentiates by nothing else.
+            start: The first time.
+            stop: The last time.
+        """
+        dtype = jnp.result_type(*jax.tree.leaves(state))
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            self.solver,
+            jnp.asarray(start, dtype),
+            jnp.asarray(stop, dtype),
+            None,
+            state,
+            args,
+            stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
+            adjoint=self._own_adjoint,
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        last = jax.tree.map(lambda y: y[-1], solution.ys)
+        finite = jnp.stack([jnp.all(jnp.isfinite(y)) for y in jax.tree.leaves(last)]).all()
+        reached = diffrax.is_successful(solution.result)
+        success = reached & finite
+        if self.throw:
+            exhausted = solution.result == diffrax.RESULTS.max_steps_reached
+            last = eqx.branched_error_if(
+                last, ~success, jnp.where(exhausted, 0, 1), [self._exhausted(start, stop), _BROKEN]
+            )
+        # A state on the way, or beyond the range of floats, must not pass for an answer.
+        last = jax.tree.map(lambda y: jnp.where(success, y, jnp.nan), last)
+        return Solved(last, self._evaluations(jnp.asarray(solution.stats["num_steps"])), success)
+
+    def tightened(self, factor: float) -> "Integrator":
+        """The same integrator with both tolerances multiplied by `factor`."""
+        return Integrator(self.solver, self.rtol * factor, self.atol * factor, self.max_steps, self.adjoint, self.throw)
+
+    @property
+    def _own_adjoint(self) -> diffrax.AbstractAdjoint:
+        if isinstance(self.adjoint, diffrax.BacksolveAdjoint):
+            # Its backward solve would inherit throw=False from the forward one above, and fail in silence.
+            return diffrax.BacksolveAdjoint(**{"throw": self.throw, **self.adjoint.kwargs})
+        return self.adjoint
+
+    def _evaluations(self, steps: Int[Array, ""]) -> Int[Array, ""]:
+        """Two evaluations find the first step's size; a method whose last stage is the next first one saves one a step.
+
+        For an implicit method this counts stages, not the iterations of its root finder.
+        """
+        tableau = self.solver.tableau
+        assert isinstance(tableau, diffrax.ButcherTableau)
+        return steps * (tableau.num_stages - tableau.fsal) + 2 + int(tableau.fsal)
+
+    def _exhausted(self, start: float, stop: float) -> str:
+        return (
+            f"The probability-flow ODE ran out of steps: max_steps = {self.max_steps} did not bring it from "
+            f"t = {start} to t = {stop} with rtol = {self.rtol}, atol = {self.atol}. Give Integrator a larger max_steps "
+            "or looser rtol and atol, or compute in float64 where the tolerance is near float32's rounding. A score that "
+            "is NaN, or grows without bound along the path, ends here too; Integrator(throw=False) returns NaN instead."
+        )
+
+
+_BROKEN = (
+    "The probability-flow ODE ended in values that are not finite, or its solver's equations had no solution. Check "
+    "that the score is finite along the path; Integrator(throw=False) returns NaN instead."
+)
+
+
+class FixedProbes(AbstractTrace):
+    """A trace by probes drawn beforehand: the same ones at each step of a solve [K1].
+
+    Args:
+        values: The probes, stacked along a leading axis.
+    """
+
+    values: Float[Array, "probes *event"]
+
+    random: ClassVar[bool] = False
+
+    def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
+        return self.values
+
+
+def drawn(trace: AbstractTrace, x: Event, key: Key | None) -> AbstractTrace:
+    """The trace with its probes drawn once, where it draws any."""
+    return FixedProbes(trace.probes(x, key)) if trace.random else trace
+
+
+def transport(score: AbstractScore, x: Event, *, start: float, stop: float, integrator: Integrator) -> Solved:
+    r"""Takes one sample along the probability flow $dx/dt = u(t, x)$ [F0]; the state is the sample at `stop`.
+
+    Args:
+        score: Any score.
+        x: One sample, at time `start`.
+        start: The first time.
+        stop: The last time, before or after `start`.
+        integrator: How the ODE is solved.
+
+    Raises:
+        RuntimeError: if the solver fails, unless the integrator has `throw=False`.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.flow import transport
+        >>> stationary = sfp.Score(lambda t, x: -x, sfp.VP())
+        >>> end = transport(stationary, jnp.ones(1), start=1e-5, stop=1.0, integrator=sfp.Integrator())
+        >>> round(float(end.state[0]), 4)
+        1.0
+    """
+    return integrator.solve(_velocity, x, score, start=start, stop=stop)
+
+
+def transport_with_divergence(
+    score: AbstractScore, x: Event, trace: AbstractTrace, *, start: float, stop: float, integrator: Integrator
+) -> Solved:
+    r"""Takes one sample along the flow with the integral of the divergence; the state is
+    $\big(x,\ \int \nabla\cdot u\,dt\big)$ at `stop`.
+
+    Args:
+        score: Any score.
+        x: One sample, at time `start`.
+        trace: A trace whose probes are drawn.
+        start: The first time.
+        stop: The last time.
+        integrator: How the ODE is solved.
+    """
+    state = (x, jnp.zeros((), x.dtype))
+    return integrator.solve(_velocity_and_divergence, state, (score, trace), start=start, stop=stop)
+
+
+def transport_batch_with_divergence(
+    score: AbstractScore,
+    xs: Float[Array, "n *event"],
+    traces: AbstractTrace,
+    *,
+    start: float,
+    stop: float,
+    integrator: Integrator,
+) -> Solved:
+    """As `transport_with_divergence` for a batch in one solve; the arrays of `traces` have its leading axis."""
+    state = (xs, jnp.zeros(xs.shape[:1], xs.dtype))
+    return integrator.solve(_batch_velocity_and_divergence, state, (score, traces), start=start, stop=stop)
+
+
+def _velocity(t: Scalar, x: Event, score: AbstractScore) -> Event:
+    return score.probability_flow(t, x)
+
+
+def _velocity_and_divergence(
+    t: Scalar, state: tuple[Event, Scalar], args: tuple[AbstractScore, AbstractTrace]
+) -> tuple[Event, Scalar]:
+    score, trace = args
+    return _with_divergence(t, state[0], score, trace)
+
+
+def _batch_velocity_and_divergence(
+    t: Scalar,
+    state: tuple[Float[Array, "n *event"], Float[Array, " n"]],
+    args: tuple[AbstractScore, AbstractTrace],
+) -> tuple[Float[Array, "n *event"], Float[Array, " n"]]:
+    score, traces = args
+    return jax.vmap(lambda x, trace: _with_divergence(t, x, score, trace))(state[0], traces)
+
+
+def _with_divergence(t: Scalar, x: Event, score: AbstractScore, trace: AbstractTrace) -> tuple[Event, Scalar]:
+    return value_and_divergence(lambda y: score.probability_flow(t, y), x, method=trace)
