@@ -92,7 +92,8 @@ def time_derivative(
         f"backward + forward = {width} is longer than the horizon [{t0}, {t1}]; choose shorter steps.",
     )
     first = jnp.clip(t - method.backward, t0, t1 - width)
-    nodes = jnp.stack([first, first + method.backward, first + width])
+    # Clipped once more: the sum may round to just beyond t1.
+    nodes = jnp.clip(jnp.stack([first, first + method.backward, first + width]), t0, t1)
     values = jax.vmap(fn, in_axes=(0, None))(nodes, x)
     return jnp.tensordot(_slopes(t, nodes), values, axes=1)
 
