@@ -1,0 +1,159 @@
+"""Abstract or final: the rules, and that every public class keeps them."""
+
+import importlib
+import inspect
+import pkgutil
+from abc import abstractmethod
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import pytest
+
+import scorefp
+from scorefp._module import AbstractModule
+
+pytestmark = pytest.mark.quick
+
+
+class AbstractShape(AbstractModule):
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def area(self) -> float: ...
+
+    @property
+    @abstractmethod
+    def corners(self) -> int: ...
+
+    def doubled(self) -> float:
+        return 2 * self.area()
+
+    @property
+    def round(self) -> bool:
+        return self.corners == 0
+
+
+class Disc(AbstractShape):
+    radius: float
+
+    kind: ClassVar[str] = "disc"
+
+    def __check_init__(self) -> None:
+        if self.radius < 0:
+            raise ValueError("radius")
+
+    def area(self) -> float:
+        return 3.0 * self.radius**2
+
+    @property
+    def corners(self) -> int:
+        return 0
+
+
+class AbstractPolygon(AbstractShape):
+    def area(self) -> float:
+        return 1.0
+
+
+class Square(AbstractPolygon):
+    @property
+    def corners(self) -> int:
+        return 4
+
+
+def test_a_final_class_works() -> None:
+    assert Disc(2.0).doubled() == 24.0
+    assert Disc(2.0).round
+    assert Square().doubled() == 2.0
+    assert not Square().round
+
+
+def test_an_abstract_class_has_no_instance() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        AbstractShape()
+    with pytest.raises(TypeError, match="abstract"):
+        AbstractPolygon()
+
+
+def test_no_class_inherits_from_a_final_one() -> None:
+    message = "Ball inherits from Disc, which is final. Inherit from an abstract class, or hold a Disc as a field"
+    with pytest.raises(TypeError, match=message):
+
+        class Ball(Disc):
+            pass
+
+    with pytest.raises(TypeError, match="which is final"):
+
+        class AbstractBall(Disc):
+            pass
+
+
+def test_no_concrete_method_is_overridden() -> None:
+    with pytest.raises(TypeError, match=r"Odd\.doubled overrides the concrete AbstractShape\.doubled"):
+
+        class Odd(AbstractShape):
+            def area(self) -> float:
+                return 1.0
+
+            @property
+            def corners(self) -> int:
+                return 1
+
+            def doubled(self) -> float:
+                return 3.0
+
+    with pytest.raises(TypeError, match=r"Oval\.round overrides the concrete AbstractShape\.round"):
+
+        class Oval(AbstractShape):
+            @property
+            def round(self) -> bool:
+                return True
+
+    # An abstract class in between may implement, and then nobody may again.
+    with pytest.raises(TypeError, match=r"Triangle\.area overrides the concrete AbstractPolygon\.area"):
+
+        class Triangle(AbstractPolygon):
+            def area(self) -> float:
+                return 0.5
+
+
+def test_init_may_differ() -> None:
+    class Sized(AbstractPolygon):
+        size: jnp.ndarray
+
+        def __init__(self, size: float) -> None:
+            self.size = jnp.asarray(size)
+
+        @property
+        def corners(self) -> int:
+            return 3
+
+    assert float(Sized(2.0).size) == 2.0
+
+
+def classes() -> list[type]:
+    """Every class defined in scorefp, in public and in private modules."""
+    found: set[type] = set()
+    for info in pkgutil.walk_packages(scorefp.__path__, "scorefp."):
+        try:
+            module = importlib.import_module(info.name)
+        except ImportError as missing:  # an extra that is not installed
+            if str(missing.name or "").startswith("scorefp"):
+                raise
+            continue
+        found.update(c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == info.name)
+    return sorted(found, key=lambda c: (c.__module__, c.__qualname__))
+
+
+def test_every_module_is_abstract_or_final() -> None:
+    modules = [c for c in classes() if issubclass(c, eqx.Module)]
+    assert {scorefp.VP, scorefp.NoiseScore, scorefp.Ito} <= set(modules)
+    for cls in modules:
+        assert issubclass(cls, AbstractModule), f"{cls.__qualname__} is a Module but not an AbstractModule"
+        name = cls.__name__.lstrip("_")
+        if cls.__abstractmethods__:
+            assert name.startswith("Abstract"), f"{cls.__qualname__} has abstract methods and another name"
+        if not name.startswith("Abstract"):
+            assert not cls.__subclasses__(), f"{cls.__qualname__} is final and has subclasses"
+            assert cls.__doc__, f"{cls.__qualname__} has no docstring"
