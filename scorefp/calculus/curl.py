@@ -68,7 +68,22 @@ def squared_curl(
         >>> round(float(squared_curl(lambda x: jnp.stack([-x[1], x[0]]), jnp.ones(2))), 5)
         4.0
     """
-    x = floating("x", x)
+    return value_and_squared_curl(fn, floating("x", x), method=method, key=key)[1]
+
+
+def value_and_squared_curl(
+    fn: Callable[[Event], Event], x: Event, *, method: AbstractTrace = Exact(), key: Key | None = None
+) -> tuple[Event, Scalar]:
+    """The value of a vector field and the squared size of its curl, sharing one evaluation of the field.
+
+    Arguments, errors and formula are those of `squared_curl`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp.calculus import value_and_squared_curl
+        >>> float(value_and_squared_curl(jnp.sin, jnp.zeros(3))[1])
+        0.0
+    """
     value, push = jax.linearize(fn, x)
     same_shape("the value of fn", value.shape, "x", x.shape)
 
@@ -76,4 +91,4 @@ def squared_curl(
         jv = push(v)
         return jnp.sum(jv * jv) - jnp.sum(v * push(jv))
 
-    return jnp.mean(jax.vmap(along)(method.probes(x, key)))
+    return value, jnp.mean(jax.vmap(along)(method.probes(x, key)))

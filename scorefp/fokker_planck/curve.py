@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from .._checks import needs_key, require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractLaw, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
+from ..calculus import AbstractLaw, AbstractTrace, Hutchinson, Rademacher
 from ..score import AbstractScore, linear_sde
 from .method import AbstractResidualMethod, Form, two_probe_square
 
@@ -44,22 +44,29 @@ class Ito(AbstractResidualMethod):
     def random(self) -> bool:
         return self.probes.random
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
         sde = linear_sde(score)
-        acceleration = (-jnp.ones_like(t), -sde.reverse_drift(t, x, s))
         speed = jnp.sqrt(0.5 * sde.g2(t))
+        still, one = jnp.zeros_like(t), jnp.ones_like(t)
 
-        def bend(v: Event) -> Event:
-            velocity = (jnp.zeros_like(t), speed * v)
-            return curve_derivatives(lambda point: score(*point), (t, x), velocity, acceleration)[2]
+        def bend(v: Event) -> tuple[Event, Event]:
+            # curve_derivatives, linearised between value and acceleration: the latter needs the score.
+            def slope(t: Scalar, x: Event, dt: Scalar, dx: Event) -> tuple[Event, Event]:
+                return jax.jvp(score, (t, x), (dt, dx))
 
-        bends = jax.vmap(bend)(self.probes.probes(x, key))
-        return sde.rate(t) * s - jnp.mean(bends, axis=0)
+            (s, _), push = jax.linearize(slope, t, x, still, speed * v)
+            return s, push(still, speed * v, -one, -sde.reverse_drift(t, x, s))[1]
 
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
+        s, bends = jax.vmap(bend, out_axes=(None, 0))(self.probes.probes(x, key))
+        return s, sde.rate(t) * s - jnp.mean(bends, axis=0)
+
+    def squared_norm(
+        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
+    ) -> tuple[Event, Scalar]:
         if key is None or not self.random:
-            return jnp.sum(self.residual(score, t, x, s, form, key) ** 2)
-        return two_probe_square(lambda k: self.residual(score, t, x, s, form, k), key)
+            s, residual = self.residual(score, t, x, form, key)
+            return s, jnp.sum(residual**2)
+        return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
 
 
 class Antithetic(AbstractResidualMethod):
@@ -108,10 +115,11 @@ class Antithetic(AbstractResidualMethod):
     def random(self) -> bool:
         return True
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
         needs_key("Antithetic", key)
         assert key is not None
         sde = linear_sde(score)
+        s = score(t, x)
         g2 = sde.g2(t)
         earlier = jnp.maximum(t - self.step * sde.sigma(t) ** 2 / g2, jnp.asarray(sde.t0, t.dtype))
         dt = t - earlier
@@ -126,9 +134,11 @@ class Antithetic(AbstractResidualMethod):
         bends = jnp.mean(jax.vmap(bend)(self.law.draw(key, (self.samples, *x.shape), x.dtype)), axis=0)
         # At t0 exactly, which a sampler of times hits with probability zero, there is no step to divide by.
         curvature = jnp.where(dt > 0, bends / jnp.where(dt > 0, 2 * dt, 1), 0)
-        return sde.rate(t) * s - curvature
+        return s, sde.rate(t) * s - curvature
 
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
+    def squared_norm(
+        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
+    ) -> tuple[Event, Scalar]:
         needs_key("Antithetic", key)
         assert key is not None
-        return two_probe_square(lambda k: self.residual(score, t, x, s, form, k), key)
+        return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)

@@ -18,7 +18,8 @@ Form: TypeAlias = Literal["gradient", "martingale", "mixed"]
 class AbstractResidualMethod(AbstractModule):
     """A way to take the residual; `forms` lists what it can take, its own first.
 
-    Its methods are given the score's value `s` at `(t, x)`, which a training step has at hand.
+    Its methods return the score at `(t, x)` too, from the evaluation that gave the residual: a training step that
+    takes the score from there evaluates and differentiates the network once.
     """
 
     forms: ClassVar[tuple[Form, ...]]
@@ -29,19 +30,23 @@ class AbstractResidualMethod(AbstractModule):
         """Whether it draws probes, and so needs a key."""
 
     @abstractmethod
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
-        """The residual, or an unbiased estimate of it."""
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
+        """The score, and the residual or an unbiased estimate of it."""
 
     @abstractmethod
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
-        r"""The squared norm $\|\varepsilon\|^2$, or an unbiased estimate of it, which may be negative [F9]."""
+    def squared_norm(
+        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
+    ) -> tuple[Event, Scalar]:
+        r"""The score, and $\|\varepsilon\|^2$ or an unbiased estimate of it, which may be negative [F9]."""
 
 
-def two_probe_square(estimate: Callable[[Key], Event], key: Key) -> Scalar:
-    r"""The product $\langle\hat\varepsilon_1, \hat\varepsilon_2\rangle$ of two independent estimates, unbiased for
-    $\|\varepsilon\|^2$ where $E\|\hat\varepsilon\|^2 = \|\varepsilon\|^2 + \mathrm{Var}$ is not [F9].
+def two_probe_square(estimate: Callable[[Key], tuple[Event, Event]], key: Key) -> tuple[Event, Scalar]:
+    r"""The score, and the product $\langle\hat\varepsilon_1, \hat\varepsilon_2\rangle$ of two independent
+    estimates [F9].
 
-    What does not depend on the probe is computed once.
+    It is unbiased for $\|\varepsilon\|^2$, where $E\|\hat\varepsilon\|^2 = \|\varepsilon\|^2 + \mathrm{Var}$ is
+    not. What does not depend on the
+    probe is computed once.
     """
-    first, second = jax.vmap(estimate)(jr.split(key))
-    return jnp.sum(first * second)
+    s, (first, second) = jax.vmap(estimate, out_axes=(None, 0))(jr.split(key))
+    return s, jnp.sum(first * second)

@@ -1,17 +1,20 @@
 """The Fokker–Planck operator `L[s]`."""
 
+import jax
+import jax.numpy as jnp
+
 from .._checks import floating, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
-from ..calculus import AbstractTrace, Exact, value_and_divergence
+from ..calculus import AbstractTrace, Exact
 from ..score import AbstractScore
+from ..sde import AbstractSDE
 
 
 def fpe_operator(
     score: AbstractScore, t: Time, x: Event, *, method: AbstractTrace = Exact(), key: Key | None = None
 ) -> Scalar:
-    r"""The operator $L[s]$ with $\partial_t \log q = L[\nabla\log q]$ for every solution of the Fokker–Planck
-    equation [F2]
-    (Lai 2023, Eq. 7), taken from the velocity $u$ of the probability-flow ODE [F0]:
+    r"""The operator $L[s]$ with $\partial_t \log q = L[\nabla\log q]$ for every solution of the Fokker–Planck equation
+    [F2] (Lai 2023, Eq. 7), taken from the velocity $u$ of the probability-flow ODE [F0]:
 
     $$ L[s] = -(\nabla\cdot u + \langle u, s\rangle)
        = \tfrac12 g^2\,\nabla\cdot s + \tfrac12 g^2\|s\|^2 - \langle f, s\rangle - \nabla\cdot f
@@ -39,11 +42,29 @@ def fpe_operator(
     """
     x = floating("x", x)
     t = time_within(scalar_time(t, x), score.sde.t0, score.sde.t1)
-    return operator(score, t, x, method, key)
+    return value_and_operator(score, t, x, method, key)[1]
 
 
-def operator(score: AbstractScore, t: Scalar, x: Event, trace: AbstractTrace, key: Key | None) -> Scalar:
-    """`fpe_operator` with its arguments already checked, for inner loops."""
-    s = score(t, x)
-    u, div_u = value_and_divergence(lambda y: score.probability_flow(t, y), x, method=trace, key=key)
-    return -(div_u + (u * s).sum())
+def value_and_operator(
+    score: AbstractScore, t: Scalar, x: Event, trace: AbstractTrace, key: Key | None
+) -> tuple[Event, Scalar]:
+    """The score and `L[s]` from one evaluation, of arguments already checked."""
+
+    def along(v: Event) -> tuple[Event, Scalar]:
+        s, jv = jax.jvp(lambda y: score(t, y), (x,), (v,))
+        return s, operator_along(score.sde, t, x, v, s, jv)
+
+    s, values = jax.vmap(along, out_axes=(None, 0))(trace.probes(x, key))
+    return s, jnp.mean(values)
+
+
+def operator_along(sde: AbstractSDE, t: Scalar, x: Event, v: Event, s: Event, jv: Event) -> Scalar:
+    r"""The integrand $-(v^\top\nabla u\,v + \langle u, s\rangle)$ of $L[s]$ for one probe, as a function of $s$
+    and $Jv$ [F0].
+
+    Here $v^\top\nabla u\,v$ follows from $\partial_x$ and $\partial_s$ of the velocity $u(x, s(x))$, so that no
+    derivative of the score is
+    taken beyond $Jv$.
+    """
+    u, slope = jax.jvp(lambda y, r: sde.probability_flow(t, y, r), (x, s), (v, jv))
+    return -(jnp.sum(v * slope) + jnp.sum(u * s))

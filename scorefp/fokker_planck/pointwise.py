@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Exact, FiniteDifference, divergence, laplacian, time_derivative
+from ..calculus import AbstractTrace, Exact, FiniteDifference, time_derivative
 from ..score import AbstractScore, linear_sde
 from .method import AbstractResidualMethod, Form, two_probe_square
-from .operator import operator
+from .operator import operator_along
 
 
 class Pointwise(AbstractResidualMethod):
@@ -20,13 +20,13 @@ class Pointwise(AbstractResidualMethod):
     Eq. 32):
 
     $$ \begin{aligned}
-       \text{gradient:}\quad & \partial_t s - \nabla L[s]
-         = \partial_t s + J^\top f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J^\top s - \tfrac12
-         g^2\nabla(\nabla\cdot s)\\
-       \text{martingale:}\quad & \partial_t s + J f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J s -
-       \tfrac12 g^2\Delta s\\
-       \text{mixed:}\quad & \partial_t s + J f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J s - \tfrac12
-       g^2\nabla(\nabla\cdot s)
+       \text{gradient:}\quad & \partial_t s - \nabla L[s]\\
+       & = \partial_t s + J^\top f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J^\top s
+         - \tfrac12 g^2\nabla(\nabla\cdot s)\\
+       \text{martingale:}\quad & \partial_t s + J f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J s
+         - \tfrac12 g^2\Delta s\\
+       \text{mixed:}\quad & \partial_t s + J f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J s
+         - \tfrac12 g^2\nabla(\nabla\cdot s)
        \end{aligned} $$
     """
 
@@ -39,21 +39,44 @@ class Pointwise(AbstractResidualMethod):
     def random(self) -> bool:
         return self.trace.random
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
-        slope = time_derivative(score, t, x, method=self.time, horizon=(score.sde.t0, score.sde.t1))
-        if form == "gradient":
-            return slope - jax.grad(lambda y: operator(score, t, y, self.trace, key))(x)
-        sde = linear_sde(score)
-        # a(t) x is linear: (∇f)ᵀ s = a s and ∇(∇·f) = 0.
-        _, transport = jax.jvp(lambda y: score(t, y), (x,), (sde.reverse_drift(t, x, s),))
-        half_g2 = 0.5 * sde.g2(t)
-        if form == "martingale":
-            spread = laplacian(lambda y: score(t, y), x, method=self.trace, key=key)
-        else:
-            spread = jax.grad(lambda y: divergence(lambda z: score(t, z), y, method=self.trace, key=key))(x)
-        return slope + transport + sde.rate(t) * s - half_g2 * spread
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
+        def along(v: Event) -> tuple[Event, Event]:
+            return self._along(score, t, x, v, form)
 
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
+        s, residuals = jax.vmap(along, out_axes=(None, 0))(self.trace.probes(x, key))
+        return s, jnp.mean(residuals, axis=0)
+
+    def squared_norm(
+        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
+    ) -> tuple[Event, Scalar]:
         if key is None or not self.random:
-            return jnp.sum(self.residual(score, t, x, s, form, key) ** 2)
-        return two_probe_square(lambda k: self.residual(score, t, x, s, form, k), key)
+            s, residual = self.residual(score, t, x, form, key)
+            return s, jnp.sum(residual**2)
+        return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
+
+    def _along(self, score: AbstractScore, t: Scalar, x: Event, v: Event, form: Form) -> tuple[Event, Event]:
+        """The score and the residual for one probe: all of it from one linearisation of `(s, J v)`."""
+
+        def tangent(t: Scalar, x: Event) -> tuple[Event, Event]:
+            return jax.jvp(lambda y: score(t, y), (x,), (v,))
+
+        (s, jv), push = jax.linearize(tangent, t, x)
+        pull = jax.linear_transpose(push, t, x)
+
+        def material(dx: Event) -> Event:
+            """`∂_t s + J dx`."""
+            if isinstance(self.time, Exact):
+                return push(jnp.ones_like(t), dx)[0]
+            horizon = score.sde.t0, score.sde.t1
+            slope = time_derivative(score, t, x, method=self.time, horizon=horizon)
+            return slope + push(jnp.zeros_like(t), dx)[0]
+
+        if form == "gradient":
+            # The gradient of L(x, s(x), J(x) v) by the chain rule.
+            grad_x, *cotangents = jax.grad(operator_along, argnums=(2, 4, 5))(score.sde, t, x, v, s, jv)
+            return s, material(jnp.zeros_like(x)) - grad_x - pull(tuple(cotangents))[1]
+        sde = linear_sde(score)
+        # f = a(t) x is linear: (∇f)ᵀ s = a s and ∇(∇·f) = 0.
+        transported = material(sde.reverse_drift(t, x, s)) + sde.rate(t) * s
+        spread = push(jnp.zeros_like(t), v)[1] if form == "martingale" else pull((jnp.zeros_like(s), v))[1]
+        return s, transported - 0.5 * sde.g2(t) * spread

@@ -12,7 +12,7 @@ from ..score import AbstractPotential, AbstractScore, require_potential
 from ..sde import AbstractSDE
 from .curve import Antithetic
 from .method import AbstractResidualMethod, Form
-from .operator import operator
+from .operator import value_and_operator
 from .pointwise import Pointwise
 
 ResidualMethod = AbstractResidualMethod | Exact | Hutchinson | FiniteDifference
@@ -83,7 +83,7 @@ def score_fpe_residual(
             "Use Ito() or Exact() there, or a later time."
         )
         t = checked(t, t <= jnp.asarray(score.sde.t0, t.dtype), message)
-    return taken.residual(score, t, x, score(t, x), form, key)
+    return taken.residual(score, t, x, form, key)[1]
 
 
 def resolve(method: ResidualMethod, form: Form | None) -> tuple[AbstractResidualMethod, Form]:
@@ -143,7 +143,7 @@ def log_fpe_residual(
     x = floating("x", x)
     t = time_within(scalar_time(t, x), potential.sde.t0, potential.sde.t1)
     _, slope = jax.jvp(lambda t: potential.potential(t, x), (t,), (jnp.ones_like(t),))
-    return slope - operator(potential, t, x, method, key)
+    return slope - value_and_operator(potential, t, x, method, key)[1]
 
 
 def fpe_residual(

@@ -11,7 +11,7 @@ from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, AbstractTrace, Exact, Rademacher, time_derivative
 from ..score import AbstractScore
 from .method import AbstractResidualMethod, Form
-from .operator import operator
+from .operator import value_and_operator
 
 
 class Sliced(AbstractResidualMethod):
@@ -52,30 +52,33 @@ class Sliced(AbstractResidualMethod):
     def random(self) -> bool:
         return True
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Event:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
         needs_key("Sliced", key)
         assert key is not None
         direction_key, trace_key = jr.split(key)
         directions = self.law.draw(direction_key, (self.samples, *x.shape), x.dtype)
-        shares = jax.vmap(lambda v: self._share(score, t, x, v, trace_key))(directions)
-        return jnp.mean(jax.vmap(jnp.multiply)(shares, directions), axis=0)
+        s, shares = jax.vmap(lambda v: self._share(score, t, x, v, trace_key), out_axes=(None, 0))(directions)
+        return s, jnp.mean(jax.vmap(jnp.multiply)(shares, directions), axis=0)
 
-    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, s: Event, form: Form, key: Key | None) -> Scalar:
+    def squared_norm(
+        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
+    ) -> tuple[Event, Scalar]:
         needs_key("Sliced", key)
         assert key is not None
         direction_key, trace_key = jr.split(key)
         directions = self.law.draw(direction_key, (self.samples, *x.shape), x.dtype)
 
-        def square(v: Event) -> Scalar:
+        def square(v: Event) -> tuple[Event, Scalar]:
             # A random trace is drawn twice in one direction: its own variance would bias the square.
             first, second = jr.split(trace_key)
-            a = self._share(score, t, x, v, first)
-            return a * (self._share(score, t, x, v, second) if self.trace.random else a)
+            s, share = self._share(score, t, x, v, first)
+            return s, share * (self._share(score, t, x, v, second)[1] if self.trace.random else share)
 
-        return jnp.mean(jax.vmap(square)(directions))
+        s, squares = jax.vmap(square, out_axes=(None, 0))(directions)
+        return s, jnp.mean(squares)
 
-    def _share(self, score: AbstractScore, t: Scalar, x: Event, v: Event, key: Key) -> Scalar:
-        """The component of the residual along `v`."""
+    def _share(self, score: AbstractScore, t: Scalar, x: Event, v: Event, key: Key) -> tuple[Event, Scalar]:
+        """The score, and the component of the residual along `v`."""
         slope = time_derivative(score, t, x)
-        _, rise = jax.jvp(lambda y: operator(score, t, y, self.trace, key), (x,), (v,))
-        return jnp.sum(slope * v) - rise
+        (s, _), (_, rise) = jax.jvp(lambda y: value_and_operator(score, t, y, self.trace, key), (x,), (v,))
+        return s, jnp.sum(slope * v) - rise

@@ -1,6 +1,7 @@
 """Objectives: linear combinations of integrals over time, estimated on a batch."""
 
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from .._checks import floating, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
+from ..sde import AbstractLinearSDE
 from .time import AbstractTimeSampler, UniformLogSNR
 
 
@@ -95,38 +97,35 @@ class AbstractObjective(AbstractModule):
         """
         x0 = floating("x0", x0)
         sde = linear_sde(score)
-        time_key, noise_key, term_key, model_key = jr.split(key, 4)
         count = x0.shape[0]
+        time_key, noise_key, model_key, term_key = jr.split(key, 4)
         t, weight = time.sample(sde, count, key=time_key)
-        t, weight = t.astype(x0.dtype), weight.astype(x0.dtype)
-        noise = jr.normal(noise_key, x0.shape, x0.dtype)
-        model_keys = jr.split(model_key, count) if dropout else None
-
-        def perturb(t: Scalar, x0: Event, noise: Event, args: Any, key: Key | None) -> Perturbed:
-            x = sde.alpha(t) * x0 + sde.sigma(t) * noise
-            return Perturbed(t, x0, noise, x, score.bind(args=args, key=key)(t, x))
-
-        batch = jax.vmap(perturb)(t, x0, noise, args, model_keys)
-        total, values = jnp.zeros((), x0.dtype), dict[str, Scalar]()
-        for index, (coefficient, term) in enumerate(self.parts()):
-            # Times may be stratified along the batch: a part of it is taken by strides, not from its head.
-            part = jnp.arange(max(1, round(term.fraction * count)))
-            chosen = part * count // part.size
-            keys = jr.split(jr.fold_in(term_key, index), part.size)
-
-            def integrand(
-                perturbed: Perturbed, args: Any, model_key: Key | None, key: Key, term: AbstractTerm = term
-            ) -> Scalar:
-                return term.integrand(score.bind(args=args, key=model_key), perturbed, key=key)
-
-            whole = (batch, args, model_keys, weight)
-            samples, sample_args, sample_keys, scale = (
-                whole if part.size == count else jax.tree.map(lambda a, i=chosen: a[i], whole)
+        inputs = (
+            t.astype(x0.dtype),
+            weight.astype(x0.dtype),
+            x0,
+            jr.normal(noise_key, x0.shape, x0.dtype),
+            jr.split(term_key, count),
+            args,
+            jr.split(model_key, count) if dropout else None,
+        )
+        parts = self.parts()
+        shares = [max(1, round(term.fraction * count)) for _, term in parts]
+        sums = [jnp.zeros((), x0.dtype) for _ in parts]
+        # Terms on a part of the batch see its head: the batch is cut where one of them stops looking.
+        ends = sorted(set(shares))
+        for start, end in zip([0, *ends], ends, strict=False):
+            here = [i for i, share in enumerate(shares) if share >= end]
+            values = jax.vmap(partial(_integrands, score, [parts[i][1] for i in here]))(
+                *jax.tree.map(lambda a, s=start, e=end: a[s:e], inputs)
             )
-            value = jnp.mean(scale * jax.vmap(integrand)(samples, sample_args, sample_keys, keys))
-            total = total + coefficient.astype(x0.dtype) * value
-            values[_free(type(term).__name__, values)] = value
-        return total, values
+            for i, value in zip(here, values, strict=True):
+                sums[i] = sums[i] + jnp.sum(value)
+        total, terms = jnp.zeros((), x0.dtype), dict[str, Scalar]()
+        for (coefficient, term), value, share in zip(parts, sums, shares, strict=True):
+            total = total + coefficient.astype(x0.dtype) * value / share
+            terms[_free(type(term).__name__, terms)] = value / share
+        return total, terms
 
     def __add__(self, other: "AbstractObjective") -> "Objective":
         return Objective(self.parts() + other.parts())
@@ -165,13 +164,30 @@ class AbstractTerm(AbstractObjective):
         fraction: eqx.AbstractVar[float]
 
     @abstractmethod
-    def integrand(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> Scalar:
-        r"""The integrand $\ell(t)$ at one perturbed sample.
+    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
+        """What the term looks at beyond the score's value, and that value if it came out beside.
+
+        A network that is differentiated in `x` or `t` gives its value on the way; the objective takes the score of all
+        terms from there, so that it is evaluated and differentiated in the parameters once.
 
         Args:
             score: The model, with conditioning and dropout bound.
-            perturbed: The sample.
+            t: The time.
+            x: The perturbed sample.
             key: A random key.
+
+        Returns:
+            The score at `(t, x)`, or `None`, and a pytree for `integrand`.
+        """
+
+    @abstractmethod
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+        r"""The integrand $\ell(t)$ at one perturbed sample.
+
+        Args:
+            sde: The forward process.
+            perturbed: The sample, with the score there.
+            observed: What `observe` returned.
         """
 
     def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":
@@ -181,6 +197,27 @@ class AbstractTerm(AbstractObjective):
 def check_fraction(fraction: float) -> None:
     """Refuses a share of the batch outside (0, 1]."""
     require(0 < fraction <= 1, f"fraction = {fraction}; a share of the batch lies in (0, 1].")
+
+
+def _integrands(
+    score: AbstractScore,
+    terms: "list[AbstractTerm]",
+    t: Scalar,
+    weight: Scalar,
+    x0: Event,
+    noise: Event,
+    key: Key,
+    args: Any,
+    model_key: Key | None,
+) -> list[Scalar]:
+    """The weighted integrands of the terms at one sample."""
+    sde = linear_sde(score)
+    score = score.bind(args=args, key=model_key)
+    x = sde.alpha(t) * x0 + sde.sigma(t) * noise
+    seen = [term.observe(score, t, x, key=k) for term, k in zip(terms, jr.split(key, len(terms)), strict=True)]
+    value = next((s for s, _ in seen if s is not None), None)
+    perturbed = Perturbed(t, x0, noise, x, score(t, x) if value is None else value)
+    return [weight * term.integrand(sde, perturbed, more) for term, (_, more) in zip(terms, seen, strict=True)]
 
 
 def _free(name: str, taken: dict[str, Scalar]) -> str:

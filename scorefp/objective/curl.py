@@ -1,8 +1,11 @@
 """The zero-curl penalty."""
 
-from .._types import Key, Scalar
-from ..calculus import AbstractTrace, Hutchinson, squared_curl
-from ..score import AbstractScore, linear_sde
+from typing import Any
+
+from .._types import Event, Key, Scalar
+from ..calculus import AbstractTrace, Hutchinson, value_and_squared_curl
+from ..score import AbstractScore
+from ..sde import AbstractLinearSDE
 from .base import AbstractTerm, Perturbed, check_fraction
 from .weighting import Weighting, unit_weighting
 
@@ -32,7 +35,8 @@ class ZeroCurl(AbstractTerm):
     def __check_init__(self) -> None:
         check_fraction(self.fraction)
 
-    def integrand(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> Scalar:
-        t, x = perturbed.t, perturbed.x
-        size = squared_curl(lambda y: score(t, y), x, method=self.method, key=key)
-        return self.weighting(linear_sde(score), t) ** 2 * size
+    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
+        return value_and_squared_curl(lambda y: score(t, y), x, method=self.method, key=key)
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+        return self.weighting(sde, perturbed.t) ** 2 * observed

@@ -1,14 +1,17 @@
 """Fokker–Planck regularisers of score matching (Lai 2023)."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 
 from .._checks import require
-from .._types import Key, Scalar
+from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Hutchinson
 from ..fokker_planck import Antithetic, Form, ResidualMethod, resolve
-from ..fokker_planck.operator import operator
-from ..score import AbstractScore, linear_sde
+from ..fokker_planck.operator import value_and_operator
+from ..score import AbstractScore
+from ..sde import AbstractLinearSDE
 from .base import AbstractTerm, Perturbed, check_fraction
 from .weighting import Weighting, unit_weighting
 
@@ -68,13 +71,15 @@ class ScoreFPE(AbstractTerm):
         )
         resolve(self.method, self.form)
 
-    def integrand(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> Scalar:
-        t, x = perturbed.t, perturbed.x
+    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
         method, form = resolve(self.method, self.form)
-        scale = self.weighting(linear_sde(score), t) / x.size**self.size_exponent
         if self.unbiased:
-            return scale**2 * method.squared_norm(score, t, x, perturbed.score, form, key)
-        square = jnp.sum((scale * method.residual(score, t, x, perturbed.score, form, key)) ** 2)
+            return method.squared_norm(score, t, x, form, key)
+        s, residual = method.residual(score, t, x, form, key)
+        return s, jnp.sum(residual**2)
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+        square = (self.weighting(sde, perturbed.t) / perturbed.x.size**self.size_exponent) ** 2 * observed
         if self.power == 2:
             return square
         # The power of the norm has no derivative at zero, where the exact score sits: zero is its subgradient.
@@ -108,5 +113,8 @@ class TimeDerivativeTaming(AbstractTerm):
     def __check_init__(self) -> None:
         check_fraction(self.fraction)
 
-    def integrand(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> Scalar:
-        return jnp.abs(operator(score, perturbed.t, perturbed.x, self.method, key))
+    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
+        return value_and_operator(score, t, x, self.method, key)
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+        return jnp.abs(observed)

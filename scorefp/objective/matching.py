@@ -1,9 +1,12 @@
 """Denoising score matching."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
-from .._types import Key, Scalar
-from ..score import AbstractScore, linear_sde
+from .._types import Event, Key, Scalar
+from ..score import AbstractScore
+from ..sde import AbstractLinearSDE
 from .base import AbstractTerm, Perturbed, check_fraction
 from .weighting import Weighting, likelihood_weighting
 
@@ -37,8 +40,10 @@ class DSM(AbstractTerm):
     def __check_init__(self) -> None:
         check_fraction(self.fraction)
 
-    def integrand(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> Scalar:
-        sde = linear_sde(score)
+    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
+        return None, None
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
         sigma = sde.sigma(perturbed.t)
         error = jnp.sum((sigma * perturbed.score + perturbed.noise) ** 2)
         return 0.5 * self.weighting(sde, perturbed.t) / sigma**2 * error

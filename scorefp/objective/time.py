@@ -5,7 +5,8 @@ from abc import abstractmethod
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from .._checks import require
 from .._module import AbstractModule
@@ -78,6 +79,14 @@ class UniformLogSNR(AbstractTimeSampler):
 
 
 def _uniform(n: int, key: Key, stratified: bool) -> Float[Array, " n"]:
+    """Draws in (0, 1); stratified ones in an order whose every head is spread evenly: a term may see only that."""
     require(n >= 1, f"n = {n}; at least one time is drawn.")
     u = jr.uniform(key, (n,))
-    return (jnp.arange(n) + u) / n if stratified else u
+    return (jnp.asarray(_even_order(n)) + u) / n if stratified else u
+
+
+def _even_order(n: int) -> Int[np.ndarray, " n"]:
+    """The numbers below `n`, ranked as the van der Corput sequence ranks them."""
+    bits = max(1, (n - 1).bit_length())
+    reversed_bits = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(n)]
+    return np.argsort(np.argsort(reversed_bits))

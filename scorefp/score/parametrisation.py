@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import floating, is_concrete, require, scalar_time
@@ -241,7 +242,7 @@ class EDMScore(AbstractNetworkScore):
 def _check_std(data_std: Float[ArrayLike, "..."] | None) -> None:
     if data_std is not None and is_concrete(data_std):
         require(
-            bool(jnp.all(jnp.asarray(data_std) > 0)),
+            bool(np.all(np.asarray(data_std) > 0)),
             f"data_std = {data_std}; a standard deviation is positive. "
             "Give None for a network without preconditioning.",
         )
