@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import floating, is_concrete, require, same_shape, scalar_time, time_within
 from .._types import Event, Time, Times
@@ -162,18 +162,21 @@ class LinearSDE(AbstractLinearSDE):
         return -jnp.exp(2 * self.log_sigma(t)) * _slope(self.log_snr, t)
 
     def time_of_log_snr(self, log_snr: Times) -> Float[Array, "*times"]:
-        target = jnp.asarray(log_snr, jnp.result_type(float))
+        target = jnp.asarray(log_snr, jnp.result_type(log_snr, float))
+        level = jax.lax.stop_gradient(target)
 
-        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Int[ArrayLike, ""], ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends
             middle = 0.5 * (low + high)
-            later = self.log_snr(middle) > target
+            later = self.log_snr(middle) > level
             return jnp.where(later, middle, low), jnp.where(later, high, middle)
 
         ends = jnp.full_like(target, self.t0), jnp.full_like(target, self.t1)
         # Twice the digits of the dtype: a root near t0 = 1e-5 needs more halvings than one near t1.
         low, high = jax.lax.fori_loop(0, 2 * jnp.finfo(target.dtype).nmant, halve, ends)
-        return 0.5 * (low + high)
+        # A bisection has no derivative; one step of Newton's method has that of the inverse function.
+        middle = jax.lax.stop_gradient(0.5 * (low + high))
+        return jnp.clip(middle + (target - self.log_snr(middle)) / _slope(self.log_snr, middle), self.t0, self.t1)
 
 
 def require_linear(sde: AbstractSDE) -> AbstractLinearSDE:
