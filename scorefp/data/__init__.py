@@ -1,0 +1,4 @@
+"""Data sets that carry their levels and range."""
+
+from .dataset import Dataset as Dataset
+from .digits import digits as digits

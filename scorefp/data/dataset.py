@@ -1,0 +1,114 @@
+"""Data sets in memory, with the levels and the range that bits per dimension need."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+from .._checks import is_concrete, require
+from .._module import AbstractModule
+from .._types import Key
+from ..likelihood import Quantisation, UniformDequantiser
+
+
+class Dataset(AbstractModule):
+    """Samples in memory, stacked along the first axis: floats, or integer levels with their quantisation.
+
+    Levels are dequantised anew whenever they are drawn. The quantisation travels with the data, so that bits per
+    dimension are computed with the range that training used.
+
+    Args:
+        values: The samples, of shape `(n, *event)`: floats, or levels in `0 … levels - 1`.
+        quantisation: The levels and the interval they are mapped to; `None` for floats.
+        args: Conditioning of each sample for the model, a pytree of arrays with `n` rows.
+
+    Raises:
+        TypeError: if levels come without a quantisation, or floats with one.
+        ValueError: if there are fewer than two samples, a value is NaN or infinite, a level is out of range, or
+            `args` has another
+            number of rows.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from scorefp.data import Dataset
+        >>> data = Dataset(jnp.ones((10, 3)))
+        >>> data.shape, len(data)
+        ((3,), 10)
+    """
+
+    values: Shaped[Array, "n *event"]
+    quantisation: Quantisation | None = None
+    args: Any = None
+
+    def __check_init__(self) -> None:
+        if not is_concrete(self.values):
+            return
+        values = np.asarray(self.values)
+        require(values.ndim >= 1 and len(values) >= 2, f"values has shape {values.shape}; it needs two samples.")
+        rows = [np.shape(leaf)[:1] for leaf in jax.tree.leaves(self.args)]
+        require(
+            all(row == (len(values),) for row in rows),
+            f"args has arrays with {rows} rows, values has {len(values)}; each sample needs its own.",
+        )
+        if self.quantisation is None:
+            if not np.issubdtype(values.dtype, np.floating):
+                raise TypeError(
+                    f"values has dtype {values.dtype} and quantisation is None; integer levels need "
+                    "Quantisation(levels, low, high), floats have a floating dtype."
+                )
+            bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+            require(
+                not bad.any(),
+                f"values holds NaN or infinite entries in {int(bad.sum())} of {len(values)} samples, the first at "
+                f"index {int(bad.argmax())}; remove or repair them.",
+            )
+        else:
+            # The dequantiser refuses floats and levels out of range.
+            self.quantisation.dequantise(self.values, jnp.zeros(values.shape))
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape."""
+        return self.values.shape[1:]
+
+    @property
+    def std(self) -> float:
+        """The root mean square of the entries as the model sees them, for `data_std` of a score.
+
+        About zero, not about the mean: the preconditioning takes the data as centred.
+        """
+        x = np.asarray(self.values, np.float64)
+        if self.quantisation is not None:
+            x = self.quantisation.low + (x + 0.5) * self.quantisation.width
+        return float(np.sqrt(np.mean(x**2)))
+
+    def dequantised(self, key: Key) -> Float[Array, "n *event"]:
+        """All samples as floats, levels spread uniformly over their width.
+
+        Args:
+            key: A random key; floats need none and are returned as they are.
+        """
+        if self.quantisation is None:
+            return self.values
+        return UniformDequantiser(self.quantisation)(self.values, key=key)
+
+    def batch(self, index: Int[Array, " batch"], *, key: Key) -> tuple[Float[Array, "batch *event"], Any]:
+        """The chosen samples as floats, and their `args`, inside a compiled step.
+
+        Args:
+            index: Which samples.
+            key: A random key for the dequantisation.
+        """
+        args = jax.tree.map(lambda a: a[index], self.args)
+        chosen = self.values[index]
+        if self.quantisation is None:
+            return chosen, args
+        # The levels were checked when the data set was made; a check here would cost a host call a step.
+        u = jr.uniform(key, chosen.shape)
+        return self.quantisation.low + (chosen + u) * self.quantisation.width, args
