@@ -176,7 +176,8 @@ class LinearSDE(AbstractLinearSDE):
         low, high = jax.lax.fori_loop(0, 2 * jnp.finfo(target.dtype).nmant, halve, ends)
         # A bisection has no derivative; one step of Newton's method has that of the inverse function.
         middle = jax.lax.stop_gradient(0.5 * (low + high))
-        return jnp.clip(middle + (target - self.log_snr(middle)) / _slope(self.log_snr, middle), self.t0, self.t1)
+        t = middle + (target - self.log_snr(middle)) / _slope(self.log_snr, middle)
+        return t + jax.lax.stop_gradient(jnp.clip(t, self.t0, self.t1) - t)
 
 
 def require_linear(sde: AbstractSDE) -> AbstractLinearSDE:
