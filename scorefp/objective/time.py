@@ -79,10 +79,17 @@ class UniformLogSNR(AbstractTimeSampler):
 
 
 def _uniform(n: int, key: Key, stratified: bool) -> Float[Array, " n"]:
-    """Draws in (0, 1); stratified ones in an order whose every head is spread evenly: a term may see only that."""
+    """Draws in (0, 1); stratified ones in an order whose every head is spread evenly: a term may see only that.
+
+    The cells are turned by a random number of places. Each draw by itself is then uniform, without which the mean over
+    a head would be that of its own cells.
+    """
     require(n >= 1, f"n = {n}; at least one time is drawn.")
-    u = jr.uniform(key, (n,))
-    return (jnp.asarray(_even_order(n)) + u) / n if stratified else u
+    if not stratified:
+        return jr.uniform(key, (n,))
+    turn_key, place_key = jr.split(key)
+    cells = (jnp.asarray(_even_order(n)) + jr.randint(turn_key, (), 0, n)) % n
+    return (cells + jr.uniform(place_key, (n,))) / n
 
 
 def _even_order(n: int) -> Int[np.ndarray, " n"]:
