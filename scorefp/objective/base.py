@@ -72,6 +72,7 @@ class AbstractObjective(AbstractModule):
 
         Raises:
             TypeError: if `x0` is not floating, or the SDE has no Gaussian kernel.
+            ValueError: if `args` has another number of rows than `x0`.
         """
         return self.evaluate(score, x0, key=key, time=time, args=args, dropout=dropout)[0]
 
@@ -98,6 +99,11 @@ class AbstractObjective(AbstractModule):
         x0 = floating("x0", x0)
         sde = linear_sde(score)
         count = x0.shape[0]
+        rows = [jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(args)]
+        require(
+            all(row == (count,) for row in rows),
+            f"args has arrays with {rows} rows, x0 has {count}; each sample needs its own.",
+        )
         time_key, noise_key, model_key, term_key = jr.split(key, 4)
         t, weight = time.sample(sde, count, key=time_key)
         inputs = (
@@ -212,7 +218,8 @@ def _integrands(
 ) -> list[Scalar]:
     """The weighted integrands of the terms at one sample."""
     sde = linear_sde(score)
-    score = score.bind(args=args, key=model_key)
+    if args is not None or model_key is not None:
+        score = score.bind(args=args, key=model_key)
     x = sde.alpha(t) * x0 + sde.sigma(t) * noise
     seen = [term.observe(score, t, x, key=k) for term, k in zip(terms, jr.split(key, len(terms)), strict=True)]
     value = next((s for s, _ in seen if s is not None), None)
