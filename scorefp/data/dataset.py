@@ -81,12 +81,14 @@ class Dataset(AbstractModule):
     def std(self) -> float:
         """The root mean square of the entries as the model sees them, for `data_std` of a score.
 
-        About zero, not about the mean: the preconditioning takes the data as centred.
+        About zero, not about the mean: the preconditioning takes the data as centred. Levels are those after
+        dequantisation, whose uniform noise is counted by its variance.
         """
         x = np.asarray(self.values, np.float64)
-        if self.quantisation is not None:
-            x = self.quantisation.low + (x + 0.5) * self.quantisation.width
-        return float(np.sqrt(np.mean(x**2)))
+        if self.quantisation is None:
+            return float(np.sqrt(np.mean(x**2)))
+        width = self.quantisation.width
+        return float(np.sqrt(np.mean((self.quantisation.low + (x + 0.5) * width) ** 2) + width**2 / 12))
 
     def dequantised(self, key: Key) -> Float[Array, "n *event"]:
         """All samples as floats, levels spread uniformly over their width.

@@ -80,7 +80,8 @@ class Quantisation(AbstractModule):
             )
         return checked(
             k,
-            jnp.any((k < 0) | (k >= self.levels)),
+            # A Python 256 would wrap around to 0 beside bytes.
+            jnp.any((k < 0) | (k >= jnp.int32(self.levels))),
             f"k holds levels outside 0 … {self.levels - 1}. Give Quantisation the number of levels that the data have, "
             "counted from zero.",
         )
