@@ -1,5 +1,6 @@
 """Training in one call."""
 
+import functools
 import time as clock
 from typing import Any
 
@@ -56,7 +57,8 @@ def fit(
     """Minimises an objective over the arrays of a score.
 
     Steps run on the device in parts of `report_every`; between parts the losses come to the host, are checked and
-    shown. The step is compiled once, whatever `steps`.
+    shown. The step is compiled once, whatever `steps`, the coefficients of the loss and the key; another call with the
+    same `optimizer` object and the same shapes compiles nothing new.
 
     Args:
         model: The score to train.
@@ -100,7 +102,7 @@ def fit(
     )
     if clip is not None:
         require(clip > 0, f"clip = {clip}; a norm is positive. Give None to leave gradients alone.")
-        optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+        optimizer = _clipped(optimizer, clip)
     params, skeleton = split(model)
     step = TrainStep(skeleton, loss, optimizer, time, batch_size, decay, dropout)
     state = step.init(params, key=key)
@@ -125,6 +127,12 @@ def fit(
         seconds_per_step=float(np.median(seconds[1:])) if len(seconds) > 1 else float("nan"),
         state=state,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _clipped(optimizer: optax.GradientTransformation, clip: float) -> optax.GradientTransformation:
+    """The optimizer behind a clip, the same object for the same two, so that another `fit` compiles nothing new."""
+    return optax.chain(optax.clip_by_global_norm(clip), optimizer)
 
 
 @eqx.filter_jit(donate="all-except-first")

@@ -13,7 +13,7 @@ from .._module import AbstractModule
 from .._types import Key, Scalar
 from ..data import Dataset
 from ..objective import AbstractObjective, AbstractTimeSampler
-from ..score import AbstractNetworkScore, AbstractScore
+from ..score import AbstractNetworkScore, AbstractScore, Potential, Score
 
 
 class TrainState(AbstractModule):
@@ -121,7 +121,8 @@ class TrainStep(AbstractModule):
 def split(model: AbstractScore) -> tuple[Any, AbstractScore]:
     """The trained arrays of a model, and the model without them.
 
-    Trained are the floating arrays outside the SDE and outside what a score knows of its data.
+    Trained are the floating arrays outside the SDE and outside what a score knows of its data: `data_std`, and bound
+    `args`.
 
     Args:
         model: A score.
@@ -130,7 +131,11 @@ def split(model: AbstractScore) -> tuple[Any, AbstractScore]:
         ValueError: if there is nothing to train.
     """
     trained = jax.tree.map(eqx.is_inexact_array, model)
-    fixed = [model.sde, model.data_std] if isinstance(model, AbstractNetworkScore) else [model.sde]
+    fixed: list[Any] = [model.sde]
+    if isinstance(model, AbstractNetworkScore):
+        fixed += [model.data_std, model.args]
+    elif isinstance(model, Score | Potential):
+        fixed.append(model.args)
     held = {id(leaf) for part in fixed for leaf in jax.tree.leaves(part) if eqx.is_array(leaf)}
     trained = jax.tree.map(lambda leaf, yes: yes and id(leaf) not in held, model, trained)
     params, skeleton = eqx.partition(model, trained)
