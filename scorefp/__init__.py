@@ -7,6 +7,7 @@ The mathematics takes one time and one sample, `(t, x)`, of any event shape; bat
 from . import (
     calculus as calculus,
     densities as densities,
+    diagnostics as diagnostics,
     flow as flow,
     fokker_planck as fokker_planck,
     likelihood as likelihood,
@@ -29,6 +30,7 @@ from .calculus import (
     time_derivative as time_derivative,
 )
 from .densities import GaussianMixture as GaussianMixture
+from .diagnostics import Audit as Audit, audit as audit
 from .flow import Integrator as Integrator
 from .fokker_planck import (
     Antithetic as Antithetic,

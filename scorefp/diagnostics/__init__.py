@@ -1,0 +1,18 @@
+"""Audits: how far any score is from being the score of its diffusion, in numbers, curves and one figure."""
+
+from .audit import DEFAULT_MEASURES as DEFAULT_MEASURES, Audit as Audit, AuditData as AuditData, audit as audit
+from .curves import CurlCurve as CurlCurve, MatchingCurve as MatchingCurve, ResidualCurve as ResidualCurve
+from .ensemble import (
+    Ensemble as Ensemble,
+    TimeGrid as TimeGrid,
+    log_snr_midpoints as log_snr_midpoints,
+    uniform_midpoints as uniform_midpoints,
+)
+from .likelihood import Likelihood as Likelihood
+from .measure import (
+    AbstractMeasure as AbstractMeasure,
+    CleanSamples as CleanSamples,
+    Curve as Curve,
+    Estimate as Estimate,
+    Section as Section,
+)

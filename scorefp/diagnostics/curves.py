@@ -1,0 +1,238 @@
+"""Curves over time: the residual, the error of denoising score matching and the curl [F10], [F15], [C1]."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from .._types import Event, Key, Scalar
+from ..calculus import AbstractTrace, Exact, curl, squared_curl
+from ..fokker_planck import Form, ResidualMethod, resolve
+from ..score import AbstractScore, linear_sde
+from .configuration import described
+from .ensemble import Ensemble
+from .measure import AbstractMeasure, CleanSamples, Section, default_trace
+from .statistics import mean_curve, mean_of, root_mean_curve, root_mean_of
+
+
+class ResidualCurve(AbstractMeasure):
+    r"""The residual of the score Fokker–Planck equation over time, as the paper has it [F10] (Lai 2023, §3) and free
+    of the time scale [F15]:
+
+    $$ r_{\mathrm{FP}}(t) = \frac1D\,E\|\varepsilon(x_t, t)\|_2, \qquad
+       \tilde r_{\mathrm{FP}}(t) =
+       \Big(\frac1D\,E\big\|\tfrac{\sigma^3}{g^2}\,\varepsilon(x_t, t)\big\|_2^2\Big)^{1/2}. $$
+
+    The second is the root mean square, over the entries of a sample, of the defect of the noise prediction per unit of
+    log-SNR: a pure number, comparable over `t` and between SDEs.
+
+    **With a method that draws probes** the norm of one estimate would be biased upwards by its variance. The mean
+    square comes from two independent estimates, without bias, and the curve of $r_{\mathrm{FP}}$ is then
+    $\tfrac1D (E\|\varepsilon\|_2^2)^{1/2}$: by Jensen's inequality an upper bound of the paper's, exact where the
+    norm does not vary. A mean square whose estimate is negative counts as zero.
+
+    The numbers are means over the grid: that of $r_{\mathrm{FP}}$ (with probes: the root of the mean of the mean
+    square, divided by $D$), and the root of the mean of $\tilde r_{\mathrm{FP}}^2$.
+
+    Args:
+        method: How the residual is taken. `None` is `Exact()` for samples of up to 16 elements and `Hutchinson()` for
+            larger ones.
+        form: `"gradient"` (that of the paper, first with the default method), `"martingale"` or `"mixed"`; the method's
+            own when `None`.
+        ensemble: Times and samples.
+
+    Raises:
+        TypeError: on a call, if the SDE has no Gaussian kernel.
+        ValueError: if the method does not have the form.
+
+    Example:
+        >>> import jax, scorefp as sfp
+        >>> from scorefp.diagnostics import CleanSamples, ResidualCurve
+        >>> stationary = sfp.Score(lambda t, x: -x, sfp.VP())
+        >>> x = CleanSamples(jax.random.normal(jax.random.key(0), (100, 2)))
+        >>> section = ResidualCurve()(stationary, x, key=jax.random.key(1))
+        >>> bool(section.numbers["r_FP_scale_free"].value < 1e-5)
+        True
+    """
+
+    method: ResidualMethod | None = None
+    form: Form | None = eqx.field(default=None, static=True)
+    ensemble: Ensemble = Ensemble()
+
+    needs_kernel: ClassVar[bool] = True
+
+    def __check_init__(self) -> None:
+        if self.method is not None:
+            resolve(self.method, self.form)
+
+    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, x, key=key)
+        plain, free = values["square"], values["scale_free_square"]
+        unit, size = "1/(length·time)", x.size
+        method = self._method(size)
+        random = resolve(method, self.form)[0].random
+        if random:
+            number = root_mean_of(
+                plain.mean(axis=0), unit, "r_FP, (1/D) root of mean square over the grid", scale=1 / size
+            )
+            label = r"$r_\mathrm{FP} = \frac{1}{D}(E\,\Vert\varepsilon\Vert^2)^{1/2}$"
+            curve = root_mean_curve(t, plain, unit, label, scale=1 / size)
+        else:
+            norms = np.sqrt(plain) / size
+            number = mean_of(norms.mean(axis=0), unit, "r_FP, mean over the grid")
+            curve = mean_curve(t, norms, unit, r"$r_\mathrm{FP} = \frac{1}{D}E\,\Vert\varepsilon\Vert$")
+        scale_free = root_mean_of(free.mean(axis=0) / size, "1", "r_FP scale-free, root mean square over the grid")
+        label = r"$(\frac{1}{D}E\,\Vert\sigma^3 g^{-2}\varepsilon\Vert^2)^{1/2}$"
+        notes = [taken(self.ensemble, x, f"{described(method)}, {resolve(method, self.form)[1]} form")]
+        if random:
+            notes.append("r_FP is the root of an unbiased mean square, an upper bound of the mean norm over D.")
+        return Section(
+            "residual",
+            {"r_FP": number, "r_FP_scale_free": scale_free},
+            {"r_FP": curve, "r_FP_scale_free": root_mean_curve(t, free / size, "1", label)},
+            tuple(notes),
+        )
+
+    def _method(self, size: int) -> ResidualMethod:
+        return default_trace(size) if self.method is None else self.method
+
+    def _at(self, score: AbstractScore, t: Scalar, x: Event, noise: Event, key: Key) -> dict[str, Scalar]:
+        method, form = resolve(self._method(x.size), self.form)
+        square = method.squared_norm(score, t, x, form, key)[1]
+        sde = linear_sde(score)
+        return {"square": square, "scale_free_square": (sde.sigma(t) ** 3 / sde.g2(t)) ** 2 * square}
+
+
+class MatchingCurve(AbstractMeasure):
+    r"""The error of denoising score matching over time, as the paper has it [F10] (Lai 2023, §3) and weighted by
+    $\sigma$, where it is the root mean square error of the noise prediction:
+
+    $$ r_{\mathrm{DSM}}(t) = \frac1D\,E\|s(x_t, t) - \nabla\log q(x_t \mid x_0)\|_2, \qquad
+       \tilde r_{\mathrm{DSM}}(t) = \Big(\frac1D\,E\|\sigma s(x_t, t) + \epsilon\|_2^2\Big)^{1/2}. $$
+
+    Neither vanishes for the exact score: the noise is not a function of $x_t$. Of two scores for the same data the
+    lower curve is the better one; the second never exceeds one at the optimum.
+
+    The numbers are means over the grid: of $r_{\mathrm{DSM}}$, and the root of that of $\tilde r_{\mathrm{DSM}}^2$.
+
+    Args:
+        ensemble: Times and samples.
+
+    Raises:
+        TypeError: on a call, if the SDE has no Gaussian kernel.
+
+    Example:
+        >>> import jax, scorefp as sfp
+        >>> from scorefp.diagnostics import CleanSamples, MatchingCurve
+        >>> x = CleanSamples(jax.random.normal(jax.random.key(0), (100, 2)))
+        >>> section = MatchingCurve()(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
+        >>> bool(0 < section.numbers["r_DSM_scale_free"].value < 1)
+        True
+    """
+
+    ensemble: Ensemble = Ensemble()
+
+    needs_kernel: ClassVar[bool] = True
+
+    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, x, key=key)
+        norms, squares = values["norm"] / x.size, values["scale_free_square"] / x.size
+        label = r"$(\frac{1}{D}E\,\Vert\sigma s + \epsilon\Vert^2)^{1/2}$"
+        return Section(
+            "matching",
+            {
+                "r_DSM": mean_of(norms.mean(axis=0), "1/length", "r_DSM, mean over the grid"),
+                "r_DSM_scale_free": root_mean_of(
+                    squares.mean(axis=0), "1", "r_DSM scale-free, root mean square over the grid"
+                ),
+            },
+            {
+                "r_DSM": mean_curve(
+                    t, norms, "1/length", r"$r_\mathrm{DSM} = \frac{1}{D}E\,\Vert s - \nabla\log q(x_t|x_0)\Vert$"
+                ),
+                "r_DSM_scale_free": root_mean_curve(t, squares, "1", label),
+            },
+            (taken(self.ensemble, x, "no probes"),),
+        )
+
+    def _at(self, score: AbstractScore, t: Scalar, x: Event, noise: Event, key: Key) -> dict[str, Scalar]:
+        sigma = linear_sde(score).sigma(t)
+        square = jnp.sum((sigma * score(t, x) + noise) ** 2)
+        return {"norm": jnp.sqrt(square) / sigma, "scale_free_square": square}
+
+
+class CurlCurve(AbstractMeasure):
+    r"""The curl of the score over time [C1], as a mean square (Lai 2023, Figure 3) and free of the scale of the noise:
+
+    $$ c(t) = E\,\tfrac12\|J - J^\top\|_F^2, \qquad
+       \tilde c(t) = \Big(\frac1D\,E\,\tfrac12\|\sigma^2(J - J^\top)\|_F^2\Big)^{1/2}. $$
+
+    In two dimensions the first is the mean square of the scalar curl. The second is a pure number, comparable over `t`:
+    $-\sigma^2 J$ is the derivative of the noise prediction by $x/\sigma$, near the identity where the noise dominates,
+    and $\tilde c$ is the size of its asymmetry for one entry of the sample. Both vanish exactly where the score is a
+    gradient; both come from unbiased squares.
+
+    The numbers are the mean of $c$ over the grid, and the root of the mean of $\tilde c^2$.
+
+    Args:
+        trace: `Exact()`, from the whole Jacobian, or `Hutchinson(samples, law)`. `None` is `Exact()` for samples of up
+            to 16 elements and `Hutchinson()` for larger ones.
+        ensemble: Times and samples.
+
+    Raises:
+        TypeError: on a call, if the SDE has no Gaussian kernel.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.diagnostics import CleanSamples, CurlCurve
+        >>> swirl = sfp.Score(lambda t, x: jnp.stack([-x[1], x[0]]), sfp.VP())
+        >>> section = CurlCurve()(swirl, CleanSamples(jnp.zeros((10, 2))), key=jax.random.key(0))
+        >>> round(section.numbers["curl"].value, 3)
+        4.0
+    """
+
+    trace: AbstractTrace | None = None
+    ensemble: Ensemble = Ensemble()
+
+    needs_kernel: ClassVar[bool] = True
+
+    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, x, key=key)
+        squares, free = values["square"], values["scale_free_square"] / x.size
+        label = r"$(\frac{1}{D}E\,\frac{1}{2}\Vert\sigma^2(J-J^\top)\Vert_F^2)^{1/2}$"
+        return Section(
+            "curl",
+            {
+                "curl": mean_of(squares.mean(axis=0), "1/length⁴", "curl, mean square over the grid"),
+                "curl_scale_free": root_mean_of(
+                    free.mean(axis=0), "1", "curl scale-free, root mean square over the grid"
+                ),
+            },
+            {
+                "curl": mean_curve(t, squares, "1/length⁴", r"$E\,\frac{1}{2}\Vert J-J^\top\Vert_F^2$"),
+                "curl_scale_free": root_mean_curve(t, free, "1", label),
+            },
+            (taken(self.ensemble, x, described(self._trace(x.size))),),
+        )
+
+    def _trace(self, size: int) -> AbstractTrace:
+        return default_trace(size) if self.trace is None else self.trace
+
+    def _at(self, score: AbstractScore, t: Scalar, x: Event, noise: Event, key: Key) -> dict[str, Scalar]:
+        def field(y: Event) -> Event:
+            return score(t, y)
+
+        trace = self._trace(x.size)
+        if isinstance(trace, Exact):
+            # The difference of entries, whose square is zero to the square of round-off for a gradient.
+            square = 0.5 * jnp.sum(curl(field, x) ** 2)
+        else:
+            square = squared_curl(field, x, method=trace, key=key)
+        return {"square": square, "scale_free_square": linear_sde(score).sigma(t) ** 4 * square}
+
+
+def taken(ensemble: Ensemble, x: CleanSamples, how: str) -> str:
+    """A note on times, samples and method."""
+    samples = min(ensemble.samples, x.count)
+    return f"{samples} samples at each of {ensemble.times} times of {described(ensemble.grid)}; {how}."

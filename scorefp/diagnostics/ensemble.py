@@ -1,0 +1,133 @@
+"""The diffused samples at which the curves of an audit are taken."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from .._checks import require
+from .._module import AbstractModule
+from .._types import Event, Key, Scalar
+from ..score import AbstractScore, linear_sde
+from ..sde import AbstractLinearSDE
+from .measure import CleanSamples
+
+TimeGrid: TypeAlias = Callable[[AbstractLinearSDE, int], Float[Array, " times"]]
+"""Called as `grid(sde, times)`, it returns so many ascending times."""
+
+Integrand: TypeAlias = Callable[[AbstractScore, Scalar, Event, Event, Key], dict[str, Scalar]]
+"""Called as `integrand(score, t, x, noise, key)` at one diffused sample."""
+
+
+def log_snr_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " times"]:
+    r"""The midpoints of cells that are equal in the log-SNR $\lambda$ [S7]: a mean over them is one over
+    $\lambda$.
+
+    Args:
+        sde: A linear SDE.
+        times: The number of cells.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> [round(float(t), 2) for t in sfp.diagnostics.log_snr_midpoints(sfp.EDM(t0=0.01, t1=100.0), 2)]
+        [0.1, 10.0]
+    """
+    first, last = sde.log_snr(sde.t0), sde.log_snr(sde.t1)
+    return sde.time_of_log_snr(first + (last - first) * _midpoints(times))
+
+
+def uniform_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " times"]:
+    """The midpoints of cells that are equal in time: a mean over them is one over time.
+
+    Args:
+        sde: A linear SDE.
+        times: The number of cells.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> [float(t) for t in sfp.diagnostics.uniform_midpoints(sfp.EDM(t0=1.0, t1=3.0), 2)]
+        [1.5, 2.5]
+    """
+    return sde.t0 + (sde.t1 - sde.t0) * _midpoints(times)
+
+
+class Ensemble(AbstractModule):
+    r"""Diffused samples $x_t = \alpha x_0 + \sigma\epsilon$ on a grid of times.
+
+    The same clean samples serve all times, each with its own noise at each. What is averaged over the grid is averaged
+    for each clean sample first, so that a confidence interval is one over independent points [K8].
+
+    Args:
+        times: The number of times.
+        samples: How many clean samples at each time, drawn without replacement; all where there are fewer.
+        grid: `log_snr_midpoints`, `uniform_midpoints` or any function `(sde, times) -> times`.
+        batch_size: How many diffused samples are taken at once, which bounds the memory.
+
+    Raises:
+        ValueError: if a number is too small; on use, if the grid returns another number of times.
+    """
+
+    times: int = 32
+    samples: int = 256
+    grid: TimeGrid = log_snr_midpoints
+    batch_size: int = 256
+
+    def __check_init__(self) -> None:
+        require(self.times >= 1, f"times = {self.times}; a curve has at least one time.")
+        require(self.samples >= 2, f"samples = {self.samples}; a confidence interval needs at least two samples.")
+        require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one sample is taken at once.")
+
+    def evaluate(
+        self, integrand: Integrand, score: AbstractScore, x: CleanSamples, *, key: Key
+    ) -> tuple[Float[np.ndarray, " times"], dict[str, Float[np.ndarray, "times n"]]]:
+        """The times, and the values of an integrand at all times and samples.
+
+        Args:
+            integrand: A function of one diffused sample. A method of a measure: it is then compiled once.
+            score: A score on a linear SDE.
+            x: Clean samples.
+            key: A random key.
+
+        Raises:
+            TypeError: if the SDE has no Gaussian kernel.
+        """
+        sde = linear_sde(score)
+        sample_key, noise_key = jr.split(key)
+        chosen, _ = x.drawn(self.samples, key=sample_key)
+        t = self.grid(sde, self.times).astype(chosen.values.dtype)
+        require(t.shape == (self.times,), f"the grid has shape {t.shape}; it returns times = {self.times} times.")
+        t = jnp.clip(t, sde.t0, sde.t1)
+        values = _evaluate(integrand, score, chosen, t, noise_key, self.batch_size)
+        return np.asarray(t, np.float64), {name: np.asarray(value, np.float64) for name, value in values.items()}
+
+
+@eqx.filter_jit
+def _evaluate(
+    integrand: Integrand,
+    score: AbstractScore,
+    x: CleanSamples,
+    times: Float[Array, " times"],
+    key: Key,
+    batch_size: int,
+) -> dict[str, Float[Array, "times n"]]:
+    sde = linear_sde(score)
+
+    def one(index: Int[Array, ""]) -> dict[str, Scalar]:
+        row, t = index % x.count, times[index // x.count]
+        noise_key, own_key = jr.split(jr.fold_in(key, index))
+        clean = x.values[row]
+        noise = jr.normal(noise_key, clean.shape, clean.dtype)
+        diffused = sde.alpha(t) * clean + sde.sigma(t) * noise
+        return integrand(x.bind(score, row), t, diffused, noise, own_key)
+
+    values = jax.lax.map(one, jnp.arange(times.size * x.count), batch_size=batch_size)
+    return jax.tree.map(lambda value: value.reshape(times.size, x.count), values)
+
+
+def _midpoints(times: int) -> Float[Array, " times"]:
+    return (jnp.arange(times) + 0.5) / times

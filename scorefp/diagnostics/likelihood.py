@@ -1,0 +1,161 @@
+"""The likelihood of the probability-flow ODE over a set of samples, and the trajectories that explode."""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .._checks import require
+from .._module import AbstractModule
+from .._types import Event, Flag, Key, Scalar
+from ..calculus import AbstractTrace
+from ..flow import Integrator
+from ..likelihood import bits_per_dim, flow_likelihood
+from ..score import AbstractScore
+from ..sde import AbstractPrior, Normal
+from .configuration import described
+from .measure import AbstractMeasure, CleanSamples, Estimate, Section, default_trace
+from .statistics import mean_of, median_interval, share_interval
+
+_NAMED = 20
+
+
+class Likelihood(AbstractMeasure):
+    r"""The negative log-likelihood under the probability-flow ODE [K1]: bits per dimension [K7] where the samples have
+    a quantisation, nats a sample where they have none.
+
+    A few trajectories of a trained score may leave the data and explode; they have a finite but absurd likelihood, and
+    dominate the mean. Three numbers tell the story together: the **mean** with its Student-t interval over points [K8],
+    the **median** with its interval by order statistics, and the **share of exploded trajectories**. A trajectory has
+    exploded when
+
+    * the solver did not get to `t1`, or got there with values that are not finite: it *failed*; or
+    * its end is far out of the prior, $\big(\tfrac1D\sum_i (x_{t_1,i}/\text{scale}_i)^2\big)^{1/2} > \text{threshold}$.
+
+    How they enter: the mean is over all trajectories that have a value, exploded or not; the median is over all
+    trajectories, failed ones counted as $+\infty$. A note names exploded and failed ones by their row.
+
+    Args:
+        trace: `Exact()` or `Hutchinson(samples, law)`, with probes fixed along a trajectory. `None` is `Exact()` for
+            samples of up to 16 elements and `Hutchinson()` for larger ones: unbiased for the mean, while the median
+            carries the spread of the probe.
+        integrator: How the ODE is solved. With `throw=True` a failed trajectory raises instead.
+        samples: How many samples, drawn without replacement; all of them for `None`.
+        threshold: How many scales of the prior are too far.
+        batch_size: How many trajectories are solved at once. Each has its own steps, and a batch goes on until its
+            slowest is done.
+
+    Raises:
+        ValueError: if `samples`, `threshold` or `batch_size` is too small.
+        RuntimeError: on a call, if a solve fails and the integrator has `throw=True`.
+
+    Example:
+        >>> import jax, scorefp as sfp
+        >>> from scorefp.diagnostics import CleanSamples, Likelihood
+        >>> x = CleanSamples(jax.random.normal(jax.random.key(0), (400, 2)))
+        >>> section = Likelihood()(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
+        >>> nats = section.numbers["negative_log_likelihood"]
+        >>> bool(abs(nats.value - 2.838) < 2 * nats.error), section.numbers["exploded"].value
+        (True, 0.0)
+    """
+
+    trace: AbstractTrace | None = None
+    integrator: Integrator = Integrator(throw=False)
+    samples: int | None = None
+    threshold: float = 5.0
+    batch_size: int = 64
+
+    needs_kernel: ClassVar[bool] = False
+
+    def __check_init__(self) -> None:
+        require(
+            self.samples is None or self.samples >= 2,
+            f"samples = {self.samples}; a confidence interval needs at least two samples.",
+        )
+        require(self.threshold > 0, f"threshold = {self.threshold}; it is a positive number of prior scales.")
+        require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one trajectory is solved at once.")
+
+    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
+        sample_key, scale_key, probe_key = jr.split(key, 3)
+        chosen, rows = x.drawn(self.samples, key=sample_key)
+        trace = default_trace(x.size) if self.trace is None else self.trace
+        event = jax.ShapeDtypeStruct(chosen.values.shape[1:], chosen.values.dtype)
+        scale = _prior_scale(score.sde.prior, event, scale_key)
+        solved = _solve(score, chosen, trace, self.integrator, scale, probe_key, self.batch_size)
+
+        log_prob = np.asarray(solved.log_prob, np.float64)
+        failed = ~(np.asarray(solved.success) & np.isfinite(log_prob))
+        exploded = failed | ~(np.asarray(solved.distance, np.float64) <= self.threshold)
+        if x.quantisation is None:
+            name, unit, values = "negative_log_likelihood", "nats", -log_prob
+        else:
+            name, unit = "bits_per_dim", "bits/dim"
+            values = np.asarray(bits_per_dim(solved.log_prob, x.size, x.quantisation), np.float64)
+        median, median_error = median_interval(np.where(failed, np.inf, values))
+        share, share_error = share_interval(int(exploded.sum()), exploded.size)
+        return Section(
+            "likelihood",
+            {
+                name: mean_of(values[~failed], unit, f"{unit}, mean"),
+                f"median_{name}": Estimate(median, median_error, unit, f"{unit}, median"),
+                "exploded": Estimate(share, share_error, "1", "share of exploded trajectories"),
+                "evaluations": mean_of(np.asarray(solved.evaluations, np.float64), "1", "evaluations of the ODE, mean"),
+            },
+            {},
+            (
+                f"{exploded.size} trajectories by {described(trace)}, {type(self.integrator.solver).__name__} with "
+                f"rtol = {self.integrator.rtol:g}, atol = {self.integrator.atol:g}.",
+                *_named("exploded", rows[exploded], exploded.size, "the mean is over all that have a value"),
+                *_named("failed", rows[failed], exploded.size, "the mean is without them, the median counts them as ∞"),
+            ),
+        )
+
+
+class _Solved(AbstractModule):
+    """Of each trajectory its log-likelihood, its end in scales of the prior, its evaluations and a flag."""
+
+    log_prob: Float[Array, " n"]
+    distance: Float[Array, " n"]
+    evaluations: Int[Array, " n"]
+    success: Bool[Array, " n"]
+
+
+@eqx.filter_jit
+def _solve(
+    score: AbstractScore,
+    x: CleanSamples,
+    trace: AbstractTrace,
+    integrator: Integrator,
+    scale: Event,
+    key: Key,
+    batch_size: int,
+) -> _Solved:
+    def one(row: Int[Array, ""]) -> tuple[Scalar, Scalar, Int[Array, ""], Flag]:
+        own = jr.fold_in(key, row)
+        bound = x.bind(score, row)
+        result = flow_likelihood(bound, x.values[row], trace=trace, integrator=integrator, key=own)
+        distance = jnp.sqrt(jnp.mean((result.latent / scale) ** 2))
+        return result.log_prob, distance, result.evaluations, result.success
+
+    return _Solved(*jax.lax.map(one, jnp.arange(x.count), batch_size=batch_size))
+
+
+def _prior_scale(prior: AbstractPrior, event: Any, key: Key) -> Event:
+    """The scale of each entry under the prior: of a normal law its own, of another the root mean square of draws."""
+    if isinstance(prior, Normal):
+        return jnp.broadcast_to(jnp.asarray(prior.scale, event.dtype), event.shape)
+    draws = jax.vmap(lambda k: prior.sample(k, event.shape))(jr.split(key, 1024))
+    return jnp.sqrt(jnp.mean(draws.astype(event.dtype) ** 2, axis=0))
+
+
+def _named(what: str, rows: Int[np.ndarray, " rows"], count: int, effect: str) -> tuple[str, ...]:
+    """A note on the trajectories that did `what`; none where there are none."""
+    if rows.size == 0:
+        return ()
+    listed = ", ".join(map(str, np.sort(rows)[:_NAMED]))
+    more = f" and {rows.size - _NAMED} more" if rows.size > _NAMED else ""
+    return (f"{rows.size} of {count} trajectories {what} (rows {listed}{more}); {effect}.",)
