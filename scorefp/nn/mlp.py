@@ -12,6 +12,7 @@ from jaxtyping import Array
 from .._checks import require, same_shape, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Key, Time
+from .activation import silu
 from .embedding import FEATURES, fourier_features
 
 
@@ -55,7 +56,7 @@ class MLP(AbstractModule):
         *,
         width: int = 128,
         depth: int = 3,
-        activation: Callable[[Array], Array] = jax.nn.silu,
+        activation: Callable[[Array], Array] = silu,
         key: Key,
     ) -> None:
         require(width >= 1 and depth >= 1, f"width = {width} and depth = {depth}; both must be at least one.")
