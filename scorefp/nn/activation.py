@@ -21,7 +21,7 @@ def silu(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from scorefp.nn import silu
-        >>> round(float(jax.grad(jax.grad(silu))(0.0)), 4)
+        >>> round(float(jax.grad(jax.grad(silu))(jnp.array(0.0))), 4)
         0.5
     """
     return _silu(z)
