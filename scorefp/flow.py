@@ -7,13 +7,14 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._checks import require
 from ._module import AbstractModule
 from ._types import Event, Flag, Key, Scalar
 from .calculus import AbstractTrace, value_and_divergence
 from .score import AbstractScore
+from .sde import AbstractLinearSDE
 
 
 class Solved(AbstractModule):
@@ -80,7 +81,14 @@ class Integrator(AbstractModule):
         require(self.max_steps >= 1, f"max_steps = {self.max_steps}; a solve needs at least one step.")
 
     def solve(
-        self, field: Callable[[Any, Any, Any], Any], state: Any, args: Any, *, start: float, stop: float
+        self,
+        field: Callable[[Any, Any, Any], Any],
+        state: Any,
+        args: Any,
+        *,
+        start: float,
+        stop: float,
+        first: Float[ArrayLike, ""],
     ) -> Solved:
         """Solves `dy/dt = field(t, y, args)` from `start` to `stop`, in either direction.
 
@@ -90,6 +98,7 @@ class Integrator(AbstractModule):
             args: What the field depends on; `BacksolveAdjoint` differentiates by nothing else.
             start: The first time.
             stop: The last time.
+            first: The length of the first step tried, positive.
         """
         dtype = jnp.result_type(*jax.tree.leaves(state))
         solution = diffrax.diffeqsolve(
@@ -97,7 +106,7 @@ class Integrator(AbstractModule):
             self.solver,
             jnp.asarray(start, dtype),
             jnp.asarray(stop, dtype),
-            None,
+            jax.lax.stop_gradient(jnp.asarray(first, dtype)) * (1 if start < stop else -1),
             state,
             args,
             stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
@@ -130,20 +139,21 @@ class Integrator(AbstractModule):
         return self.adjoint
 
     def _evaluations(self, steps: Int[Array, ""]) -> Int[Array, ""]:
-        """Two evaluations find the first step's size; a method whose last stage is the next first one saves one a step.
+        """A stage is an evaluation; a method whose last stage is the first of the next step saves one a step.
 
         For an implicit method this counts stages, not the iterations of its root finder.
         """
         tableau = self.solver.tableau
         assert isinstance(tableau, diffrax.ButcherTableau)
-        return steps * (tableau.num_stages - tableau.fsal) + 2 + int(tableau.fsal)
+        return steps * (tableau.num_stages - tableau.fsal) + int(tableau.fsal)
 
     def _exhausted(self, start: float, stop: float) -> str:
         return (
             f"The probability-flow ODE ran out of steps: max_steps = {self.max_steps} did not bring it from "
-            f"t = {start} to t = {stop} with rtol = {self.rtol}, atol = {self.atol}. Give Integrator a larger max_steps "
-            "or looser rtol and atol, or compute in float64 where the tolerance is near float32's rounding. A score that "
-            "is NaN, or grows without bound along the path, ends here too; Integrator(throw=False) returns NaN instead."
+            f"t = {start} to t = {stop} with rtol = {self.rtol}, atol = {self.atol}. Give Integrator a larger "
+            "max_steps or looser rtol and atol, or compute in float64 where the tolerance is near float32's rounding. A "
+            "score that is NaN, or grows without bound along the path, ends here too; Integrator(throw=False) returns "
+            "NaN instead."
         )
 
 
@@ -194,7 +204,8 @@ def transport(score: AbstractScore, x: Event, *, start: float, stop: float, inte
         >>> round(float(end.state[0]), 4)
         1.0
     """
-    return integrator.solve(_velocity, x, score, start=start, stop=stop)
+    first = _first_step(score, start, stop)
+    return integrator.solve(_velocity, x, score, start=start, stop=stop, first=first)
 
 
 def transport_with_divergence(
@@ -211,8 +222,8 @@ def transport_with_divergence(
         stop: The last time.
         integrator: How the ODE is solved.
     """
-    state = (x, jnp.zeros((), x.dtype))
-    return integrator.solve(_velocity_and_divergence, state, (score, trace), start=start, stop=stop)
+    state, first = (x, jnp.zeros((), x.dtype)), _first_step(score, start, stop)
+    return integrator.solve(_velocity_and_divergence, state, (score, trace), start=start, stop=stop, first=first)
 
 
 def transport_batch_with_divergence(
@@ -225,8 +236,20 @@ def transport_batch_with_divergence(
     integrator: Integrator,
 ) -> Solved:
     """As `transport_with_divergence` for a batch in one solve; the arrays of `traces` have its leading axis."""
-    state = (xs, jnp.zeros(xs.shape[:1], xs.dtype))
-    return integrator.solve(_batch_velocity_and_divergence, state, (score, traces), start=start, stop=stop)
+    state, first = (xs, jnp.zeros(xs.shape[:1], xs.dtype)), _first_step(score, start, stop)
+    return integrator.solve(_batch_velocity_and_divergence, state, (score, traces), start=start, stop=stop, first=first)
+
+
+def _first_step(score: AbstractScore, start: float, stop: float) -> Float[ArrayLike, ""]:
+    r"""The first step tried: the time in which the log-SNR changes by one, $\sigma^2/g^2$ [S7].
+
+    The velocity of a VP or OU process goes like $1/\sqrt t$ near zero. A first step of a hundredth of the horizon lies
+    across all of that, where the error estimate of a method means nothing.
+    """
+    share = abs(stop - start) / 100
+    if isinstance(score.sde, AbstractLinearSDE):
+        return jnp.minimum(share, score.sde.sigma(start) ** 2 / score.sde.g2(start))
+    return share / 10
 
 
 def _velocity(t: Scalar, x: Event, score: AbstractScore) -> Event:
