@@ -171,10 +171,9 @@ def audit(
             quantisation or conditioning come twice.
 
     Example:
-        >>> import jax, jax.numpy as jnp, scorefp as sfp
-        >>> mixture = sfp.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.2]), jnp.array([0.5, 0.5]))
-        >>> x = mixture.sample(jax.random.key(0), 50)
-        >>> report = sfp.audit(mixture.score(sfp.VP()), x, key=jax.random.key(1))
+        >>> import jax, scorefp as sfp
+        >>> x = jax.random.normal(jax.random.key(0), (50, 2))
+        >>> report = sfp.audit(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> list(report.sections)
         ['likelihood', 'residual', 'matching', 'curl']
         >>> report["likelihood"].numbers["exploded"].value

@@ -12,7 +12,8 @@ import numpy as np
 
 from .._module import AbstractModule
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Json: TypeAlias = Any
+"""What JSON can say: a number, text, a truth value, `None`, or lists and dictionaries of such."""
 
 _SMALL = 16
 

@@ -18,6 +18,7 @@ from ..likelihood import bits_per_dim, flow_likelihood
 from ..score import AbstractScore
 from ..sde import AbstractPrior, Normal
 from .configuration import described
+from .ensemble import in_batches
 from .measure import AbstractMeasure, CleanSamples, Estimate, Section, default_trace
 from .statistics import mean_of, median_interval, share_interval
 
@@ -141,7 +142,7 @@ def _solve(
         distance = jnp.sqrt(jnp.mean((result.latent / scale) ** 2))
         return result.log_prob, distance, result.evaluations, result.success
 
-    return _Solved(*jax.lax.map(one, jnp.arange(x.count), batch_size=batch_size))
+    return _Solved(*in_batches(one, x.count, batch_size))
 
 
 def _prior_scale(prior: AbstractPrior, event: Any, key: Key) -> Event:

@@ -23,13 +23,14 @@ def mean_interval(
     count = values.shape[-1]
     if count == 0:
         return np.full(values.shape[:-1], np.nan), np.full(values.shape[:-1], np.nan)
-    mean = np.mean(values, axis=-1)
+    # Arrays, also of no dimension, where NumPy returns scalars.
+    mean = np.asarray(np.mean(values, axis=-1))
     if count == 1:
         return mean, np.full_like(mean, np.nan)
     quantile = float(special.stdtrit(count - 1, 0.975))
     # Beyond the range of float64 the interval is infinite, which is what it says.
     with np.errstate(over="ignore"):
-        return mean, quantile * np.std(values, axis=-1, ddof=1) / math.sqrt(count)
+        return mean, np.asarray(quantile * np.std(values, axis=-1, ddof=1) / math.sqrt(count))
 
 
 def root_interval(
@@ -39,10 +40,10 @@ def root_interval(
 
     The estimate of a square may be negative: its root is then zero.
     """
-    root = np.sqrt(np.maximum(mean, 0))
+    root = np.asarray(np.sqrt(np.maximum(mean, 0)))
     upper = np.sqrt(np.maximum(mean + half, 0))
     lower = np.sqrt(np.maximum(mean - half, 0))
-    return root, np.maximum(upper - root, root - lower)
+    return root, np.asarray(np.maximum(upper - root, root - lower))
 
 
 def median_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
@@ -76,7 +77,7 @@ def mean_of(values: Float[np.ndarray, " n"], unit: str, label: str) -> Estimate:
 def root_mean_of(values: Float[np.ndarray, " n"], unit: str, label: str, *, scale: float = 1.0) -> Estimate:
     """The root of the mean over points of unbiased squares, times `scale`."""
     root, half = root_interval(*mean_interval(values))
-    return _estimate(scale * root, scale * half, unit, label)
+    return _estimate(np.asarray(scale * root), np.asarray(scale * half), unit, label)
 
 
 def mean_curve(t: Float[np.ndarray, " times"], values: Float[np.ndarray, "times n"], unit: str, label: str) -> Curve:

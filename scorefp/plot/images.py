@@ -86,10 +86,9 @@ def _images(name: str, samples: Float[np.ndarray, "n *event"], shape: tuple[int,
 
 def _limits(images: list[np.ndarray]) -> tuple[float, float]:
     values = np.concatenate([array[np.isfinite(array)] for array in images])
-    require(
-        values.size > 0 and values.min() < values.max(), "the samples have one value alone; give limits=(low, high)."
-    )
-    return float(values.min()), float(values.max())
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    require(low < high, f"the samples have no range of values, from {low} to {high}; give limits=(low, high).")
+    return low, high
 
 
 def _board(images: np.ndarray, columns: int, low: float, high: float) -> np.ndarray:
