@@ -71,6 +71,14 @@ def times(sde: AbstractLinearSDE, count: int = 5) -> Array:
     return jnp.clip(sde.time_of_log_snr(jnp.linspace(first, last, count)), *ends)
 
 
+def single_times(sde: AbstractLinearSDE, count: int = 5) -> Array:
+    """`times` with the digits of float32, so that both precisions see the same, and inside the horizon."""
+    first, *inner, last = np.asarray(jax.jit(lambda: times(sde, count))()).astype(np.float32)
+    first = first if float(first) >= sde.t0 else np.nextafter(first, np.float32(np.inf))
+    last = last if float(last) <= sde.t1 else np.nextafter(last, np.float32(0))
+    return jnp.asarray([first, *inner, last], jnp.float64)
+
+
 def diffused(mixture: sfp.GaussianMixture, sde: AbstractLinearSDE, t: Array, key: Array, count: int) -> Array:
     """Samples of `q_t`, of shape `(times, count, *event)`."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from jaxtyping import Array
-from references import LINEAR, assert_mean, times
+from references import LINEAR, assert_mean, single_times
 
 import scorefp as sfp
 from scorefp.sde import (
@@ -52,19 +52,11 @@ def as_functions(sde: AbstractLinearSDE) -> sfp.LinearSDE:
     return sfp.LinearSDE(sde.log_alpha, sde.log_sigma, t0=sde.t0, t1=sde.t1)
 
 
-def single_times(sde: AbstractLinearSDE) -> Array:
-    """Times with the digits of float32, so that both precisions see the same, and inside the horizon."""
-    first, *inner, last = np.asarray(jax.jit(lambda: times(sde, 9))()).astype(np.float32)
-    first = first if float(first) >= sde.t0 else np.nextafter(first, np.float32(1))
-    last = last if float(last) <= sde.t1 else np.nextafter(last, np.float32(0))
-    return jnp.asarray([first, *inner, last], jnp.float64)
-
-
 @functools.cache
 def tables() -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """`curves` of every linear SDE, compiled together: in float64, in float32, and of `as_functions`."""
     members = {name: make() for name, make in LINEAR.items()}
-    at = {name: single_times(sde) for name, sde in members.items()}
+    at = {name: single_times(sde, 9) for name, sde in members.items()}
 
     @jax.jit
     def everything(at: dict[str, Array]) -> Any:
