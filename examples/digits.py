@@ -3,9 +3,10 @@
 For each of three seeds it trains both objectives from the same initialisation with the same network and the same
 batches, audits both models on the test digits, prints one table and writes to `demo/`:
 
-- `audit.png`: the curves of the first seed's two models,
-- `samples.png`: samples of both, by the probability-flow ODE from the same prior draws,
-- `audit.json`: every audit, every number of the table, the history of the losses.
+- `digits_audit.png`: the curves of the first seed's two models,
+- `digits_samples.png`: test digits and samples of both, by the probability-flow ODE from the same prior draws,
+- `digits.json`: every audit, every number of the table, the history of the losses,
+- `digits.md`: the table, as the documentation shows it.
 
 Run it with `make demo`, or `python examples/digits.py --help` for its few options. No seed is tuned.
 """
@@ -35,6 +36,7 @@ OBJECTIVES = {
     + 0.5 * sfp.ScoreFPE(method=sfp.Antithetic(), weighting=sfp.scale_free_weighting, size_exponent=0.0, fraction=0.25),
 }
 
+HEADINGS = ["on the test digits", *OBJECTIVES]
 ROWS = [
     ("bits/dim, mean", "likelihood", "bits_per_dim", "value"),
     ("  half-width of its 95 % interval", "likelihood", "bits_per_dim", "error"),
@@ -75,12 +77,15 @@ def main() -> None:
             )
         console.print(f"seed {seed} done after {time.perf_counter() - begin:.0f} s", style="dim")
         if seed == options.seeds[0]:
-            plot.compare(audits, options.out / "audit.png")
-            plot.image_grid(samples(runs, seed), options.out / "samples.png", columns=8)
+            plot.compare(audits, options.out / "digits_audit.png")
+            real = {"test digits": test.dequantised(jr.key(2000))[:64]}
+            plot.image_grid(real | samples(runs, seed), options.out / "digits_samples.png", columns=8)
 
-    console.print(table(results, options.seeds, options.steps))
+    body = rows(results)
+    console.print(shown(body, f"Digits 8×8, {options.steps} steps, seeds {options.seeds}"))
+    (options.out / "digits.md").write_text(markdown(body), encoding="utf-8")
     report = {"steps": options.steps, "seeds": options.seeds, "runs": results}
-    (options.out / "audit.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (options.out / "digits.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     console.print(f"{time.perf_counter() - begin:.0f} s in all; figures and JSON are in {options.out}/", style="dim")
 
 
@@ -110,25 +115,35 @@ def samples(runs: dict[str, train.Run], seed: int) -> dict[str, jax.Array]:
     }
 
 
-def table(results: list[dict[str, Any]], seeds: list[int], steps: int) -> Table:
-    """Means over seeds, with the range in brackets."""
-    view = Table(
-        title=f"Digits 8×8, {steps} steps, seeds {seeds}", caption="mean over seeds (least, largest)", width=100
-    )
-    view.add_column("measured on the test digits")
-    for name in OBJECTIVES:
-        view.add_column(name, justify="right")
+def rows(results: list[dict[str, Any]]) -> list[list[str]]:
+    """The table: means over seeds, with the range in brackets."""
 
-    def add(label: str, read: Callable[[dict[str, Any]], float]) -> None:
+    def row(label: str, read: Callable[[dict[str, Any]], float]) -> list[str]:
         values = [[read(r) for r in results if r["objective"] == name] for name in OBJECTIVES]
-        view.add_row(label, *(f"{np.mean(v):.4g} ({min(v):.4g}, {max(v):.4g})" for v in values))
+        return [label, *(f"{np.mean(v):.4g} ({min(v):.4g}, {max(v):.4g})" for v in values)]
 
-    for label, section, name, field in ROWS:
-        add(label, lambda r, s=section, n=name, f=field: number(r, s, n, f))
-    add("milliseconds a step", lambda r: 1e3 * r["seconds_per_step"])
     base = {r["seed"]: r["seconds_per_step"] for r in results if r["objective"] == next(iter(OBJECTIVES))}
-    add("time of a step over DSM's", lambda r: r["seconds_per_step"] / base[r["seed"]])
+    return [
+        *(row(label, lambda r, s=section, n=name, f=field: number(r, s, n, f)) for label, section, name, field in ROWS),
+        row("milliseconds a step", lambda r: 1e3 * r["seconds_per_step"]),
+        row("time of a step over DSM's", lambda r: r["seconds_per_step"] / base[r["seed"]]),
+    ]
+
+
+def shown(body: list[list[str]], title: str) -> Table:
+    """The table for the console."""
+    view = Table(title=title, title_justify="left", caption="mean over seeds (least, largest)", width=100)
+    for heading in HEADINGS:
+        view.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
+    for line in body:
+        view.add_row(*line)
     return view
+
+
+def markdown(body: list[list[str]]) -> str:
+    """The table for the documentation."""
+    lines = [HEADINGS, ["---"] + ["---:"] * (len(HEADINGS) - 1), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def number(result: dict[str, Any], section: str, name: str, field: str) -> float:

@@ -52,15 +52,19 @@ def main() -> None:
 
     clean = mixture.sample(jr.key(1), 256)
     results = {name: [measured(score, clean) for score in models] for name, models in scores.items()}
-    view = Table(
-        title=f"Two-mode mixture, {options.steps} steps, seeds {options.seeds}: mean over seeds (least, largest)",
-        title_justify="left",
-    )
-    for heading in ("score", "curl, mean square over time", "r_FP, mean over time", "error of the score"):
-        view.add_column(heading)
-    for name, runs in results.items():
-        view.add_row(name, *(spread([run[key] for run in runs]) for key in ("mean curl", "mean r_FP", "error")))
+    headings = ["score", "curl, mean square over time", "r_FP, mean over time", "error of the score"]
+    body = [
+        [name, *(spread([run[key] for run in runs]) for key in ("mean curl", "mean r_FP", "error"))]
+        for name, runs in results.items()
+    ]
+    title = f"Two-mode mixture, {options.steps} steps, seeds {options.seeds}: mean over seeds (least, largest)"
+    view = Table(*headings, title=title, title_justify="left")
+    for line in body:
+        view.add_row(*line)
     Console(width=110).print(view)
+    lines = [headings, ["---"] * len(headings), *body]
+    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    (options.out / "lai_mixture.md").write_text(text, encoding="utf-8")
     figure(results).savefig(options.out / "lai_mixture.png", dpi=110)
     (options.out / "lai_mixture.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
@@ -69,7 +73,7 @@ def fitted(x: jax.Array, alpha: float, steps: int, seed: int) -> sfp.AbstractSco
     """A score trained with the paper's penalty: (alpha, beta, lambda_FP, m) = (alpha, 0, 1, 1), gradient form [F12]."""
     network = sfp.nn.MLP((2,), width=64, depth=2, key=jr.key(seed))
     model = sfp.NoiseScore(network, SDE, data_std=float(jnp.sqrt(jnp.mean(x**2))))
-    penalty = sfp.ScoreFPE(method=sfp.Exact(), power=1.0)
+    penalty = sfp.ScoreFPE(method=sfp.Exact(), power=1.0, weighting=sfp.unit_weighting, size_exponent=1.0)
     # The coefficient is an array, so that all alphas share one compiled step.
     loss = sfp.DSM() + alpha * penalty
     run = train.fit(
