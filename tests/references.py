@@ -35,6 +35,56 @@ LINEAR: dict[str, Callable[[], AbstractLinearSDE]] = {
 """Every kind of linear SDE, by constructors: what they hold is made in the precision of the test."""
 
 
+class Local(AbstractLinearSDE):
+    """A linear SDE to first order in time around one time, as numbers, so that one compiled function serves them all.
+
+    The Fokker–Planck equation takes one derivative in time, so that nothing at that time is changed.
+    """
+
+    centre: Array
+    values: Array
+    slopes: Array
+    rate_there: Array
+    g2_there: Array
+    t0: float = eqx.field(default=0.0, static=True)
+    t1: float = eqx.field(default=100.0, static=True)
+
+    def log_alpha(self, t: Array) -> Array:
+        return self.values[0] + self.slopes[0] * (t - self.centre)
+
+    def log_sigma(self, t: Array) -> Array:
+        return self.values[1] + self.slopes[1] * (t - self.centre)
+
+    def rate(self, t: Array) -> Array:
+        return self.rate_there
+
+    def g2(self, t: Array) -> Array:
+        return self.g2_there
+
+    def time_of_log_snr(self, log_snr: Array) -> Array:
+        raise NotImplementedError
+
+
+def local(sde: AbstractLinearSDE, t: Array) -> Local:
+    """`Local` of a linear SDE: its own functions' values at `t`, and the derivatives of the first two."""
+    both = lambda t: jnp.stack([sde.log_alpha(t), sde.log_sigma(t)])
+    values, slopes = jax.jvp(both, (t,), (jnp.ones_like(t),))
+    return Local(t, values, slopes, sde.rate(t), sde.g2(t))
+
+
+def locals_of_all(count: int) -> Local:
+    """`local` of every linear SDE at times from t0 to t1, as one pytree of arrays of shape `(SDEs, times, ...)`."""
+
+    @jax.jit
+    def every() -> Local:
+        found = [
+            jax.vmap(lambda t, sde=sde: local(sde, t))(times(sde, count)) for sde in (f() for f in LINEAR.values())
+        ]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+
+    return every()
+
+
 def line_mixture() -> sfp.GaussianMixture:
     """Two unequal modes of scalar samples."""
     return sfp.GaussianMixture(jnp.array([-0.8, 0.6]), jnp.array([0.1, 0.2]), jnp.array([0.3, 0.7]))
