@@ -32,8 +32,7 @@ from scorefp import data, plot, train
 # of likelihood-weighted score matching.
 OBJECTIVES = {
     "DSM": sfp.DSM(),
-    "FP-Diffusion": sfp.DSM()
-    + 0.5 * sfp.ScoreFPE(method=sfp.Antithetic(), weighting=sfp.scale_free_weighting, size_exponent=0.0, fraction=0.25),
+    "FP-Diffusion": sfp.DSM() + 0.5 * sfp.ScoreFPE(method=sfp.Antithetic(), fraction=0.25),
 }
 
 HEADINGS = ["on the test digits", *OBJECTIVES]

@@ -13,24 +13,24 @@ from ..fokker_planck.operator import value_and_operator
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
 from .base import AbstractTerm, Perturbed, check_fraction
-from .weighting import Weighting, unit_weighting
+from .weighting import Weighting, scale_free_weighting
 
 
 class ScoreFPE(AbstractTerm):
     r"""The residual of the score Fokker–Planck equation as a regulariser [F12] (Lai 2023, Eq. 19),
 
-    $$ \int E\Big[\frac{\|\lambda_{\mathrm{FP}}(t)\,\varepsilon(x_t,
-       t)\|^m}{D^{\,m\,\text{size\_exponent}}}\Big]\,dt. $$
+    $$ \int E\Big[\frac{\|\lambda_{\mathrm{FP}}(t)\,\varepsilon(x_t, t)\|^m}{D^{\,m\,\text{size\_exponent}}}\Big]\,dt. $$
 
-    FP-Diffusion is `DSM() + alpha * ScoreFPE(...) + beta * TimeDerivativeTaming()`. Published settings of
-    `(alpha, beta, weighting, power)`: images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST `(0.1 … 10, 0,
-    unit_weighting, 1)`;
-    two dimensions `(0.0015, 0, unit_weighting, 1)`. The published code differs from the formula: it weights
-    $\|\varepsilon\|^2$ by $g^2$ where the
-    formula has $g^4$.
+    FP-Diffusion is `DSM() + alpha * ScoreFPE(...) + beta * TimeDerivativeTaming()`.
 
-    The time-scale-free penalty [F15] is
-    `ScoreFPE(weighting=scale_free_weighting, size_exponent=0.0)`: it has the unit of likelihood-weighted `DSM`.
+    **The default is free of the time scale** [F15]: with `scale_free_weighting` the square is in the unit of likelihood-weighted
+    `DSM`, errors of the noise prediction per unit of log-SNR, so that `alpha` is a pure number of order one. Without a
+    weighting the residual grows by decades towards `t0` and whatever happens there is all the penalty sees.
+
+    **The paper's** has `size_exponent=1.0` and its own weightings. Published settings of
+    `(alpha, beta, weighting, power)`: images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST
+    `(0.1 … 10, 0, unit_weighting, 1)`; two dimensions `(0.0015, 0, unit_weighting, 1)`. The published code differs from the
+    formula: it weights $\|\varepsilon\|^2$ by $g^2$ where the formula has $g^4$.
 
     Args:
         method: How the residual is taken; `Antithetic()` is the cheapest.
@@ -40,12 +40,11 @@ class ScoreFPE(AbstractTerm):
         unbiased: Whether to take the unbiased square from two independent probes in place of
             $\|\hat\varepsilon\|^2$, whose mean has the variance of the probe on top [F9]. For `power=2`.
         fraction: The share of the batch it is evaluated on.
-        size_exponent: 1 divides the norm by the number of elements $D$, as in the paper; 0 does not.
+        size_exponent: 1 divides the norm by the number of elements $D$, as the paper does; 0 does not, as `DSM` does not.
 
     Raises:
-        ValueError: if `power` is not positive, `unbiased` goes with another power than 2, `fraction` is outside
-            (0, 1], or the
-            method does not have the form.
+        ValueError: if `power` is not positive, `unbiased` goes with another power than 2, `fraction` is outside (0, 1],
+            or the method does not have the form.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -57,10 +56,10 @@ class ScoreFPE(AbstractTerm):
     method: ResidualMethod = Antithetic()
     form: Form | None = eqx.field(default=None, static=True)
     power: float = eqx.field(default=2.0, static=True)
-    weighting: Weighting = unit_weighting
+    weighting: Weighting = scale_free_weighting
     unbiased: bool = eqx.field(default=False, static=True)
     fraction: float = 1.0
-    size_exponent: float = eqx.field(default=1.0, static=True)
+    size_exponent: float = eqx.field(default=0.0, static=True)
 
     def __check_init__(self) -> None:
         check_fraction(self.fraction)
