@@ -1,4 +1,4 @@
-"""Closed forms of one Gaussian under a linear SDE [X2], and priors that leave no gap to the exact law."""
+"""Closed forms of the probability flow: one Gaussian under a linear SDE [X2], geometric Brownian motion."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def gaussian(scale: float = 1.0) -> sfp.GaussianMixture:
 def gaussian_flow(
     sde: AbstractLinearSDE, start: float, stop: float, scale: float = 1.0
 ) -> tuple[Callable[[Array], Array], Array]:
-    """The map of the probability flow of `gaussian(scale)` from `start` to `stop`, and the log of its Jacobian determinant.
+    """The map of the probability flow of `gaussian(scale)` from `start` to `stop`, and its log Jacobian determinant.
 
     The score is linear, so along each axis of the covariance the deviation from the mean scales like the standard
     deviation `sqrt(alpha^2 c + sigma^2)`.
@@ -37,25 +37,6 @@ def gaussian_flow(
         return sde.alpha(stop) * mean + axes @ (ratio * (axes.T @ (x - sde.alpha(start) * mean)))
 
     return push, jnp.sum(jnp.log(ratio))
-
-
-class Diffused(AbstractPrior):
-    """The exact law of a diffused mixture at `t1`, as a prior."""
-
-    exact: sfp.AbstractPotential
-    t1: float
-
-    def log_prob(self, x: Array) -> Array:
-        return self.exact.potential(self.t1, x)
-
-    def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
-        raise NotImplementedError
-
-
-def without_gap(exact: sfp.AbstractPotential) -> sfp.GeneralSDE:
-    """The SDE of an exact potential as a general one, whose prior is the exact law at `t1`."""
-    sde = exact.sde
-    return sfp.GeneralSDE(sde.drift, sde.diffusion, Diffused(exact, sde.t1), t0=sde.t0, t1=sde.t1)
 
 
 class LogNormal(AbstractPrior):
