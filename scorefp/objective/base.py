@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._checks import floating, require
 from .._module import AbstractModule
@@ -136,10 +136,10 @@ class AbstractObjective(AbstractModule):
     def __add__(self, other: "AbstractObjective") -> "Objective":
         return Objective(self.parts() + other.parts())
 
-    def __mul__(self, factor: Float[Array, ""] | float) -> "Objective":
+    def __mul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
         return Objective(tuple((jnp.asarray(factor) * coefficient, term) for coefficient, term in self.parts()))
 
-    def __rmul__(self, factor: Float[Array, ""] | float) -> "Objective":
+    def __rmul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
         return self * factor
 
 

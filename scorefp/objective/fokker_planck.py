@@ -19,17 +19,20 @@ from .weighting import Weighting, scale_free_weighting
 class ScoreFPE(AbstractTerm):
     r"""The residual of the score Fokker–Planck equation as a regulariser [F12] (Lai 2023, Eq. 19),
 
-    $$ \int E\Big[\frac{\|\lambda_{\mathrm{FP}}(t)\,\varepsilon(x_t, t)\|^m}{D^{\,m\,\text{size\_exponent}}}\Big]\,dt. $$
+    $$ \int E\Big[\frac{\|\lambda_{\mathrm{FP}}(t)\,\varepsilon(x_t,
+       t)\|^m}{D^{\,m\,\text{size\_exponent}}}\Big]\,dt. $$
 
     FP-Diffusion is `DSM() + alpha * ScoreFPE(...) + beta * TimeDerivativeTaming()`.
 
-    **The default is free of the time scale** [F15]: with `scale_free_weighting` the square is in the unit of likelihood-weighted
+    **The default is free of the time scale** [F15]: with `scale_free_weighting` the square is in the unit of
+    likelihood-weighted
     `DSM`, errors of the noise prediction per unit of log-SNR, so that `alpha` is a pure number of order one. Without a
     weighting the residual grows by decades towards `t0` and whatever happens there is all the penalty sees.
 
     **The paper's** has `size_exponent=1.0` and its own weightings. Published settings of
     `(alpha, beta, weighting, power)`: images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST
-    `(0.1 … 10, 0, unit_weighting, 1)`; two dimensions `(0.0015, 0, unit_weighting, 1)`. The published code differs from the
+    `(0.1 … 10, 0, unit_weighting, 1)`; two dimensions `(0.0015, 0, unit_weighting, 1)`. The published code differs
+    from the
     formula: it weights $\|\varepsilon\|^2$ by $g^2$ where the formula has $g^4$.
 
     Args:
@@ -40,7 +43,8 @@ class ScoreFPE(AbstractTerm):
         unbiased: Whether to take the unbiased square from two independent probes in place of
             $\|\hat\varepsilon\|^2$, whose mean has the variance of the probe on top [F9]. For `power=2`.
         fraction: The share of the batch it is evaluated on.
-        size_exponent: 1 divides the norm by the number of elements $D$, as the paper does; 0 does not, as `DSM` does not.
+        size_exponent: 1 divides the norm by the number of elements $D$, as the paper does; 0 does not, as `DSM`
+            does not.
 
     Raises:
         ValueError: if `power` is not positive, `unbiased` goes with another power than 2, `fraction` is outside (0, 1],
