@@ -1,8 +1,8 @@
 """Abstract-or-final modules.
 
-A class is abstract, is named `Abstract…` and has no instances; or it is final and nobody inherits
-from it. A concrete method is never overridden. Reading one class then tells everything about it, and
-the pattern of equinox's documentation (*Abstract/final*) is checked when a class is defined.
+A class is abstract, is named `Abstract…` and has no instances; or it is final and nobody inherits from it. A concrete
+method is never overridden. Reading one class then tells everything about it, and the pattern of equinox's
+documentation (*Abstract/final*) is checked when a class is defined.
 
 A field that every subclass has is an `equinox.AbstractVar`. Type checkers take that for a dataclass field, which would
 come first in `__init__` of every subclass (`VP()` would lack an argument), so they are shown a `ClassVar` instead.

@@ -18,9 +18,8 @@ class FiniteDifference(AbstractModule):
     $$ \partial_t f \approx \frac{h_s^2 f(t+h_d) + (h_d^2 - h_s^2) f(t) - h_d^2 f(t-h_s)}{h_s h_d (h_s + h_d)}. $$
 
     Next to the ends of the horizon the stencil is shifted inside it, and the derivative of the parabola through the
-    shifted points is taken at `t`; the order stays two. As the `method` of `score_fpe_residual` it is Lai's
-    recipe, kept for
-    comparison: `Ito` and `Antithetic` are cheaper, and the exact derivative has no step to choose.
+    shifted points is taken at `t`; the order stays two. As the `method` of `score_fpe_residual` it is Lai's recipe,
+    kept for comparison: `Ito` and `Antithetic` are cheaper, and the exact derivative has no step to choose.
 
     Args:
         backward: $h_s$, the step to earlier times, in units of `t`.

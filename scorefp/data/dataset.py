@@ -28,8 +28,7 @@ class Dataset(AbstractModule):
     Raises:
         TypeError: if levels come without a quantisation, or floats with one.
         ValueError: if there are fewer than two samples, a value is NaN or infinite, a level is out of range, or
-            `args` has another
-            number of rows.
+            `args` has another number of rows.
 
     Example:
         >>> import jax, jax.numpy as jnp

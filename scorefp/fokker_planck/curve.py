@@ -16,9 +16,8 @@ from .method import AbstractResidualMethod, Form, two_probe_square
 class Ito(AbstractResidualMethod):
     r"""The martingale residual in one second-order forward pass a probe [F6]. No reverse pass over `x`.
 
-    Along $x(e) = x + e\,\tfrac{g}{\sqrt2}\,v + \tfrac12 e^2 (g^2 s - f)$, $t(e) = t - \tfrac12 e^2$, the curve
-    whose second derivative is
-    the generator of the reverse SDE,
+    Along $x(e) = x + e\,\tfrac{g}{\sqrt2}\,v + \tfrac12 e^2 (g^2 s - f)$, $t(e) = t - \tfrac12 e^2$, the curve whose
+    second derivative is the generator of the reverse SDE,
 
     $$ \varepsilon_M = -E_v\Big[\tfrac{d^2}{de^2} s(x(e), t(e))\Big|_{e=0}\Big] + (\nabla f)^\top s +
        \nabla(\nabla\cdot f). $$
@@ -76,11 +75,10 @@ class Antithetic(AbstractResidualMethod):
        \nabla(\nabla\cdot f),
        \qquad x_\pm = x \pm g\sqrt{\Delta t}\,v + \Delta t\,(g^2 s - f),\quad t_- = t - \Delta t. $$
 
-    The two evaluations are an antithetic pair of Euler–Maruyama steps of the reverse SDE; the bias is of first order in
-    $\Delta t$. The step is a fraction of the local time scale, $\Delta t = \text{step}\cdot\sigma^2/g^2$, and
-    never leaves the horizon: closer
-    than that to `t0` it shortens, and at `t0` itself there is no room for one, so that a residual asked for there is an
-    error (`Ito` and `Exact` have none).
+    The two evaluations are an antithetic pair of Euler–Maruyama steps of the reverse SDE; the bias is of first order
+    in $\Delta t$. The step is a fraction of the local time scale, $\Delta t = \text{step}\cdot\sigma^2/g^2$, and
+    never leaves the horizon: closer than that to `t0` it shortens, and at `t0` itself there is no room for one, so
+    that a residual asked for there is an error (`Ito` and `Exact` have none).
 
     Recommended for training.
 

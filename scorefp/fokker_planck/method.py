@@ -44,9 +44,8 @@ def two_probe_square(estimate: Callable[[Key], tuple[Event, Event]], key: Key) -
     r"""The score, and the product $\langle\hat\varepsilon_1, \hat\varepsilon_2\rangle$ of two independent
     estimates [F9].
 
-    It is unbiased for $\|\varepsilon\|^2$, where $E\|\hat\varepsilon\|^2 = \|\varepsilon\|^2 + \mathrm{Var}$ is
-    not. What does not depend on the
-    probe is computed once.
+    It is unbiased for $\|\varepsilon\|^2$, where $E\|\hat\varepsilon\|^2 = \|\varepsilon\|^2 + \mathrm{Var}$ is not.
+    What does not depend on the probe is computed once.
     """
     s, (first, second) = jax.vmap(estimate, out_axes=(None, 0))(jr.split(key))
     return s, jnp.sum(first * second)

@@ -63,8 +63,7 @@ def operator_along(sde: AbstractSDE, t: Scalar, x: Event, v: Event, s: Event, jv
     and $Jv$ [F0].
 
     Here $v^\top\nabla u\,v$ follows from $\partial_x$ and $\partial_s$ of the velocity $u(x, s(x))$, so that no
-    derivative of the score is
-    taken beyond $Jv$.
+    derivative of the score is taken beyond $Jv$.
     """
     u, slope = jax.jvp(lambda y, r: sde.probability_flow(t, y, r), (x, s), (v, jv))
     return -(jnp.sum(v * slope) + jnp.sum(u * s))

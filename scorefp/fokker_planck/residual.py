@@ -31,10 +31,9 @@ def score_fpe_residual(
     r"""The residual of the score Fokker–Planck equation, $\varepsilon[s] = \partial_t s - \nabla L[s]$ [F4] (Lai
     2023, Eq. 9).
 
-    It vanishes for every `(t, x)` when the score solves the equation. Three forms agree on conservative scores
-    [F5]: `"gradient"` is the line above; `"martingale"` has $J$ for $J^\top$ and $\Delta s$ for
-    $\nabla(\nabla\cdot s)$ (Daras 2023, Eq. 10);
-    `"mixed"` is that of Deveney 2023, Eq. 32.
+    It vanishes for every `(t, x)` when the score solves the equation. Three forms agree on conservative scores [F5]:
+    `"gradient"` is the line above; `"martingale"` has $J$ for $J^\top$ and $\Delta s$ for $\nabla(\nabla\cdot s)$
+    (Daras 2023, Eq. 10); `"mixed"` is that of Deveney 2023, Eq. 32.
 
     | method | forms | SDEs | cost |
     | --- | --- | --- | --- |
@@ -58,9 +57,8 @@ def score_fpe_residual(
 
     Raises:
         TypeError: if `x` is not floating, or a form that needs a linear SDE gets another.
-        ValueError: if `t` is outside the horizon, the method does not have the form, a random method gets no key,
-            or the
-            score has another shape than `x`.
+        ValueError: if `t` is outside the horizon, the method does not have the form, a random method gets no key, or
+            the score has another shape than `x`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -115,9 +113,8 @@ def log_fpe_residual(
 ) -> Scalar:
     r"""The residual of the log-Fokker–Planck equation, $r[\varphi] = \partial_t\varphi - L[\nabla\varphi]$ [F3].
 
-    For an unnormalised potential, $\varphi = \log p + \log Z_t$ with $p$ a solution, it is $d\log Z_t/dt$, a
-    function of `t` alone.
-    Its gradient in `x` is the gradient form of the score's residual.
+    For an unnormalised potential, $\varphi = \log p + \log Z_t$ with $p$ a solution, it is $d\log Z_t/dt$, a function
+    of `t` alone. Its gradient in `x` is the gradient form of the score's residual.
 
     Args:
         potential: A potential on any SDE.

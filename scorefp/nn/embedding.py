@@ -13,9 +13,8 @@ def fourier_features(t: Scalar) -> Float[Array, "features"]:
     r"""The features $(t, \sin\omega_k t, \cos\omega_k t)$ with eight $\omega_k$ from ½ to 8, in geometric progression.
 
     The preconditioned scores condition on $\tfrac14\log(\sigma/\alpha)$, which runs over about ±2: the slowest
-    feature is
-    almost linear there and the fastest turns a few times. Low frequencies keep $\partial_t s$, and with it the
-    Fokker–Planck residual of an untrained network, small.
+    feature is almost linear there and the fastest turns a few times. Low frequencies keep $\partial_t s$, and with it
+    the Fokker–Planck residual of an untrained network, small.
 
     Args:
         t: A scalar.

@@ -25,15 +25,14 @@ class ScoreFPE(AbstractTerm):
     FP-Diffusion is `DSM() + alpha * ScoreFPE(...) + beta * TimeDerivativeTaming()`.
 
     **The default is free of the time scale** [F15]: with `scale_free_weighting` the square is in the unit of
-    likelihood-weighted
-    `DSM`, errors of the noise prediction per unit of log-SNR, so that `alpha` is a pure number of order one. Without a
-    weighting the residual grows by decades towards `t0` and whatever happens there is all the penalty sees.
+    likelihood-weighted `DSM`, errors of the noise prediction per unit of log-SNR, so that `alpha` is a pure number of
+    order one. Without a weighting the residual grows by decades towards `t0` and whatever happens there is all the
+    penalty sees.
 
-    **The paper's** has `size_exponent=1.0` and its own weightings. Published settings of
-    `(alpha, beta, weighting, power)`: images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST
-    `(0.1 … 10, 0, unit_weighting, 1)`; two dimensions `(0.0015, 0, unit_weighting, 1)`. The published code differs
-    from the
-    formula: it weights $\|\varepsilon\|^2$ by $g^2$ where the formula has $g^4$.
+    **The paper's** has `size_exponent=1.0` and its own weightings. Published settings of `(alpha, beta, weighting,
+    power)`: images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST `(0.1 … 10, 0, unit_weighting, 1)`; two
+    dimensions `(0.0015, 0, unit_weighting, 1)`. The published code differs from the formula: it weights
+    $\|\varepsilon\|^2$ by $g^2$ where the formula has $g^4$.
 
     Args:
         method: How the residual is taken; `Antithetic()` is the cheapest.
@@ -95,8 +94,7 @@ class TimeDerivativeTaming(AbstractTerm):
 
     Args:
         method: How $L[s]$ takes its divergence: `Exact()` or `Hutchinson(samples, law)`. With probes the absolute
-            value is
-            biased upwards by their spread.
+            value is biased upwards by their spread.
         fraction: The share of the batch it is evaluated on.
 
     Raises:

@@ -54,8 +54,8 @@ class UniformLogSNR(AbstractTimeSampler):
     $Z = \lambda(t_0) - \lambda(t_1)$, the weight $Z\sigma^2/g^2$ (Song 2021, Eq. 12, without its spurious $T$).
 
     It is importance sampling for every likelihood-weighted term, for every linear SDE: the integrand of `DSM` then
-    varies
-    as the squared error of the noise prediction, where uniform times let a factor $g^2/\sigma^2$ range over decades.
+    varies as the squared error of the noise prediction, where uniform times let a factor $g^2/\sigma^2$ range over
+    decades.
 
     Args:
         stratified: Whether each of `n` equal cells of $\lambda$ gets one time, which lowers the variance and keeps

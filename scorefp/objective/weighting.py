@@ -47,16 +47,16 @@ def scale_free_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
        \frac{g^2}{\sigma^2}\|\tilde\varepsilon\|^2\,dt
        = \tfrac12\int\|\tilde\varepsilon\|^2\,d\lambda, $$
 
-    which is the unit of likelihood-weighted denoising score matching,
-    $\tfrac12\int\|\hat\epsilon - \epsilon\|^2\,d\lambda$.
+    which is the unit of likelihood-weighted denoising score matching, $\tfrac12\int\|\hat\epsilon -
+    \epsilon\|^2\,d\lambda$.
     """
     return sde.sigma(t) ** 2 / jnp.sqrt(2 * sde.g2(t))
 
 
 class EDMWeighting(AbstractModule):
     r"""The weight of Karras 2022 [H1]: $(\tilde\sigma^2 + \sigma_d^2)/(\tilde\sigma\sigma_d)^2$ on the squared
-    error of the denoiser, with
-    $\tilde\sigma = \sigma/\alpha$; on that of the score it is $\lambda = (\sigma^2/\alpha)^2$ times this.
+    error of the denoiser, with $\tilde\sigma = \sigma/\alpha$; on that of the score it is $\lambda =
+    (\sigma^2/\alpha)^2$ times this.
 
     Args:
         data_std: $\sigma_d$, the standard deviation of the data.

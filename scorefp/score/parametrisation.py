@@ -23,22 +23,20 @@ class AbstractNetworkScore(AbstractScore):
     and noise.
 
     **Preconditioned** (`data_std` is a number or an array of the event shape; the default). With $v =
-    \alpha^2\sigma_d^2 + \sigma^2$
-    the variance of $x_t$ for data of standard deviation $\sigma_d$, the target is modelled as
+    \alpha^2\sigma_d^2 + \sigma^2$ the variance of $x_t$ for data of standard deviation $\sigma_d$, the target is
+    modelled as
 
     $$ \tau = \frac{p\,\alpha\sigma_d^2 + q\,\sigma}{v}\,x + \frac{|p\,\sigma - q\,\alpha|\,\sigma_d}{\sqrt v}\,
        F\big(c_{\text{noise}}, x/\sqrt v\big), \qquad c_{\text{noise}} = \tfrac14\log\tfrac{\sigma}{\alpha}, $$
 
     the linear regression of the target on $x$ plus what is left, with a network $F$ whose input and target have unit
-    variance at every time. It is the scheme of Karras 2022 [P1] for every linear SDE and every target. Solved for
-    the score
-    it reads, with no cancellation at either end of time,
+    variance at every time. It is the scheme of Karras 2022 [P1] for every linear SDE and every target. Solved for the
+    score it reads, with no cancellation at either end of time,
 
     $$ s = -\frac{x}{v} + \operatorname{sign}(p\,\sigma - q\,\alpha)\,\frac{\alpha\,\sigma_d}{\sigma\sqrt v}\,F. $$
 
     A network that returns zero is then the exact score of $\mathcal N(0, \sigma_d^2 I)$, trajectories far from the
-    data are pulled
-    back, and what the network must learn does not depend on the target but for a sign.
+    data are pulled back, and what the network must learn does not depend on the target but for a sign.
 
     **Bare** (`data_std=None`), for a network trained elsewhere: it is called as `network(t, x)` and returns the
     target itself.
@@ -126,9 +124,8 @@ class NoiseScore(AbstractNetworkScore):
 class DenoiserScore(AbstractNetworkScore):
     r"""A score around a network that predicts clean data, $s = (\alpha h - x)/\sigma^2$ [P1].
 
-    Preconditioned by default: see `AbstractNetworkScore`. For a denoiser trained elsewhere give `data_std=None`:
-    it is called as
-    `network(t, x)`. In float32 a bare denoiser loses digits near `t0`, where $\alpha h - x$ cancels.
+    Preconditioned by default: see `AbstractNetworkScore`. For a denoiser trained elsewhere give `data_std=None`: it
+    is called as `network(t, x)`. In float32 a bare denoiser loses digits near `t0`, where $\alpha h - x$ cancels.
 
     Args:
         network: Called as `network(c_noise, x)` on scaled inputs, or `network(t, x)` when bare.
@@ -164,9 +161,8 @@ class DenoiserScore(AbstractNetworkScore):
 class VelocityScore(AbstractNetworkScore):
     r"""A score around a network that predicts the velocity $\alpha\epsilon - \sigma x_0$ [P1] (Salimans & Ho 2022).
 
-    Preconditioned by default: see `AbstractNetworkScore`. For a network trained elsewhere give `data_std=None`: it
-    is called as
-    `network(t, x)`.
+    Preconditioned by default: see `AbstractNetworkScore`. For a network trained elsewhere give `data_std=None`: it is
+    called as `network(t, x)`.
 
     Args:
         network: Called as `network(c_noise, x)` on scaled inputs, or `network(t, x)` when bare.
@@ -205,9 +201,8 @@ class EDMScore(AbstractNetworkScore):
 
     $$ h = c_{\text{skip}}\,x + c_{\text{out}}\,F(c_{\text{noise}}, c_{\text{in}}\,x), $$
 
-    on any linear SDE: for $\alpha \neq 1$ it acts on $x/\alpha$ at the noise level $\sigma/\alpha$. It takes
-    networks trained by EDM as they
-    are. `DenoiserScore` computes the same with the same `data_std`.
+    on any linear SDE: for $\alpha \neq 1$ it acts on $x/\alpha$ at the noise level $\sigma/\alpha$. It takes networks
+    trained by EDM as they are. `DenoiserScore` computes the same with the same `data_std`.
 
     Args:
         network: $F$, called as `network(c_noise, x)` on scaled inputs.

@@ -15,9 +15,8 @@ from .prior import AbstractPrior
 class AbstractSDE(AbstractModule):
     r"""A forward process $dx = f(x,t)\,dt + G(x,t)\,dw$ on $[t_0, t_1]$ [S1].
 
-    Methods take one physical time and one sample of any event shape. `t0` is where data live, `t1` where the law
-    is close
-    to `prior`, a density with `log_prob(x)` and `sample(key, shape)`; generation runs from `t1` to `t0`.
+    Methods take one physical time and one sample of any event shape. `t0` is where data live, `t1` where the law is
+    close to `prior`, a density with `log_prob(x)` and `sample(key, shape)`; generation runs from `t1` to `t0`.
     """
 
     if TYPE_CHECKING:

@@ -18,9 +18,8 @@ from .prior import AbstractPrior, Normal
 class GeneralSDE(AbstractSDE):
     r"""Any SDE $dx = f(x,t)\,dt + G(x,t)\,dw$ [S1], with $G$ scalar, diagonal or full.
 
-    It has no Gaussian kernel, so what needs one (`perturb`, denoising score matching, the parametrisations)
-    refuses it. The
-    Fokker–Planck operator and residuals, the likelihood and the samplers take it like any other.
+    It has no Gaussian kernel, so what needs one (`perturb`, denoising score matching, the parametrisations) refuses
+    it. The Fokker–Planck operator and residuals, the likelihood and the samplers take it like any other.
 
     Args:
         drift_fn: $f$, called as `drift_fn(t, x)`.
@@ -74,10 +73,9 @@ class GeneralSDE(AbstractSDE):
 class GeometricBrownianMotion(AbstractSDE):
     r"""Correlated geometric Brownian motion $dx_i = \mu_i x_i\,dt + x_i (S\,dw)_i$, on positive samples.
 
-    From a log-normal start with $\log x_0 \sim \mathcal N(m, C)$ the law stays log-normal,
-    $\log x_t \sim \mathcal N(m + (\mu - \tfrac12\operatorname{diag}\Sigma)\,t,\ C + \Sigma t)$ with $\Sigma =
-    SS^\top$. Its diffusion
-    depends on the state and is not diagonal, so it exercises every term of [F0]; `log_density` is the reference.
+    From a log-normal start with $\log x_0 \sim \mathcal N(m, C)$ the law stays log-normal, $\log x_t \sim \mathcal
+    N(m + (\mu - \tfrac12\operatorname{diag}\Sigma)\,t,\ C + \Sigma t)$ with $\Sigma = SS^\top$. Its diffusion depends
+    on the state and is not diagonal, so it exercises every term of [F0]; `log_density` is the reference.
 
     Args:
         growth: $\mu$, one a coordinate, per unit of time.

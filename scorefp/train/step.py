@@ -37,9 +37,8 @@ class TrainState(AbstractModule):
 class TrainStep(AbstractModule):
     r"""Draw a batch, estimate the objective and its gradient, update the parameters and their average.
 
-    The average is $\bar\theta \leftarrow \bar\theta + (1 - d)(\theta - \bar\theta)$ with $d = \min(\text{decay},
-    (1 + k)/(10 + k))$ at
-    step $k$, so that the start is forgotten.
+    The average is $\bar\theta \leftarrow \bar\theta + (1 - d)(\theta - \bar\theta)$ with $d = \min(\text{decay}, (1 +
+    k)/(10 + k))$ at step $k$, so that the start is forgotten.
 
     Args:
         skeleton: The model without its trained arrays.
