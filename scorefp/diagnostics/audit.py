@@ -222,6 +222,7 @@ def _configuration(
         "scorefp": _version(),
         "jax": jax.__version__,
         "score": plain(score),
+        "sde": plain(score.sde),
         "samples": {
             "count": x.count,
             "shape": list(x.values.shape[1:]),

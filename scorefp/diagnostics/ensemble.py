@@ -102,11 +102,15 @@ class Ensemble(AbstractModule):
         sde = linear_sde(score)
         sample_key, noise_key = jr.split(key)
         chosen, _ = x.drawn(self.samples, key=sample_key)
-        t = self.grid(sde, self.times).astype(chosen.values.dtype)
+        t = _times(self.grid, sde, self.times).astype(chosen.values.dtype)
         require(t.shape == (self.times,), f"the grid has shape {t.shape}; it returns times = {self.times} times.")
-        t = jnp.clip(t, sde.t0, sde.t1)
         values = _evaluate(integrand, score, chosen, t, noise_key, self.batch_size)
         return np.asarray(t, np.float64), {name: np.asarray(value, np.float64) for name, value in values.items()}
+
+
+@eqx.filter_jit
+def _times(grid: TimeGrid, sde: AbstractLinearSDE, times: int) -> Float[Array, "..."]:
+    return jnp.clip(grid(sde, times), sde.t0, sde.t1)
 
 
 @eqx.filter_jit

@@ -110,15 +110,17 @@ class CleanSamples(AbstractModule):
     def drawn(self, most: int | None, *, key: Key) -> "tuple[CleanSamples, Int[np.ndarray, ' rows']]":
         """At most so many of the samples, drawn without replacement, and their rows; all of them for `None`.
 
+        They have no quantisation: what is compiled for floats serves levels as well.
+
         Args:
             most: How many at most.
             key: A random key.
         """
         if most is None or most >= self.count:
-            return self, np.arange(self.count)
+            return CleanSamples(self.values, None, self.args), np.arange(self.count)
         rows = jr.permutation(key, self.count)[:most]
         args = jax.tree.map(lambda a: a[rows], self.args)
-        return CleanSamples(self.values[rows], self.quantisation, args), np.asarray(rows)
+        return CleanSamples(self.values[rows], None, args), np.asarray(rows)
 
     def bind(self, score: _S, row: Int[Array, ""]) -> _S:
         """The score with the conditioning of one sample closed over."""

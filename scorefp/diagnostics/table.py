@@ -40,8 +40,9 @@ def table(configuration: Mapping[str, Json], sections: Sequence[Section], notes:
 
 
 def _heading(configuration: Mapping[str, Json]) -> str:
-    score, samples = configuration["score"], configuration["samples"]
+    score, sde, samples = (configuration[name] for name in ("score", "sde", "samples"))
     return (
-        f"Audit of a {score['type']} on {score['sde']['type']}: {samples['count']} samples of shape "
-        f"{tuple(samples['shape'])}, {samples['dtype']}.\n± is the half-width of a 95 % confidence interval over samples."
+        f"Audit of a {score['type']} on {sde['type']}: {samples['count']} samples of shape "
+        f"{tuple(samples['shape'])}, {samples['dtype']}.\n"
+        "± is the half-width of a 95 % confidence interval over samples."
     )
