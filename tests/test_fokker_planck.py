@@ -486,11 +486,11 @@ def test_random_trace_of_the_log_residual() -> None:
 
 @pytest.mark.parametrize("make", [sfp.VP, sfp.SubVP], ids=lambda make: make.__name__)
 def test_float32_near_t0(make: Callable[[], Any]) -> None:
-    r"""The scale-free residual [F15], $\tilde\varepsilon = (\sigma^3/g^2)\varepsilon$, of a score of the size $1/\sigma$.
+    r"""The scale-free residual [F15], $(\sigma^3/g^2)\varepsilon$, of a score of the size $1/\sigma$.
 
     The data are points, so that the noise prediction is of unit size down to t0. `Exact` and `Ito` have some units of
-    round-off. `Antithetic(step)` takes a difference of scores, in which the sample counts with its round-off
-    `eps |x| / sigma`, and divides it by the step.
+    round-off. `Antithetic(step)` divides a difference of scores by its step, and in a score the sample counts with its
+    own round-off, `eps |x| / sigma`.
     """
     sde = make()
     points = sfp.GaussianMixture(plane_mixture().means, jnp.full(3, 1e-14), jnp.array([0.2, 0.5, 0.3]))
