@@ -152,8 +152,8 @@ class Integrator(AbstractModule):
             f"The probability-flow ODE ran out of steps: max_steps = {self.max_steps} did not bring it from "
             f"t = {start} to t = {stop} with rtol = {self.rtol}, atol = {self.atol}. Give Integrator a larger "
             "max_steps or looser rtol and atol, or compute in float64 where the tolerance is near float32's rounding. "
-            "A score that is NaN, or grows without bound along the path, ends here too; Integrator(throw=False) returns "
-            "NaN instead."
+            "A score that is NaN, or grows without bound along the path, ends here too; Integrator(throw=False) "
+            "returns NaN instead."
         )
 
 
