@@ -7,7 +7,7 @@ from .base import AbstractSampler
 
 
 class ProbabilityFlow(AbstractSampler):
-    r"""The probability-flow ODE $dx/dt = u(t, x)$ of [F0], [S6] from `t1` to `t0` (Song 2021, Eq. 3).
+    r"""The probability-flow ODE $dx/dt = u(t, x)$ of [F0], [S6] from `t1` to `t0` (Song 2021, Eq. 7).
 
     A deterministic and invertible map of the prior's samples; `log_likelihood` is the log-density of what comes out.
 

@@ -46,7 +46,7 @@ class AbstractSDE(AbstractModule):
 
     def probability_flow(self, t: Time, x: Event, score: Event) -> Event:
         r"""The velocity $u = f - \tfrac12\nabla\cdot(GG^\top) - \tfrac12 GG^\top s$ of the probability-flow ODE
-        [F0], [S6] (Song 2021, Eq. 3).
+        [F0], [S6] (Song 2021, Eq. 7).
 
         Args:
             t: The time.

@@ -1,7 +1,7 @@
 """The linear SDEs of the literature, each with closed forms [S4].
 
 Near `t = 0` a variance is taken by `expm1`, never as one minus an exponential [S5]: in float32 at `t = 1e-5` the latter
-is off by 2.4 %.
+puts the sigma of `VP` off by 2.4 % with NumPy's exponential and by 0.6 % with JAX's.
 """
 
 import equinox as eqx
