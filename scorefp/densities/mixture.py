@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import floating, require, same_shape, scalar_time
+from .._checks import finite, floating, require, same_shape, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..score import AbstractPotential
@@ -25,8 +25,8 @@ class GaussianMixture(AbstractModule):
         weights: $w_k$, of shape `(K,)`.
 
     Raises:
-        ValueError: if the shapes do not match, a covariance is not symmetric positive definite, or the weights are not
-            positive with sum one.
+        ValueError: if the shapes do not match, a mean is not finite, a covariance is not symmetric positive definite,
+            or the weights are not positive with sum one.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -48,7 +48,7 @@ class GaussianMixture(AbstractModule):
         covariances: Float[ArrayLike, "K D D"] | Float[ArrayLike, " K"],
         weights: Float[ArrayLike, " K"],
     ) -> None:
-        self.means = floating("means", means)
+        self.means = finite("means", floating("means", means))
         self.weights = floating("weights", weights)
         count, *event = self.means.shape
         size = int(np.prod(event))
@@ -108,6 +108,7 @@ class GaussianMixture(AbstractModule):
 
     def log_prob_diffused(self, x: Event, alpha: Scalar, sigma: Scalar) -> Scalar:
         r"""The log-density of $\alpha x_0 + \sigma\epsilon$ at one sample, in nats."""
+        x = floating("x", x)
         same_shape("x", x.shape, "one sample of the mixture", self.shape)
         alpha, sigma = alpha.astype(x.dtype), sigma.astype(x.dtype)
         centred = (x - alpha * self.means).reshape(self.variances.shape)

@@ -125,7 +125,8 @@ class Score(AbstractScore):
     key: Key | None = None
 
     def __call__(self, t: Time, x: Event) -> Event:
-        return call_bound("fn", self.fn, scalar_time(t, floating("x", x)), x, self.args, self.key, x.shape)
+        t, want = scalar_time(t, floating("x", x)), "a score at x (a potential goes into Potential)"
+        return call_bound("fn", self.fn, t, x, self.args, self.key, want, x.shape)
 
     def bind(self: _S, *, args: Any = None, key: Key | None = None) -> _S:
         return dataclasses.replace(self, args=args, key=key)
@@ -160,7 +161,8 @@ class Potential(AbstractPotential):
     key: Key | None = None
 
     def potential(self, t: Time, x: Event) -> Scalar:
-        return call_bound("fn", self.fn, scalar_time(t, floating("x", x)), x, self.args, self.key, ())
+        t, want = scalar_time(t, floating("x", x)), "a scalar potential (a score goes into Score)"
+        return call_bound("fn", self.fn, t, x, self.args, self.key, want, ())
 
     def bind(self: _S, *, args: Any = None, key: Key | None = None) -> _S:
         return dataclasses.replace(self, args=args, key=key)
@@ -173,14 +175,14 @@ def call_bound(
     x: Event,
     args: Any,
     key: Key | None,
+    want: str,
     shape: tuple[int, ...],
 ) -> Array:
-    """`fn(t, x)` with the bound keywords, its value checked and cast to the dtype of `x`."""
+    """`fn(t, x)` with the bound keywords, its value checked to have a shape and cast to the dtype of `x`."""
     keywords: dict[str, Any] = {} if args is None else {"args": args}
     if key is not None:
         keywords["key"] = key
     value = floating(f"the value of {name}", fn(t, x, **keywords))
-    want = "a score at x (a potential goes into Potential)" if shape else "a scalar potential (a score goes into Score)"
     same_shape(f"the value of {name}", value.shape, want, shape)
     return value.astype(x.dtype)
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import floating, is_concrete, require, scalar_time
+from .._checks import floating, is_concrete, require, same_shape, scalar_time
 from .._types import Event, Key, Scalar, Time
-from ..sde import AbstractLinearSDE
+from ..sde import AbstractLinearSDE, require_linear
 from .base import AbstractScore, call_bound
 
 _S = TypeVar("_S", bound="AbstractNetworkScore")
@@ -68,6 +68,8 @@ class AbstractNetworkScore(AbstractScore):
         if self.data_std is None:
             return (alpha * self._network(t, x) - p * x) / (sigma * lever)
         data_std = jnp.asarray(self.data_std, x.dtype)
+        if data_std.ndim > 0:
+            same_shape("data_std", data_std.shape, "x", x.shape)
         total_std = jnp.hypot(alpha * data_std, sigma)
         raw = self._network(-0.125 * self.sde.log_snr(t), x / total_std)
         return -x / total_std**2 + jnp.sign(lever) * (alpha * data_std / (sigma * total_std)) * raw
@@ -81,7 +83,7 @@ class AbstractNetworkScore(AbstractScore):
         return getattr(self.network, "shape", None)
 
     def _network(self, t: Scalar, x: Event) -> Array:
-        return call_bound("network", self.network, t, x, self.args, self.key, x.shape)
+        return call_bound("network", self.network, t, x, self.args, self.key, "x", x.shape)
 
 
 class NoiseScore(AbstractNetworkScore):
@@ -99,7 +101,8 @@ class NoiseScore(AbstractNetworkScore):
         key: A dropout key, set by `bind`.
 
     Raises:
-        ValueError: if `data_std` is not positive; on a call, if the network's value has another shape than `x`.
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `data_std` is not positive; on a call, if it or the network's value has another shape than `x`.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -115,7 +118,7 @@ class NoiseScore(AbstractNetworkScore):
     key: Key | None = None
 
     def __check_init__(self) -> None:
-        _check_std(self.data_std)
+        _check_fields(self)
 
     def target(self, t: Time) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
         return 0.0, 1.0
@@ -136,7 +139,8 @@ class DenoiserScore(AbstractNetworkScore):
         key: A dropout key, set by `bind`.
 
     Raises:
-        ValueError: if `data_std` is not positive; on a call, if the network's value has another shape than `x`.
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `data_std` is not positive; on a call, if it or the network's value has another shape than `x`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -152,7 +156,7 @@ class DenoiserScore(AbstractNetworkScore):
     key: Key | None = None
 
     def __check_init__(self) -> None:
-        _check_std(self.data_std)
+        _check_fields(self)
 
     def target(self, t: Time) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
         return 1.0, 0.0
@@ -173,7 +177,8 @@ class VelocityScore(AbstractNetworkScore):
         key: A dropout key, set by `bind`.
 
     Raises:
-        ValueError: if `data_std` is not positive; on a call, if the network's value has another shape than `x`.
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `data_std` is not positive; on a call, if it or the network's value has another shape than `x`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -189,7 +194,7 @@ class VelocityScore(AbstractNetworkScore):
     key: Key | None = None
 
     def __check_init__(self) -> None:
-        _check_std(self.data_std)
+        _check_fields(self)
 
     def target(self, t: Time) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
         t = jnp.asarray(t)
@@ -212,7 +217,8 @@ class EDMScore(AbstractNetworkScore):
         key: A dropout key, set by `bind`.
 
     Raises:
-        ValueError: if `data_std` is not positive; on a call, if the network's value has another shape than `x`.
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `data_std` is not positive; on a call, if it or the network's value has another shape than `x`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -228,13 +234,15 @@ class EDMScore(AbstractNetworkScore):
     key: Key | None = None
 
     def __check_init__(self) -> None:
-        _check_std(self.data_std)
+        _check_fields(self)
 
     def target(self, t: Time) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
         return 1.0, 0.0
 
 
-def _check_std(data_std: Float[ArrayLike, "..."] | None) -> None:
+def _check_fields(score: AbstractNetworkScore) -> None:
+    require_linear(score.sde)
+    data_std = score.data_std
     if data_std is not None and is_concrete(data_std):
         require(
             bool(np.all(np.asarray(data_std) > 0)),
