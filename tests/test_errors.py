@@ -1,0 +1,339 @@
+"""Bad input to the core: each error names the argument, its value, what is allowed and the remedy.
+
+With the type checks of the tests switched off, as for users: the messages are the library's own.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jaxtyping
+import lineax as lx
+import pytest
+
+import scorefp as sfp
+from scorefp.sde import CriticallyDampedLangevin, GeometricBrownianMotion, Normal
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture(autouse=True)
+def unchecked() -> Iterator[None]:
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+X = (3,)
+residual = sfp.score_fpe_residual
+
+
+def x() -> jax.Array:
+    return jnp.ones(X)
+
+
+def score() -> sfp.Score:
+    return sfp.Score(lambda t, x: -x, sfp.VP())
+
+
+def potential() -> sfp.Potential:
+    return sfp.Potential(lambda t, x: -0.5 * jnp.sum(x**2), sfp.VP())
+
+
+def general() -> GeometricBrownianMotion:
+    return GeometricBrownianMotion(jnp.zeros(3), jnp.eye(3))
+
+
+def density(t: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.exp(-0.5 * jnp.sum(x**2))
+
+
+def mixture(
+    means: Any = ((0.0, 0.0), (1.0, 1.0)), covariances: Any = (1.0, 1.0), weights: Any = (0.5, 0.5)
+) -> sfp.GaussianMixture:
+    return sfp.GaussianMixture(jnp.asarray(means), jnp.asarray(covariances), jnp.asarray(weights))
+
+
+AT_A_TIME: dict[str, Callable[[Any], Any]] = {
+    "score_fpe_residual": lambda t: residual(score(), t, x()),
+    "fpe_operator": lambda t: sfp.fpe_operator(score(), t, x()),
+    "log_fpe_residual": lambda t: sfp.log_fpe_residual(potential(), t, x()),
+    "fpe_residual": lambda t: sfp.fpe_residual(density, t, x(), sde=sfp.VP()),
+    "perturb": lambda t: sfp.VP().perturb(t, x(), x()),
+}
+
+
+@pytest.mark.parametrize("name", AT_A_TIME)
+def test_time_outside_the_horizon(name: str) -> None:
+    call = AT_A_TIME[name]
+    for t in (1.5, -0.5, 0.0, float("nan")):
+        message = rf"t = {t} lies outside \[t0, t1\] = \[1e-05, 1\.0\], the horizon of the SDE\. Use a time inside it"
+        with pytest.raises(ValueError, match=message):
+            call(t)
+    for t in (1e-5, 1.0):
+        assert jnp.all(jnp.isfinite(call(t)))
+    with pytest.raises(ValueError, match=r"t has shape \(2,\); one time is a scalar\. Batch over times with jax\.vmap"):
+        call(jnp.array([0.5, 0.6]))
+
+
+@pytest.mark.parametrize("name", ["score_fpe_residual", "perturb"])
+def test_time_outside_the_horizon_at_run_time(name: str) -> None:
+    call = eqx.filter_jit(AT_A_TIME[name])
+    assert jnp.all(jnp.isfinite(call(jnp.asarray(0.5))))
+    with pytest.raises(RuntimeError, match=r"t lies outside \[t0, t1\] = \[1e-05, 1\.0\], the horizon of the SDE"):
+        call(jnp.asarray(1.5))
+    with pytest.raises(RuntimeError, match="t lies outside"):
+        eqx.filter_jit(jax.vmap(AT_A_TIME[name]))(jnp.array([0.5, 1.5]))
+
+
+def test_antithetic_at_t0() -> None:
+    call = lambda t: residual(score(), t, x(), method=sfp.Antithetic(), key=jr.key(0))
+    message = r"t is t0 = 1e-05, where Antithetic has no room for a step to an earlier time\. Use Ito\(\) or Exact\(\)"
+    with pytest.raises(ValueError, match=message):
+        call(1e-5)
+    with pytest.raises(RuntimeError, match=message):
+        eqx.filter_jit(call)(jnp.asarray(1e-5))
+    assert jnp.all(jnp.isfinite(call(2e-5)))
+
+
+NEVER = r"the two must be equal and are never broadcast\. These functions take one sample: batch them with jax\.vmap"
+SHAPES: dict[str, tuple[Callable[[], Any], str]] = {
+    "noise that would broadcast": (
+        lambda: sfp.VP().perturb(0.5, x(), jnp.ones(1)),
+        rf"noise has shape \(1,\), but x0 has shape \(3,\); {NEVER}",
+    ),
+    "a score that would broadcast": (
+        lambda: residual(sfp.Score(lambda t, x: -x[:1], sfp.VP()), 0.5, x()),
+        rf"value of fn has shape \(1,\), but a score at x \(a potential .* Potential\) has shape \(3,\); {NEVER}",
+    ),
+    "a batch for a score": (
+        lambda: sfp.Score(lambda t, x: x.sum(axis=0), sfp.VP())(0.5, jnp.ones((5, 3))),
+        r"value of fn has shape \(3,\), but a score at x .* has shape \(5, 3\)",
+    ),
+    "a potential as Score": (
+        lambda: sfp.Score(lambda t, x: jnp.sum(x), sfp.VP())(0.5, x()),
+        r"shape \(\), but a score at x \(a potential goes into Potential\) has shape \(3,\)",
+    ),
+    "a score as Potential": (
+        lambda: potential_of_score().potential(0.5, x()),
+        r"shape \(3,\), but a scalar potential \(a score goes into Score\) has shape \(\)",
+    ),
+    "a score as Potential, called": (
+        lambda: potential_of_score()(0.5, x()),
+        r"shape \(3,\), but a scalar potential \(a score goes into Score\) has shape \(\)",
+    ),
+    "a vector for a scalar sample": (
+        lambda: sfp.Score(lambda t, x: jnp.ones(2), sfp.VP())(0.5, jnp.ones(())),
+        r"shape \(2,\), but a score at x \(a potential goes into Potential\) has shape \(\)",
+    ),
+    "a network's value": (
+        lambda: sfp.NoiseScore(lambda c, x: x[:1], sfp.VP())(0.5, x()),
+        rf"value of network has shape \(1,\), but x has shape \(3,\); {NEVER}",
+    ),
+    "data_std that would broadcast": (
+        lambda: sfp.NoiseScore(lambda c, x: x, sfp.VP(), jnp.ones((2, 1)))(0.5, x()),
+        rf"data_std has shape \(2, 1\), but x has shape \(3,\); {NEVER}",
+    ),
+    "a sample of a mixture": (
+        lambda: mixture().log_prob(x()),
+        r"x has shape \(3,\), but one sample of the mixture has shape \(2,\)",
+    ),
+    "a sample of its score": (
+        lambda: mixture().score(sfp.VP())(0.5, jnp.ones((4, 2))),
+        r"x has shape \(4, 2\), but one sample of the mixture has shape \(2,\)",
+    ),
+    "covariances": (
+        lambda: mixture(covariances=jnp.ones((2, 3, 3))),
+        r"covariances has shape \(2, 3, 3\), but \(K, D, D\) of means has shape \(2, 2, 2\)",
+    ),
+    "weights": (
+        lambda: mixture(weights=(1.0,)),
+        r"weights has shape \(1,\), but \(K,\) of means has shape \(2,\)",
+    ),
+    "volatility": (
+        lambda: GeometricBrownianMotion(jnp.zeros(3), jnp.eye(2)),
+        r"volatility has shape \(2, 2\), but a square matrix of the size of growth has shape \(3, 3\)",
+    ),
+    "phase space": (
+        lambda: CriticallyDampedLangevin().drift(0.5, x()),
+        r"x has shape \(3,\); a sample of critically-damped Langevin diffusion has shape \(2, d\), positions first",
+    ),
+    "a general drift": (
+        lambda: sfp.GeneralSDE(
+            lambda t, x: x[:1], lambda t, x: lx.DiagonalLinearOperator(x), Normal(1.0), t0=0.0, t1=1.0
+        ).drift(0.5, x()),
+        r"the drift has shape \(1,\), but x has shape \(3,\)",
+    ),
+    "a general diffusion": (
+        lambda: sfp.GeneralSDE(
+            lambda t, x: x, lambda t, x: lx.DiagonalLinearOperator(x[:1]), Normal(1.0), t0=0.0, t1=1.0
+        ).diffusion(0.5, x()),
+        r"the value of the diffusion has shape \(1,\), but x has shape \(3,\)",
+    ),
+}
+
+
+def potential_of_score() -> sfp.Potential:
+    return sfp.Potential(lambda t, x: -x, sfp.VP())
+
+
+PARAMETERS: dict[str, tuple[Callable[[], Any], str]] = {
+    "VE, reversed": (lambda: sfp.VE(50.0, 0.01), r"sigma_min = 50\.0 and sigma_max = 0\.01; VE needs 0 < sigma_min <"),
+    "VE, negative": (lambda: sfp.VE(-0.01), r"sigma_min = -0\.01 and sigma_max = 50\.0; VE needs 0 < sigma_min"),
+    "VE, no noise": (lambda: sfp.VE(t0=0.0, from_zero=True), "t0 = 0 with from_zero=True has sigma = 0; take t0 > 0"),
+    "VP, reversed beta": (
+        lambda: sfp.VP(20.0, 0.1),
+        r"beta_min = 20\.0 and beta_max = 0\.1; VP needs 0 < beta_min <= beta_max\. Were they swapped\?",
+    ),
+    "SubVP, reversed beta": (lambda: sfp.SubVP(20.0, 0.1), r"SubVP needs 0 < beta_min <= beta_max\. Were they swapped"),
+    "VP, negative beta": (lambda: sfp.VP(-0.1), r"beta_min = -0\.1 and beta_max = 20\.0; VP needs 0 < beta_min"),
+    "VP at zero": (lambda: sfp.VP(t0=0.0), r"t0 = 0\.0; sigma vanishes at t = 0, take t0 > 0"),
+    "OU": (lambda: sfp.OU(theta=-1.0), r"theta = -1\.0, noise = 1\.0, t0 = 0\.001; OU needs all three positive"),
+    "EDM": (lambda: sfp.EDM(t0=0.0), r"t0 = 0\.0; the noise level must be positive"),
+    "Cosine": (lambda: sfp.Cosine(t1=1.0), r"\[t0, t1\] = \[0\.001, 1\.0\]; the cosine schedule lives inside \(0, 1\)"),
+    "a reversed horizon": (
+        lambda: sfp.VP(t0=1.0, t1=0.5),
+        r"horizon is \[t0, t1\] = \[1\.0, 0\.5\]; it needs 0\.0 <= t0 < t1\. t0 is where data live",
+    ),
+    "a reversed general horizon": (
+        lambda: sfp.GeneralSDE(lambda t, x: x, lambda t, x: lx.DiagonalLinearOperator(x), Normal(1.0), t0=1.0, t1=0.0),
+        r"horizon is \[t0, t1\] = \[1\.0, 0\.0\]",
+    ),
+    "LinearSDE, the wrong way": (
+        lambda: sfp.LinearSDE(lambda t: t, lambda t: -t, t0=0.0, t1=1.0),
+        r"log_alpha - log_sigma goes from 0\.0 at t0 to 2\.0 at t1; it must be finite and fall",
+    ),
+    "LinearSDE, not finite": (
+        lambda: sfp.LinearSDE(lambda t: 0.0 * t, lambda t: jnp.log(t - 1.0), t0=0.0, t1=1.0),
+        r"must be finite and fall\. Check that the functions return logarithms",
+    ),
+    "CLD": (
+        lambda: CriticallyDampedLangevin(mass=-1.0),
+        r"beta = 4\.0 and mass = -1\.0; both must be positive",
+    ),
+    "data_std": (
+        lambda: sfp.EDMScore(lambda c, x: x, sfp.EDM(), -0.5),
+        r"data_std = -0\.5; a standard deviation is positive\. Give None for a network without preconditioning",
+    ),
+    "a covariance that is not positive definite": (
+        lambda: mixture(covariances=[[[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]]),
+        r"holds a matrix that is not positive definite; its least eigenvalue is -(1\.0|0\.99)",
+    ),
+    "a covariance that is not symmetric": (
+        lambda: mixture(covariances=[[[1.0, 0.2], [0.1, 1.0]], [[1.0, 0.0], [0.0, 1.0]]]),
+        "covariances holds a matrix that is not symmetric; a covariance equals its transpose",
+    ),
+    "weights without sum one": (
+        lambda: mixture(weights=(0.5, 0.6)),
+        r"weights = \[0\.5 0\.6\] with sum 1\.1.*; they must be positive and sum to one",
+    ),
+    "a negative weight": (lambda: mixture(weights=(-0.5, 1.5)), r"weights = \[-0\.5  1\.5\].*they must be positive"),
+    "means with NaN": (
+        lambda: mixture(means=((0.0, jnp.nan), (1.0, 1.0))),
+        "means holds NaN or infinite entries; clean the data",
+    ),
+    "no antithetic pair": (lambda: sfp.Antithetic(samples=0), "samples = 0; at least one antithetic pair is needed"),
+    "no step": (lambda: sfp.Antithetic(step=0.0), r"step = 0\.0; it is a positive share of the local time scale"),
+    "no direction": (lambda: sfp.Sliced(samples=0), "samples = 0; at least one direction is needed"),
+}
+METHODS: dict[str, tuple[Callable[[], Any], str]] = {
+    "an unknown form": (
+        lambda: residual(score(), 0.5, x(), form="divergence"),  # type: ignore
+        r"form = 'divergence' with method = Exact\(…\), which takes 'gradient' or 'martingale' or 'mixed'",
+    ),
+    "Ito has one form": (
+        lambda: residual(score(), 0.5, x(), form="gradient", method=sfp.Ito(), key=jr.key(0)),
+        r"form = 'gradient' with method = Ito\(…\), which takes 'martingale'\. Exact\(\) and Hutchinson\(\) take",
+    ),
+    "Sliced has one form": (
+        lambda: residual(score(), 0.5, x(), form="mixed", method=sfp.Sliced(), key=jr.key(0)),
+        r"form = 'mixed' with method = Sliced\(…\), which takes 'gradient'",
+    ),
+} | {
+    f"{type(method).__name__} without a key": (
+        lambda method=method: residual(score(), 0.5, x(), method=method),
+        rf"key is None, but {type(method).__name__} draws random probes; pass key=jax\.random\.key\(seed\)",
+    )
+    for method in (
+        sfp.Hutchinson(),
+        sfp.Ito(),
+        sfp.Antithetic(),
+        sfp.Sliced(),
+        sfp.FiniteDifference(trace=sfp.Hutchinson()),
+    )
+}
+METHODS |= {
+    f"{name} without a key": (call, "key is None, but Hutchinson draws random probes; pass key=")
+    for name, call in {
+        "fpe_operator": lambda: sfp.fpe_operator(score(), 0.5, x(), method=sfp.Hutchinson()),
+        "log_fpe_residual": lambda: sfp.log_fpe_residual(potential(), 0.5, x(), method=sfp.Hutchinson()),
+        "fpe_residual": lambda: sfp.fpe_residual(density, 0.5, x(), sde=sfp.VP(), method=sfp.Hutchinson()),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("case", SHAPES | PARAMETERS | METHODS)
+def test_wrong_values(case: str) -> None:
+    call, message = (SHAPES | PARAMETERS | METHODS)[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+KERNEL = r"has no Gaussian kernel alpha\(t\), sigma\(t\); a linear SDE is needed here .*What works for every SDE"
+FLOATS = r"an array of floats\. Convert it first, for example .*\.astype\(jnp\.float32\)"
+
+
+def moving() -> sfp.Score:
+    return sfp.Score(lambda t, x: -x, general())
+
+
+TYPES: dict[str, tuple[Callable[[], Any], str]] = {
+    "the martingale form": (lambda: residual(moving(), 0.5, x(), form="martingale"), KERNEL),
+    "the mixed form": (lambda: residual(moving(), 0.5, x(), form="mixed"), KERNEL),
+    "Ito": (lambda: residual(moving(), 0.5, x(), method=sfp.Ito(), key=jr.key(0)), KERNEL),
+    "Antithetic": (lambda: residual(moving(), 0.5, x(), method=sfp.Antithetic(), key=jr.key(0)), KERNEL),
+    "noise": (lambda: moving().noise(0.5, x()), KERNEL),
+    "denoise": (lambda: moving().denoise(0.5, x()), KERNEL),
+    "velocity": (lambda: moving().velocity(0.5, x()), KERNEL),
+    "NoiseScore": (lambda: sfp.NoiseScore(lambda c, x: x, general()), KERNEL),  # type: ignore
+    "a mixture": (
+        lambda: mixture().score(general()),  # type: ignore
+        "sde is a GeometricBrownianMotion.*a mixture stays one under a linear SDE only|" + KERNEL,
+    ),
+    "a score for the log-density": (
+        lambda: sfp.log_fpe_residual(score(), 0.5, x()),  # type: ignore
+        r"potential is a Score, a score without a potential.*Wrap a scalar function with Potential\(fn, sde\)",
+    ),
+    "integers for perturb": (lambda: sfp.VP().perturb(0.5, jnp.array([1, 2]), jnp.ones(2)), f"x0 has dtype.*{FLOATS}"),
+    "integer noise": (lambda: sfp.VP().perturb(0.5, jnp.ones(2), jnp.array([1, 2])), f"noise has dtype.*{FLOATS}"),
+    "integers for a residual": (lambda: residual(score(), 0.5, jnp.array([1, 2])), f"x has dtype.*{FLOATS}"),
+    "integers for an operator": (lambda: sfp.fpe_operator(score(), 0.5, jnp.array([1, 2])), f"x has dtype.*{FLOATS}"),
+    "integers for a score": (lambda: score()(0.5, jnp.array([1, 2])), f"x has dtype.*{FLOATS}"),
+    "integers for a potential": (lambda: potential().potential(0.5, jnp.array([1, 2])), f"x has dtype.*{FLOATS}"),
+    "integers for a network": (
+        lambda: sfp.NoiseScore(lambda c, x: x, sfp.VP())(0.5, jnp.array([1, 2])),
+        f"x has dtype.*{FLOATS}",
+    ),
+    "an integer score": (
+        lambda: sfp.Score(lambda t, x: jnp.array([1, 2]), sfp.VP())(0.5, jnp.ones(2)),
+        f"the value of fn has dtype.*{FLOATS}",
+    ),
+    "integer means": (lambda: mixture(means=((0, 0), (1, 1))), f"means has dtype.*{FLOATS}"),
+    "integers for a mixture": (lambda: mixture().log_prob(jnp.array([1, 2])), f"x has dtype.*{FLOATS}"),
+    "integers for a divergence": (lambda: sfp.divergence(lambda x: x, jnp.array([1, 2])), f"x has dtype.*{FLOATS}"),
+    "integers for a prior": (lambda: sfp.VP().prior.log_prob(jnp.array([1, 2])), f"x has dtype.*{FLOATS}"),
+    "bytes for perturb": (
+        lambda: sfp.VP().perturb(0.5, jnp.zeros(2, jnp.uint8), jnp.ones(2)),
+        "uint8.*dequantise integer data with UniformDequantiser",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TYPES)
+def test_wrong_types(case: str) -> None:
+    call, message = TYPES[case]
+    with pytest.raises(TypeError, match=f"(?s){message}"):
+        call()
