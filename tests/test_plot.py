@@ -1,0 +1,91 @@
+"""Figures: what is drawn, and where it is written."""
+
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+import scorefp as sfp
+from scorefp import plot
+from scorefp.diagnostics import Audit, CurlCurve, Ensemble, MatchingCurve
+
+ENSEMBLE = Ensemble(4, 20)
+
+
+class Multiple(eqx.Module):
+    factor: Array
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        return -self.factor * x
+
+
+def report(scale: float) -> Audit:
+    score = sfp.Score(Multiple(jnp.asarray(scale)), sfp.VP())
+    measures = (MatchingCurve(ENSEMBLE), CurlCurve(ensemble=ENSEMBLE))
+    return sfp.audit(score, jr.normal(jr.key(0), (20, 2)), key=jr.key(1), measures=measures)
+
+
+def test_curves_are_drawn_and_compared(tmp_path: Path) -> None:
+    reports = {"exact": report(1.0), "half": report(0.5)}
+    for name, figure in {
+        "one.png": reports["exact"].plot(tmp_path / "one.png"),
+        "two.png": plot.compare(reports, tmp_path / "two.png"),
+    }.items():
+        assert (tmp_path / name).stat().st_size > 10_000
+        assert len(figure.axes) == 4
+        assert {axes.get_xlabel() for axes in figure.axes} == {"t"}
+    drawn = plot.compare(reports)
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["exact", "half"]
+    curve = reports["half"]["matching"].curves["r_DSM"]
+    line = drawn.axes[0].lines[1]
+    assert np.array_equal(np.asarray(line.get_xdata()), curve.t)
+    assert np.array_equal(np.asarray(line.get_ydata()), curve.value)
+    assert "1/length" in drawn.axes[0].get_title()
+    # The errors of matching are on a logarithmic axis; the curl, which is zero, cannot be.
+    assert [axes.get_yscale() for axes in drawn.axes] == ["log", "log", "linear", "linear"]
+    with pytest.raises(ValueError, match="reports is empty"):
+        plot.compare({})
+
+
+def test_images_stand_in_a_grid(tmp_path: Path) -> None:
+    flat = np.linspace(-1.0, 1.0, 5 * 16).reshape(5, 16)
+    flat[4, 0] = np.nan
+    figure = plot.image_grid({"flat": flat, "square": flat.reshape(5, 4, 4)}, tmp_path / "grid.png", columns=3)
+    assert (tmp_path / "grid.png").exists()
+    assert [axes.get_title() for axes in figure.axes] == ["flat", "square"]
+    boards = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    assert boards[0].shape == (9, 14, 3)
+    assert np.array_equal(*boards)
+    assert np.allclose(boards[0][0, 5], (flat[1, 0] + 1) / 2)
+    assert np.allclose(boards[0][5, 5], (0.8, 0.1, 0.1))
+    assert np.all(boards[0][4] == 1)
+    coloured = plot.image_grid({"rgb": np.arange(24.0).reshape(2, 3, 2, 2)}, limits=(0.0, 30.0))
+    assert np.allclose(np.asarray(coloured.axes[0].images[0].get_array())[0, 0], np.array([0, 4, 8]) / 30)
+    oblong = plot.image_grid({"wide": np.arange(12.0).reshape(2, 6)}, columns=2, shape=(2, 3))
+    assert np.asarray(oblong.axes[0].images[0].get_array()).shape == (2, 7, 3)
+
+
+@pytest.mark.quick
+def test_what_is_no_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="groups is empty"):
+        plot.image_grid({})
+    with pytest.raises(ValueError, match=r"noise has samples of shape \(5,\), .* Give shape=\(h, w\)"):
+        plot.image_grid({"noise": np.arange(10.0).reshape(2, 5)})
+    with pytest.raises(ValueError, match="no range of values"):
+        plot.image_grid({"flat": np.ones((2, 4))})
+    with pytest.raises(ValueError, match="columns = 0"):
+        plot.image_grid({"flat": np.ones((2, 4))}, columns=0)
+    with pytest.raises(ValueError, match="black is below white"):
+        plot.image_grid({"flat": np.ones((2, 4))}, limits=(1.0, 0.0))
+
+
+@pytest.mark.quick
+def test_missing_matplotlib_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'scorefp\[plot\]'"):
+        plot.image_grid({"flat": np.arange(8.0).reshape(2, 4)})
