@@ -71,9 +71,11 @@ class Ito(AbstractResidualMethod):
 class Antithetic(AbstractResidualMethod):
     r"""The martingale residual by two more evaluations of the score and no derivative [F7]:
 
-    $$ \varepsilon_M \approx -\frac{s(x_+, t_-) - 2 s(x, t) + s(x_-, t_-)}{2\,\Delta t} + (\nabla f)^\top s +
-       \nabla(\nabla\cdot f),
-       \qquad x_\pm = x \pm g\sqrt{\Delta t}\,v + \Delta t\,(g^2 s - f),\quad t_- = t - \Delta t. $$
+    $$ \begin{gathered}
+       \varepsilon_M \approx -\frac{s(x_+, t_-) - 2 s(x, t) + s(x_-, t_-)}{2\,\Delta t}
+         + (\nabla f)^\top s + \nabla(\nabla\cdot f),\\
+       x_\pm = x \pm g\sqrt{\Delta t}\,v + \Delta t\,(g^2 s - f), \qquad t_- = t - \Delta t.
+       \end{gathered} $$
 
     The two evaluations are an antithetic pair of Euler–Maruyama steps of the reverse SDE; the bias is of first order
     in $\Delta t$. The step is a fraction of the local time scale, $\Delta t = \text{step}\cdot\sigma^2/g^2$, and
