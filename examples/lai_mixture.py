@@ -132,7 +132,9 @@ def figure(results: dict[str, list[dict[str, Any]]]) -> Figure:
             axes.plot(runs[0]["t"], mean, label=label, color="black" if label == "exact" else None)
         axes.set(yscale="log", xlabel="t", title=title)
         axes.grid(alpha=0.3)
-    panels[0].legend(fontsize=8)
+    # Near t0 the modes do not overlap and the curl of the exact score is zero to the last bit.
+    panels[1].set_ylim(bottom=1e-20)
+    view.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(results), fontsize=8)
     return view
 
 
