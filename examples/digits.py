@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(width=104)
     begin = time.perf_counter()
 
     digits, test = data.digits("train"), data.digits("test")
