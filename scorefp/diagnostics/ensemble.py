@@ -100,11 +100,11 @@ class Ensemble(AbstractModule):
             TypeError: if the SDE has no Gaussian kernel.
         """
         sde = linear_sde(score)
-        sample_key, noise_key = jr.split(key)
+        sample_key, key = jr.split(key)
         chosen, _ = x.drawn(self.samples, key=sample_key)
         t = _times(self.grid, sde, self.times).astype(chosen.values.dtype)
         require(t.shape == (self.times,), f"the grid has shape {t.shape}; it returns times = {self.times} times.")
-        values = _evaluate(integrand, score, chosen, t, noise_key, self.batch_size)
+        values = _evaluate(integrand, score, chosen, t, key, self.batch_size)
         return np.asarray(t, np.float64), {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
@@ -123,14 +123,14 @@ def _evaluate(
     batch_size: int,
 ) -> dict[str, Float[Array, "times n"]]:
     sde = linear_sde(score)
+    noise_key, own_key = jr.split(key)
 
     def one(index: Int[Array, ""]) -> dict[str, Scalar]:
         row, t = index % x.count, times[index // x.count]
-        noise_key, own_key = jr.split(jr.fold_in(key, index))
         clean = x.values[row]
-        noise = jr.normal(noise_key, clean.shape, clean.dtype)
+        noise = jr.normal(jr.fold_in(noise_key, index), clean.shape, clean.dtype)
         diffused = sde.alpha(t) * clean + sde.sigma(t) * noise
-        return integrand(x.bind(score, row), t, diffused, noise, own_key)
+        return integrand(x.bind(score, row), t, diffused, noise, jr.fold_in(own_key, index))
 
     values = in_batches(one, times.size * x.count, batch_size)
     return jax.tree.map(lambda value: value.reshape(times.size, x.count), values)

@@ -162,7 +162,7 @@ def written(value: float, error: float | None) -> str:
         text = f"{value:.4g}"
         return text if error is None else f"{text} ± {error:.2g}"
     largest = max(abs(value), error)
-    if not 1e-3 <= largest < 1e5:
+    if not 1e-3 <= largest < 1e4:
         exponent = int(np.floor(np.log10(largest)))
         return f"({written(value / 10.0**exponent, error / 10.0**exponent)})e{exponent:+03d}"
     digits = max(0, 1 - int(np.floor(np.log10(error))))

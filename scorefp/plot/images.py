@@ -60,7 +60,9 @@ def image_grid(
     height, width = next(iter(images.values())).shape[1:3]
     figure = new_figure(max(2.0, _CELL * columns) * len(boards) + 0.3, max(1.0, _CELL * rows * height / width) + 0.5)
     for axes, (name, board) in zip(
-        np.ravel(figure.subplots(1, len(boards), squeeze=False)), boards.items(), strict=True
+        np.ravel(figure.subplots(1, len(boards), squeeze=False, gridspec_kw={"wspace": 0.06})),
+        boards.items(),
+        strict=True,
     ):
         axes.imshow(board, interpolation="nearest")
         axes.set_title(name, fontsize=10)
