@@ -1,0 +1,211 @@
+"""Training: one compile, the same bits for a key, the average, what is trained, and what is refused."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import scorefp as sfp
+from scorefp import train
+from scorefp.data import Dataset
+from scorefp.train import TrainStep, split
+
+SDE = sfp.VP()
+
+
+def model(key: int = 0, **options: Any) -> sfp.NoiseScore:
+    return sfp.NoiseScore(sfp.nn.MLP((2,), width=16, depth=1, key=jr.key(key)), SDE, **options)
+
+
+def law() -> sfp.GaussianMixture:
+    return sfp.GaussianMixture(jnp.array([[-1.0, 0.0], [1.0, 0.0]]), jnp.array([0.1, 0.2]), jnp.array([0.4, 0.6]))
+
+
+def fitted(steps: int, key: int = 0, **options: Any) -> train.Run:
+    settings = {"optimizer": optax.adam(1e-2), "progress": False, "batch_size": 32, "report_every": 20}
+    return train.fit(
+        model(), sfp.DSM(), law().sample(jr.key(9), 256), steps=steps, key=jr.key(key), **(settings | options)
+    )
+
+
+@pytest.mark.quick
+def test_the_loss_goes_where_the_exact_score_has_it() -> None:
+    """The excess of DSM over that of the exact score is the error of the score: most of it is trained away."""
+    x = law().sample(jr.key(1), 4096)
+    run = train.fit(
+        model(), sfp.DSM(), x, optimizer=optax.adam(1e-2), steps=600, key=jr.key(2), batch_size=256, progress=False
+    )
+    exact = law().score(SDE)
+    loss = jax.jit(lambda score, key: sfp.DSM()(score, x, key=key))
+    before, after, best = (
+        np.mean([loss(score, k) for k in jr.split(jr.key(3), 8)]) for score in (model(), run.model, exact)
+    )
+    assert best < after
+    assert after - best < 0.1 * (before - best)
+
+
+@pytest.mark.quick
+def test_the_same_key_gives_the_same_bits_and_another_does_not() -> None:
+    first, again, other = fitted(50), fitted(50), fitted(50, key=1)
+    np.testing.assert_array_equal(first.history["loss"], again.history["loss"])
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), *(eqx.filter(r.model, eqx.is_array) for r in (first, again)))
+    assert all(jax.tree.leaves(same))
+    assert not np.array_equal(first.history["loss"], other.history["loss"])
+
+
+def test_one_compile_for_any_number_of_steps() -> None:
+    traces = 0
+
+    def weighting(sde: Any, t: jax.Array) -> jax.Array:
+        nonlocal traces
+        traces += 1
+        return sfp.likelihood_weighting(sde, t)
+
+    settings = {"optimizer": optax.sgd(1e-3), "progress": False, "batch_size": 32, "report_every": 20}
+    x = law().sample(jr.key(9), 256)
+    run = train.fit(model(), sfp.DSM(weighting), x, steps=20, key=jr.key(0), **settings)
+    once = traces
+    for steps in (20, 70, 41):
+        run = train.fit(model(), sfp.DSM(weighting), x, steps=steps, key=jr.key(0), **settings)
+        assert len(run.history["loss"]) == steps
+        assert np.isfinite(run.history["loss"]).all()
+    assert traces == once
+
+
+def test_parts_of_a_run_are_one_run() -> None:
+    np.testing.assert_array_equal(fitted(45).history["loss"], fitted(45, report_every=45).history["loss"])
+
+
+def test_average_is_its_recursion() -> None:
+    params, skeleton = split(model())
+    step = TrainStep(skeleton, sfp.DSM(), optax.sgd(1e-3), sfp.UniformLogSNR(), 32, 0.3, False)
+    data = Dataset(law().sample(jr.key(9), 256))
+    state = step.init(params, key=jr.key(0))
+    advance = eqx.filter_jit(lambda state: step.step(state, data)[0])
+    average = np.asarray(state.average.network.enter.weight)
+    for k in range(6):
+        state = advance(state)
+        decay = min(0.3, (1 + k) / (10 + k))
+        average = decay * average + (1 - decay) * np.asarray(state.params.network.enter.weight)
+    np.testing.assert_allclose(state.average.network.enter.weight, average, rtol=1e-5)
+    assert not np.allclose(average, state.params.network.enter.weight, atol=1e-7)
+
+
+def test_clipping_bounds_the_step() -> None:
+    def moved(clip: float | None) -> float:
+        run = fitted(1, optimizer=optax.sgd(1.0), clip=clip)
+        pairs = zip(*(jax.tree.leaves(eqx.filter(m, eqx.is_inexact_array)) for m in (run.last, model())), strict=True)
+        return float(np.sqrt(sum(np.sum((a - b) ** 2) for a, b in pairs)))
+
+    assert moved(0.01) == pytest.approx(0.01, rel=1e-4)
+    assert moved(None) > 0.02
+
+
+def test_only_the_network_is_trained() -> None:
+    std = jnp.array([0.5, 0.7])
+    start = model(data_std=std)
+    run = train.fit(
+        start,
+        sfp.DSM(),
+        law().sample(jr.key(9), 256),
+        optimizer=optax.adamw(1e-2, weight_decay=0.5),
+        steps=20,
+        key=jr.key(0),
+        batch_size=32,
+        progress=False,
+    )
+    np.testing.assert_array_equal(run.last.data_std, std)
+    assert not np.allclose(run.last.network.leave.weight, start.network.leave.weight)
+    # The caller's model keeps its buffers.
+    assert np.isfinite(start(0.5, jnp.ones(2))).all()
+
+
+def test_every_term_is_recorded() -> None:
+    loss = sfp.DSM() + 0.5 * sfp.ScoreFPE(fraction=0.25) + 0.1 * sfp.ZeroCurl()
+    x = law().sample(jr.key(9), 256)
+    run = train.fit(
+        model(), loss, x, optimizer=optax.adam(1e-3), steps=30, key=jr.key(0), batch_size=32, progress=False
+    )
+    history = run.history
+    total = history["DSM"] + 0.5 * history["ScoreFPE"] + 0.1 * history["ZeroCurl"]
+    np.testing.assert_allclose(history["loss"], total, rtol=1e-5)
+
+
+def test_the_loop_lowers_for_gpus_and_tpus() -> None:
+    """Without a call of the host, which would stop the device at every step."""
+    loss = sfp.DSM() + sfp.ScoreFPE() + sfp.TimeDerivativeTaming() + sfp.ZeroCurl()
+    params, skeleton = split(model())
+    step = TrainStep(skeleton, loss, optax.adam(1e-3), sfp.UniformLogSNR(), 32, 0.999, False)
+    data = Dataset(law().sample(jr.key(9), 256))
+    state = step.init(params, key=jr.PRNGKey(0))
+    arrays, rest = eqx.partition((step, state, data), eqx.is_array)
+
+    def loop(arrays: Any, count: jax.Array) -> Any:
+        step, state, data = eqx.combine(arrays, rest)
+        return eqx.filter(step.loop(state, data, count, 10), eqx.is_array)
+
+    exported = jax.export.export(jax.jit(loop), platforms=["cuda", "tpu"])(arrays, jnp.asarray(10))
+    assert exported.platforms == ("cuda", "tpu")
+    assert "callback" not in exported.mlir_module()
+
+
+def test_nothing_leaves_the_device_inside_a_part() -> None:
+    params, skeleton = split(model())
+    step = TrainStep(skeleton, sfp.DSM(), optax.adam(1e-3), sfp.UniformLogSNR(), 32, 0.999, False)
+    data = Dataset(law().sample(jr.key(9), 256))
+    state, count = step.init(params, key=jr.key(0)), jnp.asarray(5)
+    loop = eqx.filter_jit(lambda state, count: step.loop(state, data, count, 5))
+    jax.block_until_ready(loop(state, count))
+    with jax.transfer_guard("disallow"):
+        jax.block_until_ready(loop(state, count))
+
+
+def test_conditioning_reaches_the_model() -> None:
+    class Shifted(eqx.Module):
+        shift: jax.Array
+
+        def __call__(self, t: jax.Array, x: jax.Array, *, args: jax.Array) -> jax.Array:
+            return x + self.shift * args
+
+    score = sfp.NoiseScore(Shifted(jnp.ones(())), SDE)
+    data = Dataset(law().sample(jr.key(9), 256), args=jnp.arange(256.0) / 256)
+    run = train.fit(
+        score, sfp.DSM(), data, optimizer=optax.sgd(1e-3), steps=5, key=jr.key(0), batch_size=32, progress=False
+    )
+    assert float(run.last.network.shift) != 1.0
+
+
+def test_a_loss_that_is_not_finite_is_named() -> None:
+    def weighting(sde: Any, t: jax.Array) -> jax.Array:
+        return jnp.nan * t
+
+    with pytest.raises(FloatingPointError, match=r"not finite at step 0; not finite are the terms \['ScoreFPE'\]"):
+        train.fit(
+            model(),
+            sfp.DSM() + sfp.ScoreFPE(weighting=weighting),
+            law().sample(jr.key(9), 256),
+            optimizer=optax.adam(1e-3),
+            steps=5,
+            key=jr.key(0),
+            batch_size=32,
+            progress=False,
+        )
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="batch_size = 300; the data have 256 samples"):
+        fitted(5, batch_size=300)
+    with pytest.raises(ValueError, match="steps = 0"):
+        fitted(0)
+    with pytest.raises(ValueError, match=r"clip = 0\.0; a norm is positive"):
+        fitted(5, clip=0.0)
+    with pytest.raises(ValueError, match="without floating arrays to train"):
+        split(sfp.Score(lambda t, x: -x, SDE))
+    general = sfp.GeneralSDE(SDE.drift, SDE.diffusion, SDE.prior, t0=SDE.t0, t1=SDE.t1)
+    with pytest.raises(TypeError, match="no Gaussian kernel"):
+        sfp.DSM()(sfp.Score(lambda t, x: -x, general), jnp.ones((4, 2)), key=jr.key(0))
