@@ -25,7 +25,8 @@ class ResidualCurve(AbstractMeasure):
        \Big(\frac1D\,E\big\|\tfrac{\sigma^3}{g^2}\,\varepsilon(x_t, t)\big\|_2^2\Big)^{1/2}. $$
 
     The second is the root mean square, over the entries of a sample, of the defect of the noise prediction per unit of
-    log-SNR: a pure number, comparable over `t` and between SDEs.
+    log-SNR: a pure number, comparable over `t`. Between SDEs the martingale form compares, and the gradient form of
+    conservative scores; that of others depends on the drift through the curl.
 
     **With a method that draws probes** the norm of one estimate would be biased upwards by its variance. The mean
     square comes from two independent estimates, without bias, and the curve of $r_{\mathrm{FP}}$ is then
