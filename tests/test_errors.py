@@ -73,8 +73,6 @@ def test_time_outside_the_horizon(name: str) -> None:
         message = rf"t = {t} lies outside \[t0, t1\] = \[1e-05, 1\.0\], the horizon of the SDE\. Use a time inside it"
         with pytest.raises(ValueError, match=message):
             call(t)
-    for t in (1e-5, 1.0):
-        assert jnp.all(jnp.isfinite(call(t)))
     with pytest.raises(ValueError, match=r"t has shape \(2,\); one time is a scalar\. Batch over times with jax\.vmap"):
         call(jnp.array([0.5, 0.6]))
 
@@ -82,7 +80,8 @@ def test_time_outside_the_horizon(name: str) -> None:
 @pytest.mark.parametrize("name", ["score_fpe_residual", "perturb"])
 def test_time_outside_the_horizon_at_run_time(name: str) -> None:
     call = eqx.filter_jit(AT_A_TIME[name])
-    assert jnp.all(jnp.isfinite(call(jnp.asarray(0.5))))
+    for t in (1e-5, 0.5, 1.0):
+        assert jnp.all(jnp.isfinite(call(jnp.asarray(t))))
     with pytest.raises(RuntimeError, match=r"t lies outside \[t0, t1\] = \[1e-05, 1\.0\], the horizon of the SDE"):
         call(jnp.asarray(1.5))
     with pytest.raises(RuntimeError, match="t lies outside"):
@@ -91,12 +90,13 @@ def test_time_outside_the_horizon_at_run_time(name: str) -> None:
 
 def test_antithetic_at_t0() -> None:
     call = lambda t: residual(score(), t, x(), method=sfp.Antithetic(), key=jr.key(0))
+    compiled = eqx.filter_jit(call)
     message = r"t is t0 = 1e-05, where Antithetic has no room for a step to an earlier time\. Use Ito\(\) or Exact\(\)"
     with pytest.raises(ValueError, match=message):
         call(1e-5)
     with pytest.raises(RuntimeError, match=message):
-        eqx.filter_jit(call)(jnp.asarray(1e-5))
-    assert jnp.all(jnp.isfinite(call(2e-5)))
+        compiled(jnp.asarray(1e-5))
+    assert jnp.all(jnp.isfinite(compiled(jnp.asarray(2e-5))))
 
 
 NEVER = r"the two must be equal and are never broadcast\. These functions take one sample: batch them with jax\.vmap"
