@@ -17,6 +17,7 @@ from . import (
     score as score,
     sde as sde,
 )
+from ._runtime import warn_of_wrong_sums as _warn_of_wrong_sums
 from .calculus import (
     Exact as Exact,
     FiniteDifference as FiniteDifference,
@@ -89,3 +90,5 @@ from .sde import (
     LinearSDE as LinearSDE,
     SubVP as SubVP,
 )
+
+_warn_of_wrong_sums()

@@ -1,79 +1,119 @@
-"""Data sets: levels, ranges, the split of the digits, and what is refused."""
+"""Data sets: the digits and their split, what a batch holds, the standard deviation, and what is refused."""
 
+from collections.abc import Callable, Iterator
+
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jaxtyping
 import numpy as np
 import pytest
+from jaxtyping import Array
+from references import assert_mean
+from sklearn.datasets import load_digits
 
 import scorefp as sfp
 from scorefp.data import Dataset, digits
 
+pytestmark = pytest.mark.quick
 
-@pytest.mark.quick
-def test_digits_are_the_whole_set_split_once() -> None:
-    from sklearn.datasets import load_digits
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """What a user sees, without the checks of types that come with the tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def rows(images: np.ndarray) -> list[bytes]:
+    return sorted(image.tobytes() for image in np.asarray(images, np.int32))
+
+
+def test_digits() -> None:
     train, test = digits("train"), digits("test")
     assert (len(train), len(test)) == (1437, 360)
     assert train.shape == test.shape == (64,)
-    both = np.concatenate([train.values, test.values])
-    real = load_digits().data.astype(int)
-    np.testing.assert_array_equal(np.sort(both @ np.arange(1, 65)), np.sort(real @ np.arange(1, 65)))
+    for part in (train, test):
+        assert part.values.min() == 0
+        assert part.values.max() == 16
+        assert (part.quantisation.levels, part.quantisation.low, part.quantisation.high) == (17, -1.0, 1.0)
+    # The two parts are disjoint and cover scikit-learn's images, each as often as it is there.
+    assert rows(np.concatenate([train.values, test.values])) == rows(load_digits().data)
+    # The same split at every call, and one that is mixed: the images come in blocks of ten writers.
     np.testing.assert_array_equal(train.values, digits("train").values)
-    assert both.min() == 0
-    assert both.max() == 16
+    np.testing.assert_array_equal(test.values, digits("test").values)
+    first = set(rows(load_digits().data[:1437]))
+    assert 0.7 < np.mean([row in first for row in rows(train.values)]) < 0.9
 
 
-def test_levels_are_spread_over_their_width() -> None:
-    """[K7]: level k covers [low + k w, low + (k + 1) w); a uniform position has variance w² / 12."""
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_split() -> None:
+    with pytest.raises(ValueError, match=r"split = 'valid'; the digits have the splits \"train\" and \"test\""):
+        digits("valid")  # pyright: ignore
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8])
+def test_batches_lie_inside_their_levels(dtype: type, getkey: Callable[[], Array]) -> None:
+    """Bytes with all their 256 levels, and uniform inside each."""
+    levels = np.arange(256).reshape(128, 2)
+    data = Dataset(jnp.asarray(levels, dtype), sfp.Quantisation(256, -1.0, 1.0))
+    index = jnp.asarray([3, 127, 3, 0])
+    batch = jax.jit(lambda key: data.batch(index, key=key)[0])
+    x = batch(getkey())
+    assert x.dtype == jnp.float32
+    for values, level in ((x, levels[np.asarray(index)]), (data.dequantised(getkey()), levels)):
+        place = (np.asarray(values, np.float64) + 1) * 128 - level
+        # The round-off of float32 at level 256.
+        assert place.min() > -1e-4
+        assert place.max() < 1 + 1e-4
+    # Drawn anew with each key, also for the same sample twice.
+    assert not np.array_equal(x[0], x[2])
+    assert not np.array_equal(x, batch(getkey()))
+    place = (np.stack([batch(key) for key in jr.split(getkey(), 200)]) + 1) * 128 - levels[np.asarray(index)]
+    assert_mean(place.reshape(200, -1), np.full(8, 0.5), resolution=0.1)
+    assert_mean(place.reshape(200, -1) ** 2, np.full(8, 1 / 3), resolution=0.1)
+
+
+def test_batches_of_floats(getkey: Callable[[], Array]) -> None:
+    x = jr.normal(getkey(), (6, 2, 1))
+    args = {"label": jnp.arange(6), "c": jr.normal(getkey(), (6, 3))}
+    data, index = Dataset(x, args=args), jnp.asarray([5, 0, 5])
+    batch, chosen = data.batch(index, key=getkey())
+    np.testing.assert_array_equal(batch, x[index])
+    np.testing.assert_array_equal(chosen["label"], [5, 0, 5])
+    np.testing.assert_array_equal(chosen["c"], args["c"][index])
+    np.testing.assert_array_equal(data.dequantised(getkey()), x)
+    assert (len(data), data.shape) == (6, (2, 1))
+
+
+def test_std() -> None:
+    """The root of the mean square about zero, of what the model sees."""
+    x = jnp.array([[1.0, 2.0], [3.0, 6.0]])
+    assert Dataset(x).std == pytest.approx(np.sqrt((1 + 4 + 9 + 36) / 4))
+    # Three levels on [-1, 1]: uniform over the interval if they are equally frequent, of variance one third.
+    even = Dataset(jnp.array([[0], [1], [2]]), sfp.Quantisation(3, -1.0, 1.0))
+    assert even.std == pytest.approx(np.sqrt(1 / 3))
+    train = digits("train")
+    squares = [np.mean(np.asarray(train.dequantised(key), np.float64) ** 2) for key in jr.split(jr.key(0), 20)]
+    assert train.std**2 == pytest.approx(np.mean(squares), rel=1e-4)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_values() -> None:
+    with pytest.raises(ValueError, match=r"NaN or infinite entries in 2 of 5 samples, the first at index 1; remove"):
+        Dataset(jnp.ones((5, 2)).at[1, 0].set(jnp.nan).at[4, 1].set(jnp.inf))
+    with pytest.raises(TypeError, match=r"values has dtype int32 and quantisation is None; .*Quantisation\(levels"):
+        Dataset(jnp.ones((5, 2), jnp.int32))
     quantisation = sfp.Quantisation(17, -1.0, 1.0)
-    levels = jnp.tile(jnp.arange(17), (2000, 1))
-    data = Dataset(levels, quantisation)
-    w = 2 / 17
-    for x in (data.dequantised(jr.key(0)), data.batch(jnp.arange(2000), key=jr.key(1))[0]):
-        inside = (x + 1) / w - levels
-        assert inside.min() >= -1e-5
-        assert inside.max() <= 1 + 1e-5
-        spread = np.asarray(inside).var(axis=0)
-        # The variance of a sample variance of a uniform law is (1/80 - 1/144) / n.
-        np.testing.assert_allclose(spread, 1 / 12, atol=5 * np.sqrt((1 / 80 - 1 / 144) / 2000))
-
-
-def test_std_is_the_root_mean_square_of_what_the_model_sees() -> None:
-    data = digits("train")
-    x = np.asarray(data.dequantised(jr.key(0)), np.float64)
-    error = (x**2).std() / np.sqrt(x.size) / (2 * data.std)
-    assert abs(np.sqrt((x**2).mean()) - data.std) < 5 * error
-    floats = Dataset(jnp.array([[3.0], [4.0]]))
-    assert floats.std == pytest.approx(np.sqrt(12.5))
-
-
-def test_batches_bring_their_args() -> None:
-    data = Dataset(jnp.arange(5.0)[:, None], args={"label": jnp.arange(5)})
-    x, args = data.batch(jnp.array([3, 1]), key=jr.key(0))
-    np.testing.assert_array_equal(x[:, 0], [3.0, 1.0])
-    np.testing.assert_array_equal(args["label"], [3, 1])
-
-
-def test_errors() -> None:
-    bad = jnp.ones((6, 2)).at[4, 1].set(jnp.nan)
-    with pytest.raises(ValueError, match="NaN or infinite entries in 1 of 6 samples, the first at index 4"):
-        Dataset(bad)
-    with pytest.raises(TypeError, match="quantisation is None; integer levels need"):
-        Dataset(jnp.ones((6, 2), int))
-    with pytest.raises(ValueError, match=r"levels outside 0 … 3"):
-        Dataset(jnp.full((6, 2), 4), sfp.Quantisation(4, 0.0, 1.0))
-    # What a user sees, without the checks of types that come with the tests.
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(TypeError, match="levels are integers"):
-            Dataset(jnp.ones((6, 2)), sfp.Quantisation(4, 0.0, 1.0))
-        with pytest.raises(ValueError, match='the digits have the splits "train" and "test"'):
-            digits("validation")
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
-    with pytest.raises(ValueError, match="needs two samples"):
-        Dataset(jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match="each sample needs its own"):
-        Dataset(jnp.ones((6, 2)), args=jnp.ones(5))
+    with pytest.raises(TypeError, match=r"k has dtype float32; levels are integers 0 … 16"):
+        Dataset(jnp.ones((5, 2)), quantisation)
+    for bad in (-1, 17):
+        with pytest.raises(ValueError, match=r"levels outside 0 … 16"):
+            Dataset(jnp.full((5, 2), bad), quantisation)
+    with pytest.raises(ValueError, match=r"values has shape \(1, 3\); it needs two samples"):
+        Dataset(jnp.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"values has shape \(\); it needs two samples"):
+        Dataset(jnp.asarray(1.0))
+    with pytest.raises(ValueError, match=r"args has arrays with \[\(5,\), \(4,\)\] rows, values has 5; each sample"):
+        Dataset(jnp.ones((5, 2)), args=[jnp.ones((5, 1)), jnp.ones(4)])

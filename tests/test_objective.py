@@ -92,8 +92,13 @@ class Given(AbstractTimeSampler):
 
 
 @eqx.filter_jit
+def _drawn_times(sampler: AbstractTimeSampler, sde: Any, keys: Array, n: int) -> tuple[Array, Array]:
+    return jax.vmap(lambda key: sampler.sample(sde, n, key=key))(keys)
+
+
 def drawn_times(sampler: AbstractTimeSampler, sde: Any, keys: Array, n: int) -> Given:
-    return Given(*jax.vmap(lambda key: sampler.sample(sde, n, key=key))(keys))
+    # Without weak types, of which each compiles anew.
+    return Given(*(jnp.asarray(np.asarray(a)) for a in _drawn_times(sampler, sde, keys, n)))
 
 
 @eqx.filter_jit
@@ -189,11 +194,10 @@ def test_every_term_is_its_integral() -> None:
         np.testing.assert_allclose(total, weighted, rtol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["EDM", "SubVP"])
-def test_dsm_on_other_sdes(name: str) -> None:
+def test_dsm_on_another_sde() -> None:
     r"""With the score of $\mathcal N(0, I)$ diffused, on other data; the integral is taken over the log-SNR, where
     $g^2\,dt = -\sigma^2\,d\lambda$."""
-    sde = LINEAR[name]()
+    sde = sfp.SubVP()
     keys = jr.split(jr.key(1), 400)
 
     def model(t: Array, x: Array) -> Array:
@@ -443,8 +447,8 @@ class Sign(sfp.calculus.AbstractLaw):
 def test_bias_of_the_square() -> None:
     """Two probes give the square without bias; one gives the mean of its own square, which has the variance on top
     [F9]. On the same samples, in the plane."""
-    data = plane_mixture()
-    score = perturbed(data.score(sfp.VP(t0=0.01)))
+    field = lambda t, x: jnp.cos(3 * t) * jnp.sin(2 * x[0] * x[1] + jnp.arange(2))
+    score = sfp.Score(lambda t, x: -x + field(t, x), sfp.VP(t0=0.01))
     terms: dict[str, AbstractTerm] = {
         "exact": sfp.ScoreFPE(sfp.Exact()),
         "exact martingale": sfp.ScoreFPE(sfp.Exact(), "martingale"),
@@ -452,11 +456,11 @@ def test_bias_of_the_square() -> None:
         "plus": sfp.ScoreFPE(sfp.Hutchinson(law=Sign(1.0))),
         "minus": sfp.ScoreFPE(sfp.Hutchinson(law=Sign(-1.0))),
         "Hutchinson": sfp.ScoreFPE(sfp.Hutchinson(), unbiased=True),
-        "Antithetic": sfp.ScoreFPE(sfp.Antithetic(1e-4), unbiased=True),
+        "Antithetic": sfp.ScoreFPE(sfp.Antithetic(1e-5), unbiased=True),
     }
     keys = jr.split(jr.key(9), 800)
     time = drawn_times(sfp.UniformLogSNR(), score.sde, keys, 32)
-    _, values = estimates(added(terms.values()), score, samples(data, (800, 32), 9), time, keys)
+    _, values = estimates(added(terms.values()), score, samples(gaussian(), (800, 32), 9), time, keys)
     found = {name: np.asarray(value) for name, value in zip(terms, values, strict=True)}
     for name, want in (("Hutchinson", "exact"), ("Antithetic", "exact martingale")):
         assert_mean(found[name] - found[want] + found[want].mean(), found[want].mean())
@@ -468,8 +472,7 @@ def test_bias_of_the_square() -> None:
 
 def test_formula_by_hand() -> None:
     """[F12] with `Exact()`, sample by sample, of the very `(t, x)` that the other terms of the sum see."""
-    data = plane_mixture()
-    score = perturbed(data.score(sfp.VP(t0=0.01)))
+    score = sfp.Score(lambda t, x: -x + Perturbed(1.0)(t, x), sfp.VP(t0=0.01))
     looks = [Seen(lambda p: p.t), Seen(lambda p: p.x[0]), Seen(lambda p: p.x[1]), Seen(lambda p: p.score[1])]
     cases = [
         (sfp.ScoreFPE(sfp.Exact(), **PAPER), lambda eps, t: (np.linalg.norm(eps) / 2) ** 2),
@@ -488,7 +491,7 @@ def test_formula_by_hand() -> None:
     loss, weight = added([*looks, *(term for term, _ in cases)]), 2.0
     drawn = np.random.default_rng(10).uniform(0.02, 1.0, (8, 1))
     time = Given(jnp.asarray(drawn), jnp.full((8, 1), weight))
-    _, found = estimates(loss, score, samples(data, (8, 1), 10), time, jr.split(jr.key(10), 8))
+    _, found = estimates(loss, score, samples(gaussian(), (8, 1), 10), time, jr.split(jr.key(10), 8))
     t, x0, x1, s1, *values = (np.asarray(value) / weight for value in found)
     np.testing.assert_array_equal(t, drawn[:, 0])
     x = jnp.asarray(np.stack([x0, x1], axis=1))
@@ -592,8 +595,8 @@ def test_a_sweep_compiles_once() -> None:
 
 @pytest.mark.quick
 def test_samples_are_reproducible() -> None:
-    loss, score, x0 = sfp.DSM() + 0.5 * sfp.ScoreFPE(sfp.Ito()), swirl(), jnp.ones((4, 2))
-    value = jax.jit(lambda key: loss(score, x0, key=key))
+    score, x0 = swirl(), jnp.ones((4, 2))
+    value = jax.jit(lambda key: sfp.DSM()(score, x0, key=key))
     assert value(jr.key(0)) == value(jr.key(0))
     assert value(jr.key(0)) != value(jr.key(1))
 
@@ -632,7 +635,7 @@ def test_cost_of_a_step() -> None:
     """Operations of a training step: `Antithetic` has three evaluations where DSM has one."""
     with jax.enable_x64(False):
         x0 = jnp.ones((32, 16))
-        network = sfp.nn.MLP(shape=(16,), width=128, key=jr.key(0))
+        network = sfp.nn.MLP(shape=(16,), width=128, depth=2, key=jr.key(0))
 
         def flops(loss: AbstractObjective) -> float:
             def value(network: sfp.nn.MLP) -> Array:

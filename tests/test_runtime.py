@@ -1,0 +1,31 @@
+"""The warning about a compiler that gives wrong sums, and that the tests run without its fault."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+
+AFFECTED = jaxlib.__version__ in {"0.10.2", "0.11.0"}
+
+
+def imported(flags: str) -> str:
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", "import scorefp"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+
+
+def test_warns_where_it_must_and_only_there() -> None:
+    assert ("compiles some sums wrongly" in imported("")) == AFFECTED
+    assert imported("--xla_cpu_experimental_ynn_fusion_type=") == ""
+
+
+def test_these_tests_sum_rightly() -> None:
+    """The smallest case of the fault: two logarithms of different arguments around one reduction."""
+    t, x = jnp.linspace(1e-3, 1.0, 20_000), jnp.ones((20_000, 2))
+    value = jax.jit(lambda t, x: jnp.log(2 * t) * jnp.sum(jnp.log(t)[:, None] * x, axis=1))(t, x)
+    u = np.asarray(t, np.float64)
+    np.testing.assert_allclose(value, 2 * np.log(2 * u) * np.log(u), atol=1e-4)
