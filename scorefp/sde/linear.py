@@ -80,8 +80,8 @@ class AbstractLinearSDE(AbstractSDE):
         $$ x_t \mid x_s \sim \mathcal N\Big(\tfrac{\alpha_t}{\alpha_s} x_s,\
            \sigma_t^2 - \big(\tfrac{\alpha_t}{\alpha_s}\big)^2 \sigma_s^2\Big). $$
 
-        The variance is taken as $-\sigma_t^2\,\mathrm{expm1}(\lambda_t - \lambda_s)$. Between times that are nearly equal
-        it has the digits in which the two log-SNRs differ, no more.
+        The variance is taken as $-\sigma_t^2\,\mathrm{expm1}(\lambda_t - \lambda_s)$. Between times that are nearly
+        equal it has the digits in which the two log-SNRs differ, no more.
 
         Returns:
             The scale and the standard deviation.
