@@ -5,23 +5,23 @@ import os
 import warnings
 
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type="
-_AFFECTED = {"0.10.2", "0.11.0"}
+_FIRST, _LAST = (0, 10, 2), (0, 12, 0)
 
 
 def warn_of_wrong_sums() -> None:
-    """Warns about jaxlib 0.10.2 and 0.11.0 on CPUs, unless the fusion at fault is switched off.
+    """Warns about jaxlib 0.10.2 to 0.12.0 on CPUs, unless the fusion at fault is switched off.
 
-    They fuse a reduction with two elementwise functions of one kind and confuse their arguments:
+    0.10.1 sums rightly; 0.12.0 is the newest that was tried. They fuse a reduction with two elementwise functions of one kind and confuse their arguments:
     `log(2 * t) * sum(log(t)[:, None] * x, 1)` is then silently wrong (github.com/jax-ml/jax, issues 39103 and 39257).
     The flag has to be set before jax starts, so the library cannot set it and does not touch jax's configuration.
     """
     version = importlib.metadata.version("jaxlib")
-    if version not in _AFFECTED or _FLAG in os.environ.get("XLA_FLAGS", ""):
+    if not _FIRST <= tuple(map(int, version.split(".")[:3])) <= _LAST or _FLAG in os.environ.get("XLA_FLAGS", ""):
         return
     warnings.warn(
         f"jaxlib {version} compiles some sums wrongly on CPUs (github.com/jax-ml/jax/issues/39103): "
         f"silently wrong numbers are possible. Set the environment variable XLA_FLAGS={_FLAG} (with nothing after the "
-        "equals sign) before Python starts, or install another jaxlib.",
+        "equals sign) before Python starts.",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-AFFECTED = importlib.metadata.version("jaxlib") in {"0.10.2", "0.11.0"}
+VERSION = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:3]))
 
 
 def imported(flags: str) -> str:
@@ -19,7 +19,7 @@ def imported(flags: str) -> str:
 
 
 def test_warns_where_it_must_and_only_there() -> None:
-    assert ("compiles some sums wrongly" in imported("")) == AFFECTED
+    assert ("compiles some sums wrongly" in imported("")) == ((0, 10, 2) <= VERSION <= (0, 12, 0))
     assert imported("--xla_cpu_experimental_ynn_fusion_type=") == ""
 
 
