@@ -1,6 +1,7 @@
 """Gaussian mixtures and their exact diffusion, against scipy and quadrature."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -71,25 +72,33 @@ def test_samples(shape: str) -> None:
     assert_mean(flat, weights @ means, resolution=0.2)
 
 
-@pytest.mark.parametrize("name", LINEAR)
-def test_diffusion_by_quadrature(name: str) -> None:
-    """Density, score, noise and denoiser as integrals over the clean sample, on the line [P1], [X1]."""
-    sde, mixture = LINEAR[name](), line_mixture()
-    exact = mixture.score(sde)
-    ts = sde.time_of_log_snr(jnp.array([4.0, 0.0, -4.0]))
-    alphas, sigmas = np.asarray(sde.alpha(ts)), np.asarray(sde.sigma(ts))
+def test_diffusion_by_quadrature() -> None:
+    """Density, score, noise and denoiser as integrals over the clean sample, on the line, for every SDE [P1], [X1]."""
+    mixture, levels = line_mixture(), jnp.array([4.0, 0.0, -4.0])
+
+    @jax.jit
+    def everything() -> list[tuple[Array, ...]]:
+        found = []
+        for sde in (make() for make in LINEAR.values()):
+            exact = mixture.score(sde)
+
+            def at(t: Array, sde: Any = sde, exact: Any = exact) -> tuple[Array, ...]:
+                alpha, sigma = sde.alpha(t), sde.sigma(t)
+                x = 0.3 * alpha + 0.7 * sigma
+                return alpha, sigma, x, exact.potential(t, x), exact(t, x), exact.noise(t, x), exact.denoise(t, x)
+
+            found.append(jax.vmap(at)(sde.time_of_log_snr(levels)))
+        return found
+
     # The trapezium rule converges exponentially for functions that vanish at both ends.
     clean = np.linspace(-4.0, 4.0, 401)
     log_prior = np.array([scipy_log_prob(mixture, c, 1.0, 0.0) for c in clean])
-    xs = alphas * 0.3 + sigmas * 0.7
-    got = jax.jit(jax.vmap(lambda t, x: (exact.potential(t, x), exact(t, x), exact.noise(t, x), exact.denoise(t, x))))(
-        ts, jnp.asarray(xs)
-    )
-    for i, (alpha, sigma, x) in enumerate(zip(alphas, sigmas, xs, strict=True)):
-        weight = np.exp(log_prior + scipy.stats.norm(alpha * clean, sigma).logpdf(x)) * (clean[1] - clean[0])
-        total, mean = weight.sum(), (weight * clean).sum() / weight.sum()
-        want = (np.log(total), (alpha * mean - x) / sigma**2, (x - alpha * mean) / sigma, mean)
-        np.testing.assert_allclose([float(g[i]) for g in got], want, rtol=1e-8)
+    for found in everything():
+        for alpha, sigma, x, *got in np.asarray(found).T:
+            weight = np.exp(log_prior + scipy.stats.norm(alpha * clean, sigma).logpdf(x)) * (clean[1] - clean[0])
+            total, mean = weight.sum(), (weight * clean).sum() / weight.sum()
+            want = (np.log(total), (alpha * mean - x) / sigma**2, (x - alpha * mean) / sigma, mean)
+            np.testing.assert_allclose(got, want, rtol=1e-8)
 
 
 @pytest.mark.quick

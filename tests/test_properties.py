@@ -22,8 +22,8 @@ def sample(shape: Shape, dtype: Any) -> Array:
     return 0.8 + 0.5 * jnp.cos(jnp.arange(int(np.prod(shape)), dtype=dtype)).reshape(shape)
 
 
-def everything(row: Row, thing: Any, t: Array, x: Array) -> tuple[Any, Any, Array]:
-    """One sample; and a batch of two, of which it is the first, with the gradient of the sum of all values."""
+def batched(row: Row, thing: Any, t: Array, x: Array) -> tuple[Any, Array]:
+    """A batch of two, of which the sample is the first; and the gradients of the sum of all values."""
 
     def total(t: Array, x: Array) -> tuple[Array, Any]:
         used = row.use(thing, t, x, jr.key(0))
@@ -31,7 +31,13 @@ def everything(row: Row, thing: Any, t: Array, x: Array) -> tuple[Any, Any, Arra
 
     differentiated = jax.vmap(jax.value_and_grad(total, argnums=1, has_aux=True))
     (_, batch), gradients = differentiated(jnp.stack([t, 1.1 * t]), jnp.stack([x, 0.9 * x]))
-    return total(t, x)[1], batch, gradients
+    return batch, gradients
+
+
+@eqx.filter_jit
+def everything(row: Row, thing: Any, t: Array, x: Array) -> tuple[Any, Any, Array]:
+    """One sample alone, and `batched`."""
+    return row.use(thing, t, x, jr.key(0)), *batched(row, thing, t, x)
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
@@ -53,12 +59,11 @@ def test_shapes_and_dtypes(row: Row, shape: Shape) -> None:
     with jax.enable_x64(True):
         for dtype in dtypes:
             thing, x, t = row.make(shape, dtype), sample(shape, dtype), jnp.asarray(T, dtype)
-            one, batch, gradients = eqx.filter_eval_shape(everything, row, thing, t, x)
-            assert (gradients.shape, gradients.dtype) == ((2, *shape), dtype)
-            assert jax.tree.structure(one) == jax.tree.structure(batch)
-            for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(batch), strict=True):
-                assert a.dtype == b.dtype == dtype, one
-                assert b.shape == (2, *a.shape)
+            batch, gradients = eqx.filter_eval_shape(batched, row, thing, t, x)
+            assert gradients.shape == (2, *shape)
+            for leaf in (gradients, *jax.tree.leaves(batch)):
+                assert leaf.dtype == dtype, batch
+                assert leaf.shape[0] == 2
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -67,7 +72,7 @@ def test_values(name: str) -> None:
     row = ROWS[name]
     shape = row.shapes[0]
     thing, x, t = row.make(shape, jnp.float32), sample(shape, jnp.float32), jnp.asarray(T, jnp.float32)
-    one, batch, gradients = eqx.filter_jit(everything)(row, thing, t, x)
+    one, batch, gradients = everything(row, thing, t, x)
     assert np.all(np.isfinite(gradients))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(batch), strict=True):
         assert np.all(np.isfinite(b))
