@@ -55,8 +55,6 @@ from .objective import (
     DSM as DSM,
     ScoreFPE as ScoreFPE,
     TimeDerivativeTaming as TimeDerivativeTaming,
-    UniformLogSNR as UniformLogSNR,
-    UniformTime as UniformTime,
     ZeroCurl as ZeroCurl,
     likelihood_weighting as likelihood_weighting,
     noise_weighting as noise_weighting,
@@ -90,5 +88,6 @@ from .sde import (
     LinearSDE as LinearSDE,
     SubVP as SubVP,
 )
+from .time import UniformLogSNR as UniformLogSNR, UniformTime as UniformTime
 
 _warn_of_wrong_sums()

@@ -18,8 +18,9 @@ from jaxtyping import Array
 from references import LINEAR, Perturbed, assert_mean, line_mixture, mean_is, perturbed, plane_mixture, standard_error
 
 import scorefp as sfp
-from scorefp.objective import AbstractObjective, AbstractTerm, AbstractTimeSampler, EDMWeighting
+from scorefp.objective import AbstractObjective, AbstractTerm, EDMWeighting
 from scorefp.sde import Normal
+from scorefp.time import AbstractTimeSampler
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -50,6 +51,7 @@ class At(AbstractTimeSampler):
     """One time for all, of weight one."""
 
     t: float
+    stratified: bool = False
 
     def sample(self, sde: Any, n: int, *, key: Array) -> tuple[Array, Array]:
         return jnp.full((n,), self.t), jnp.ones((n,))
@@ -86,6 +88,7 @@ class Given(AbstractTimeSampler):
 
     t: Array
     weight: Array
+    stratified: bool = eqx.field(default=False, static=True)
 
     def sample(self, sde: Any, n: int, *, key: Array) -> tuple[Array, Array]:
         return self.t, self.weight

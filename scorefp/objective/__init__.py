@@ -9,11 +9,6 @@ from .base import (
 from .curl import ZeroCurl as ZeroCurl
 from .fokker_planck import ScoreFPE as ScoreFPE, TimeDerivativeTaming as TimeDerivativeTaming
 from .matching import DSM as DSM
-from .time import (
-    AbstractTimeSampler as AbstractTimeSampler,
-    UniformLogSNR as UniformLogSNR,
-    UniformTime as UniformTime,
-)
 from .weighting import (
     EDMWeighting as EDMWeighting,
     Weighting as Weighting,

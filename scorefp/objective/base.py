@@ -15,7 +15,7 @@ from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .time import AbstractTimeSampler, UniformLogSNR
+from ..time import AbstractTimeSampler, UniformLogSNR
 
 
 class Perturbed(AbstractModule):

@@ -14,8 +14,9 @@ from .._checks import require
 from .._module import AbstractModule
 from .._types import Key
 from ..data import Dataset
-from ..objective import AbstractObjective, AbstractTimeSampler, UniformLogSNR
+from ..objective import AbstractObjective
 from ..score import AbstractScore
+from ..time import AbstractTimeSampler, UniformLogSNR
 from .step import TrainState, TrainStep, split
 
 

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 from .._module import AbstractModule
 from .._types import Key, Scalar
 from ..data import Dataset
-from ..objective import AbstractObjective, AbstractTimeSampler
+from ..objective import AbstractObjective
 from ..score import AbstractNetworkScore, AbstractScore, Potential, Score
+from ..time import AbstractTimeSampler
 
 
 class TrainState(AbstractModule):

@@ -1,6 +1,7 @@
-"""How training times are drawn: a change of measure that no term sees."""
+"""How times are drawn for an integral over time: a change of measure that no integrand sees."""
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,14 +9,23 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._checks import require
-from .._module import AbstractModule
-from .._types import Key
-from ..sde import AbstractLinearSDE
+from ._checks import require
+from ._module import AbstractModule
+from ._types import Key
+from .sde import AbstractLinearSDE
 
 
 class AbstractTimeSampler(AbstractModule):
-    r"""A density $p$ on `[t0, t1]` with draws and weights $1/p$, so that $\int \ell\,dt = E[\ell(t)/p(t)]$."""
+    r"""A density $p$ on `[t0, t1]` with draws and weights $1/p$, so that $\int \ell\,dt = E[\ell(t)/p(t)]$.
+
+    `stratified` says whether `n` draws lie one in each of `n` cells of equal probability. Whoever estimates the error
+    of a mean over them has to know.
+    """
+
+    if TYPE_CHECKING:
+        stratified: ClassVar[bool]
+    else:
+        stratified: eqx.AbstractVar[bool]
 
     @abstractmethod
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
