@@ -34,22 +34,36 @@ from .densities import GaussianMixture as GaussianMixture
 from .diagnostics import Audit as Audit, audit as audit
 from .flow import Integrator as Integrator
 from .fokker_planck import (
+    AnchoredPotential as AnchoredPotential,
     Antithetic as Antithetic,
     Ito as Ito,
+    MatchingErrors as MatchingErrors,
+    ResidualSuprema as ResidualSuprema,
     Sliced as Sliced,
     fpe_operator as fpe_operator,
     fpe_residual as fpe_residual,
+    high_order_bound as high_order_bound,
+    integrated_residual as integrated_residual,
     log_fpe_residual as log_fpe_residual,
+    matching_errors as matching_errors,
+    residual_suprema as residual_suprema,
     score_fpe_residual as score_fpe_residual,
 )
 from .likelihood import (
     FlowLikelihood as FlowLikelihood,
+    LikelihoodBound as LikelihoodBound,
+    MonteCarlo as MonteCarlo,
     Quantisation as Quantisation,
+    Truncation as Truncation,
     UniformDequantiser as UniformDequantiser,
+    VariationalDequantiser as VariationalDequantiser,
     batch_log_likelihood as batch_log_likelihood,
     bits_per_dim as bits_per_dim,
+    evaluate_bound as evaluate_bound,
     flow_likelihood as flow_likelihood,
+    likelihood_bound as likelihood_bound,
     log_likelihood as log_likelihood,
+    variational_dequantiser as variational_dequantiser,
 )
 from .objective import (
     DSM as DSM,

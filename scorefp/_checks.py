@@ -71,10 +71,10 @@ def finite(name: str, x: Array) -> Array:
     return checked(x, ~jnp.all(jnp.isfinite(x)), message)
 
 
-def time_within(t: Array, t0: float, t1: float) -> Array:
-    """`t`, refused outside `[t0, t1]` (compared in the dtype of `t`)."""
+def time_within(t: Array, t0: float, t1: float, *, name: str = "t") -> Array:
+    """`t`, an argument called `name`, refused outside `[t0, t1]` (compared in the dtype of `t`)."""
     bad = ~((t >= jnp.asarray(t0, t.dtype)) & (t <= jnp.asarray(t1, t.dtype)))
-    value = f"t = {float(t)}" if is_concrete(t) else "t"
+    value = f"{name} = {float(t)}" if is_concrete(t) else name
     message = (
         f"{value} lies outside [t0, t1] = [{t0}, {t1}], the horizon of the SDE. "
         "Use a time inside it, or build the SDE with another horizon."

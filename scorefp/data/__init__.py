@@ -2,3 +2,4 @@
 
 from .dataset import Dataset as Dataset
 from .digits import digits as digits
+from .mnist import mnist as mnist

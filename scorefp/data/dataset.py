@@ -111,5 +111,4 @@ class Dataset(AbstractModule):
         if self.quantisation is None:
             return chosen, args
         # The levels were checked when the data set was made; a check here would cost a host call a step.
-        u = jr.uniform(key, chosen.shape)
-        return self.quantisation.low + (chosen + u) * self.quantisation.width, args
+        return self.quantisation.place(chosen, jr.uniform(key, chosen.shape)), args

@@ -1,8 +1,7 @@
 """The diffused samples at which the curves of an audit are taken."""
 
-import math
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
@@ -11,14 +10,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._batches import in_batches
 from .._checks import require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
 from .measure import CleanSamples
-
-_T = TypeVar("_T")
 
 TimeGrid: TypeAlias = Callable[[AbstractLinearSDE, int], Float[Array, " times"]]
 """Called as `grid(sde, times)`, it returns so many ascending times."""
@@ -134,19 +132,6 @@ def _evaluate(
 
     values = in_batches(one, times.size * x.count, batch_size)
     return jax.tree.map(lambda value: value.reshape(times.size, x.count), values)
-
-
-def in_batches(fn: Callable[[Int[Array, ""]], _T], count: int, batch_size: int) -> _T:
-    """`fn` of the indices below `count`, at most so many at once; the memory is that of one batch.
-
-    The batches are of one size, so that `fn` is compiled once: `jax.lax.map` compiles the last one apart. The indices
-    that fill it up repeat the last one.
-    """
-    batches = math.ceil(count / batch_size)
-    size = math.ceil(count / batches)
-    indices = jnp.minimum(jnp.arange(batches * size), count - 1)
-    values = jax.lax.map(jax.vmap(fn), indices.reshape(batches, size))
-    return jax.tree.map(lambda value: value.reshape(batches * size, *value.shape[2:])[:count], values)
 
 
 def _midpoints(times: int) -> Float[Array, " times"]:

@@ -1,6 +1,7 @@
 """The likelihood of the probability-flow ODE over a set of samples, and the trajectories that explode."""
 
-from typing import Any, ClassVar
+import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -9,16 +10,16 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .._batches import in_batches
 from .._checks import require
 from .._module import AbstractModule
-from .._types import Event, Flag, Key, Scalar
+from .._types import Event, Key
 from ..calculus import AbstractTrace
 from ..flow import Integrator
-from ..likelihood import bits_per_dim, flow_likelihood
+from ..likelihood import Quantisation, bits_per_dim, flow_likelihood
 from ..score import AbstractScore
 from ..sde import AbstractPrior, Normal
 from .configuration import described
-from .ensemble import in_batches
 from .measure import AbstractMeasure, CleanSamples, Estimate, Section, default_trace
 from .statistics import mean_of, median_interval, share_interval
 
@@ -85,44 +86,98 @@ class Likelihood(AbstractMeasure):
         chosen, rows = x.drawn(self.samples, key=sample_key)
         trace = default_trace(x.size) if self.trace is None else self.trace
         event = jax.ShapeDtypeStruct(chosen.values.shape[1:], chosen.values.dtype)
-        scale = _prior_scale(score.sde.prior, event, scale_key)
+        scale = prior_scale(score.sde.prior, event, scale_key)
         solved = _solve(score, chosen, trace, self.integrator, scale, probe_key, self.batch_size)
 
-        log_prob = np.asarray(solved.log_prob, np.float64)
-        failed = ~(np.asarray(solved.success) & np.isfinite(log_prob))
-        exploded = failed | ~(np.asarray(solved.distance, np.float64) <= self.threshold)
-        if x.quantisation is None:
-            name, unit, values = "negative_log_likelihood", "nats", -log_prob
-        else:
-            name, unit = "bits_per_dim", "bits/dim"
-            values = np.asarray(bits_per_dim(solved.log_prob, x.size, x.quantisation), np.float64)
+        unit, failed, exploded = Unit(x.size, x.quantisation), solved.failed(), solved.exploded(self.threshold)
+        name = "negative_log_likelihood" if x.quantisation is None else "bits_per_dim"
+        values = unit.negative(solved.log_prob)
         median, median_error = median_interval(np.where(failed, np.inf, values))
         share, share_error = share_interval(int(exploded.sum()), exploded.size)
         return Section(
             "likelihood",
             {
-                name: mean_of(values[~failed], unit, f"{unit}, mean"),
-                f"median_{name}": Estimate(median, median_error, unit, f"{unit}, median"),
+                name: mean_of(values[~failed], unit.name, f"{unit.name}, mean"),
+                f"median_{name}": Estimate(median, median_error, unit.name, f"{unit.name}, median"),
                 "exploded": Estimate(share, share_error, "1", "share of exploded trajectories"),
                 "evaluations": mean_of(np.asarray(solved.evaluations, np.float64), "1", "evaluations of the ODE, mean"),
             },
             {},
             (
-                f"{exploded.size} trajectories by {described(trace)}, {type(self.integrator.solver).__name__} with "
-                f"rtol = {self.integrator.rtol:g}, atol = {self.integrator.atol:g}.",
+                f"{exploded.size} trajectories by {solved_by(trace, self.integrator)}.",
                 *_named("exploded", rows[exploded], exploded.size, "the mean is over all that have a value"),
                 *_named("failed", rows[failed], exploded.size, "the mean is without them, the median counts them as ∞"),
             ),
         )
 
 
-class _Solved(AbstractModule):
+class Unit(AbstractModule):
+    """What likelihoods are told in: bits per dimension where there is a quantisation [K7], nats a sample elsewhere.
+
+    Args:
+        size: The number of elements of one sample.
+        quantisation: The levels of the samples.
+    """
+
+    size: int
+    quantisation: Quantisation | None
+
+    @property
+    def name(self) -> str:
+        """Its name beside a number."""
+        return "nats" if self.quantisation is None else "bits/dim"
+
+    def negative(self, log_prob: Float[Array, "*batch"]) -> Float[np.ndarray, "*batch"]:
+        """Negative log-likelihoods from log-likelihoods in nats."""
+        if self.quantisation is None:
+            return -np.asarray(log_prob, np.float64)
+        return np.asarray(bits_per_dim(log_prob, self.size, self.quantisation), np.float64)
+
+    def part(self, nats: Float[Array, "*batch"]) -> Float[np.ndarray, "*batch"]:
+        """Terms of a log-likelihood, or differences of two, from nats: the width of a level has no part in them."""
+        return np.asarray(nats, np.float64) / (1 if self.quantisation is None else self.size * math.log(2))
+
+
+class Trajectories(AbstractModule):
     """Of each trajectory its log-likelihood, its end in scales of the prior, its evaluations and a flag."""
 
-    log_prob: Float[Array, " n"]
-    distance: Float[Array, " n"]
-    evaluations: Int[Array, " n"]
-    success: Bool[Array, " n"]
+    log_prob: Float[Array, "*n"]
+    distance: Float[Array, "*n"]
+    evaluations: Int[Array, "*n"]
+    success: Bool[Array, "*n"]
+
+    def failed(self) -> Bool[np.ndarray, "*n"]:
+        """Which have no value."""
+        return ~(np.asarray(self.success) & np.isfinite(np.asarray(self.log_prob)))
+
+    def exploded(self, threshold: float) -> Bool[np.ndarray, "*n"]:
+        """Which failed, or ended further out than so many scales of the prior."""
+        return self.failed() | ~(np.asarray(self.distance, np.float64) <= threshold)
+
+
+def trajectory(
+    score: AbstractScore, x: Event, scale: Event, *, trace: AbstractTrace, integrator: Integrator, key: Key
+) -> Trajectories:
+    """The trajectory of one sample; `scale` is that of the prior."""
+    result = flow_likelihood(score, x, trace=trace, integrator=integrator, key=key)
+    distance = jnp.sqrt(jnp.mean((result.latent / scale) ** 2))
+    return Trajectories(result.log_prob, distance, result.evaluations, result.success)
+
+
+def prior_scale(prior: AbstractPrior, event: jax.ShapeDtypeStruct, key: Key) -> Event:
+    """The scale of each entry under the prior: of a normal law its own, of another the root mean square of draws."""
+    if isinstance(prior, Normal):
+        return jnp.broadcast_to(jnp.asarray(prior.scale, event.dtype), event.shape)
+    draws = jax.vmap(lambda k: prior.sample(k, event.shape))(jr.split(key, 1024))
+    return jnp.sqrt(jnp.mean(draws.astype(event.dtype) ** 2, axis=0))
+
+
+def solved_by(trace: AbstractTrace, integrator: Integrator) -> str:
+    """How trajectories are solved, for a note."""
+    return (
+        f"{described(trace)}, {type(integrator.solver).__name__} with rtol = {integrator.rtol:g}, "
+        f"atol = {integrator.atol:g}"
+    )
 
 
 @eqx.filter_jit
@@ -134,23 +189,12 @@ def _solve(
     scale: Event,
     key: Key,
     batch_size: int,
-) -> _Solved:
-    def one(row: Int[Array, ""]) -> tuple[Scalar, Scalar, Int[Array, ""], Flag]:
+) -> Trajectories:
+    def one(row: Int[Array, ""]) -> Trajectories:
         own = jr.fold_in(key, row)
-        bound = x.bind(score, row)
-        result = flow_likelihood(bound, x.values[row], trace=trace, integrator=integrator, key=own)
-        distance = jnp.sqrt(jnp.mean((result.latent / scale) ** 2))
-        return result.log_prob, distance, result.evaluations, result.success
+        return trajectory(x.bind(score, row), x.values[row], scale, trace=trace, integrator=integrator, key=own)
 
-    return _Solved(*in_batches(one, x.count, batch_size))
-
-
-def _prior_scale(prior: AbstractPrior, event: Any, key: Key) -> Event:
-    """The scale of each entry under the prior: of a normal law its own, of another the root mean square of draws."""
-    if isinstance(prior, Normal):
-        return jnp.broadcast_to(jnp.asarray(prior.scale, event.dtype), event.shape)
-    draws = jax.vmap(lambda k: prior.sample(k, event.shape))(jr.split(key, 1024))
-    return jnp.sqrt(jnp.mean(draws.astype(event.dtype) ** 2, axis=0))
+    return in_batches(one, x.count, batch_size)
 
 
 def _named(what: str, rows: Int[np.ndarray, " rows"], count: int, effect: str) -> tuple[str, ...]:

@@ -1,13 +1,28 @@
-"""Log-likelihoods of the probability-flow ODE, in nats and in bits per dimension, and dequantisation."""
+"""Log-likelihoods, their bounds, entropies and Kullback–Leibler divergences, in nats; bits per dimension."""
 
+from .bounds import (
+    BoundForm as BoundForm,
+    LikelihoodBound as LikelihoodBound,
+    Truncation as Truncation,
+    evaluate_bound as evaluate_bound,
+    likelihood_bound as likelihood_bound,
+)
 from .dequantise import (
+    AbstractDequantiser as AbstractDequantiser,
+    Dequantised as Dequantised,
     Quantisation as Quantisation,
     UniformDequantiser as UniformDequantiser,
     bits_per_dim as bits_per_dim,
 )
+from .expectation import MonteCarlo as MonteCarlo
 from .flow import (
     FlowLikelihood as FlowLikelihood,
     batch_log_likelihood as batch_log_likelihood,
     flow_likelihood as flow_likelihood,
     log_likelihood as log_likelihood,
+)
+from .variational import (
+    ConditionalFlow as ConditionalFlow,
+    VariationalDequantiser as VariationalDequantiser,
+    variational_dequantiser as variational_dequantiser,
 )

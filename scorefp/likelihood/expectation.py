@@ -1,0 +1,128 @@
+"""Monte-Carlo means over clean samples, with their standard errors."""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from .._batches import in_batches
+from .._checks import finite, floating, require
+from .._module import AbstractModule
+from .._types import Event, Key, Scalar
+from ..sde import AbstractLinearSDE
+from ..time import AbstractTimeSampler
+
+_T = TypeVar("_T")
+
+
+class MonteCarlo(AbstractModule):
+    """A Monte-Carlo estimate.
+
+    Args:
+        value: The estimate.
+        error: Its standard error; NaN from fewer than two draws.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp.likelihood import MonteCarlo
+        >>> print(MonteCarlo(jnp.array(1.25), jnp.array(0.02)))
+        1.25 ± 0.02
+    """
+
+    value: Scalar
+    error: Scalar
+
+    def __str__(self) -> str:
+        return f"{float(self.value):.6g} ± {float(self.error):.2g}"
+
+
+def mean_of(values: Float[Array, " n"]) -> MonteCarlo:
+    """The mean of independent values, and its standard error."""
+    count = values.size
+    error = jnp.std(values, ddof=1) / math.sqrt(count) if count > 1 else jnp.full((), jnp.nan, values.dtype)
+    return MonteCarlo(jnp.mean(values), error)
+
+
+def stratified_mean_of(t: Float[Array, " n"], values: Float[Array, " n"]) -> MonteCarlo:
+    r"""The mean of values at stratified times, and its standard error by successive differences,
+
+    $$ \mathrm{se}^2 = \frac{1}{2n(n-1)}\sum_i (y_{(i+1)} - y_{(i)})^2, $$
+
+    with $y_{(i)}$ in the order of their times. One draw a stratum has no variance of its own; that of two neighbours
+    stands for it. The mean that drifts from one to the next makes it a little too large, never too small.
+    """
+    count = values.size
+    if count < 2:
+        return mean_of(values)
+    steps = jnp.diff(values[jnp.argsort(t)])
+    return MonteCarlo(jnp.mean(values), jnp.sqrt(jnp.sum(steps**2) / (2 * count * (count - 1))))
+
+
+def clean_samples(xs: Float[ArrayLike, "n *event"]) -> Float[Array, "n *event"]:
+    """Clean samples, refused unless they are finite floats and at least two."""
+    xs = finite("xs", floating("xs", xs))
+    require(
+        xs.ndim >= 1 and xs.shape[0] >= 2,
+        f"xs has shape {xs.shape}; it needs at least two samples, stacked along the leading axis, for a standard error.",
+    )
+    return xs
+
+
+def diffused_integral(
+    integrand: Callable[[Scalar, Event, Event], _T],
+    sde: AbstractLinearSDE,
+    xs: Float[Array, "n *event"],
+    *,
+    key: Key,
+    draws: int,
+    time: AbstractTimeSampler,
+    batch_size: int,
+) -> _T:
+    r"""$\int_{t_0}^{t_1} E[\ell(t, x_t, \epsilon) \mid x_0]\,dt$ of each clean sample, estimated from its own times and
+    noises.
+
+    The estimates of different samples are independent.
+
+    Args:
+        integrand: $\ell$, called as `integrand(t, x_t, noise)`; a pytree of scalars.
+        sde: The forward process.
+        xs: Clean samples.
+        key: A random key.
+        draws: Times a sample.
+        time: How they are drawn.
+        batch_size: How many clean samples are taken at once.
+
+    Returns:
+        The pytree of the integrand with arrays of shape `(n,)`.
+    """
+    require(draws >= 1, f"draws = {draws}; at least one time is drawn.")
+    require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
+
+    def one(row: Int[Array, ""]) -> _T:
+        x0 = xs[row]
+        time_key, noise_key = jr.split(jr.fold_in(key, row))
+        t, weight = time.sample(sde, draws, key=time_key)
+        t, weight = t.astype(x0.dtype), weight.astype(x0.dtype)
+        noise = jr.normal(noise_key, (draws, *x0.shape), x0.dtype)
+
+        def at(t: Scalar, noise: Event) -> _T:
+            return integrand(t, sde.alpha(t) * x0 + sde.sigma(t) * noise, noise)
+
+        return jax.tree.map(lambda values: jnp.mean(weight * values), jax.vmap(at)(t, noise))
+
+    return in_batches(one, xs.shape[0], batch_size)
+
+
+def uncontrolled(log_snr: Scalar) -> Scalar:
+    r"""The share $1 - c$ of $\|\epsilon\|^2 - D$ that is worth taking off an integrand, with
+    $c = (\mathrm{snr}/(1 + \mathrm{snr}))^2$.
+
+    The mean of $\|\epsilon\|^2 - D$ is zero, so any share leaves the mean alone. Data of unit variance have
+    $\sigma s + \epsilon$ of about $\mathrm{snr}/(1 + \mathrm{snr})$ times a standard normal, from which this share
+    follows.
+    """
+    return jax.nn.sigmoid(-log_snr) * (1 + jax.nn.sigmoid(log_snr))
