@@ -55,13 +55,10 @@ def integrated_residual(
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
-        >>> stationary = sfp.Score(lambda t, x: -x, sfp.VP())
-        >>> wrong = sfp.Score(lambda t, x: (t - 1) * x, sfp.VP())
-        >>> for score in (stationary, wrong):
-        ...     total = sfp.integrated_residual(score, 0.5, jnp.ones(1), start=0.1)
-        ...     round(float(total[0]), 3)
-        0.0
-        -0.047
+        >>> wrong = sfp.Score(lambda t, x: -2 * x, sfp.VP())  # its residual is -2 beta(t) x
+        >>> total = sfp.integrated_residual(wrong, 0.5, jnp.ones(1), start=0.1)
+        >>> round(float(total[0]), 2), round(-2 * (0.1 * 0.4 + 19.9 * (0.5**2 - 0.1**2) / 2), 2)
+        (-4.86, -4.86)
     """
     x = floating("x", x)
     start, t = _limits(score.sde, start, t, x)
@@ -113,8 +110,8 @@ class AnchoredPotential(AbstractPotential):
         t0, t1 = self.score.sde.t0, self.score.sde.t1
         require(
             t0 <= self.anchor <= t1,
-            f"anchor = {self.anchor} lies outside [t0, t1] = [{t0}, {t1}], the horizon of the SDE; take a time at which "
-            "the score is that of a known log-density.",
+            f"anchor = {self.anchor} lies outside [t0, t1] = [{t0}, {t1}], the horizon of the SDE; take a time at "
+            "which the score is that of a known log-density.",
         )
         require(self.nodes >= 1, f"nodes = {self.nodes}; a quadrature has at least one node.")
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._checks import floating, needs_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Exact
+from ..calculus import Exact, Hutchinson
 from ..score import AbstractPotential, AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
 from .operator import value_and_operator
@@ -39,19 +39,23 @@ class ResidualSuprema(AbstractModule):
 
     @property
     def M(self) -> Scalar:
-        r"""$M(\theta) = \sup_t E_{x\sim q_t}\int\|\varepsilon\|^2\,d\tau$, over the grid of times (Lai 2023, Eq. 11)."""
+        r"""$M(\theta) = \sup_t E_{x\sim q_t}\int\|\varepsilon\|^2\,d\tau$ over the grid of times (Lai 2023, Eq. 11)."""
         return jnp.max(self.residual)
 
     @property
     def m(self) -> Scalar:
-        r"""$m(\theta) = \sup_x \int|L[s]|\,d\tau$, over the samples: a lower bound of that over the whole space (Lai
-        2023, Eq. 12)."""
+        r"""$m(\theta) = \sup_x \int|L[s]|\,d\tau$, over the samples (Lai 2023, Eq. 12).
+
+        The largest of finitely many samples is a lower bound of the supremum over the whole space.
+        """
         return jnp.max(self.operator)
 
     @property
     def M_weighted(self) -> Scalar | None:
-        r"""$\tilde M(\theta) = \sup_t E_{x\sim q_t}\int q_\tau(x)\,\|\varepsilon\|^2\,d\tau$, where the density was given
-        (Lai 2023, Eq. 34)."""
+        r"""$\tilde M(\theta) = \sup_t E_{x\sim q_t}\int q_\tau(x)\,\|\varepsilon\|^2\,d\tau$ (Lai 2023, Eq. 34).
+
+        `None` where no density was given.
+        """
         return None if self.weighted is None else jnp.max(self.weighted)
 
 
@@ -62,7 +66,7 @@ def residual_suprema(
     key: Key,
     times: int = 16,
     nodes: int = 32,
-    method: AbstractTrace = Exact(),
+    method: Exact | Hutchinson = Exact(),
     density: AbstractPotential | None = None,
     batch_size: int = 32,
 ) -> ResidualSuprema:
@@ -122,7 +126,7 @@ def _suprema(
     key: Key,
     times: int,
     nodes: int,
-    method: AbstractTrace,
+    method: Exact | Hutchinson,
     density: AbstractPotential | None,
     batch_size: int,
 ) -> ResidualSuprema:
