@@ -10,7 +10,7 @@ import scorefp
 
 pytestmark = pytest.mark.quick
 
-UNWANTED = ["optax", "grain", "orbax", "tensorboardX", "matplotlib", "sklearn", "mlxtend", "ot", "ott"]
+UNWANTED = ["optax", "grain", "orbax", "tensorboardX", "matplotlib", "sklearn", "mlxtend", "flowjax", "ot", "ott"]
 
 
 def run(code: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -130,7 +130,7 @@ class AbstractDequantiser(AbstractModule):
     """
 
     if TYPE_CHECKING:
-        quantisation: Quantisation
+        quantisation: ClassVar[Quantisation]
     else:
         quantisation: eqx.AbstractVar[Quantisation]
 

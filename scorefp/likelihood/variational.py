@@ -105,9 +105,9 @@ def variational_dequantiser(
 ) -> VariationalDequantiser:
     """A dequantiser whose flow is flowjax's: coupling layers with monotone rational-quadratic splines on (0, 1).
 
-    Splines map the unit interval onto itself, so that the noise stays inside its level by construction. The last layer of
-    every conditioner starts at zero, so that the noise starts as uniform. The arrays take the precision that is switched
-    on when it is made.
+    Splines map the unit interval onto itself, so that the noise stays inside its level by construction. The last layer
+    of every conditioner starts at zero, so that the noise starts as uniform. The arrays take the precision that is
+    switched on when it is made.
 
     Args:
         shape: The event shape.

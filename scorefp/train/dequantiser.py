@@ -135,7 +135,7 @@ def fit_dequantiser(
         >>> import jax, jax.numpy as jnp, optax, scorefp as sfp
         >>> from scorefp import data, train
         >>> quantisation = sfp.Quantisation(2, -1.0, 1.0)
-        >>> levels = data.Dataset(jnp.array([[0], [1]] * 50), quantisation)
+        >>> levels = data.Dataset(jnp.array([[0], [1]] * 64), quantisation)
         >>> score = sfp.GaussianMixture(jnp.zeros((1, 1)), jnp.array([0.1]), jnp.ones(1)).score(sfp.VP())
         >>> start = sfp.variational_dequantiser((1,), quantisation, layers=1, key=jax.random.key(0))
         >>> run = train.fit_dequantiser(
@@ -202,9 +202,11 @@ def _loop(
 
 
 def _split(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequantiser]:
-    """The arrays to train, and the rest; the ends of flowjax's base density are marked as not to be trained."""
-    from paramax import NonTrainable
-
+    """The arrays to train, and the rest; flowjax marks the ends of the base density as not to be trained."""
+    try:
+        from paramax import NonTrainable
+    except ImportError:  # a flow of another library
+        return eqx.partition(dequantiser, eqx.is_inexact_array)
     return eqx.partition(dequantiser, eqx.is_inexact_array, is_leaf=lambda node: isinstance(node, NonTrainable))
 
 
