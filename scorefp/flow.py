@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ._checks import require
+from ._checks import is_concrete, require
 from ._module import AbstractModule
-from ._types import Event, Flag, Key, Scalar
+from ._types import Event, Flag, Key, Scalar, Time
 from .calculus import AbstractTrace, value_and_divergence
 from .score import AbstractScore
 from .sde import AbstractLinearSDE
@@ -86,8 +86,8 @@ class Integrator(AbstractModule):
         state: Any,
         args: Any,
         *,
-        start: float,
-        stop: float,
+        start: Time,
+        stop: Time,
         first: Float[ArrayLike, ""],
     ) -> Solved:
         """Solves `dy/dt = field(t, y, args)` from `start` to `stop`, in either direction.
@@ -101,12 +101,14 @@ class Integrator(AbstractModule):
             first: The length of the first step tried, positive.
         """
         dtype = jnp.result_type(*jax.tree.leaves(state))
+        exhausted_message = self._exhausted(start, stop)
+        start, stop = jnp.asarray(start, dtype), jnp.asarray(stop, dtype)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             self.solver,
-            jnp.asarray(start, dtype),
-            jnp.asarray(stop, dtype),
-            jax.lax.stop_gradient(jnp.asarray(first, dtype)) * (1 if start < stop else -1),
+            start,
+            stop,
+            jax.lax.stop_gradient(jnp.copysign(jnp.asarray(first, dtype), stop - start)),
             state,
             args,
             stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
@@ -121,7 +123,7 @@ class Integrator(AbstractModule):
         if self.throw:
             exhausted = solution.result == diffrax.RESULTS.max_steps_reached
             last = eqx.branched_error_if(
-                last, ~success, jnp.where(exhausted, 0, 1), [self._exhausted(start, stop), _BROKEN]
+                last, ~success, jnp.where(exhausted, 0, 1), [exhausted_message, _BROKEN]
             )
         # A state on the way, or beyond the range of floats, must not pass for an answer.
         last = jax.tree.map(lambda y: jnp.where(success, y, jnp.nan), last)
@@ -147,10 +149,11 @@ class Integrator(AbstractModule):
         assert isinstance(tableau, diffrax.ButcherTableau)
         return steps * (tableau.num_stages - tableau.fsal) + int(tableau.fsal)
 
-    def _exhausted(self, start: float, stop: float) -> str:
+    def _exhausted(self, start: Time, stop: Time) -> str:
+        between = f"t = {start} to t = {stop}" if is_concrete(start) and is_concrete(stop) else "one time to the other"
         return (
             f"The probability-flow ODE ran out of steps: max_steps = {self.max_steps} did not bring it from "
-            f"t = {start} to t = {stop} with rtol = {self.rtol}, atol = {self.atol}. Give Integrator a larger "
+            f"{between} with rtol = {self.rtol}, atol = {self.atol}. Give Integrator a larger "
             "max_steps or looser rtol and atol, or compute in float64 where the tolerance is near float32's rounding. "
             "A score that is NaN, or grows without bound along the path, ends here too; Integrator(throw=False) "
             "returns NaN instead."
@@ -183,7 +186,7 @@ def drawn(trace: AbstractTrace, x: Event, key: Key | None) -> AbstractTrace:
     return FixedProbes(trace.probes(x, key)) if trace.random else trace
 
 
-def transport(score: AbstractScore, x: Event, *, start: float, stop: float, integrator: Integrator) -> Solved:
+def transport(score: AbstractScore, x: Event, *, start: Time, stop: Time, integrator: Integrator) -> Solved:
     r"""Takes one sample along the probability flow $dx/dt = u(t, x)$ [F0]; the state is the sample at `stop`.
 
     Args:
@@ -209,7 +212,7 @@ def transport(score: AbstractScore, x: Event, *, start: float, stop: float, inte
 
 
 def transport_with_divergence(
-    score: AbstractScore, x: Event, trace: AbstractTrace, *, start: float, stop: float, integrator: Integrator
+    score: AbstractScore, x: Event, trace: AbstractTrace, *, start: Time, stop: Time, integrator: Integrator
 ) -> Solved:
     r"""Takes one sample along the flow with the integral of the divergence; the state is
     $\big(x,\ \int \nabla\cdot u\,dt\big)$ at `stop`.
@@ -231,8 +234,8 @@ def transport_batch_with_divergence(
     xs: Float[Array, "n *event"],
     traces: AbstractTrace,
     *,
-    start: float,
-    stop: float,
+    start: Time,
+    stop: Time,
     integrator: Integrator,
 ) -> Solved:
     """As `transport_with_divergence` for a batch in one solve; the arrays of `traces` have its leading axis."""
@@ -240,7 +243,7 @@ def transport_batch_with_divergence(
     return integrator.solve(_batch_velocity_and_divergence, state, (score, traces), start=start, stop=stop, first=first)
 
 
-def _first_step(score: AbstractScore, start: float, stop: float) -> Float[ArrayLike, ""]:
+def _first_step(score: AbstractScore, start: Time, stop: Time) -> Float[ArrayLike, ""]:
     r"""The first step tried: the time in which the log-SNR changes by one, $\sigma^2/g^2$ [S7].
 
     The velocity of a VP or OU process goes like $1/\sqrt t$ near zero. A first step of a hundredth of the horizon lies

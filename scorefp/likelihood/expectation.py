@@ -67,7 +67,7 @@ def clean_samples(xs: Float[ArrayLike, "n *event"]) -> Float[Array, "n *event"]:
     xs = finite("xs", floating("xs", xs))
     require(
         xs.ndim >= 1 and xs.shape[0] >= 2,
-        f"xs has shape {xs.shape}; it needs at least two samples, stacked along the leading axis, for a standard error.",
+        f"xs has shape {xs.shape}; a standard error needs at least two samples, stacked along the leading axis.",
     )
     return xs
 

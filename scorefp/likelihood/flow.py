@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from .._checks import finite, floating, needs_key, require
+from .._checks import finite, floating, needs_key, require, scalar_time, time_within
 from .._module import AbstractModule
-from .._types import Event, Flag, Key, Scalar
+from .._types import Event, Flag, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..flow import Integrator, drawn, transport_batch_with_divergence, transport_with_divergence
 from ..score import AbstractScore
@@ -38,6 +38,7 @@ def log_likelihood(
     score: AbstractScore,
     x: Event,
     *,
+    start: Time | None = None,
     trace: AbstractTrace = Exact(),
     integrator: Integrator = Integrator(),
     key: Key | None = None,
@@ -53,7 +54,8 @@ def log_likelihood(
 
     Args:
         score: Any score on any SDE.
-        x: One sample at time `t0`.
+        x: One sample at time `start`.
+        start: The time of the sample, in `[t0, t1]`, at which the density of the flow is asked; `None` is `t0`.
         trace: `Exact()`, or `Hutchinson(samples, law)` with probes drawn once a solve: unbiased for the log-likelihood.
         integrator: How the ODE is solved, and how the solve is differentiated.
         key: A random key, for `Hutchinson`.
@@ -63,7 +65,8 @@ def log_likelihood(
 
     Raises:
         TypeError: if `x` is not floating.
-        ValueError: if `x` is not finite, the score has another shape than `x`, or `Hutchinson` gets no key.
+        ValueError: if `x` is not finite, `start` is outside the horizon, the score has another shape than `x`, or
+            `Hutchinson` gets no key.
         RuntimeError: if the solver fails, unless the integrator has `throw=False`; the result is NaN then.
 
     Example:
@@ -74,7 +77,9 @@ def log_likelihood(
         (-1.419, -1.0)
     """
     x = _checked_sample("x", x, trace, key)
-    return _flow_likelihood(score, x, trace, integrator, key).log_prob
+    if start is not None:
+        start = time_within(scalar_time(start, x), score.sde.t0, score.sde.t1)
+    return _flow_likelihood(score, x, trace, integrator, key, start).log_prob
 
 
 def flow_likelihood(
@@ -177,10 +182,16 @@ def _checked_sample(name: str, x: Array, trace: AbstractTrace, key: Key | None) 
 
 @eqx.filter_jit
 def _flow_likelihood(
-    score: AbstractScore, x: Event, trace: AbstractTrace, integrator: Integrator, key: Key | None
+    score: AbstractScore,
+    x: Event,
+    trace: AbstractTrace,
+    integrator: Integrator,
+    key: Key | None,
+    start: Time | None = None,
 ) -> FlowLikelihood:
     sde = score.sde
-    solved = transport_with_divergence(score, x, drawn(trace, x, key), start=sde.t0, stop=sde.t1, integrator=integrator)
+    start = sde.t0 if start is None else start
+    solved = transport_with_divergence(score, x, drawn(trace, x, key), start=start, stop=sde.t1, integrator=integrator)
     latent, growth = solved.state
     return FlowLikelihood(sde.prior.log_prob(latent) + growth, latent, solved.evaluations, solved.success, None)
 
