@@ -51,6 +51,7 @@ from .fokker_planck import (
 )
 from .likelihood import (
     FlowLikelihood as FlowLikelihood,
+    KLDecomposition as KLDecomposition,
     LikelihoodBound as LikelihoodBound,
     MonteCarlo as MonteCarlo,
     Quantisation as Quantisation,
@@ -59,8 +60,12 @@ from .likelihood import (
     VariationalDequantiser as VariationalDequantiser,
     batch_log_likelihood as batch_log_likelihood,
     bits_per_dim as bits_per_dim,
+    entropy as entropy,
     evaluate_bound as evaluate_bound,
     flow_likelihood as flow_likelihood,
+    gaussian_kl as gaussian_kl,
+    kl_bound as kl_bound,
+    kl_decomposition as kl_decomposition,
     likelihood_bound as likelihood_bound,
     log_likelihood as log_likelihood,
     variational_dequantiser as variational_dequantiser,

@@ -14,12 +14,22 @@ from .dequantise import (
     UniformDequantiser as UniformDequantiser,
     bits_per_dim as bits_per_dim,
 )
+from .entropy import EntropyForm as EntropyForm, entropy as entropy
 from .expectation import MonteCarlo as MonteCarlo
 from .flow import (
     FlowLikelihood as FlowLikelihood,
     batch_log_likelihood as batch_log_likelihood,
     flow_likelihood as flow_likelihood,
     log_likelihood as log_likelihood,
+)
+from .kl import (
+    KLDecomposition as KLDecomposition,
+    gaussian_kl as gaussian_kl,
+    kl_bound as kl_bound,
+    kl_decomposition as kl_decomposition,
+    ode_score as ode_score,
+    prior_kl as prior_kl,
+    prior_kl_bound as prior_kl_bound,
 )
 from .variational import (
     ConditionalFlow as ConditionalFlow,
