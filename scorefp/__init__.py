@@ -68,11 +68,17 @@ from .likelihood import (
     kl_decomposition as kl_decomposition,
     likelihood_bound as likelihood_bound,
     log_likelihood as log_likelihood,
+    ode_score as ode_score,
+    prior_kl as prior_kl,
+    prior_kl_bound as prior_kl_bound,
     variational_dequantiser as variational_dequantiser,
 )
 from .objective import (
     DSM as DSM,
+    InterpolatedWeighting as InterpolatedWeighting,
+    MinSNRWeighting as MinSNRWeighting,
     ScoreFPE as ScoreFPE,
+    SoftMinSNRWeighting as SoftMinSNRWeighting,
     TimeDerivativeTaming as TimeDerivativeTaming,
     ZeroCurl as ZeroCurl,
     likelihood_weighting as likelihood_weighting,

@@ -11,6 +11,9 @@ from .fokker_planck import ScoreFPE as ScoreFPE, TimeDerivativeTaming as TimeDer
 from .matching import DSM as DSM
 from .weighting import (
     EDMWeighting as EDMWeighting,
+    InterpolatedWeighting as InterpolatedWeighting,
+    MinSNRWeighting as MinSNRWeighting,
+    SoftMinSNRWeighting as SoftMinSNRWeighting,
     Weighting as Weighting,
     likelihood_weighting as likelihood_weighting,
     noise_weighting as noise_weighting,

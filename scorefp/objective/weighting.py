@@ -79,3 +79,94 @@ class EDMWeighting(AbstractModule):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         ratio = sigma / alpha
         return sigma**4 / alpha**2 * (ratio**2 + self.data_std**2) / (ratio * self.data_std) ** 2
+
+
+class MinSNRWeighting(AbstractModule):
+    r"""The weight of Hang 2023 [H1]: $\min(\mathrm{snr}, \gamma)$ on the squared error of the denoiser, with
+    $\mathrm{snr} = \alpha^2/\sigma^2$; on that of the score it is
+
+    $$ \lambda = \frac{\sigma^4}{\alpha^2}\min(\mathrm{snr}, \gamma)
+       = \sigma^2\min\Big(1, \frac{\gamma}{\mathrm{snr}}\Big) : $$
+
+    the common weight $\sigma^2$, capped where there is little noise.
+
+    Args:
+        gamma: The largest signal-to-noise ratio that counts in full.
+
+    Raises:
+        ValueError: if `gamma` is not positive.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> float(sfp.MinSNRWeighting(4.0)(sfp.EDM(), 2.0)), float(sfp.MinSNRWeighting(4.0)(sfp.EDM(), 0.25))
+        (4.0, 0.015625)
+    """
+
+    gamma: float = 5.0
+
+    def __check_init__(self) -> None:
+        _check_gamma(self.gamma)
+
+    def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        return sde.sigma(t) ** 2 * jnp.minimum(1, self.gamma * jnp.exp(-sde.log_snr(t)))
+
+
+class SoftMinSNRWeighting(AbstractModule):
+    r"""The weight of Crowson 2024 [H1], a smooth `MinSNRWeighting`: half the harmonic mean
+    $\big(\mathrm{snr}^{-1} + \gamma^{-1}\big)^{-1}$ in the place of the minimum, so that
+    $\lambda = \sigma^2\,\gamma/(\mathrm{snr} + \gamma)$.
+
+    Args:
+        gamma: The signal-to-noise ratio around which the weight turns.
+
+    Raises:
+        ValueError: if `gamma` is not positive.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> float(sfp.SoftMinSNRWeighting(4.0)(sfp.EDM(), 0.5))  # snr = 4
+        0.125
+    """
+
+    gamma: float = 4.0
+
+    def __check_init__(self) -> None:
+        _check_gamma(self.gamma)
+
+    def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        return sde.sigma(t) ** 2 * self.gamma / (jnp.exp(sde.log_snr(t)) + self.gamma)
+
+
+class InterpolatedWeighting(AbstractModule):
+    r"""The geometric mean $\lambda = \lambda_0^{1 - w}\,\lambda_1^w$ of two weightings: by default from the common
+    weight $\sigma^2$ to the likelihood's $g^2$.
+
+    An arithmetic mean needs no class: `(1 - w) * DSM(first) + w * DSM(last)` is one.
+
+    Args:
+        share: $w$.
+        first: $\lambda_0$.
+        last: $\lambda_1$.
+
+    Raises:
+        ValueError: if `share` is outside [0, 1].
+
+    Example:
+        >>> import scorefp as sfp
+        >>> round(float(sfp.InterpolatedWeighting(0.5)(sfp.EDM(), 2.0)), 4)  # sqrt(2^2 * 2*2)
+        4.0
+    """
+
+    share: float
+    first: Weighting = noise_weighting
+    last: Weighting = likelihood_weighting
+
+    def __check_init__(self) -> None:
+        require(0 <= self.share <= 1, f"share = {self.share}; a share lies in [0, 1].")
+
+    def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        return self.first(sde, t) ** (1 - self.share) * self.last(sde, t) ** self.share
+
+
+def _check_gamma(gamma: float) -> None:
+    require(gamma > 0, f"gamma = {gamma}; a signal-to-noise ratio is positive.")
