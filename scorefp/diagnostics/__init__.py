@@ -1,6 +1,7 @@
 """Audits: how far any score is from being the score of its diffusion, in numbers, curves and one figure."""
 
 from .audit import DEFAULT_MEASURES as DEFAULT_MEASURES, Audit as Audit, AuditData as AuditData, audit as audit
+from .bound import Bound as Bound
 from .curves import CurlCurve as CurlCurve, MatchingCurve as MatchingCurve, ResidualCurve as ResidualCurve
 from .ensemble import (
     Ensemble as Ensemble,
@@ -8,6 +9,7 @@ from .ensemble import (
     log_snr_midpoints as log_snr_midpoints,
     uniform_midpoints as uniform_midpoints,
 )
+from .evaluate import Evaluation as Evaluation, evaluate as evaluate
 from .likelihood import Likelihood as Likelihood
 from .measure import (
     AbstractMeasure as AbstractMeasure,

@@ -1,7 +1,8 @@
 """The audit of a score: a sequence of measures, in one table, one figure and one JSON."""
 
-import importlib.metadata
 import json
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -17,7 +18,8 @@ from .._types import Key
 from ..likelihood import Quantisation
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
-from .configuration import Json, plain
+from .bound import Bound
+from .configuration import Json, configuration, fields, plain
 from .curves import CurlCurve, MatchingCurve, ResidualCurve
 from .likelihood import Likelihood
 from .measure import AbstractMeasure, CleanSamples, Section
@@ -26,7 +28,7 @@ from .table import table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (Likelihood(), ResidualCurve(), MatchingCurve(), CurlCurve())
+DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (Likelihood(), Bound(), ResidualCurve(), MatchingCurve(), CurlCurve())
 """What an audit measures where it is not told."""
 
 
@@ -112,8 +114,8 @@ class Audit(AbstractModule):
             "configuration": self.configuration,
             "sections": {
                 title: {
-                    "numbers": {name: _fields(number) for name, number in section.numbers.items()},
-                    "curves": {name: _fields(curve) for name, curve in section.curves.items()},
+                    "numbers": {name: fields(number) for name, number in section.numbers.items()},
+                    "curves": {name: fields(curve) for name, curve in section.curves.items()},
                     "notes": list(section.notes),
                 }
                 for title, section in self.sections.items()
@@ -142,13 +144,14 @@ def audit(
 ) -> Audit:
     r"""A full account of how far a score is from being the score of its diffusion.
 
-    By default: the likelihood of the probability-flow ODE with its exploded trajectories (`Likelihood`), the residual
-    of the score Fokker–Planck equation (`ResidualCurve`), the error of denoising score matching (`MatchingCurve`) and
-    the curl (`CurlCurve`), the last three over time. Every number comes with a 95 % confidence interval over samples
-    [K8].
+    By default: the likelihood of the probability-flow ODE with its exploded trajectories (`Likelihood`), the bound of
+    the reverse SDE (`Bound`), the residual of the score Fokker–Planck equation (`ResidualCurve`), the error of
+    denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), the last three over time. Every number comes
+    with a 95 % confidence interval over samples [K8].
 
     Each measure is compiled once for a configuration, runs in batches of bounded memory, and gives the same values for
-    the same key. It has a key of its own by its place in the sequence.
+    the same key. It has a key of its own by its class, and by its place among those of its class: a measure that is
+    added changes no number of the others.
 
     Args:
         score: Any score.
@@ -175,7 +178,7 @@ def audit(
         >>> x = jax.random.normal(jax.random.key(0), (50, 2))
         >>> report = sfp.audit(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> list(report.sections)
-        ['likelihood', 'residual', 'matching', 'curl']
+        ['likelihood', 'bound', 'residual', 'matching', 'curl']
         >>> report["likelihood"].numbers["exploded"].value
         0.0
     """
@@ -191,11 +194,18 @@ def audit(
         notes.append(
             f"Left out: {', '.join(left_out)}; they need a Gaussian kernel, which {type(score.sde).__name__} has not."
         )
-    sections = dict[str, Section]()
-    for place, measure in enumerate(chosen):
-        section = measure(score, samples, key=jr.fold_in(measure_key, place))
+    sections, seen = dict[str, Section](), Counter[str]()
+    for measure in chosen:
+        name = type(measure).__name__
+        own = jr.fold_in(jr.fold_in(measure_key, zlib.crc32(name.encode())), seen[name])
+        seen[name] += 1
+        section = measure(score, samples, key=own)
         sections[_free(section.title, sections)] = section
-    return Audit(sections, tuple(notes), _configuration(score, samples, chosen, key))
+    settings = {
+        **configuration(score, samples.values, samples.quantisation, key),
+        "measures": [plain(measure) for measure in chosen],
+    }
+    return Audit(sections, tuple(notes), settings)
 
 
 def _clean(x: ArrayLike | AuditData, quantisation: Quantisation | None, args: Any, key: Key) -> CleanSamples:
@@ -213,41 +223,6 @@ def _clean(x: ArrayLike | AuditData, quantisation: Quantisation | None, args: An
         "confidence intervals.",
     )
     return CleanSamples(finite("x", values), quantisation, jax.tree.map(jnp.asarray, args))
-
-
-def _configuration(
-    score: AbstractScore, x: CleanSamples, measures: Sequence[AbstractMeasure], key: Key
-) -> dict[str, Json]:
-    return {
-        "scorefp": _version(),
-        "jax": jax.__version__,
-        "score": plain(score),
-        "sde": plain(score.sde),
-        "samples": {
-            "count": x.count,
-            "shape": list(x.values.shape[1:]),
-            "dtype": str(x.values.dtype),
-            "quantisation": plain(x.quantisation),
-        },
-        "key": plain(jr.key_data(key)),
-        "measures": [plain(measure) for measure in measures],
-    }
-
-
-def _version() -> str | None:
-    """The version of this package; `None` where it runs from its source without being installed."""
-    try:
-        return importlib.metadata.version("scorefp")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _fields(value: AbstractModule) -> dict[str, Json]:
-    return {name: _listed(item) for name, item in vars(value).items()}
-
-
-def _listed(value: Any) -> Json:
-    return plain(value if isinstance(value, str | float) or value is None else value.tolist())
 
 
 def _free(title: str, taken: dict[str, Section]) -> str:

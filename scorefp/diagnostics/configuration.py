@@ -1,6 +1,7 @@
 """Settings as plain values, for JSON and for notes."""
 
 import dataclasses
+import importlib.metadata
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
@@ -9,8 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Shaped
 
 from .._module import AbstractModule
+from .._types import Key
+from ..likelihood import Quantisation
+from ..score import AbstractScore
 
 Json: TypeAlias = Any
 """What JSON can say: a number, text, a truth value, `None`, or lists and dictionaries of such."""
@@ -53,6 +58,38 @@ def plain(value: Any) -> Json:
     if callable(value):
         return _name(value)
     return type(value).__name__
+
+
+def fields(value: AbstractModule) -> dict[str, Json]:
+    """The fields of a module as JSON, arrays in full."""
+    return {name: plain(item.tolist() if isinstance(item, np.ndarray) else item) for name, item in vars(value).items()}
+
+
+def configuration(
+    score: AbstractScore, values: Shaped[Array, "n *event"], quantisation: Quantisation | None, key: Key
+) -> dict[str, Json]:
+    """What numbers on samples depend on, besides their own settings: versions, score, samples and key."""
+    return {
+        "scorefp": _version(),
+        "jax": jax.__version__,
+        "score": plain(score),
+        "sde": plain(score.sde),
+        "samples": {
+            "count": values.shape[0],
+            "shape": list(values.shape[1:]),
+            "dtype": str(values.dtype),
+            "quantisation": plain(quantisation),
+        },
+        "key": plain(jax.random.key_data(key)),
+    }
+
+
+def _version() -> str | None:
+    """The version of this package; `None` where it runs from its source without being installed."""
+    try:
+        return importlib.metadata.version("scorefp")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _array(value: Any) -> Json:

@@ -23,6 +23,11 @@ from .configuration import described
 from .measure import AbstractMeasure, CleanSamples, Estimate, Section, default_trace
 from .statistics import mean_of, median_interval, share_interval
 
+THRESHOLD = 5.0
+"""Beyond so many scales of the prior a trajectory has exploded."""
+
+WITHOUT_FAILED = "the mean is without them, the median counts them as ∞"
+WITH_EXPLODED = "the mean is over all that have a value"
 _NAMED = 20
 
 
@@ -68,7 +73,7 @@ class Likelihood(AbstractMeasure):
     trace: AbstractTrace | None = None
     integrator: Integrator = Integrator(throw=False)
     samples: int | None = None
-    threshold: float = 5.0
+    threshold: float = THRESHOLD
     batch_size: int = 64
 
     needs_kernel: ClassVar[bool] = False
@@ -105,8 +110,8 @@ class Likelihood(AbstractMeasure):
             {},
             (
                 f"{exploded.size} trajectories by {solved_by(trace, self.integrator)}.",
-                *_named("exploded", rows[exploded], exploded.size, "the mean is over all that have a value"),
-                *_named("failed", rows[failed], exploded.size, "the mean is without them, the median counts them as ∞"),
+                *named("trajectories exploded", rows[exploded], exploded.size, WITH_EXPLODED),
+                *named("trajectories failed", rows[failed], exploded.size, WITHOUT_FAILED),
             ),
         )
 
@@ -197,10 +202,10 @@ def _solve(
     return in_batches(one, x.count, batch_size)
 
 
-def _named(what: str, rows: Int[np.ndarray, " rows"], count: int, effect: str) -> tuple[str, ...]:
-    """A note on the trajectories that did `what`; none where there are none."""
+def named(what: str, rows: Int[np.ndarray, " rows"], count: int, effect: str) -> tuple[str, ...]:
+    """A note on the rows of which `what` is true, `"trajectories failed"` for example; none where there are none."""
     if rows.size == 0:
         return ()
     listed = ", ".join(map(str, np.sort(rows)[:_NAMED]))
     more = f" and {rows.size - _NAMED} more" if rows.size > _NAMED else ""
-    return (f"{rows.size} of {count} trajectories {what} (rows {listed}{more}); {effect}.",)
+    return (f"{rows.size} of {count} {what} (rows {listed}{more}); {effect}.",)

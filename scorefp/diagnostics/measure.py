@@ -94,8 +94,7 @@ class CleanSamples(AbstractModule):
     args: Any = None
 
     def __check_init__(self) -> None:
-        for leaf in jax.tree.leaves(self.args):
-            same_shape("a leading axis of args", leaf.shape[:1], "that of the samples", self.values.shape[:1])
+        check_args(self.args, self.count)
 
     @property
     def count(self) -> int:
@@ -124,7 +123,18 @@ class CleanSamples(AbstractModule):
 
     def bind(self, score: _S, row: Int[Array, ""]) -> _S:
         """The score with the conditioning of one sample closed over."""
-        return score if self.args is None else score.bind(args=jax.tree.map(lambda a: a[row], self.args))
+        return conditioned(score, self.args, row)
+
+
+def check_args(args: Any, count: int) -> None:
+    """Refuses conditioning that has not one row for each of `count` samples."""
+    for leaf in jax.tree.leaves(args):
+        same_shape("a leading axis of args", leaf.shape[:1], "that of the samples", (count,))
+
+
+def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:
+    """The score with the conditioning of one sample closed over, where there is any."""
+    return score if args is None else score.bind(args=jax.tree.map(lambda a: a[row], args))
 
 
 class AbstractMeasure(AbstractModule):

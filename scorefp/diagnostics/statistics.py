@@ -59,8 +59,11 @@ def median_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
         return median, float(max(ordered[count - 1 - low] - median, median - ordered[low]))
 
 
-def share_interval(hits: int, count: int) -> tuple[float, float]:
-    """A share, and the longer side of its Wilson interval, which is not zero where nothing was hit."""
+def share_interval(hits: int | float, count: int) -> tuple[float, float]:
+    """A share, and the longer side of its Wilson interval, which is not zero where nothing was hit.
+
+    A point may be hit in part. Its variance is then below that of a hit or none, and the interval is too wide.
+    """
     share = hits / count
     z2 = _NORMAL**2 / count
     centre = (share + z2 / 2) / (1 + z2)

@@ -29,7 +29,7 @@ def table(configuration: Mapping[str, Json], sections: Sequence[Section], notes:
             )
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
-        console.print(_heading(configuration))
+        console.print(heading("Audit", configuration))
         console.print(grid)
         for section in sections:
             for note in section.notes:
@@ -39,10 +39,11 @@ def table(configuration: Mapping[str, Json], sections: Sequence[Section], notes:
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
-def _heading(configuration: Mapping[str, Json]) -> str:
+def heading(what: str, configuration: Mapping[str, Json]) -> str:
+    """What was looked at, and how to read the numbers."""
     score, sde, samples = (configuration[name] for name in ("score", "sde", "samples"))
     return (
-        f"Audit of a {score['type']} on {sde['type']}: {samples['count']} samples of shape "
+        f"{what} of a {score['type']} on {sde['type']}: {samples['count']} samples of shape "
         f"{tuple(samples['shape'])}, {samples['dtype']}.\n"
         "± is the half-width of a 95 % confidence interval over samples."
     )
