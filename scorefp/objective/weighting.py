@@ -165,6 +165,7 @@ class InterpolatedWeighting(AbstractModule):
         require(0 <= self.share <= 1, f"share = {self.share}; a share lies in [0, 1].")
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        t = jnp.asarray(t)
         return self.first(sde, t) ** (1 - self.share) * self.last(sde, t) ** self.share
 
 
