@@ -1,0 +1,532 @@
+"""ScoreFlow at a small scale: Table 2 and Figure 2 of Song 2021 on real handwritten digits.
+
+Rows are score matching with the common weighting (baseline), with the likelihood weighting (LW), and with importance
+sampling of times on top (LW + IS), each for VP and sub-VP. Columns are the negative log-likelihood of the
+probability-flow ODE and the bound of the reverse SDE, under uniform and under variational dequantisation. LW + IS with
+variational dequantisation is what the paper calls a ScoreFlow.
+
+    python examples/scoreflow.py
+
+Each cell, one row for one SDE and one seed, writes one JSON file to `docs/assets/scoreflow/` and is skipped when the
+file is there: a killed run goes on where it stopped, its models are in `.cache/scoreflow/`. Tables and the figure are
+made from these files alone. A file made with other settings is refused; give `--out` another folder then.
+"""
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+from scipy import stats
+
+import scorefp as sfp
+from scorefp import data, train
+from scorefp.diagnostics import evaluate
+
+# The truncations of the paper's appendix B: 1e-5 for VP, which is the class's own, and 1e-2 for sub-VP.
+SDES = {"VP": sfp.VP(t0=1e-5), "sub-VP": sfp.SubVP(t0=1e-2)}
+ROWS = {
+    "baseline": (sfp.DSM(weighting=sfp.noise_weighting), sfp.UniformTime()),
+    "LW": (sfp.DSM(), sfp.UniformTime()),
+    "LW + IS": (sfp.DSM(), sfp.UniformLogSNR()),
+}
+DATA: dict[str, Callable[[Any], data.Dataset]] = {"digits": data.digits, "mnist": data.mnist}
+NAMES = {"digits": "digits, 8×8", "mnist": "MNIST, 28×28"}
+DEQUANTISATIONS = ("uniform", "variational")
+# How the time of a loss is drawn, for its variance.
+TIMES = {
+    "uniform, independent": sfp.UniformTime(stratified=False),
+    "uniform, stratified": sfp.UniformTime(),
+    "importance, independent": sfp.UniformLogSNR(stratified=False),
+    "importance, stratified": sfp.UniformLogSNR(),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a cell depends on beside its name."""
+
+    steps: int
+    width: int
+    points: int
+    draws: int
+    dequantiser_steps: int
+    dequantiser_width: int = 64
+    dequantiser_layers: int = 4
+    batch_size: int = 128
+    dequantiser_batch_size: int = 64
+    dequantiser_draws: int = 2
+    rate: float = 1e-3
+    dequantiser_rate: float = 2e-3
+
+
+DEFAULT = {
+    "digits": Settings(steps=6000, width=256, points=360, draws=128, dequantiser_steps=2000),
+    "mnist": Settings(steps=6000, width=256, points=250, draws=128, dequantiser_steps=1500),
+}
+QUICK = Settings(
+    steps=200,
+    width=32,
+    points=12,
+    draws=8,
+    dequantiser_steps=20,
+    dequantiser_width=8,
+    dequantiser_layers=2,
+    batch_size=64,
+    dequantiser_batch_size=16,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One row for one SDE, data set and seed."""
+
+    data: str
+    sde: str
+    row: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        words = f"{self.data}-{self.sde}-{self.row}-seed{self.seed}"
+        return words.lower().replace("sub-vp", "subvp").replace(" + ", "-")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
+    parser.add_argument("--seeds", type=int, nargs="+", help="0, 1 and 2 on the 8×8 digits and 0 on MNIST")
+    parser.add_argument("--steps", type=int, help="training steps of each score")
+    parser.add_argument("--out", type=Path, default=Path("docs/assets/scoreflow"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache/scoreflow"), help="where trained models are kept")
+    parser.add_argument("--quick", action="store_true", help="few steps and points, to see that it runs")
+    parser.add_argument(
+        "--tables-only", action="store_true", help="run no cell; tables and figure from those there are"
+    )
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    for name in options.data:
+        settings = QUICK if options.quick else DEFAULT[name]
+        if options.steps is not None:
+            settings = dataclasses.replace(settings, steps=options.steps)
+        seeds = options.seeds if options.seeds is not None else [0, 1, 2] if name == "digits" else [0]
+        cells = [Cell(name, sde, row, seed) for seed in seeds for sde in SDES for row in ROWS]
+        for cell in cells:
+            path = options.out / f"{cell.name}.json"
+            if not path.exists() and not options.tables_only:
+                write(path, measured(cell, settings, options.cache))
+                print(f"{cell.name} done after {time.perf_counter() - begin:.0f} s in all", flush=True)
+        found = read(options.out, cells, settings)
+        if found:
+            (options.out / f"{name}.md").write_text(table(found), encoding="utf-8")
+            (options.out / f"{name}-spread.md").write_text(spread(found), encoding="utf-8")
+            (options.out / f"{name}-observations.md").write_text(observations(found), encoding="utf-8")
+            (options.out / f"{name}-variance.md").write_text(variances(found), encoding="utf-8")
+            print(f"\n{NAMES[name]}\n\n{table(found)}\n{spread(found)}\n{observations(found)}\n{variances(found)}")
+    learning_curves(options.out)
+
+
+# ------------------------------------------------------------------------------------------------ one cell
+
+
+def measured(cell: Cell, settings: Settings, cache: Path) -> dict[str, Any]:
+    """Trains a score and a dequantiser, and evaluates the score under both dequantisations."""
+    training, test = DATA[cell.data]("train"), DATA[cell.data]("test")
+    test = data.Dataset(test.values[: settings.points], test.quantisation)
+    seconds: dict[str, float] = {}
+    folder = cache / f"{cell.name}-{fingerprint(settings)}"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    model = untrained(cell, settings, training)
+    score, history = kept(folder / "score", seconds, model, lambda: fitted(cell, settings, model, training))
+    variance = timed("variance", seconds, lambda: loss_variance(score, training, settings.batch_size))
+    start = uniform_at_first(cell.data, cell.seed, settings)
+    dequantiser, curve = kept(
+        folder / "dequantiser", seconds, start, lambda: fitted_dequantiser(cell, settings, start, score, training)
+    )
+    result: dict[str, Any] = {
+        "cell": dataclasses.asdict(cell),
+        "settings": dataclasses.asdict(settings),
+        "history": blocks(history["loss"]),
+        "loss_variance_of_last_half": detrended_variance(history["loss"]),
+        "loss_variance_of_final_score": variance,
+        "dequantiser_history": {name: blocks(values) for name, values in curve.items()},
+    }
+    for name in DEQUANTISATIONS:
+        chosen = None if name == "uniform" else dequantiser
+        # The same key for both: probes, times and noises of the bound are shared, so that differences are precise.
+        found = timed(
+            f"evaluation, {name}",
+            seconds,
+            lambda chosen=chosen: evaluate(
+                score,
+                test,
+                key=jr.key(3000 + cell.seed),
+                dequantiser=chosen,
+                trace=sfp.Hutchinson(),
+                integrator=sfp.Integrator(rtol=1e-5, atol=1e-5, throw=False),
+                draws=settings.draws,
+                batch_size=50,
+                progress=False,
+            ),
+        )
+        result[name] = {
+            "numbers": {key: [number.value, number.error] for key, number in found.numbers.items()},
+            "points": {key: [rounded(v) for v in values.tolist()] for key, values in found.points.items()},
+        }
+    return result | {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
+
+
+def untrained(cell: Cell, settings: Settings, training: data.Dataset) -> sfp.NoiseScore:
+    """The score to start from; cells of one seed share its network."""
+    network = sfp.nn.MLP(training.shape, width=settings.width, key=jr.key(cell.seed))
+    return sfp.NoiseScore(network, SDES[cell.sde], data_std=training.std)
+
+
+def fitted(
+    cell: Cell, settings: Settings, model: sfp.AbstractScore, training: data.Dataset
+) -> tuple[sfp.AbstractScore, dict[str, np.ndarray]]:
+    """A trained score, and its losses; cells of one seed share their batches."""
+    objective, times = ROWS[cell.row]
+    run = train.fit(
+        model,
+        objective,
+        training,
+        optimizer=optimizer(settings.rate, settings.steps),
+        steps=settings.steps,
+        key=jr.key(100 + cell.seed),
+        batch_size=settings.batch_size,
+        time=times,
+        progress=False,
+    )
+    return run.model, {"loss": run.history["loss"]}
+
+
+@functools.cache
+def uniform_at_first(name: str, seed: int, settings: Settings) -> sfp.VariationalDequantiser:
+    """The dequantiser to start from, one for all cells of a seed."""
+    training = DATA[name]("train")
+    assert training.quantisation is not None
+    return sfp.variational_dequantiser(
+        training.shape,
+        training.quantisation,
+        layers=settings.dequantiser_layers,
+        width=settings.dequantiser_width,
+        key=jr.key(200 + seed),
+    )
+
+
+def fitted_dequantiser(
+    cell: Cell,
+    settings: Settings,
+    start: sfp.VariationalDequantiser,
+    score: sfp.AbstractScore,
+    training: data.Dataset,
+) -> tuple[sfp.VariationalDequantiser, dict[str, np.ndarray]]:
+    """A dequantiser trained through the bound of the score, which stays as it is, and its losses."""
+    run = train.fit_dequantiser(
+        start,
+        score,
+        training,
+        optimizer=clipped(settings.dequantiser_rate, settings.dequantiser_steps),
+        steps=settings.dequantiser_steps,
+        key=jr.key(300 + cell.seed),
+        batch_size=settings.dequantiser_batch_size,
+        draws=settings.dequantiser_draws,
+        progress=False,
+    )
+    return run.dequantiser, run.history
+
+
+@functools.cache
+def optimizer(rate: float, steps: int) -> optax.GradientTransformation:
+    """One object for all cells, so that what they share is compiled once."""
+    return optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+
+@functools.cache
+def clipped(rate: float, steps: int) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(100.0), optimizer(rate, steps))
+
+
+def loss_variance(score: sfp.AbstractScore, training: data.Dataset, batch_size: int) -> dict[str, dict[str, float]]:
+    """Mean and variance over 1,000 batches of the likelihood-weighted loss of one score, for each way to draw times."""
+
+    found: dict[str, dict[str, float]] = {}
+    for name, times in TIMES.items():
+        values = np.asarray(losses(score, training, times, batch_size, jr.split(jr.key(4000), 1000)), np.float64)
+        found[name] = {"mean": float(values.mean()), "variance": float(values.var(ddof=1))}
+    return found
+
+
+@eqx.filter_jit
+def losses(score: sfp.AbstractScore, training: data.Dataset, times: Any, batch_size: int, keys: jax.Array) -> jax.Array:
+    def one(key: jax.Array) -> jax.Array:
+        index_key, level_key, loss_key = jr.split(key, 3)
+        x, _ = training.batch(jr.randint(index_key, (batch_size,), 0, len(training)), key=level_key)
+        return sfp.DSM()(score, x, key=loss_key, time=times)
+
+    return jax.lax.map(one, keys)
+
+
+def detrended_variance(loss: np.ndarray, window: int = 101) -> float:
+    """The variance of the losses of the last half of the steps about their running mean."""
+    tail = np.asarray(loss[len(loss) // 2 :], np.float64)
+    window = min(window, len(tail) // 2 * 2 - 1)
+    middle = np.convolve(tail, np.ones(window) / window, "valid")
+    residual = tail[window // 2 : window // 2 + len(middle)] - middle
+    # A value about the mean of the `window` values around it has (1 - 1/window) of its variance.
+    return float(np.mean(residual**2) / (1 - 1 / window))
+
+
+def blocks(values: np.ndarray, count: int = 120) -> dict[str, list[float]]:
+    """A curve in at most so many blocks: the mean and the standard deviation of each."""
+    parts = np.array_split(np.asarray(values, np.float64), min(count, len(values)))
+    return {"mean": [rounded(p.mean()) for p in parts], "std": [rounded(p.std()) for p in parts]}
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def timed(name: str, seconds: dict[str, float], work: Callable[[], Any]) -> Any:
+    begin = time.perf_counter()
+    result = work()
+    seconds[name] = time.perf_counter() - begin
+    print(f"  {name}: {seconds[name]:.0f} s", flush=True)
+    return result
+
+
+def kept(
+    path: Path, seconds: dict[str, float], start: Any, work: Callable[[], tuple[Any, dict[str, np.ndarray]]]
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """What `work` makes of `start`, and its history, from the cache if they are there."""
+    arrays, curves = path.with_suffix(".eqx"), path.with_suffix(".npz")
+    if not curves.exists():
+        trained, history = timed(path.name, seconds, work)
+        eqx.tree_serialise_leaves(arrays, trained)
+        np.savez(curves.with_name("partial.npz"), seconds=seconds[path.name], **history)
+        curves.with_name("partial.npz").replace(curves)
+    with np.load(curves) as file:
+        history = {name: file[name] for name in file.files}
+    seconds[path.name] = float(history.pop("seconds"))
+    return eqx.tree_deserialise_leaves(arrays, start), history
+
+
+def fingerprint(settings: Settings) -> str:
+    return hashlib.sha256(json.dumps(dataclasses.asdict(settings)).encode()).hexdigest()[:8]
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Writes a file as a whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+# ------------------------------------------------------------------------------------------------ tables and figure
+
+Found = dict[tuple[str, str], list[dict[str, Any]]]
+"""The results of all seeds, by SDE and row."""
+
+
+def read(out: Path, cells: list[Cell], settings: Settings) -> Found:
+    """The cells that are there."""
+    found: Found = {}
+    for cell in cells:
+        path = out / f"{cell.name}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["settings"] != dataclasses.asdict(settings):
+            raise SystemExit(f"{path} was made with other settings; remove it, or give --out another folder.")
+        found.setdefault((cell.sde, cell.row), []).append(result)
+    return found
+
+
+def points(results: list[dict[str, Any]], dequantisation: str, name: str) -> np.ndarray:
+    """The value of each test image, averaged over the seeds."""
+    return np.mean([np.asarray(r[dequantisation]["points"][name], np.float64) for r in results], axis=0)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The mean and the half-width of its Student-t 95 % interval, over images that have a value."""
+    values = values[np.isfinite(values)]
+    quantile = stats.t.ppf(0.975, len(values) - 1)
+    return float(values.mean()), float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def shown(values: np.ndarray) -> str:
+    mean, half = interval(values)
+    return f"{mean:.3f} ± {half:.3f}" if abs(mean) < 1000 else f"{mean:.3g} ± {half:.2g}"
+
+
+def markdown(headings: list[str], body: list[list[str]]) -> str:
+    lines = [headings, ["---"] * 2 + ["---:"] * (len(headings) - 2), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def table(found: Found) -> str:
+    """Negative log-likelihoods and bounds, in bits per dimension."""
+    body = [
+        [sde, row, *(shown(points(results, d, name)) for d in DEQUANTISATIONS for name in ("nll", "bound"))]
+        for (sde, row), results in found.items()
+    ]
+    headings = ["SDE", "training", "NLL, uniform", "bound, uniform", "NLL, variational", "bound, variational"]
+    return markdown(headings, body)
+
+
+def spread(found: Found) -> str:
+    """Medians, exploded trajectories, the least and the largest mean over seeds, and what a cell cost."""
+
+    def over_seeds(results: list[dict[str, Any]], name: str, field: str) -> str:
+        values = [r[name]["numbers"][field][0] for r in results]
+        return f"{values[0]:.3f}" if len(values) == 1 else f"{min(values):.3f} to {max(values):.3f}"
+
+    def share(results: list[dict[str, Any]]) -> str:
+        return f"{100 * np.mean([r[d]['numbers']['exploded'][0] for r in results for d in DEQUANTISATIONS]):.1f} %"
+
+    body = [
+        [
+            sde,
+            row,
+            *(over_seeds(results, d, "nll_median") for d in DEQUANTISATIONS),
+            *(over_seeds(results, d, "nll") for d in DEQUANTISATIONS),
+            share(results),
+            f"{np.mean([sum(r['seconds'].values()) for r in results]) / 60:.1f}",
+        ]
+        for (sde, row), results in found.items()
+    ]
+    headings = ["SDE", "training"]
+    headings += [f"{what}, {d}" for what in ("median NLL", "mean NLL") for d in DEQUANTISATIONS]
+    return markdown([*headings, "exploded", "minutes a cell"], body)
+
+
+def observations(found: Found) -> str:
+    """How often each of the paper's five observations holds, by means over images."""
+    means = {
+        (sde, row, d, name): interval(points(results, d, name))[0]
+        for (sde, row), results in found.items()
+        for d in DEQUANTISATIONS
+        for name in ("nll", "bound")
+    }
+
+    def counted(checks: list[tuple[str, bool]]) -> tuple[str, str]:
+        failing = [name for name, holds in checks if not holds]
+        return f"{len(checks) - len(failing)} of {len(checks)}", "; ".join(failing) or "none"
+
+    def lower(better: str, worse: str, sde: str, d: str) -> list[tuple[str, bool]]:
+        if (sde, better) not in found or (sde, worse) not in found:
+            return []
+        out: list[tuple[str, bool]] = []
+        for name in ("nll", "bound"):
+            difference = points(found[sde, better], d, name) - points(found[sde, worse], d, name)
+            out.append((f"{label(name)} of {sde}, {better} less {worse}, {d}: {shown(difference)}", holds(difference)))
+        return out
+
+    def holds(difference: np.ndarray) -> bool:
+        return interval(difference)[0] < 0
+
+    def label(name: str) -> str:
+        return "NLL" if name == "nll" else "bound"
+
+    each = [(sde, d) for sde in SDES for d in DEQUANTISATIONS]
+    pairs = [("LW", "baseline"), ("LW + IS", "LW"), ("LW + IS", "baseline")]
+    agree: list[tuple[str, bool]] = []
+    for sde, d in each:
+        for a, b in pairs:
+            if (sde, a) in found and (sde, b) in found:
+                by_bound = means[sde, a, d, "bound"] < means[sde, b, d, "bound"]
+                by_nll = means[sde, a, d, "nll"] < means[sde, b, d, "nll"]
+                agree.append((f"{sde}, {a} and {b}, {d}", by_bound == by_nll))
+    dequantised: list[tuple[str, bool]] = []
+    for (sde, row), results in found.items():
+        for name in ("nll", "bound"):
+            difference = points(results, "variational", name) - points(results, "uniform", name)
+            dequantised.append((f"{label(name)} of {sde}, {row}: {shown(difference)}", holds(difference)))
+    checks = [
+        (
+            "1. the bound is above the NLL",
+            [
+                (f"{sde}, {row}, {d}", means[sde, row, d, "bound"] >= means[sde, row, d, "nll"])
+                for sde, row in found
+                for d in DEQUANTISATIONS
+            ],
+        ),
+        ("2. of two trainings, the one of the lower bound has the lower NLL", agree),
+        ("3. LW alone improves both", [c for sde, d in each for c in lower("LW", "baseline", sde, d)]),
+        (
+            "4. LW + IS improves both, over the baseline and over LW",
+            [c for sde, d in each for worse in ("baseline", "LW") for c in lower("LW + IS", worse, sde, d)],
+        ),
+        ("5. variational dequantisation improves both", dequantised),
+    ]
+    headings = ["observation (Song 2021, §5.3)", "where it fails; differences in bits/dim", "holds in"]
+    body = [[title, failing, count] for title, parts in checks for count, failing in [counted(parts)]]
+    return markdown(headings, body)
+
+
+def variances(found: Found) -> str:
+    """The variance of the likelihood-weighted loss with and without importance sampling."""
+    body: list[list[str]] = []
+    for (sde, row), results in found.items():
+        if row != "LW + IS":
+            continue
+        without = found.get((sde, "LW"))
+        if without:
+            ends = [float(np.mean([r["loss_variance_of_last_half"] for r in rs])) for rs in (without, results)]
+            body.append([sde, "both trainings, last half of the steps, stratified", *ratio(*ends)])
+        for kind in ("independent", "stratified"):
+            values = [
+                float(np.mean([r["loss_variance_of_final_score"][f"{t}, {kind}"]["variance"] for r in results]))
+                for t in ("uniform", "importance")
+            ]
+            body.append([sde, f"the final score of LW + IS, 1,000 batches, {kind}", *ratio(*values)])
+    return markdown(["SDE", "losses of", "uniform times", "importance sampling", "ratio"], body)
+
+
+def ratio(without: float, with_: float) -> list[str]:
+    return [f"{without:.4g}", f"{with_:.3g}", f"{without / with_:.3g}"]
+
+
+def learning_curves(out: Path) -> None:
+    """Figure 2 of the paper: the likelihood-weighted loss of training with and without importance sampling."""
+    panels: list[tuple[str, dict[str, Any]]] = []
+    for name in DATA:
+        for sde in SDES:
+            files = {row: out / f"{Cell(name, sde, row, 0).name}.json" for row in ("LW", "LW + IS")}
+            if all(path.exists() for path in files.values()):
+                cells = {row: json.loads(path.read_text(encoding="utf-8")) for row, path in files.items()}
+                panels.append((f"{NAMES[name]}, {sde}", cells))
+    if not panels:
+        return
+    view = Figure(figsize=(3.1 * len(panels), 3.2), layout="constrained")
+    for axes, (title, cells) in zip(np.ravel(view.subplots(1, len(panels))), panels, strict=True):
+        for row, color in (("LW", "tab:orange"), ("LW + IS", "tab:blue")):
+            history, steps = cells[row]["history"], cells[row]["settings"]["steps"]
+            mean, std = np.asarray(history["mean"]), np.asarray(history["std"])
+            at = (np.arange(len(mean)) + 0.5) * steps / len(mean)
+            axes.plot(at, mean, color=color, label=row)
+            axes.fill_between(at, np.maximum(mean - std, mean.min() / 2), mean + std, color=color, alpha=0.25, lw=0)
+        axes.set(title=title, xlabel="step", yscale="log")
+        axes.grid(alpha=0.3)
+    first = view.axes[0]
+    first.set_ylabel("loss, nats a sample")
+    view.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    view.savefig(out / "importance_sampling.png", dpi=100)
+
+
+if __name__ == "__main__":
+    main()
