@@ -1,8 +1,6 @@
 """The audit of a score: a sequence of measures, in one table, one figure and one JSON."""
 
 import json
-import zlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -150,8 +148,7 @@ def audit(
     with a 95 % confidence interval over samples [K8].
 
     Each measure is compiled once for a configuration, runs in batches of bounded memory, and gives the same values for
-    the same key. It has a key of its own by its class, and by its place among those of its class: a measure that is
-    added changes no number of the others.
+    the same key. It has a key of its own by its place in the sequence.
 
     Args:
         score: Any score.
@@ -194,12 +191,9 @@ def audit(
         notes.append(
             f"Left out: {', '.join(left_out)}; they need a Gaussian kernel, which {type(score.sde).__name__} has not."
         )
-    sections, seen = dict[str, Section](), Counter[str]()
-    for measure in chosen:
-        name = type(measure).__name__
-        own = jr.fold_in(jr.fold_in(measure_key, zlib.crc32(name.encode())), seen[name])
-        seen[name] += 1
-        section = measure(score, samples, key=own)
+    sections = dict[str, Section]()
+    for place, measure in enumerate(chosen):
+        section = measure(score, samples, key=jr.fold_in(measure_key, place))
         sections[_free(section.title, sections)] = section
     settings = {
         **configuration(score, samples.values, samples.quantisation, key),
