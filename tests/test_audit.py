@@ -373,14 +373,18 @@ def test_estimates_are_written_to_the_digits_they_have() -> None:
 def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
     x = normal_samples(40, 2).values
     report = sfp.audit(linear_score(2, 0.0, 0.0), x, key=jr.key(1))
-    assert list(report.sections) == ["likelihood", "residual", "matching", "curl"]
+    assert list(report.sections) == ["likelihood", "bound", "residual", "matching", "curl"]
     assert report["residual"].numbers["r_FP_scale_free"].value < 1e-9
     assert report["curl"].numbers["curl_scale_free"].value < 1e-12
     assert report["residual"].curves["r_FP"].t.shape == (32,)
     # Up to the prior, of variance sigma(t1)² = 1 - 4e-5.
     nats = report["likelihood"].numbers["negative_log_likelihood"].value
     assert nats == pytest.approx(float(jnp.mean(jnp.sum(x**2, axis=1))) / 2 + math.log(2 * math.pi), abs=1e-3)
+    # The stationary score is the data's own: its bound is the likelihood, up to the noise of the draws.
+    bound, of_a_point = (report["bound"].numbers[name].value for name in ("bound", "point_error"))
+    assert abs(bound - nats) < 4 * of_a_point / math.sqrt(40) < 0.5
     wrong = sfp.audit(linear_score(2), x, key=jr.key(1))
+    assert wrong["bound"].numbers["bound"].value > bound + 1
     assert wrong["likelihood"].numbers["negative_log_likelihood"].value > nats + 1
     assert wrong["residual"].numbers["r_FP_scale_free"].value > 0.1
     assert wrong["curl"].numbers["curl_scale_free"].value > 0.1
@@ -397,7 +401,7 @@ def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
     read = json.loads((tmp_path / "audit.json").read_text())
     assert read == json.loads(json.dumps(report.to_dict()))
     assert read["configuration"]["jax"] == jax.__version__
-    assert read["configuration"]["measures"][1]["ensemble"]["grid"] == "log_snr_midpoints"
+    assert read["configuration"]["measures"][2]["ensemble"]["grid"] == "log_snr_midpoints"
     assert read["configuration"]["samples"]["shape"] == [2]
     for title, section in report.sections.items():
         for name, number in section.numbers.items():
@@ -503,7 +507,7 @@ def test_general_sde_gets_what_needs_no_kernel() -> None:
     x = normal_samples(10, 2).values
     report = sfp.audit(score, x, key=jr.key(0))
     assert list(report.sections) == ["likelihood"]
-    assert "Left out: ResidualCurve, MatchingCurve, CurlCurve" in str(report)
+    assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve" in str(report)
     with pytest.raises(TypeError, match="no Gaussian kernel"):
         sfp.audit(score, x, key=jr.key(0), measures=(CurlCurve(),))
     with pytest.raises(ValueError, match="none of the audits has a curve"):

@@ -75,9 +75,9 @@ class Bound(AbstractMeasure):
         return Section(
             "bound",
             {
-                "bound": mean_of(unit.negative(-found.value), name, f"{name} of the SDE at most, mean"),
-                "denoising": mean_of(unit.part(found.denoising), name, "of that the denoising step"),
-                "point_error": mean_of(unit.part(found.error), name, "standard error of a point by its draws, mean"),
+                "bound": mean_of(unit.negative(-found.value), name, "bound of the SDE, mean"),
+                "denoising": mean_of(unit.part(found.denoising), name, "of it the denoising step"),
+                "point_error": mean_of(unit.part(found.error), name, "standard error of one sample, mean"),
             },
             {},
             (f"{chosen.count} samples with {self.draws} draws of {described(self.time)} each.",),
