@@ -20,6 +20,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
 import jax.random as jr
+import jaxtyping
 import pytest
 from hypothesis import settings
 from jaxtyping import PRNGKeyArray
@@ -40,6 +41,14 @@ def x64() -> Iterator[None]:
     """
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """What a user sees, without the checks of types that come with the tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """Data sets: the digits and their split, what a batch holds, the standard deviation, and what is refused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 from jaxtyping import Array
@@ -16,14 +15,6 @@ import scorefp as sfp
 from scorefp.data import Dataset, digits
 
 pytestmark = pytest.mark.quick
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """What a user sees, without the checks of types that come with the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def rows(images: np.ndarray) -> list[bytes]:

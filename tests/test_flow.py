@@ -1,12 +1,11 @@
 """The solve that likelihood and ODE samples share: where it goes, what it costs, and how it fails."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from gaussian import gaussian, gaussian_flow
@@ -17,14 +16,6 @@ from scorefp.calculus import value_and_divergence
 from scorefp.flow import transport, transport_with_divergence
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """What a user sees, without the checks of types that come with the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def steep(t: Array, x: Array) -> Array:

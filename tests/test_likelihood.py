@@ -1,14 +1,13 @@
 """Log-likelihoods of the probability flow against closed forms [K1], [X1], [X2], and dequantisation [K7]."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 from gaussian import MEAN, gaussian, gaussian_flow, geometric
@@ -20,14 +19,6 @@ from scorefp.densities import MixturePotential
 from scorefp.sde import AbstractLinearSDE
 
 TIGHT = sfp.Integrator(diffrax.Dopri8(), rtol=1e-9, atol=1e-9)
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """What a user sees, without the checks of types that come with the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("x64")

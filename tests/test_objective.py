@@ -2,14 +2,13 @@
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.stats
@@ -37,14 +36,6 @@ SAMPLERS: dict[str, AbstractTimeSampler] = {
     "UniformLogSNR": sfp.UniformLogSNR(),
     "UniformLogSNR, independent": sfp.UniformLogSNR(stratified=False),
 }
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """What a user sees, without the checks of types that come with the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class At(AbstractTimeSampler):
@@ -545,6 +536,31 @@ def test_edm_weighting() -> None:
     np.testing.assert_allclose(value, 0.5 * (level**2 + 0.7**2) / (level * 0.7) ** 2 * square, rtol=1e-10)
 
 
+def test_weightings_by_the_signal_to_noise_ratio() -> None:
+    """Hang 2023 caps the weight of the denoiser's error at gamma, Crowson 2024 bends it there [H1]."""
+    sde, t = sfp.VP(), np.geomspace(1e-4, 1.0, 30)
+    b = 0.1 * t + 9.95 * t**2
+    snr, variance = 1 / np.expm1(b), -np.expm1(-b)
+    of_denoiser = variance**2 / np.exp(-b)
+    for gamma in (0.7, 5.0):
+        capped, soft = (
+            np.asarray(weighting(sde, jnp.asarray(t))) / of_denoiser
+            for weighting in (sfp.MinSNRWeighting(gamma), sfp.SoftMinSNRWeighting(gamma))
+        )
+        np.testing.assert_allclose(capped, np.minimum(snr, gamma), rtol=1e-9)
+        np.testing.assert_allclose(1 / soft, 1 / snr + 1 / gamma, rtol=1e-9)
+
+
+def test_weighting_between_two() -> None:
+    sde, t = sfp.VP(), jnp.array([1e-4, 0.1, 0.9])
+    first, last = sfp.noise_weighting(sde, t), sfp.likelihood_weighting(sde, t)
+    np.testing.assert_allclose(sfp.InterpolatedWeighting(0.0)(sde, t), first)
+    np.testing.assert_allclose(sfp.InterpolatedWeighting(1.0)(sde, t), last)
+    # The logarithm is linear in the share.
+    between = jnp.log(sfp.InterpolatedWeighting(0.25)(sde, t))
+    np.testing.assert_allclose(between, 0.75 * jnp.log(first) + 0.25 * jnp.log(last), rtol=1e-12)
+
+
 # ------------------------------------------------------------------------------------------ sums of terms
 
 
@@ -730,3 +746,9 @@ def test_bad_options() -> None:
         sfp.ScoreFPE(sfp.Sliced(), "martingale")
     with pytest.raises(ValueError, match=r"data_std = 0\.0; a standard deviation is positive"):
         EDMWeighting(0.0)
+    with pytest.raises(ValueError, match=r"gamma = -1\.0; a signal-to-noise ratio is positive"):
+        sfp.MinSNRWeighting(-1.0)
+    with pytest.raises(ValueError, match=r"gamma = 0\.0; a signal-to-noise ratio is positive"):
+        sfp.SoftMinSNRWeighting(0.0)
+    with pytest.raises(ValueError, match=r"share = 1\.5; a share lies in \[0, 1\]"):
+        sfp.InterpolatedWeighting(1.5)

@@ -1,12 +1,11 @@
 """Samplers: grids, Euler–Maruyama and the probability-flow ODE [G1] against the laws they should draw."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import lineax as lx
 import numpy as np
 import pytest
@@ -17,14 +16,6 @@ from references import LINEAR, assert_mean, fitted_order, line_mixture, plane_mi
 import scorefp as sfp
 from scorefp.sampling import Grid
 from scorefp.sde import AbstractLinearSDE
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """What a user sees, without the checks of types that come with the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def standard(shape: tuple[int, ...] | None = None) -> sfp.Score:

@@ -89,10 +89,10 @@ def _entropy(
 
     def loss(t: Scalar, x: Event, noise: Event) -> Scalar:
         value, g2 = score(t, x), sde.g2(t)
-        # Near the prior s is -noise/sigma: what that gives by chance is taken off, its mean is zero.
-        chance = uncontrolled(sde.log_snr(t)) / sde.sigma(t) ** 2 * (jnp.sum(noise**2) - size)
-        square = 0.5 * g2 * (jnp.sum(value**2) - chance)
-        return square if form == "divergence" else square - jnp.sum(sde.drift(t, x) * value)
+        # Near the prior x is sigma noise, s is -noise/sigma: what they give by chance is taken off, its mean is zero.
+        chance = uncontrolled(sde.log_snr(t)) * (jnp.sum(noise**2) - size)
+        square = 0.5 * g2 * (jnp.sum(value**2) - chance / sde.sigma(t) ** 2)
+        return square if form == "divergence" else square - sde.rate(t) * (jnp.sum(x * value) + chance)
 
     losses = diffused_integral(loss, sde, xs, key=key, draws=draws, time=time, batch_size=batch_size)
     if form == "divergence":
