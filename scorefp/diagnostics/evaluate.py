@@ -301,7 +301,7 @@ def _numbers(
     if "bound" in points:
         numbers["bound"] = mean_of(points["bound"], unit, "bound of the SDE, mean")
     if "dequantisation" in points:
-        numbers["dequantisation"] = mean_of(points["dequantisation"], unit, "of both the dequantisation term")
+        numbers["dequantisation"] = mean_of(points["dequantisation"], unit, "dequantisation term of both")
     numbers["exploded"] = Estimate(share, share_error, "1", "share of exploded trajectories")
     return numbers
 
