@@ -73,8 +73,8 @@ class Settings:
 
 
 DEFAULT = {
-    "digits": Settings(steps=4000, width=256, points=360, draws=64, dequantiser_steps=1000),
-    "mnist": Settings(steps=4000, width=256, points=250, draws=64, dequantiser_steps=600),
+    "digits": Settings(steps=4000, width=256, points=360, draws=64, dequantiser_steps=500),
+    "mnist": Settings(steps=4000, width=256, points=200, draws=32, dequantiser_steps=250),
 }
 QUICK = Settings(
     steps=200,
@@ -194,8 +194,8 @@ class PixelMixture(eqx.Module):
     r"""The score of independent mixtures of three normal laws, one a pixel, given what a perceptron sees of the image.
 
     Most pixels of MNIST are black up to the width of a level, 1/256 of the range. Near `t0` a noise prediction must
-    tell them from others with a gain of $1/\sigma$, for 784 pixels at once; a perceptron narrower than the image cannot.
-    With the context $c$ of the whole noisy image held fixed, the score of a pixel has a closed form,
+    tell them from others with a gain of $1/\sigma$, for 784 pixels at once, which a perceptron narrower than the image
+    cannot. With the context $c$ of the whole noisy image held fixed, the score of a pixel has a closed form,
 
     $$ s_i = -\sum_k r_{ik}\,\frac{x_i - \alpha\mu_{ik}}{\alpha^2 v_{ik} + \sigma^2}, \qquad
        r_{ik} \propto \pi_{ik}(c)\,\mathcal N(x_i;\, \alpha\mu_{ik},\, \alpha^2 v_{ik} + \sigma^2). $$
@@ -320,11 +320,11 @@ def clipped(rate: float, steps: int) -> optax.GradientTransformation:
 
 
 def loss_variance(score: sfp.AbstractScore, training: data.Dataset, batch_size: int) -> dict[str, dict[str, float]]:
-    """Mean and variance over 300 batches of the likelihood-weighted loss of one score, for each way to draw times."""
+    """Mean and variance over 200 batches of the likelihood-weighted loss of one score, for each way to draw times."""
 
     found: dict[str, dict[str, float]] = {}
     for name, times in TIMES.items():
-        values = np.asarray(losses(score, training, times, batch_size, jr.split(jr.key(4000), 300)), np.float64)
+        values = np.asarray(losses(score, training, times, batch_size, jr.split(jr.key(4000), 200)), np.float64)
         found[name] = {"mean": float(values.mean()), "variance": float(values.var(ddof=1))}
     return found
 
@@ -551,7 +551,7 @@ def variances(found: Found) -> str:
                 float(np.mean([r["loss_variance_of_final_score"][f"{t}, {kind}"]["variance"] for r in results]))
                 for t in ("uniform", "importance")
             ]
-            body.append([sde, f"the final score of LW + IS, 300 batches, {kind}", *ratio(*values)])
+            body.append([sde, f"the final score of LW + IS, 200 batches, {kind}", *ratio(*values)])
     return markdown(["SDE", "losses of", "uniform times", "importance sampling", "ratio"], body)
 
 
