@@ -96,6 +96,15 @@ def use_mixture(mixture: Any, t: Array, x: Array, key: Array) -> Any:
     return mixture.log_prob(x), mixture.sample(key, 3)
 
 
+def use_errors(errors: Any, t: Array, x: Array, key: Array) -> Any:
+    truth = sfp.Score(lambda t, x: -jnp.sin((1 + t) * x), sfp.VP())
+    return sfp.high_order_bound(truth, errors, 2 * t, x, start=t, nodes=4)
+
+
+def use_suprema(suprema: Any, t: Array, x: Array, key: Array) -> Any:
+    return x * suprema.M * suprema.m * suprema.M_weighted
+
+
 def use_log_prob(density: Any, t: Array, x: Array, key: Array) -> Any:
     return density.log_prob(x)
 
@@ -179,6 +188,23 @@ ROWS: dict[str, Row] = {
     "Sliced, random trace": Row(sfp.Sliced, lambda shape, dtype: sfp.Sliced(trace=sfp.Hutchinson()), use_method),
     "Pointwise": Row(fokker_planck.Pointwise, plain(fokker_planck.Pointwise), use_method),
     # densities
+    "AnchoredPotential": Row(
+        sfp.AnchoredPotential,
+        lambda shape, dtype: sfp.AnchoredPotential(
+            sfp.Score(network, sfp.VP()), lambda x: -0.5 * jnp.sum(x**2), 0.5, nodes=4
+        ),
+        use_potential,
+    ),
+    "MatchingErrors": Row(
+        fokker_planck.MatchingErrors,
+        lambda shape, dtype: fokker_planck.MatchingErrors(*jnp.asarray([0.1, 0.2, 0.3], dtype)),
+        use_errors,
+    ),
+    "ResidualSuprema": Row(
+        fokker_planck.ResidualSuprema,
+        lambda shape, dtype: fokker_planck.ResidualSuprema(*jnp.ones((6, 4), dtype)),
+        use_suprema,
+    ),
     "GaussianMixture": Row(sfp.GaussianMixture, mixture, use_mixture),
     "Checkerboard": Row(densities.Checkerboard, plain(densities.Checkerboard), use_log_prob, PLANE),
     "Circles": Row(densities.Circles, plain(densities.Circles), use_log_prob, PLANE),

@@ -544,7 +544,7 @@ def test_weightings_by_the_signal_to_noise_ratio() -> None:
     of_denoiser = variance**2 / np.exp(-b)
     for gamma in (0.7, 5.0):
         capped, soft = (
-            np.asarray(weighting(sde, jnp.asarray(t))) / of_denoiser
+            np.asarray(jax.vmap(lambda t, w=weighting: w(sde, t))(jnp.asarray(t))) / of_denoiser
             for weighting in (sfp.MinSNRWeighting(gamma), sfp.SoftMinSNRWeighting(gamma))
         )
         np.testing.assert_allclose(capped, np.minimum(snr, gamma), rtol=1e-9)
@@ -552,13 +552,14 @@ def test_weightings_by_the_signal_to_noise_ratio() -> None:
 
 
 def test_weighting_between_two() -> None:
-    sde, t = sfp.VP(), jnp.array([1e-4, 0.1, 0.9])
-    first, last = sfp.noise_weighting(sde, t), sfp.likelihood_weighting(sde, t)
-    np.testing.assert_allclose(sfp.InterpolatedWeighting(0.0)(sde, t), first)
-    np.testing.assert_allclose(sfp.InterpolatedWeighting(1.0)(sde, t), last)
-    # The logarithm is linear in the share.
-    between = jnp.log(sfp.InterpolatedWeighting(0.25)(sde, t))
-    np.testing.assert_allclose(between, 0.75 * jnp.log(first) + 0.25 * jnp.log(last), rtol=1e-12)
+    sde = sfp.VP()
+    for t in map(jnp.asarray, (1e-4, 0.1, 0.9)):
+        first, last = sfp.noise_weighting(sde, t), sfp.likelihood_weighting(sde, t)
+        np.testing.assert_allclose(sfp.InterpolatedWeighting(0.0)(sde, t), first)
+        np.testing.assert_allclose(sfp.InterpolatedWeighting(1.0)(sde, t), last)
+        # The logarithm is linear in the share.
+        between = jnp.log(sfp.InterpolatedWeighting(0.25)(sde, t))
+        np.testing.assert_allclose(between, 0.75 * jnp.log(first) + 0.25 * jnp.log(last), rtol=1e-12)
 
 
 # ------------------------------------------------------------------------------------------ sums of terms
