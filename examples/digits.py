@@ -41,6 +41,8 @@ ROWS = [
     ("  half-width of its 95 % interval", "likelihood", "bits_per_dim", "error"),
     ("bits/dim, median", "likelihood", "median_bits_per_dim", "value"),
     ("share of exploded trajectories", "likelihood", "exploded", "value"),
+    ("bound of the SDE, bits/dim, mean", "bound", "bound", "value"),
+    ("  half-width of its 95 % interval", "bound", "bound", "error"),
     ("r_FP, scale-free", "residual", "r_FP_scale_free", "value"),
     ("r_FP", "residual", "r_FP", "value"),
     ("r_DSM, scale-free", "matching", "r_DSM_scale_free", "value"),

@@ -36,7 +36,10 @@ PUBLIC = """
     Exact Hutchinson Ito Antithetic Sliced FiniteDifference
     fpe_operator score_fpe_residual log_fpe_residual fpe_residual
     DSM ScoreFPE TimeDerivativeTaming ZeroCurl UniformTime UniformLogSNR likelihood_weighting
-    log_likelihood bits_per_dim UniformDequantiser
+    MinSNRWeighting SoftMinSNRWeighting InterpolatedWeighting
+    log_likelihood likelihood_bound evaluate_bound Truncation MonteCarlo entropy kl_decomposition kl_bound
+    gaussian_kl prior_kl prior_kl_bound ode_score bits_per_dim UniformDequantiser VariationalDequantiser
+    integrated_residual AnchoredPotential high_order_bound residual_suprema
     sample EulerMaruyama ProbabilityFlow
     audit nn
 """
