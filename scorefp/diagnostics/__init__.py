@@ -9,7 +9,7 @@ from .ensemble import (
     log_snr_midpoints as log_snr_midpoints,
     uniform_midpoints as uniform_midpoints,
 )
-from .evaluate import Evaluation as Evaluation, evaluate as evaluate
+from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .likelihood import Likelihood as Likelihood
 from .measure import (
     AbstractMeasure as AbstractMeasure,
