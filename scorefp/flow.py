@@ -1,5 +1,6 @@
 """The probability-flow ODE: how it is solved, for the likelihood and for its samples alike [F0]."""
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._checks import is_concrete, require
@@ -14,7 +16,7 @@ from ._module import AbstractModule
 from ._types import Event, Flag, Key, Scalar, Time
 from .calculus import AbstractTrace, value_and_divergence
 from .score import AbstractScore
-from .sde import AbstractLinearSDE
+from .sde import AbstractLinearSDE, AbstractSDE
 
 
 class Solved(AbstractModule):
@@ -35,7 +37,11 @@ class Integrator(AbstractModule):
     r"""How an ODE along the probability flow is solved: an adaptive Runge–Kutta method of `diffrax`.
 
     A step is kept when the root mean square, over all entries of the state, of $\text{error} / (\text{atol} +
-    \text{rtol}\,|y|)$ is below one. Time and state have the dtype of the sample.
+    \text{rtol}\,|y|)$ is below one; in a batch with common steps, when it is for each sample. Time and state have the
+    dtype of the sample.
+
+    For a linear SDE steps are taken in $s = \mathrm{arsinh}(2\sigma/\alpha)$: the noise level near data of about half a
+    unit's size, where the flow has no singularity in it as it has in $t$, and the log-SNR far from data [S7].
 
     Args:
         solver: A Runge–Kutta method with an error estimate, such as `diffrax.Dopri8()` for tight tolerances in float64.
@@ -89,6 +95,8 @@ class Integrator(AbstractModule):
         start: Time,
         stop: Time,
         first: Float[ArrayLike, ""],
+        norm: Callable[[Any], Scalar] = optx.rms_norm,
+        times: tuple[Time, Time] | None = None,
     ) -> Solved:
         """Solves `dy/dt = field(t, y, args)` from `start` to `stop`, in either direction.
 
@@ -99,9 +107,11 @@ class Integrator(AbstractModule):
             start: The first time.
             stop: The last time.
             first: The length of the first step tried, positive.
+            norm: The size of an error over the tolerance, of the structure of `state`.
+            times: What errors should say for `start` and `stop`, where these are not times.
         """
         dtype = jnp.result_type(*jax.tree.leaves(state))
-        exhausted_message = self._exhausted(start, stop)
+        exhausted_message = self._exhausted(*((start, stop) if times is None else times))
         start, stop = jnp.asarray(start, dtype), jnp.asarray(stop, dtype)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
@@ -111,7 +121,7 @@ class Integrator(AbstractModule):
             jax.lax.stop_gradient(jnp.copysign(jnp.asarray(first, dtype), stop - start)),
             state,
             args,
-            stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
+            stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol, norm=norm),
             adjoint=self._own_adjoint,
             max_steps=self.max_steps,
             throw=False,
@@ -122,9 +132,7 @@ class Integrator(AbstractModule):
         success = reached & finite
         if self.throw:
             exhausted = solution.result == diffrax.RESULTS.max_steps_reached
-            last = eqx.branched_error_if(
-                last, ~success, jnp.where(exhausted, 0, 1), [exhausted_message, _BROKEN]
-            )
+            last = eqx.branched_error_if(last, ~success, jnp.where(exhausted, 0, 1), [exhausted_message, _BROKEN])
         # A state on the way, or beyond the range of floats, must not pass for an answer.
         last = jax.tree.map(lambda y: jnp.where(success, y, jnp.nan), last)
         return Solved(last, self._evaluations(jnp.asarray(solution.stats["num_steps"])), success)
@@ -136,8 +144,11 @@ class Integrator(AbstractModule):
     @property
     def _own_adjoint(self) -> diffrax.AbstractAdjoint:
         if isinstance(self.adjoint, diffrax.BacksolveAdjoint):
-            # Its backward solve would inherit throw=False from the forward one above, and fail in silence.
-            return diffrax.BacksolveAdjoint(**{"throw": self.throw, **self.adjoint.kwargs})
+            # Its backward solve would inherit throw=False from the forward one above, and fail in silence; and a norm
+            # that does not know the adjoint equations.
+            controller = diffrax.PIDController(rtol=self.rtol, atol=self.atol)
+            inherited = {"throw": self.throw, "stepsize_controller": controller}
+            return diffrax.BacksolveAdjoint(**(inherited | self.adjoint.kwargs))
         return self.adjoint
 
     def _evaluations(self, steps: Int[Array, ""]) -> Int[Array, ""]:
@@ -207,8 +218,7 @@ def transport(score: AbstractScore, x: Event, *, start: Time, stop: Time, integr
         >>> round(float(end.state[0]), 4)
         1.0
     """
-    first = _first_step(score, start, stop)
-    return integrator.solve(_velocity, x, score, start=start, stop=stop, first=first)
+    return _along_the_flow(integrator, _velocity, x, score, None, start, stop)
 
 
 def transport_with_divergence(
@@ -225,8 +235,8 @@ def transport_with_divergence(
         stop: The last time.
         integrator: How the ODE is solved.
     """
-    state, first = (x, jnp.zeros((), x.dtype)), _first_step(score, start, stop)
-    return integrator.solve(_velocity_and_divergence, state, (score, trace), start=start, stop=stop, first=first)
+    state = (x, jnp.zeros((), x.dtype))
+    return _along_the_flow(integrator, _velocity_and_divergence, state, score, trace, start, stop)
 
 
 def transport_batch_with_divergence(
@@ -238,42 +248,112 @@ def transport_batch_with_divergence(
     stop: Time,
     integrator: Integrator,
 ) -> Solved:
-    """As `transport_with_divergence` for a batch in one solve; the arrays of `traces` have its leading axis."""
-    state, first = (xs, jnp.zeros(xs.shape[:1], xs.dtype)), _first_step(score, start, stop)
-    return integrator.solve(_batch_velocity_and_divergence, state, (score, traces), start=start, stop=stop, first=first)
+    """As `transport_with_divergence` for a batch in one solve; the arrays of `traces` have its leading axis.
 
-
-def _first_step(score: AbstractScore, start: Time, stop: Time) -> Float[ArrayLike, ""]:
-    r"""The first step tried: the time in which the log-SNR changes by one, $\sigma^2/g^2$ [S7].
-
-    The velocity of a VP or OU process goes like $1/\sqrt t$ near zero. A first step of a hundredth of the horizon lies
-    across all of that, where the error estimate of a method means nothing.
+    The tolerance holds for each sample: a step is kept when the worst one allows it.
     """
-    share = abs(stop - start) / 100
-    if isinstance(score.sde, AbstractLinearSDE):
-        return jnp.minimum(share, score.sde.sigma(start) ** 2 / score.sde.g2(start))
-    return share / 10
+    state = (xs, jnp.zeros(xs.shape[:1], xs.dtype))
+    return _along_the_flow(
+        integrator, _batch_velocity_and_divergence, state, score, traces, start, stop, norm=_norm_of_the_worst
+    )
 
 
-def _velocity(t: Scalar, x: Event, score: AbstractScore) -> Event:
-    return score.probability_flow(t, x)
+def _along_the_flow(
+    integrator: Integrator,
+    field: Callable[[Scalar, Any, tuple[AbstractScore, Any]], Any],
+    state: Any,
+    score: AbstractScore,
+    trace: AbstractTrace | None,
+    start: Time,
+    stop: Time,
+    *,
+    norm: Callable[[Any], Scalar] = optx.rms_norm,
+) -> Solved:
+    """A solve of one of the fields below, which take the variable of `_clock`."""
+    dtype = jnp.result_type(*jax.tree.leaves(state))
+    first, last = (_clock(score.sde, jnp.asarray(t, dtype)) for t in (start, stop))
+    return integrator.solve(
+        field,
+        state,
+        (score, trace),
+        start=first,
+        stop=last,
+        first=_first_step(score.sde, first, last),
+        norm=norm,
+        times=(start, stop),
+    )
+
+
+def _clock(sde: AbstractSDE, t: Scalar) -> Scalar:
+    r"""The variable in which steps are taken: $s = \mathrm{arsinh}(2\sigma/\alpha)$ for a linear SDE, else $t$.
+
+    In $t$ the velocity of a VP or OU process goes like $1/\sqrt t$ near zero. In $\sigma/\alpha$ it is smooth there, as
+    is $\log(\sigma/\alpha)$ far from the data, and the inverse hyperbolic sine goes over from the one to the other
+    at data of standard deviation one half (the $\sigma_d$ of Karras 2022). `benchmarks/likelihood.py --clock` counts
+    what it saves.
+    """
+    if not isinstance(sde, AbstractLinearSDE):
+        return t
+    log_ratio = math.log(2) - 0.5 * sde.log_snr(t)
+    # Far out it is log(2 · ratio) to the last digit, where the ratio itself may be beyond the range of floats.
+    far = log_ratio > 10
+    near = jnp.arcsinh(jnp.exp(jnp.where(far, 0.0, log_ratio)))
+    return jnp.where(far, log_ratio + math.log(2), near).astype(t.dtype)
+
+
+def _time_and_pace(sde: AbstractSDE, s: Scalar) -> tuple[Scalar, Scalar]:
+    r"""The time at a value of `_clock`, and $dt/ds = 2\,\frac{\sigma^2}{g^2}\coth s$ [S7]."""
+    if not isinstance(sde, AbstractLinearSDE):
+        return s, jnp.ones_like(s)
+    log_snr = -2 * (s + jnp.log1p(-jnp.exp(-2 * s)) - 2 * math.log(2))
+    # Rounding must not take it beyond the horizon.
+    t = jnp.clip(sde.time_of_log_snr(log_snr), sde.t0, sde.t1).astype(s.dtype)
+    return t, (2 * sde.sigma(t) ** 2 / (sde.g2(t) * jnp.tanh(s))).astype(s.dtype)
+
+
+def _first_step(sde: AbstractSDE, start: Scalar, stop: Scalar) -> Scalar:
+    r"""The first step tried: no more than what changes the log-SNR by one, $\tfrac12\tanh s$ [S7].
+
+    A network may depend on the log-SNR itself. A first step of a hundredth of the horizon then lies across many units
+    of it near the data, where the error estimate of a method means nothing.
+    """
+    share = jnp.abs(stop - start) / 100
+    return jnp.minimum(share, 0.5 * jnp.tanh(start)) if isinstance(sde, AbstractLinearSDE) else share / 10
+
+
+def _norm_of_the_worst(state: tuple[Float[Array, "n *event"], Float[Array, " n"]]) -> Scalar:
+    """The largest, over samples, of the root mean square over the entries of one."""
+    events, growths = state
+    squares = jnp.sum(events.reshape(growths.size, -1) ** 2, axis=1) + growths**2
+    return jnp.sqrt(jnp.max(squares) / (events.size / growths.size + 1))
+
+
+def _velocity(s: Scalar, x: Event, args: tuple[AbstractScore, None]) -> Event:
+    score, _ = args
+    t, pace = _time_and_pace(score.sde, s)
+    return pace * score.probability_flow(t, x)
 
 
 def _velocity_and_divergence(
-    t: Scalar, state: tuple[Event, Scalar], args: tuple[AbstractScore, AbstractTrace]
+    s: Scalar, state: tuple[Event, Scalar], args: tuple[AbstractScore, AbstractTrace]
 ) -> tuple[Event, Scalar]:
     score, trace = args
-    return _with_divergence(t, state[0], score, trace)
+    t, pace = _time_and_pace(score.sde, s)
+    return _with_divergence(t, pace, state[0], score, trace)
 
 
 def _batch_velocity_and_divergence(
-    t: Scalar,
+    s: Scalar,
     state: tuple[Float[Array, "n *event"], Float[Array, " n"]],
     args: tuple[AbstractScore, AbstractTrace],
 ) -> tuple[Float[Array, "n *event"], Float[Array, " n"]]:
     score, traces = args
-    return jax.vmap(lambda x, trace: _with_divergence(t, x, score, trace))(state[0], traces)
+    t, pace = _time_and_pace(score.sde, s)
+    return jax.vmap(lambda x, trace: _with_divergence(t, pace, x, score, trace))(state[0], traces)
 
 
-def _with_divergence(t: Scalar, x: Event, score: AbstractScore, trace: AbstractTrace) -> tuple[Event, Scalar]:
-    return value_and_divergence(lambda y: score.probability_flow(t, y), x, method=trace)
+def _with_divergence(
+    t: Scalar, pace: Scalar, x: Event, score: AbstractScore, trace: AbstractTrace
+) -> tuple[Event, Scalar]:
+    velocity, divergence = value_and_divergence(lambda y: score.probability_flow(t, y), x, method=trace)
+    return pace * velocity, pace * divergence
