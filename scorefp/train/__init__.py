@@ -2,4 +2,5 @@
 
 from .dequantiser import DequantiserRun as DequantiserRun, fit_dequantiser as fit_dequantiser
 from .fit import Run as Run, fit as fit
-from .step import TrainState as TrainState, TrainStep as TrainStep, split as split
+from .loop import TrainState as TrainState
+from .step import TrainStep as TrainStep, split as split

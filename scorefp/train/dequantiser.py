@@ -1,6 +1,5 @@
 """Training a dequantiser against a frozen score [K7]."""
 
-import time as clock
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +17,7 @@ from ..data import Dataset
 from ..likelihood import Truncation, VariationalDequantiser, likelihood_bound
 from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
+from .loop import Records, TrainState, check_batch, descended, in_parts, repeated, started
 
 
 class DequantiserRun(AbstractModule):
@@ -35,16 +35,6 @@ class DequantiserRun(AbstractModule):
     seconds_per_step: float
 
 
-class _State(AbstractModule):
-    """What changes from step to step."""
-
-    params: Any
-    average: Any
-    optimizer: Any
-    step: Int[Array, ""]
-    key: Key
-
-
 class _Step(AbstractModule):
     """One step: draw levels, estimate the loss and its gradient, update the flow."""
 
@@ -56,7 +46,7 @@ class _Step(AbstractModule):
     draws: int = eqx.field(static=True)
     decay: float
 
-    def step(self, state: _State, levels: Int[Array, "n *event"]) -> tuple[_State, dict[str, Scalar]]:
+    def step(self, state: TrainState, levels: Int[Array, "n *event"]) -> tuple[TrainState, Records]:
         index_key, draw_key, bound_key = jr.split(jr.fold_in(state.key, state.step), 3)
         k = levels[jr.randint(index_key, (self.batch_size,), 0, len(levels))]
         draw_keys, bound_keys = jr.split(draw_key, self.batch_size), jr.split(bound_key, self.batch_size)
@@ -76,12 +66,7 @@ class _Step(AbstractModule):
             bound, log_prob = jax.tree.map(jnp.mean, jax.vmap(terms)(k, draw_keys, bound_keys))
             return bound + log_prob, {"bound": bound, "log_prob": log_prob}
 
-        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, optimizer = self.optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(self.decay, (1 + state.step) / (10 + state.step))
-        average = optax.incremental_update(params, state.average, 1 - decay)
-        return _State(params, average, optimizer, state.step + 1, state.key), {"loss": value, **terms}
+        return descended(state, loss, self.optimizer, self.decay)
 
 
 def fit_dequantiser(
@@ -152,53 +137,30 @@ def fit_dequantiser(
         data.quantisation == dequantiser.quantisation,
         f"data has {data.quantisation}, dequantiser has {dequantiser.quantisation}; the two must be equal.",
     )
-    for name, value in (("steps", steps), ("draws", draws), ("report_every", report_every)):
-        require(value >= 1, f"{name} = {value}; it is at least one.")
-    require(
-        1 <= batch_size <= len(data),
-        f"batch_size = {batch_size}; the data have {len(data)} samples. Choose a batch between 1 and that.",
-    )
+    require(draws >= 1, f"draws = {draws}; it is at least one.")
+    check_batch(batch_size, len(data))
     params, skeleton = _split(dequantiser)
-    # Copies: the loop takes over the buffers of its state.
-    copy, average = jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, params)
-    state = _State(copy, average, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.copy(key))
     step = _Step(skeleton, score, optimizer, time, batch_size, draws, decay)
-    size = min(report_every, steps)
-    history: list[dict[str, np.ndarray]] = []
-    seconds: list[float] = []
-    with _bar(progress) as bar:
-        task = bar.add_task("training", total=steps)
-        for start in range(0, steps, size):
-            count = min(size, steps - start)
-            begin = clock.perf_counter()
-            state, records = _loop((step, data.values, jnp.asarray(count)), state, size)
-            part = {name: np.asarray(values)[:count] for name, values in records.items()}
-            seconds.append((clock.perf_counter() - begin) / count)
-            _check_finite(part, start)
-            history.append(part)
-            bar.update(task, advance=count, description=f"loss {part['loss'].mean():.4g}")
+    trained = in_parts(
+        lambda state, count, size: _loop((step, data.values, count), state, size),
+        started(params, optimizer, key=key),
+        steps=steps,
+        report_every=report_every,
+        progress=progress,
+    )
     return DequantiserRun(
-        dequantiser=eqx.combine(state.average, skeleton),
-        history={name: np.concatenate([part[name] for part in history]) for name in history[0]},
-        seconds_per_step=float(np.median(seconds[1:])) if len(seconds) > 1 else float("nan"),
+        dequantiser=eqx.combine(trained.state.average, skeleton),
+        history=trained.history,
+        seconds_per_step=trained.seconds_per_step,
     )
 
 
 @eqx.filter_jit(donate="all-except-first")
 def _loop(
-    fixed: tuple[_Step, Int[Array, "n *event"], Int[Array, ""]], state: _State, size: int
-) -> tuple[_State, dict[str, Float[Array, " size"]]]:
-    """Up to `size` steps on the device; records are NaN after `count`, a value, so that it compiles once."""
+    fixed: tuple[_Step, Int[Array, "n *event"], Int[Array, ""]], state: TrainState, size: int
+) -> tuple[TrainState, Records]:
     step, levels, count = fixed
-    names = jax.eval_shape(step.step, state, levels)[1]
-    records = jax.tree.map(lambda r: jnp.full((size,), jnp.nan, r.dtype), names)
-
-    def body(i: Int[Array, ""], carry: tuple[_State, dict[str, Array]]) -> tuple[_State, dict[str, Array]]:
-        state, records = carry
-        state, values = step.step(state, levels)
-        return state, {name: records[name].at[i].set(value) for name, value in values.items()}
-
-    return jax.lax.fori_loop(0, count, body, (state, records))
+    return repeated(lambda state: step.step(state, levels), state, count, size)
 
 
 def _split(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequantiser]:
@@ -208,20 +170,3 @@ def _split(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequant
     except ImportError:  # a flow of another library
         return eqx.partition(dequantiser, eqx.is_inexact_array)
     return eqx.partition(dequantiser, eqx.is_inexact_array, is_leaf=lambda node: isinstance(node, NonTrainable))
-
-
-def _check_finite(records: dict[str, np.ndarray], start: int) -> None:
-    bad = ~np.isfinite(records["loss"])
-    if bad.any():
-        first = int(bad.argmax())
-        terms = [name for name, values in records.items() if name != "loss" and not np.isfinite(values[first])]
-        raise FloatingPointError(
-            f"the loss is not finite at step {start + first}; not finite are the terms {terms or 'none by itself'}. "
-            "Lower the learning rate, or clip gradients."
-        )
-
-
-def _bar(progress: bool) -> Any:
-    from rich.progress import Progress
-
-    return Progress(disable=not progress)

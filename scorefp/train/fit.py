@@ -1,11 +1,8 @@
 """Training in one call."""
 
 import functools
-import time as clock
-from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
@@ -17,7 +14,8 @@ from ..data import Dataset
 from ..objective import AbstractObjective
 from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .step import TrainState, TrainStep, split
+from .loop import Records, TrainState, check_batch, in_parts
+from .step import TrainStep, split
 
 
 class Run(AbstractModule):
@@ -96,37 +94,25 @@ def fit(
         True
     """
     data = data if isinstance(data, Dataset) else Dataset(data)
-    require(steps >= 1 and report_every >= 1, f"steps = {steps}, report_every = {report_every}; both are at least 1.")
-    require(
-        1 <= batch_size <= len(data),
-        f"batch_size = {batch_size}; the data have {len(data)} samples. Choose a batch between 1 and that.",
-    )
+    check_batch(batch_size, len(data))
     if clip is not None:
         require(clip > 0, f"clip = {clip}; a norm is positive. Give None to leave gradients alone.")
         optimizer = _clipped(optimizer, clip)
     params, skeleton = split(model)
     step = TrainStep(skeleton, loss, optimizer, time, batch_size, decay, dropout)
-    state = step.init(params, key=key)
-    size = min(report_every, steps)
-    history: list[dict[str, np.ndarray]] = []
-    seconds: list[float] = []
-    with _bar(progress) as bar:
-        task = bar.add_task("training", total=steps)
-        for start in range(0, steps, size):
-            count = min(size, steps - start)
-            begin = clock.perf_counter()
-            state, records = _loop((step, data, jnp.asarray(count)), state, size)
-            part = {name: np.asarray(values)[:count] for name, values in records.items()}
-            seconds.append((clock.perf_counter() - begin) / count)
-            _check_finite(part, start)
-            history.append(part)
-            bar.update(task, advance=count, description=f"loss {part['loss'].mean():.4g}")
+    trained = in_parts(
+        lambda state, count, size: _loop((step, data, count), state, size),
+        step.init(params, key=key),
+        steps=steps,
+        report_every=report_every,
+        progress=progress,
+    )
     return Run(
-        model=eqx.combine(state.average, skeleton),
-        last=eqx.combine(state.params, skeleton),
-        history={name: np.concatenate([part[name] for part in history]) for name in history[0]},
-        seconds_per_step=float(np.median(seconds[1:])) if len(seconds) > 1 else float("nan"),
-        state=state,
+        model=eqx.combine(trained.state.average, skeleton),
+        last=eqx.combine(trained.state.params, skeleton),
+        history=trained.history,
+        seconds_per_step=trained.seconds_per_step,
+        state=trained.state,
     )
 
 
@@ -137,25 +123,6 @@ def _clipped(optimizer: optax.GradientTransformation, clip: float) -> optax.Grad
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _loop(
-    fixed: tuple[TrainStep, Dataset, Int[Array, ""]], state: TrainState, size: int
-) -> tuple[TrainState, dict[str, Float[Array, " size"]]]:
+def _loop(fixed: tuple[TrainStep, Dataset, Int[Array, ""]], state: TrainState, size: int) -> tuple[TrainState, Records]:
     step, data, count = fixed
     return step.loop(state, data, count, size)
-
-
-def _check_finite(records: dict[str, np.ndarray], start: int) -> None:
-    bad = ~np.isfinite(records["loss"])
-    if bad.any():
-        first = int(bad.argmax())
-        terms = [name for name, values in records.items() if name != "loss" and not np.isfinite(values[first])]
-        raise FloatingPointError(
-            f"the loss is not finite at step {start + first}; not finite are the terms {terms or 'none by itself'}. "
-            "Lower the learning rate or the weight of the term, or clip gradients."
-        )
-
-
-def _bar(progress: bool) -> Any:
-    from rich.progress import Progress
-
-    return Progress(disable=not progress)

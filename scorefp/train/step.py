@@ -4,10 +4,9 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from .._module import AbstractModule
 from .._types import Key, Scalar
@@ -15,24 +14,7 @@ from ..data import Dataset
 from ..objective import AbstractObjective
 from ..score import AbstractNetworkScore, AbstractScore, Potential, Score
 from ..time import AbstractTimeSampler
-
-
-class TrainState(AbstractModule):
-    """What changes from step to step.
-
-    Args:
-        params: The trained arrays of the model.
-        average: Their exponential moving average.
-        optimizer: The state of the optimizer.
-        step: The number of steps taken.
-        key: The key from which every step derives its own.
-    """
-
-    params: Any
-    average: Any
-    optimizer: Any
-    step: Int[Array, ""]
-    key: Key
+from .loop import Records, TrainState, descended, repeated, started
 
 
 class TrainStep(AbstractModule):
@@ -66,12 +48,9 @@ class TrainStep(AbstractModule):
             params: The trained arrays, as `split` returns them.
             key: A random key.
         """
-        # Copies: the loop takes over the buffers of its state, and the caller's model keeps its own.
-        params = jax.tree.map(jnp.copy, params)
-        average = jax.tree.map(jnp.copy, params)
-        return TrainState(params, average, self.optimizer.init(params), jnp.zeros((), jnp.int32), jnp.copy(key))
+        return started(params, self.optimizer, key=key)
 
-    def step(self, state: TrainState, data: Dataset) -> tuple[TrainState, dict[str, Scalar]]:
+    def step(self, state: TrainState, data: Dataset) -> tuple[TrainState, Records]:
         """One step: the new state, and the value of the objective (`"loss"`) and of each term before it.
 
         Args:
@@ -86,16 +65,9 @@ class TrainStep(AbstractModule):
             model = eqx.combine(params, self.skeleton)
             return self.objective.evaluate(model, x0, key=loss_key, time=self.time, args=args, dropout=self.dropout)
 
-        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, optimizer = self.optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(self.decay, (1 + state.step) / (10 + state.step))
-        average = optax.incremental_update(params, state.average, 1 - decay)
-        return TrainState(params, average, optimizer, state.step + 1, state.key), {"loss": value, **terms}
+        return descended(state, loss, self.optimizer, self.decay)
 
-    def loop(
-        self, state: TrainState, data: Dataset, count: Int[Array, ""], size: int
-    ) -> tuple[TrainState, dict[str, Float[Array, " size"]]]:
+    def loop(self, state: TrainState, data: Dataset, count: Int[Array, ""], size: int) -> tuple[TrainState, Records]:
         """Up to `size` steps as one loop on the device.
 
         Args:
@@ -107,15 +79,7 @@ class TrainStep(AbstractModule):
         Returns:
             The new state, and records of the loss and its terms, NaN after `count`.
         """
-        names = jax.eval_shape(self.step, state, data)[1]
-        records = jax.tree.map(lambda r: jnp.full((size,), jnp.nan, r.dtype), names)
-
-        def body(i: Int[Array, ""], carry: tuple[TrainState, dict[str, Array]]) -> tuple[TrainState, dict[str, Array]]:
-            state, records = carry
-            state, values = self.step(state, data)
-            return state, {name: records[name].at[i].set(value) for name, value in values.items()}
-
-        return jax.lax.fori_loop(0, count, body, (state, records))
+        return repeated(lambda state: self.step(state, data), state, count, size)
 
 
 def split(model: AbstractScore) -> tuple[Any, AbstractScore]:
