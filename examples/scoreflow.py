@@ -74,7 +74,7 @@ class Settings:
 
 DEFAULT = {
     "digits": Settings(steps=4000, width=256, points=360, draws=64, dequantiser_steps=500),
-    "mnist": Settings(steps=4000, width=256, points=200, draws=32, dequantiser_steps=250),
+    "mnist": Settings(steps=2500, width=256, points=150, draws=16, dequantiser_steps=150),
 }
 QUICK = Settings(
     steps=200,
