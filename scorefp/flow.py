@@ -289,8 +289,8 @@ def _clock(sde: AbstractSDE, t: Scalar) -> Scalar:
 
     In $t$ the velocity of a VP or OU process goes like $1/\sqrt t$ near zero. In $\sigma/\alpha$ it is smooth there, as
     is $\log(\sigma/\alpha)$ far from the data, and the inverse hyperbolic sine goes over from the one to the other
-    at data of standard deviation one half (the $\sigma_d$ of Karras 2022). `benchmarks/likelihood.py --clock` counts
-    what it saves.
+    at data of standard deviation one half (the $\sigma_d$ of Karras 2022). `benchmarks/likelihood.py`
+    counts the evaluations it saves.
     """
     if not isinstance(sde, AbstractLinearSDE):
         return t

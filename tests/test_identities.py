@@ -1,11 +1,10 @@
 """The residual, integrated over time: Lai 2023, Propositions 4.4 [C2] and 4.6 [H4], and the suprema M, m [F11]."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 from gaussian import geometric
@@ -16,14 +15,6 @@ import scorefp as sfp
 from scorefp.fokker_planck import time_quadrature
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """What a user sees, without the checks of types that come with the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # --------------------------------------------------------------------------------------------- quadrature
