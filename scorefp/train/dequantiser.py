@@ -55,8 +55,8 @@ class _Step(AbstractModule):
             dequantiser = eqx.combine(params, self.skeleton)
 
             def terms(k: Array, draw_key: Key, bound_key: Key) -> tuple[Scalar, Scalar]:
-                # The data set checked the levels. A sample that is not finite would raise below, before its log-density,
-                # which is not finite either, could name the step.
+                # The data set checked the levels. A sample that is not finite would raise below, before the loss, which
+                # is not finite either, could name the step.
                 u, log_prob = dequantiser.positions(k, key=draw_key)
                 x = jnp.nan_to_num(dequantiser.quantisation.place(k, u))
                 bound = likelihood_bound(
