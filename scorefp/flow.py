@@ -269,9 +269,9 @@ def _along_the_flow(
     *,
     norm: Callable[[Any], Scalar] = optx.rms_norm,
 ) -> Solved:
-    """A solve of one of the fields below, which take the variable of `_clock`."""
+    """A solve of one of the fields below, which take the variable of `clock`."""
     dtype = jnp.result_type(*jax.tree.leaves(state))
-    first, last = (_clock(score.sde, jnp.asarray(t, dtype)) for t in (start, stop))
+    first, last = (clock(score.sde, jnp.asarray(t, dtype)) for t in (start, stop))
     return integrator.solve(
         field,
         state,
@@ -284,7 +284,7 @@ def _along_the_flow(
     )
 
 
-def _clock(sde: AbstractSDE, t: Scalar) -> Scalar:
+def clock(sde: AbstractSDE, t: Scalar) -> Scalar:
     r"""The variable in which steps are taken: $s = \mathrm{arsinh}(2\sigma/\alpha)$ for a linear SDE, else $t$.
 
     In $t$ the velocity of a VP or OU process goes like $1/\sqrt t$ near zero. In $\sigma/\alpha$ it is smooth there, as
@@ -301,8 +301,8 @@ def _clock(sde: AbstractSDE, t: Scalar) -> Scalar:
     return jnp.where(far, log_ratio + math.log(2), near).astype(t.dtype)
 
 
-def _time_and_pace(sde: AbstractSDE, s: Scalar) -> tuple[Scalar, Scalar]:
-    r"""The time at a value of `_clock`, and $dt/ds = 2\,\frac{\sigma^2}{g^2}\coth s$ [S7]."""
+def time_and_pace(sde: AbstractSDE, s: Scalar) -> tuple[Scalar, Scalar]:
+    r"""The time at a value of `clock`, and $dt/ds = 2\,\frac{\sigma^2}{g^2}\coth s$ [S7]."""
     if not isinstance(sde, AbstractLinearSDE):
         return s, jnp.ones_like(s)
     log_snr = -2 * (s + jnp.log1p(-jnp.exp(-2 * s)) - 2 * math.log(2))
@@ -330,7 +330,7 @@ def _norm_of_the_worst(state: tuple[Float[Array, "n *event"], Float[Array, " n"]
 
 def _velocity(s: Scalar, x: Event, args: tuple[AbstractScore, None]) -> Event:
     score, _ = args
-    t, pace = _time_and_pace(score.sde, s)
+    t, pace = time_and_pace(score.sde, s)
     return pace * score.probability_flow(t, x)
 
 
@@ -338,7 +338,7 @@ def _velocity_and_divergence(
     s: Scalar, state: tuple[Event, Scalar], args: tuple[AbstractScore, AbstractTrace]
 ) -> tuple[Event, Scalar]:
     score, trace = args
-    t, pace = _time_and_pace(score.sde, s)
+    t, pace = time_and_pace(score.sde, s)
     return _with_divergence(t, pace, state[0], score, trace)
 
 
@@ -348,7 +348,7 @@ def _batch_velocity_and_divergence(
     args: tuple[AbstractScore, AbstractTrace],
 ) -> tuple[Float[Array, "n *event"], Float[Array, " n"]]:
     score, traces = args
-    t, pace = _time_and_pace(score.sde, s)
+    t, pace = time_and_pace(score.sde, s)
     return jax.vmap(lambda x, trace: _with_divergence(t, pace, x, score, trace))(state[0], traces)
 
 

@@ -1,5 +1,6 @@
 """The solve that likelihood and ODE samples share: where it goes, what it costs, and how it fails."""
 
+import math
 from collections.abc import Callable
 
 import diffrax
@@ -10,10 +11,19 @@ import numpy as np
 import pytest
 from gaussian import gaussian, gaussian_flow
 from jaxtyping import Array
+from references import LINEAR, times
 
 import scorefp as sfp
 from scorefp.calculus import value_and_divergence
-from scorefp.flow import transport, transport_with_divergence
+from scorefp.flow import (
+    FixedProbes,
+    clock,
+    time_and_pace,
+    transport,
+    transport_batch_with_divergence,
+    transport_with_divergence,
+)
+from scorefp.sde import AbstractLinearSDE
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -76,6 +86,48 @@ def test_the_first_step_sees_the_start() -> None:
     assert error < 1e-4
     long = sfp.Integrator().solve(field, (x, jnp.zeros(())), score, start=sde.t0, stop=sde.t1, first=0.01)
     assert jnp.abs(long.state[1] - 2 * growth) > 10 * error
+
+
+def test_the_variable_of_the_steps_is_one_of_time() -> None:
+    """There and back on every linear SDE, with the pace of the inverse; far out, where the ratio itself overflows."""
+
+    @jax.jit
+    def both() -> Array:
+        found: list[Array] = []
+        for make in LINEAR.values():
+            sde = make()
+
+            def at(t: Array, sde: AbstractLinearSDE = sde) -> Array:
+                s, slope = jax.jvp(lambda t: clock(sde, t), (t,), (jnp.ones_like(t),))
+                back, pace = time_and_pace(sde, s)
+                return jnp.stack([back / t - 1, pace * slope - 1])
+
+            found.append(jax.vmap(at)(times(sde)))
+        return jnp.stack(found)
+
+    assert jnp.abs(both()).max() < 1e-8
+    # alpha falls to exp(-300): the square of sigma / alpha is beyond float64.
+    far = sfp.LinearSDE(lambda t: -100 * t, lambda t: 100 * t, t0=0.01, t1=3.0)
+    s = clock(far, jnp.array(3.0))
+    assert float(s) == pytest.approx(600 + 2 * math.log(2), rel=1e-12)
+    assert float(time_and_pace(far, s)[0]) == pytest.approx(3.0, rel=1e-9)
+
+
+def test_the_tolerance_of_a_batch_holds_for_each_sample() -> None:
+    """One sample that needs many steps gets them among many that need few."""
+    score = sfp.Score(lambda t, x: -x * (1 + 30 * jnp.cos(3 * x) * (x > 0.5)), sfp.VP())
+    alone, easy = jnp.array([1.0]), jnp.full((255, 1), -0.1)
+    ends = {"start": score.sde.t0, "stop": score.sde.t1, "integrator": sfp.Integrator()}
+
+    @jax.jit
+    def evaluations(xs: Array) -> Array:
+        traces = jax.vmap(lambda x: FixedProbes(jnp.ones((1, 1))))(xs)
+        return transport_batch_with_divergence(score, xs, traces, **ends).evaluations
+
+    of_one = int(transport_with_divergence(score, alone, sfp.Exact(), **ends).evaluations)
+    of_the_easy, of_all = int(evaluations(easy)), int(evaluations(easy.at[7].set(alone)))
+    assert of_the_easy < 0.8 * of_one
+    assert of_all >= of_one
 
 
 def test_out_of_steps_raises() -> None:
