@@ -50,7 +50,7 @@ def log_likelihood(
 
     with $u$ the velocity of [F0] and $\pi$ the prior of the SDE. It is the density at `t0` of what `ProbabilityFlow`
     samples, and differentiable in `x` and in what the score holds. Batch it with `jax.vmap`: each sample then has its
-    own steps. A `vmap` goes on until its slowest sample is done.
+    own steps. A `vmap` goes on until its slowest sample is done; `batch_log_likelihood` is the faster one for many.
 
     Args:
         score: Any score on any SDE.
