@@ -16,6 +16,7 @@ from references import LINEAR, assert_mean, mean_is, plane_mixture
 
 import scorefp as sfp
 from scorefp import Truncation
+from scorefp.likelihood.expectation import stratified_mean_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -124,6 +125,15 @@ def test_every_law_of_times_has_one_mean_and_knows_its_error() -> None:
         assert 0.88 * spread[name] < claimed < (1.4 if time.stratified else 1.12) * spread[name]
     for name in ("uniform", "log-SNR"):
         assert spread[name] < 0.5 * spread[f"{name}, independent"]
+
+
+def test_many_draws_do_not_overflow() -> None:
+    times = jr.uniform(jr.key(0), (40_000,))
+    found = stratified_mean_of(times, 2 * times)
+    # Successive differences of 2 t at n stratified times are about 2/n, and those of independent ones no more.
+    assert 0 < found.error < 1e-4
+    with jax.enable_x64(False):
+        assert 0 < stratified_mean_of(times.astype(jnp.float32), 2 * times.astype(jnp.float32)).error < 1e-4
 
 
 def test_one_draw_has_a_value_and_no_error() -> None:

@@ -59,7 +59,7 @@ def stratified_mean_of(t: Float[Array, " n"], values: Float[Array, " n"]) -> Mon
     if count < 2:
         return mean_of(values)
     steps = jnp.diff(values[jnp.argsort(t)])
-    return MonteCarlo(jnp.mean(values), jnp.sqrt(jnp.sum(steps**2) / (2 * count * (count - 1))))
+    return MonteCarlo(jnp.mean(values), jnp.sqrt(jnp.sum(steps**2) / (2.0 * count * (count - 1))))
 
 
 def clean_samples(xs: Float[ArrayLike, "n *event"]) -> Float[Array, "n *event"]:

@@ -82,8 +82,13 @@ def prior_kl(truth: AbstractPotential, xs: Float[Array, "n *event"], *, key: Key
         >>> bool(0 < found.value < 1e-3)
         True
     """
-    sde = linear_sde(require_potential(truth))
-    xs = clean_samples(xs)
+    linear_sde(require_potential(truth))
+    return _prior_kl(truth, clean_samples(xs), key)
+
+
+@eqx.filter_jit
+def _prior_kl(truth: AbstractPotential, xs: Float[Array, "n *event"], key: Key) -> MonteCarlo:
+    sde = linear_sde(truth)
     t1 = jnp.asarray(sde.t1, xs.dtype)
     ends = sde.alpha(t1) * xs + sde.sigma(t1) * jr.normal(key, xs.shape, xs.dtype)
     return mean_of(jax.vmap(lambda x: truth.potential(t1, x) - sde.prior.log_prob(x))(ends))
