@@ -11,9 +11,9 @@ from typing import Any
 
 # Read when jax first makes a backend. The workers share the cores; one thread each is the fastest.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The first flag keeps jaxlib 0.10.2 to 0.12.0 from compiling some sums wrongly: see scorefp/_runtime.py. The second leaves
-# XLA's optimiser out: most of the time goes into compiling programs that run once. Both stand before the word without
-# dashes, at which XLA stops reading.
+# The first flag keeps jaxlib 0.10.2 to 0.12.0 from compiling some sums wrongly: see scorefp/_runtime.py. The second
+# leaves XLA's optimiser out: most of the time goes into compiling programs that run once. Both stand before the word
+# without dashes, at which XLA stops reading.
 os.environ["XLA_FLAGS"] = (
     "--xla_cpu_experimental_ynn_fusion_type= --xla_backend_optimization_level=0 "
     "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
