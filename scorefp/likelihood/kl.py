@@ -1,5 +1,7 @@
 """Kullback–Leibler divergences between data, reverse SDE and probability-flow ODE [K2], [K6], [K9]."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -186,11 +188,8 @@ def _kl_bound(
 ) -> MonteCarlo:
     sde = linear_sde(score)
     path_key, end_key = jr.split(key)
-
-    def matching(t: Scalar, x: Event, noise: Event) -> Scalar:
-        return 0.5 * sde.g2(t) * jnp.sum((score(t, x) - truth(t, x)) ** 2)
-
-    found = mean_of(diffused_integral(matching, sde, xs, key=path_key, draws=draws, time=time, batch_size=batch_size))
+    error = partial(_matching_error, score, truth)
+    found = mean_of(diffused_integral(error, sde, xs, key=path_key, draws=draws, time=time, batch_size=batch_size))
     prior = prior_kl(truth, xs, key=end_key)
     return MonteCarlo(found.value + prior.value, jnp.hypot(found.error, prior.error))
 
@@ -341,9 +340,6 @@ def _kl_decomposition(
         x = diffused(t1, row, prior_key)
         return truth.potential(t1, x) - sde.prior.log_prob(x)
 
-    def matching(t: Scalar, x: Event, noise: Event) -> Scalar:
-        return 0.5 * sde.g2(t) * jnp.sum((score(t, x) - truth(t, x)) ** 2)
-
     def by_ode(t: Scalar, x: Event, noise: Event) -> tuple[Scalar, Scalar]:
         value, g2 = score(t, x), sde.g2(t)
         off = ode_score(score, t, x, integrator=integrator) - value
@@ -351,7 +347,8 @@ def _kl_decomposition(
 
     left = in_batches(kl, xs.shape[0], batch_size)
     at_end = in_batches(prior, xs.shape[0], batch_size)
-    matched = diffused_integral(matching, sde, xs, key=matching_key, draws=draws, time=time, batch_size=batch_size)
+    error = partial(_matching_error, score, truth)
+    matched = diffused_integral(error, sde, xs, key=matching_key, draws=draws, time=time, batch_size=batch_size)
     difference, fisher = diffused_integral(by_ode, sde, xs, key=ode_key, draws=draws, time=time, batch_size=batch_size)
     return KLDecomposition(
         kl=mean_of(left),
@@ -361,6 +358,11 @@ def _kl_decomposition(
         fisher=mean_of(fisher),
         gap=mean_of(left - at_end - matched - difference),
     )
+
+
+def _matching_error(score: AbstractScore, truth: AbstractPotential, t: Scalar, x: Event, noise: Event) -> Scalar:
+    """The integrand of the matching loss with the weight of the likelihood."""
+    return 0.5 * linear_sde(score).g2(t) * jnp.sum((score(t, x) - truth(t, x)) ** 2)
 
 
 def _same_sde(score: AbstractScore, truth: AbstractPotential) -> None:
