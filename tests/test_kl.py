@@ -15,7 +15,7 @@ from linear_case import LinearCase
 from references import LINEAR, assert_mean, line_mixture, mean_is, perturbed, plane_mixture
 
 import scorefp as sfp
-from scorefp.likelihood.kl import cross_entropy
+from scorefp.likelihood.kl import end_cross_entropy
 from scorefp.sde import AbstractLinearSDE
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -58,7 +58,7 @@ def test_prior_kl_and_its_bound() -> None:
 def test_cross_entropy_with_the_prior() -> None:
     sde, x0 = sfp.VP(), jnp.array([0.7, -1.2])
     ends = sde.alpha(1.0) * x0 + sde.sigma(1.0) * jr.normal(jr.key(3), (100_000, 2))
-    assert_mean(-jax.vmap(sde.prior.log_prob)(ends), float(cross_entropy(sde, x0)), resolution=0.01)
+    assert_mean(-jax.vmap(sde.prior.log_prob)(ends), float(end_cross_entropy(sde, x0)), resolution=0.01)
 
 
 # ------------------------------------------------------------------------------------------- entropy [K5]

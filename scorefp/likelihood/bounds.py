@@ -18,7 +18,7 @@ from ..calculus import AbstractTrace, Exact, value_and_divergence
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .expectation import mean_of, stratified_mean_of, uncontrolled
+from .expectation import cross_entropy, mean_of, stratified_mean_of, uncontrolled
 
 BoundForm: TypeAlias = Literal["dsm", "sm"]
 """Denoising score matching, or implicit score matching with the divergence of the score."""
@@ -205,8 +205,7 @@ def _evaluate(
 
     over_time = weight * jax.vmap(integrand)(t, noises, jr.split(trace_key, draws))
     end_scale, end_std = _kernel(sde, jnp.asarray(sde.t1, x.dtype), truncation)
-    prior_scale = jnp.broadcast_to(jnp.asarray(sde.prior.scale, x.dtype), x.shape)
-    prior = -sde.prior.log_prob(end_scale * x) + 0.5 * jnp.sum((end_std / prior_scale) ** 2)
+    prior = cross_entropy(sde.prior, end_scale * x, end_std)
     contraction = x.size * (sde.log_alpha(start) - sde.log_alpha(sde.t1)).astype(x.dtype)
 
     if truncation is Truncation.DENOISED:

@@ -12,7 +12,7 @@ from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..time import AbstractTimeSampler, UniformLogSNR
 from .expectation import MonteCarlo, clean_samples, diffused_integral, mean_of, uncontrolled
-from .kl import cross_entropy
+from .kl import end_cross_entropy
 
 EntropyForm: TypeAlias = Literal["divergence", "drift"]
 """Which of the two estimators of Theorem 4: with the divergence of the drift, or with the drift along the score."""
@@ -97,5 +97,5 @@ def _entropy(
     losses = diffused_integral(loss, sde, xs, key=key, draws=draws, time=time, batch_size=batch_size)
     if form == "divergence":
         losses = losses + size * (sde.log_alpha(sde.t1) - sde.log_alpha(sde.t0)).astype(xs.dtype)
-    end = jax.vmap(lambda x: cross_entropy(sde, x))(xs) if terminal is None else terminal.astype(xs.dtype)
+    end = jax.vmap(lambda x: end_cross_entropy(sde, x))(xs) if terminal is None else terminal.astype(xs.dtype)
     return mean_of(end - losses)

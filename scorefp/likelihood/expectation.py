@@ -13,7 +13,7 @@ from .._batches import in_batches
 from .._checks import finite, floating, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
-from ..sde import AbstractLinearSDE
+from ..sde import AbstractLinearSDE, Normal
 from ..time import AbstractTimeSampler
 
 _T = TypeVar("_T")
@@ -115,6 +115,14 @@ def diffused_integral(
         return jax.tree.map(lambda values: jnp.mean(weight * values), jax.vmap(at)(t, noise))
 
     return in_batches(one, xs.shape[0], batch_size)
+
+
+def cross_entropy(prior: Normal, mean: Event, std: Scalar) -> Scalar:
+    r"""$-E[\log\pi(x)]$ for $x \sim \mathcal N(\text{mean}, \text{std}^2 I)$, in closed form: the prior of a linear SDE
+    is normal [K9].
+    """
+    scale = jnp.broadcast_to(jnp.asarray(prior.scale, mean.dtype), mean.shape)
+    return -prior.log_prob(mean) + 0.5 * jnp.sum((std / scale) ** 2)
 
 
 def uncontrolled(log_snr: Scalar) -> Scalar:

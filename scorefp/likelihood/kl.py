@@ -17,7 +17,7 @@ from ..flow import Integrator
 from ..score import AbstractPotential, AbstractScore, linear_sde, require_potential
 from ..sde import AbstractLinearSDE
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .expectation import MonteCarlo, clean_samples, diffused_integral, mean_of
+from .expectation import MonteCarlo, clean_samples, cross_entropy, diffused_integral, mean_of
 from .flow import log_likelihood
 
 
@@ -118,14 +118,13 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Float[Array, "n *event"]) -> Mont
     """
     xs = clean_samples(xs)
     entropy = xs[0].size * (0.5 * jnp.log(2 * jnp.pi * jnp.e) + sde.log_sigma(sde.t1)).astype(xs.dtype)
-    return mean_of(jax.vmap(lambda x: cross_entropy(sde, x))(xs) - entropy)
+    return mean_of(jax.vmap(lambda x: end_cross_entropy(sde, x))(xs) - entropy)
 
 
-def cross_entropy(sde: AbstractLinearSDE, x0: Event) -> Scalar:
-    r"""$-E[\log\pi(x_{t_1}) \mid x_0]$ in closed form: the prior of a linear SDE is normal."""
+def end_cross_entropy(sde: AbstractLinearSDE, x0: Event) -> Scalar:
+    r"""$-E[\log\pi(x_{t_1}) \mid x_0]$ [K9]."""
     t1 = jnp.asarray(sde.t1, x0.dtype)
-    scale = jnp.broadcast_to(jnp.asarray(sde.prior.scale, x0.dtype), x0.shape)
-    return -sde.prior.log_prob(sde.alpha(t1) * x0) + 0.5 * jnp.sum((sde.sigma(t1) / scale) ** 2)
+    return cross_entropy(sde.prior, sde.alpha(t1) * x0, sde.sigma(t1))
 
 
 def kl_bound(
