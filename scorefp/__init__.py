@@ -19,6 +19,7 @@ from . import (
 )
 from ._runtime import warn_of_wrong_sums as _warn_of_wrong_sums
 from .calculus import (
+    Box as Box,
     Exact as Exact,
     FiniteDifference as FiniteDifference,
     Gaussian as Gaussian,

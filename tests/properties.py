@@ -88,6 +88,10 @@ def use_trace(trace: Any, t: Array, x: Array, key: Array) -> Any:
     ]
 
 
+def use_box(box: Any, t: Array, x: Array, key: Array) -> Any:
+    return box.contains(x) + x * box.sample(key, 1)[0]
+
+
 def use_law(law: Any, t: Array, x: Array, key: Array) -> Any:
     return x * law.draw(key, x.shape, x.dtype)
 
@@ -176,6 +180,7 @@ ROWS: dict[str, Row] = {
         use_score,
     ),
     # calculus
+    "Box": Row(sfp.Box, lambda shape, dtype: sfp.Box(-jnp.ones(shape, dtype), jnp.ones(shape, dtype)), use_box),
     "Exact": Row(sfp.Exact, plain(sfp.Exact), use_trace),
     "Hutchinson": Row(sfp.Hutchinson, plain(sfp.Hutchinson, 2), use_trace),
     "Rademacher": Row(sfp.Rademacher, plain(sfp.Rademacher), use_law),

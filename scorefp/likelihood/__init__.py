@@ -1,5 +1,6 @@
 """Log-likelihoods, their bounds, entropies and Kullback–Leibler divergences, in nats; bits per dimension."""
 
+from .._monte_carlo import MonteCarlo as MonteCarlo
 from .bounds import (
     BoundForm as BoundForm,
     LikelihoodBound as LikelihoodBound,
@@ -15,7 +16,6 @@ from .dequantise import (
     bits_per_dim as bits_per_dim,
 )
 from .entropy import EntropyForm as EntropyForm, entropy as entropy
-from .expectation import MonteCarlo as MonteCarlo
 from .flow import (
     FlowLikelihood as FlowLikelihood,
     batch_log_likelihood as batch_log_likelihood,

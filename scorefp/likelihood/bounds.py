@@ -13,12 +13,13 @@ import jax.random as jr
 
 from .._checks import finite, floating, needs_key, require
 from .._module import AbstractModule
+from .._monte_carlo import mean_of
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .expectation import cross_entropy, mean_of, stratified_mean_of, uncontrolled
+from .expectation import cross_entropy, stratified_mean_of, uncontrolled
 
 BoundForm: TypeAlias = Literal["dsm", "sm"]
 """Denoising score matching, or implicit score matching with the divergence of the score."""

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import floating
+from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .expectation import MonteCarlo, clean_samples, diffused_integral, mean_of, uncontrolled
+from .expectation import clean_samples, diffused_integral, uncontrolled
 from .kl import end_cross_entropy
 
 EntropyForm: TypeAlias = Literal["divergence", "drift"]

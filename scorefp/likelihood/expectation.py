@@ -1,6 +1,5 @@
 """Monte-Carlo means over clean samples, with their standard errors."""
 
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,40 +10,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._batches import in_batches
 from .._checks import finite, floating, require
-from .._module import AbstractModule
+from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar
 from ..sde import AbstractLinearSDE, Normal
 from ..time import AbstractTimeSampler
 
 _T = TypeVar("_T")
-
-
-class MonteCarlo(AbstractModule):
-    """A Monte-Carlo estimate.
-
-    Args:
-        value: The estimate.
-        error: Its standard error; NaN from fewer than two draws.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from scorefp.likelihood import MonteCarlo
-        >>> print(MonteCarlo(jnp.array(1.25), jnp.array(0.02)))
-        1.25 ± 0.02
-    """
-
-    value: Scalar
-    error: Scalar
-
-    def __str__(self) -> str:
-        return f"{float(self.value):.6g} ± {float(self.error):.2g}"
-
-
-def mean_of(values: Float[Array, " n"]) -> MonteCarlo:
-    """The mean of independent values, and its standard error."""
-    count = values.size
-    error = jnp.std(values, ddof=1) / math.sqrt(count) if count > 1 else jnp.full((), jnp.nan, values.dtype)
-    return MonteCarlo(jnp.mean(values), error)
 
 
 def stratified_mean_of(t: Float[Array, " n"], values: Float[Array, " n"]) -> MonteCarlo:

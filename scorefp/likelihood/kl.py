@@ -11,13 +11,14 @@ from jaxtyping import Array, Float, Int
 from .._batches import in_batches
 from .._checks import floating, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
+from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..flow import Integrator
 from ..score import AbstractPotential, AbstractScore, linear_sde, require_potential
 from ..sde import AbstractLinearSDE
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .expectation import MonteCarlo, clean_samples, cross_entropy, diffused_integral, mean_of
+from .expectation import clean_samples, cross_entropy, diffused_integral
 from .flow import log_likelihood
 
 
