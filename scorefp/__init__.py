@@ -88,7 +88,9 @@ from .objective import (
     unit_weighting as unit_weighting,
 )
 from .sampling import (
+    Euler as Euler,
     EulerMaruyama as EulerMaruyama,
+    Langevin as Langevin,
     ProbabilityFlow as ProbabilityFlow,
     log_snr_grid as log_snr_grid,
     sample as sample,

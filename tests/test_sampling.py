@@ -1,4 +1,4 @@
-"""Samplers: grids, Euler–Maruyama and the probability-flow ODE [G1] against the laws they should draw."""
+"""Samplers against the laws they should draw: grids, Euler–Maruyama, the ODE [G1], Langevin dynamics [G3]."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from jaxtyping import Array
 from references import LINEAR, assert_mean, fitted_order, line_mixture, plane_mixture
 
 import scorefp as sfp
-from scorefp.sampling import Grid
+from scorefp.sampling import AbstractSampler, Grid
 from scorefp.sde import AbstractLinearSDE
 
 
@@ -122,6 +122,97 @@ def test_probability_flow_draws_the_data(getkey: Callable[[], Array]) -> None:
     assert_mean(got**3, jnp.asarray(weights @ (means**3 + 3 * means * variances)))
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("grid", [sfp.uniform_grid, sfp.log_snr_grid])
+def test_euler_is_of_order_one(grid: Grid, getkey: Callable[[], Array]) -> None:
+    """The end points approach those of the ODE, solved tightly, at order one, for each starting point."""
+    score = plane_mixture().score(sfp.OU(t0=0.05, t1=5.0))
+    tight = sfp.ProbabilityFlow(sfp.Integrator(diffrax.Dopri8(), rtol=1e-10, atol=1e-10))
+    x1 = score.sde.prior.sample(getkey(), (16, 2))
+
+    def ends(method: AbstractSampler) -> Array:
+        return sfp.sample(score, 16, key=jr.key(0), method=method, initial=x1)
+
+    steps = [100, 200, 400]
+    errors = [float(jnp.abs(ends(sfp.Euler(n, grid)) - ends(tight)).mean()) for n in steps]
+    assert errors[0] > 1e-3
+    assert fitted_order([1 / n for n in steps], errors) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.usefixtures("x64")
+def test_langevin_on_a_gaussian(getkey: Callable[[], Array]) -> None:
+    """A step is `x -> (1 - h/v) x + sqrt(2h) noise`, so that mean and variance after any number of them are known.
+
+    The stationary variance is `v / (1 - h / 2v)`: clearly not `v` for large steps.
+    """
+    variance, n = 0.3, 20_000
+    score = sfp.Score(lambda t, x: -x / t, sfp.OU(t0=0.1, t1=1.0))
+
+    def after(steps: int, share: float, start: float) -> Array:
+        method = sfp.Langevin(steps, jnp.asarray(share * variance), jnp.asarray(variance))
+        return sfp.sample(score, n, key=getkey(), method=method, initial=jnp.full(n, start))
+
+    for steps, share, start in [(40, 1.0, 2.0), (40, 0.5, 0.0), (3, 0.5, 2.0), (3, 0.1, 2.0)]:
+        got, gain = after(steps, share, start), 1 - share
+        mean = gain**steps * start
+        stationary = variance / (1 - share / 2)
+        assert_mean(1 + got, jnp.asarray(1 + mean))
+        assert_mean((got - mean) ** 2, jnp.asarray(stationary * (1 - gain ** (2 * steps))))
+    assert abs(float(jnp.var(after(40, 1.0, 0.0))) - 2 * variance) < 0.1 * variance
+
+
+def test_langevin_keeps_the_law_at_its_time(getkey: Callable[[], Array]) -> None:
+    """The exact score at a time leaves that time's marginal as it is, `t0` if no other is given; of a wrong one not."""
+    mixture, sde, n = line_mixture(), sfp.OU(t0=0.1, t1=2.0), 20_000
+    means, weights, variances = np.array([-0.8, 0.6]), np.array([0.3, 0.7]), np.array([0.1, 0.2])
+
+    def diffused(t: float) -> tuple[Array, np.ndarray]:
+        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+        x = alpha * mixture.sample(getkey(), n) + sigma * jr.normal(getkey(), (n,))
+        m, v = alpha * means, alpha**2 * variances + sigma**2
+        return x, np.array([weights @ (m**2 + v), weights @ (m**3 + 3 * m * v)])
+
+    def moved(method: sfp.Langevin, x: Array) -> Array:
+        return sfp.sample(mixture.score(sde), n, key=getkey(), method=method, initial=x)
+
+    early, want = diffused(sde.t0)
+    got = moved(sfp.Langevin(100, 2e-3), early)
+    assert float(jnp.abs(got - early).mean()) > 0.2
+    assert_mean(got**2, jnp.asarray(want[0]))
+    assert_mean(got**3, jnp.asarray(want[1]))
+    late, want = diffused(0.8)
+    assert_mean(moved(sfp.Langevin(100, 2e-3, 0.8), late) ** 2, jnp.asarray(want[0]))
+    drifted = moved(sfp.Langevin(100, 2e-3), late) ** 2
+    assert abs(float(drifted.mean()) - want[0]) > 5 * float(drifted.std()) / np.sqrt(n)
+
+
+class Start(AbstractSampler):
+    """Gives back the point it starts at."""
+
+    def __call__(self, score: sfp.AbstractScore, x1: Array, *, key: Array) -> Array:
+        return x1
+
+
+METHODS = {
+    "EulerMaruyama": sfp.EulerMaruyama(20),
+    "Euler": sfp.Euler(20),
+    "ProbabilityFlow": sfp.ProbabilityFlow(),
+    "Langevin": sfp.Langevin(20, 1e-3, 0.5),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_prior_draws_and_batches(method: AbstractSampler) -> None:
+    """One key draws the same points of the prior for every method, which `initial` can give; batches change nothing."""
+    score, n = sfp.Score(lambda t, x: -jnp.sin(x) / (0.1 + t), sfp.VP(), (2,)), 11
+    starts = sfp.sample(score, n, key=jr.key(3), method=Start())
+    got = sfp.sample(score, n, key=jr.key(3), method=method)
+    assert np.abs(got - starts).min() > 1e-4
+    in_fours = sfp.sample(score, n, key=jr.key(3), method=method, initial=starts, batch_size=4)
+    np.testing.assert_allclose(in_fours, got, rtol=1e-9)
+
+
 @pytest.mark.quick
 def test_one_compilation_and_one_key() -> None:
     traces: list[int] = []
@@ -155,6 +246,8 @@ def test_conditioning_reaches_its_sample() -> None:
     method = sfp.EulerMaruyama(100, sfp.log_snr_grid)
     got = sfp.sample(score, 3, key=jr.key(0), method=method, args=places)
     np.testing.assert_allclose(got, places, atol=0.02)
+    in_twos = sfp.sample(score, 3, key=jr.key(0), method=method, args=places, batch_size=2)
+    np.testing.assert_allclose(in_twos, got, rtol=1e-5)
     with pytest.raises(ValueError, match=r"args holds an array of shape \(3,\); its leading axis must be n = 2"):
         sfp.sample(score, 2, key=jr.key(0), method=method, args=places)
 
@@ -164,7 +257,11 @@ def test_float32_stays_float32() -> None:
         score = sfp.Score(lambda t, x: -x, sfp.VP())
         x1 = jnp.ones(2, jnp.float32)
         assert sfp.EulerMaruyama(3)(score, x1, key=jr.key(0)).dtype == jnp.float32
+        assert sfp.Euler(3)(score, x1).dtype == jnp.float32
+        assert sfp.Langevin(3, 0.1)(score, x1, key=jr.key(0)).dtype == jnp.float32
         assert sfp.ProbabilityFlow()(score, x1).dtype == jnp.float32
+        starts = jnp.ones((2, 2), jnp.float32)
+        assert sfp.sample(score, 2, key=jr.key(0), method=sfp.Euler(3), initial=starts).dtype == jnp.float32
 
 
 @pytest.mark.quick
@@ -180,8 +277,26 @@ def test_bad_input() -> None:
         sfp.sample(standard((3,)), 2, key=key, shape=(2,))
     with pytest.raises(ValueError, match="n = 0"):
         sfp.sample(standard((3,)), 0, key=key)
-    with pytest.raises(ValueError, match="steps = 0"):
-        sfp.EulerMaruyama(0)
+    with pytest.raises(ValueError, match="batch_size = 0; at least one sample at once"):
+        sfp.sample(standard((3,)), 2, key=key, batch_size=0)
+    with pytest.raises(ValueError, match=r"initial has shape \(3, 3\); it must be \(n, \*event\) = \(2, 3\)"):
+        sfp.sample(standard((3,)), 2, key=key, initial=jnp.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"initial has shape \(2, 4\); it must be \(n, \*event\) = \(2, 3\)"):
+        sfp.sample(standard((3,)), 2, key=key, initial=jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"initial has shape \(\); it must be"):
+        sfp.sample(standard(), 2, key=key, initial=jnp.ones(()))
+    with pytest.raises(TypeError, match="initial has dtype int32"):
+        sfp.sample(standard(), 2, key=key, initial=jnp.ones((2, 3), int))
+    for method in (sfp.EulerMaruyama, sfp.Euler, lambda steps: sfp.Langevin(steps, 0.1)):
+        with pytest.raises(ValueError, match="steps = 0; a sampler needs at least one step"):
+            method(0)
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"step_size = {wrong}; a step is positive"):
+            sfp.Langevin(1, wrong)
+    with pytest.raises(ValueError, match=r"t = 2\.0 lies outside \[t0, t1\]"):
+        sfp.Langevin(1, 0.1, 2.0)(standard(), jnp.ones(2), key=key)
+    with pytest.raises(ValueError, match=r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"):
+        sfp.Euler(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))(standard(), jnp.ones(2))
     with pytest.raises(ValueError, match=r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"):
         sfp.EulerMaruyama(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))(standard(), jnp.ones(2), key=key)
     with pytest.raises(TypeError, match="has no Gaussian kernel"):

@@ -5,9 +5,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from .._checks import require, same_shape
+from .._batches import in_batches
+from .._checks import floating, require, same_shape
 from .._types import Event, Key
 from ..score import AbstractScore
 from .base import AbstractSampler
@@ -22,11 +23,14 @@ def sample(
     method: AbstractSampler = EulerMaruyama(),
     shape: tuple[int, ...] | None = None,
     args: Any = None,
+    initial: Float[Array, "n *event"] | None = None,
+    batch_size: int | None = None,
 ) -> Float[Array, "n *event"]:
     r"""Draws samples: $x_{t_1}$ from the prior, then the reverse process from `t1` to `t0` [G1].
 
-    Compiled once for a configuration. The model gets no key, so that dropout is off; to keep it, give `bind` a key
-    first.
+    Compiled once for a configuration. The same key draws the same points of the prior for every method, so that two
+    methods can be compared sample by sample. The model gets no key, so that dropout is off; to keep it, give `bind` a
+    key first.
 
     Args:
         score: Any score on any SDE.
@@ -35,13 +39,17 @@ def sample(
         method: `EulerMaruyama(steps, grid)`, `ProbabilityFlow(integrator)` or another sampler.
         shape: The event shape, where the score does not know it.
         args: Conditioning, a pytree of arrays with `n` as leading axis, given to the model.
+        initial: Where the samples start, in place of draws from the prior.
+        batch_size: At most how many samples at once, for many samples in bounded memory; all of them by default. The
+            samples are the same up to rounding.
 
     Returns:
         The samples, stacked along the leading axis.
 
     Raises:
-        ValueError: if `n` is below one, the event shape is not known or not that of the score, or `args` has another
-            leading axis.
+        TypeError: if `initial` is not floating.
+        ValueError: if `n` or `batch_size` is below one, the event shape is not known or not that of the score, or
+            `args` or `initial` has another leading axis.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -51,8 +59,12 @@ def sample(
         (True, True)
     """
     require(n >= 1, f"n = {n}; draw at least one sample.")
+    batch_size = n if batch_size is None else batch_size
+    require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample at once.")
+    if initial is not None:
+        initial = floating("initial", initial)
     if shape is None:
-        shape = score.shape
+        shape = initial.shape[1:] if initial is not None and score.shape is None else score.shape
     elif score.shape is not None:
         same_shape("a sample", shape, "the score's own", score.shape)
     if shape is None:
@@ -60,21 +72,36 @@ def sample(
             f"the event shape is not known: score is a {type(score).__name__} with shape = None. Call "
             "sample(score, n, shape=(...)), or give the score or its network a shape."
         )
+    if initial is not None:
+        require(
+            initial.shape == (n, *shape),
+            f"initial has shape {initial.shape}; it must be (n, *event) = {(n, *shape)}, one point a sample.",
+        )
     for leaf in jax.tree.leaves(eqx.filter(args, eqx.is_array)):
         require(
             leaf.ndim >= 1 and leaf.shape[0] == n,
             f"args holds an array of shape {leaf.shape}; its leading axis must be n = {n}, one entry a sample.",
         )
-    return _sample(score, n, shape, key, method, args)
+    return _sample(score, n, shape, key, method, args, initial, batch_size)
 
 
 @eqx.filter_jit
 def _sample(
-    score: AbstractScore, n: int, shape: tuple[int, ...], key: Key, method: AbstractSampler, args: Any
+    score: AbstractScore,
+    n: int,
+    shape: tuple[int, ...],
+    key: Key,
+    method: AbstractSampler,
+    args: Any,
+    initial: Float[Array, "n *event"] | None,
+    batch_size: int,
 ) -> Float[Array, "n *event"]:
-    def one(key: Key, args: Any) -> Event:
-        prior_key, method_key = jr.split(key)
-        bound = score if args is None else score.bind(args=args)
-        return method(bound, score.sde.prior.sample(prior_key, shape), key=method_key)
+    keys = jr.split(key, n)
 
-    return jax.vmap(one)(jr.split(key, n), args)
+    def one(index: Int[Array, ""]) -> Event:
+        prior_key, method_key = jr.split(keys[index])
+        bound = score if args is None else score.bind(args=jax.tree.map(lambda leaf: leaf[index], args))
+        start = score.sde.prior.sample(prior_key, shape) if initial is None else initial[index]
+        return method(bound, start, key=method_key)
+
+    return in_batches(one, n, batch_size)

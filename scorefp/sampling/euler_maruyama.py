@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Int
 
-from .._checks import require, same_shape
+from .._checks import require
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore
 from .base import AbstractSampler
-from .grid import Grid, uniform_grid
+from .grid import Grid, times_of, uniform_grid
 
 
 class EulerMaruyama(AbstractSampler):
@@ -41,8 +41,7 @@ class EulerMaruyama(AbstractSampler):
         require(self.steps >= 1, f"steps = {self.steps}; a sampler needs at least one step.")
 
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key) -> Event:
-        times = self.grid(score.sde, self.steps).astype(x1.dtype)
-        same_shape("the grid", times.shape, "steps + 1 times", (self.steps + 1,))
+        times = times_of(self.grid, score.sde, self.steps, x1)
 
         def step(x: Event, now: tuple[Scalar, Scalar, Int[Array, ""]]) -> tuple[Event, None]:
             t, earlier, index = now

@@ -6,6 +6,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import same_shape
 from ..sde import AbstractSDE, require_linear
 
 Grid: TypeAlias = Callable[[AbstractSDE, int], Float[Array, " times"]]
@@ -54,3 +55,10 @@ def log_snr_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
     last, first = linear.log_snr(linear.t1), linear.log_snr(linear.t0)
     times = linear.time_of_log_snr(jnp.linspace(last, first, steps + 1))
     return times.at[0].set(linear.t1).at[-1].set(linear.t0)
+
+
+def times_of(grid: Grid, sde: AbstractSDE, steps: int, like: Array) -> Float[Array, " times"]:
+    """The times of a grid in the dtype of the sample `like`, refused unless there are `steps + 1`."""
+    times = grid(sde, steps).astype(like.dtype)
+    same_shape("the grid", times.shape, "steps + 1 times", (steps + 1,))
+    return times

@@ -1,9 +1,13 @@
-"""The probability-flow ODE as a sampler."""
+"""The probability-flow ODE as a sampler: adaptive, and by Euler's method on a grid."""
 
-from .._types import Event, Key
+import jax
+
+from .._checks import require
+from .._types import Event, Key, Scalar
 from ..flow import Integrator, transport
 from ..score import AbstractScore
 from .base import AbstractSampler
+from .grid import Grid, times_of, uniform_grid
 
 
 class ProbabilityFlow(AbstractSampler):
@@ -30,3 +34,42 @@ class ProbabilityFlow(AbstractSampler):
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key | None = None) -> Event:
         sde = score.sde
         return transport(score, x1, start=sde.t1, stop=sde.t0, integrator=self.integrator).state
+
+
+class Euler(AbstractSampler):
+    r"""Euler's method on the probability-flow ODE [G1], [F0] (of Deveney 2023, Eq. 9). A step from $t$ to $t' < t$ is
+
+    $$ x \leftarrow x - (t - t')\,u(t, x). $$
+
+    One compiled loop; the samples converge at order one in the steps. With the same grid it makes as many evaluations
+    as `EulerMaruyama`, and every sample takes the same steps.
+
+    Args:
+        steps: The number of steps.
+        grid: Called as `grid(sde, steps)`: `uniform_grid`, `log_snr_grid` or any function that returns `steps + 1`
+            descending times.
+
+    Raises:
+        ValueError: if `steps` is below one; on a call, if the grid has another number of times.
+
+    Example:
+        >>> import jax, scorefp as sfp
+        >>> standard = sfp.Score(lambda t, x: -x, sfp.VP(), shape=(2,))
+        >>> sfp.sample(standard, 3, key=jax.random.key(0), method=sfp.Euler(steps=10)).shape
+        (3, 2)
+    """
+
+    steps: int = 1000
+    grid: Grid = uniform_grid
+
+    def __check_init__(self) -> None:
+        require(self.steps >= 1, f"steps = {self.steps}; a sampler needs at least one step.")
+
+    def __call__(self, score: AbstractScore, x1: Event, *, key: Key | None = None) -> Event:
+        times = times_of(self.grid, score.sde, self.steps, x1)
+
+        def step(x: Event, now: tuple[Scalar, Scalar]) -> tuple[Event, None]:
+            t, earlier = now
+            return (x - (t - earlier) * score.probability_flow(t, x)).astype(x.dtype), None
+
+        return jax.lax.scan(step, x1, (times[:-1], times[1:]))[0]
