@@ -78,6 +78,12 @@ def use_method(method: Any, t: Array, x: Array, key: Array) -> Any:
     return sfp.score_fpe_residual(score, t, x, method=method, key=key), taken.squared_norm(score, t, x, form, key)
 
 
+def use_log_method(method: Any, t: Array, x: Array, key: Array) -> Any:
+    potential = sfp.Potential(lambda t, x: jnp.sum(jnp.cos((1 + t) * x)), sfp.VP())
+    residual = sfp.log_fpe_residual(potential, t, x, method=method, key=key)
+    return residual, method.log_square(potential, t, x, key)[1]
+
+
 def use_trace(trace: Any, t: Array, x: Array, key: Array) -> Any:
     field = lambda x: jnp.sin(x + jnp.roll(x, 1) if x.ndim else x)
     return [
@@ -111,6 +117,10 @@ def use_suprema(suprema: Any, t: Array, x: Array, key: Array) -> Any:
 
 def use_log_prob(density: Any, t: Array, x: Array, key: Array) -> Any:
     return density.log_prob(x)
+
+
+def use_surface(surface: Any, t: Array, x: Array, key: Array) -> Any:
+    return surface.energy(x), surface.potential(x)
 
 
 def use_rolls(rolls: Any, t: Array, x: Array, key: Array) -> Any:
@@ -179,6 +189,14 @@ ROWS: dict[str, Row] = {
         lambda shape, dtype: sfp.NoiseScore(network, sfp.EDM(), jnp.full(shape, 0.5, dtype)),
         use_score,
     ),
+    **{
+        cls.__name__: Row(cls, plain(cls, network, sfp.VP(), 0.5, jnp.sin), use_potential)
+        for cls in (sfp.DistancePotential, sfp.InnerPotential)
+    },
+    **{
+        f"bare {cls.__name__}": Row(cls, plain(cls, network, sfp.Cosine(), None), use_potential)
+        for cls in (sfp.DistancePotential, sfp.InnerPotential)
+    },
     # calculus
     "Box": Row(sfp.Box, lambda shape, dtype: sfp.Box(-jnp.ones(shape, dtype), jnp.ones(shape, dtype)), use_box),
     "Exact": Row(sfp.Exact, plain(sfp.Exact), use_trace),
@@ -191,6 +209,9 @@ ROWS: dict[str, Row] = {
     "Antithetic": Row(sfp.Antithetic, plain(sfp.Antithetic), use_method),
     "Sliced": Row(sfp.Sliced, plain(sfp.Sliced), use_method),
     "Sliced, random trace": Row(sfp.Sliced, lambda shape, dtype: sfp.Sliced(trace=sfp.Hutchinson()), use_method),
+    "Smoothed": Row(sfp.Smoothed, plain(sfp.Smoothed), use_log_method),
+    "Ito of a potential": Row(sfp.Ito, plain(sfp.Ito), use_log_method),
+    "Antithetic of a potential": Row(sfp.Antithetic, plain(sfp.Antithetic), use_log_method),
     "Pointwise": Row(fokker_planck.Pointwise, plain(fokker_planck.Pointwise), use_method),
     # densities
     "AnchoredPotential": Row(
@@ -214,6 +235,7 @@ ROWS: dict[str, Row] = {
     "Checkerboard": Row(densities.Checkerboard, plain(densities.Checkerboard), use_log_prob, PLANE),
     "Circles": Row(densities.Circles, plain(densities.Circles), use_log_prob, PLANE),
     "SwissRolls": Row(densities.SwissRolls, plain(densities.SwissRolls), use_rolls, PLANE),
+    "MuellerBrown": Row(densities.MuellerBrown, plain(densities.MuellerBrown), use_surface, PLANE),
 }
 
 PACKAGES = (sfp.calculus, sfp.sde, sfp.score, sfp.fokker_planck, sfp.densities)

@@ -30,12 +30,12 @@ def test_import_leaves_jax_configuration_alone() -> None:
 
 PUBLIC = """
     VE VP SubVP OU EDM Cosine LinearSDE GeneralSDE
-    Score Potential NoiseScore DenoiserScore VelocityScore EDMScore
+    Score Potential NoiseScore DenoiserScore VelocityScore EDMScore DistancePotential InnerPotential
     GaussianMixture
     divergence laplacian time_derivative curl
-    Exact Hutchinson Ito Antithetic Sliced FiniteDifference
+    Box Exact Hutchinson Ito Antithetic Sliced Smoothed FiniteDifference
     fpe_operator score_fpe_residual log_fpe_residual fpe_residual
-    DSM ScoreFPE TimeDerivativeTaming ZeroCurl UniformTime UniformLogSNR likelihood_weighting
+    DSM ScoreFPE LogFPE TimeDerivativeTaming ZeroCurl UniformTime UniformLogSNR likelihood_weighting
     MinSNRWeighting SoftMinSNRWeighting InterpolatedWeighting
     log_likelihood likelihood_bound evaluate_bound Truncation MonteCarlo entropy kl_decomposition kl_bound
     gaussian_kl prior_kl prior_kl_bound ode_score bits_per_dim UniformDequantiser VariationalDequantiser

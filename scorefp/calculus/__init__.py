@@ -20,4 +20,5 @@ from .probes import (
     Hutchinson as Hutchinson,
     Rademacher as Rademacher,
 )
+from .smoothness import require_smooth as require_smooth, require_smooth_activation as require_smooth_activation
 from .time_derivative import FiniteDifference as FiniteDifference, time_derivative as time_derivative

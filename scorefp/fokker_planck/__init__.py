@@ -1,6 +1,14 @@
 """The Fokker–Planck operator and the residuals of its score, log-density and density equations."""
 
 from .curve import Antithetic as Antithetic, Ito as Ito
+from .domain import (
+    AbstractDomainRule as AbstractDomainRule,
+    GaussLegendre as GaussLegendre,
+    UniformDraws as UniformDraws,
+    fpe_mean_square as fpe_mean_square,
+    log_fpe_mean_square as log_fpe_mean_square,
+    score_fpe_mean_square as score_fpe_mean_square,
+)
 from .integrated import (
     AnchoredPotential as AnchoredPotential,
     MatchingErrors as MatchingErrors,
@@ -8,16 +16,23 @@ from .integrated import (
     integrated_residual as integrated_residual,
     matching_errors as matching_errors,
 )
-from .method import AbstractResidualMethod as AbstractResidualMethod, Form as Form
+from .method import (
+    AbstractLogResidualMethod as AbstractLogResidualMethod,
+    AbstractResidualMethod as AbstractResidualMethod,
+    Form as Form,
+)
 from .operator import fpe_operator as fpe_operator
 from .pointwise import Pointwise as Pointwise
-from .quadrature import time_quadrature as time_quadrature
+from .quadrature import box_quadrature as box_quadrature, time_quadrature as time_quadrature
 from .residual import (
+    LogResidualMethod as LogResidualMethod,
     ResidualMethod as ResidualMethod,
     fpe_residual as fpe_residual,
     log_fpe_residual as log_fpe_residual,
     resolve as resolve,
+    resolve_log as resolve_log,
     score_fpe_residual as score_fpe_residual,
 )
 from .sliced import Sliced as Sliced
+from .smoothed import Smoothed as Smoothed
 from .suprema import ResidualSuprema as ResidualSuprema, residual_suprema as residual_suprema

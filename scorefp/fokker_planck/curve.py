@@ -1,4 +1,4 @@
-"""The residual along a curve: Itô's formula does the second derivatives at once."""
+"""The residuals along a curve: Itô's formula does the second derivatives at once."""
 
 from typing import ClassVar
 
@@ -8,12 +8,14 @@ from jaxtyping import Array
 
 from .._checks import needs_key, require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractLaw, AbstractTrace, Hutchinson, Rademacher
-from ..score import AbstractScore, linear_sde
-from .method import AbstractResidualMethod, Form, two_probe_square
+from ..calculus import AbstractLaw, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
+from ..score import AbstractPotential, AbstractScore, linear_sde
+from ..sde import AbstractLinearSDE, AbstractSDE
+from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, two_probe_square
+from .operator import advection_divergence
 
 
-class Ito(AbstractResidualMethod):
+class Ito(AbstractResidualMethod, AbstractLogResidualMethod):
     r"""The martingale residual in one second-order forward pass a probe [F6]. No reverse pass over `x`.
 
     Along $x(e) = x + e\,\tfrac{g}{\sqrt2}\,v + \tfrac12 e^2 (g^2 s - f)$, $t(e) = t - \tfrac12 e^2$, the curve whose
@@ -23,6 +25,13 @@ class Ito(AbstractResidualMethod):
        \nabla(\nabla\cdot f). $$
 
     Recommended for measurements. For training see also `Antithetic`, which needs no derivative.
+
+    Of a potential it takes, on any SDE, the residual of the log-Fokker–Planck equation without a Hessian of the network
+    [F16]: with $A = f - \tfrac12\nabla\cdot(GG^\top)$, along
+    $x(e) = x + e\,\tfrac{1}{\sqrt2} G v + \tfrac12 e^2\big(\tfrac12 GG^\top s + \tfrac12\nabla\cdot(GG^\top) - A\big)$,
+    $t(e) = t - \tfrac12 e^2$,
+
+    $$ r[\varphi] = -E_v\Big[\tfrac{d^2}{de^2}\varphi(x(e), t(e))\Big|_{e=0}\Big] + \nabla\cdot A. $$
 
     Args:
         probes: The probes: `Hutchinson(samples, law)`, or `Exact()` for all `D` of an orthogonal set, which is exact.
@@ -67,8 +76,23 @@ class Ito(AbstractResidualMethod):
             return s, jnp.sum(residual**2)
         return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
 
+    def log_residual(
+        self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
+    ) -> tuple[Event | None, Scalar]:
+        sde, s = potential.sde, potential(t, x)
+        diffusion, velocity = sde.diffusion(t, x), _log_velocity(sde, t, x, s)
+        like = jnp.zeros(diffusion.in_structure().shape, x.dtype)
 
-class Antithetic(AbstractResidualMethod):
+        def bend(v: Event) -> Scalar:
+            spread = jnp.sqrt(0.5).astype(x.dtype) * diffusion.mv(v)
+            path = (t, x), (jnp.zeros_like(t), spread), (-jnp.ones_like(t), velocity)
+            return curve_derivatives(lambda point: potential.potential(*point), *path)[2]
+
+        bends = jax.vmap(bend)(self.probes.probes(like, key))
+        return s, advection_divergence(sde, t, x) - jnp.mean(bends)
+
+
+class Antithetic(AbstractResidualMethod, AbstractLogResidualMethod):
     r"""The martingale residual by two more evaluations of the score and no derivative [F7]:
 
     $$ \begin{gathered}
@@ -83,6 +107,9 @@ class Antithetic(AbstractResidualMethod):
     that a residual asked for there is an error (`Ito` and `Exact` have none).
 
     Recommended for training.
+
+    Of a potential it takes the residual of the log-Fokker–Planck equation by two more evaluations of $\varphi$ on the
+    curve of `Ito` [F16]; on an SDE without a Gaussian kernel, the step is a share of the horizon.
 
     Args:
         step: The step in units of $\sigma^2/g^2$, so of log-SNR. Large steps are biased, small ones lose digits: in
@@ -142,3 +169,32 @@ class Antithetic(AbstractResidualMethod):
         needs_key("Antithetic", key)
         assert key is not None
         return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
+
+    def log_residual(
+        self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
+    ) -> tuple[Event | None, Scalar]:
+        needs_key("Antithetic", key)
+        assert key is not None
+        sde = potential.sde
+        value, _, s = potential.derivatives(t, x)
+        scale = sde.sigma(t) ** 2 / sde.g2(t) if isinstance(sde, AbstractLinearSDE) else sde.t1 - sde.t0
+        earlier = jnp.maximum(t - self.step * scale, jnp.asarray(sde.t0, t.dtype))
+        dt = t - earlier
+        diffusion, centre = sde.diffusion(t, x), x + dt * _log_velocity(sde, t, x, s)
+
+        def bend(v: Event) -> Scalar:
+            spread = jnp.sqrt(dt) * diffusion.mv(v)
+            steps = jnp.stack([centre + spread, centre - spread])
+            ahead, behind = jax.vmap(potential.potential, in_axes=(None, 0))(earlier, steps)
+            return (ahead - value) + (behind - value)
+
+        noises = self.law.draw(key, (self.samples, *diffusion.in_structure().shape), x.dtype)
+        bends = jnp.mean(jax.vmap(bend)(noises))
+        # At t0 exactly, which a sampler of times hits with probability zero, there is no step to divide by.
+        curvature = jnp.where(dt > 0, bends / jnp.where(dt > 0, 2 * dt, 1), 0)
+        return s, advection_divergence(sde, t, x) - curvature
+
+
+def _log_velocity(sde: AbstractSDE, t: Scalar, x: Event, s: Event) -> Event:
+    r"""$\tfrac12 GG^\top s + \nabla\cdot(GG^\top) - f$, the drift of the curve of [F16]."""
+    return 0.5 * sde.covariance(t, x, s) + sde.covariance_divergence(t, x) - sde.drift(t, x)

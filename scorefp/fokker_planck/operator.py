@@ -5,9 +5,9 @@ import jax.numpy as jnp
 
 from .._checks import floating, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
-from ..calculus import AbstractTrace, Exact
+from ..calculus import AbstractTrace, Exact, divergence
 from ..score import AbstractScore
-from ..sde import AbstractSDE
+from ..sde import AbstractLinearSDE, AbstractSDE
 
 
 def fpe_operator(
@@ -56,6 +56,13 @@ def value_and_operator(
 
     s, values = jax.vmap(along, out_axes=(None, 0))(trace.probes(x, key))
     return s, jnp.mean(values)
+
+
+def advection_divergence(sde: AbstractSDE, t: Scalar, x: Event) -> Scalar:
+    r"""The divergence $\nabla\cdot A$ of $A = f - \tfrac12\nabla\cdot(GG^\top)$, what of $L[s]$ has no score."""
+    if isinstance(sde, AbstractLinearSDE):
+        return x.size * sde.rate(t)
+    return divergence(lambda y: sde.drift(t, y) - 0.5 * sde.covariance_divergence(t, y), x)
 
 
 def operator_along(sde: AbstractSDE, t: Scalar, x: Event, v: Event, s: Event, jv: Event) -> Scalar:

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, FiniteDifference, time_derivative
-from ..score import AbstractScore, linear_sde
-from .method import AbstractResidualMethod, Form, two_probe_square
+from ..score import AbstractPotential, AbstractScore, linear_sde
+from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, two_probe_square
 from .operator import operator_along
 
 
-class Pointwise(AbstractResidualMethod):
+class Pointwise(AbstractResidualMethod, AbstractLogResidualMethod):
     r"""The residual in the form asked for, with the traces by `trace` and $\partial_t$ by `time`.
 
     `Exact()`, `Hutchinson(…)` and `FiniteDifference(…)` as residual methods stand for this class. The forms differ in
@@ -28,6 +28,9 @@ class Pointwise(AbstractResidualMethod):
        \text{mixed:}\quad & \partial_t s + J f + (\nabla f)^\top s + \nabla(\nabla\cdot f) - g^2 J s
          - \tfrac12 g^2\nabla(\nabla\cdot s)
        \end{aligned} $$
+
+    Of a potential it takes $\partial_t\varphi - L[\nabla\varphi]$ [F3] as it stands: value, score and time derivative
+    from one reverse pass, the Laplacian by one forward pass a probe through it.
     """
 
     trace: AbstractTrace = Exact()
@@ -53,6 +56,22 @@ class Pointwise(AbstractResidualMethod):
             s, residual = self.residual(score, t, x, form, key)
             return s, jnp.sum(residual**2)
         return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
+
+    def log_residual(
+        self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
+    ) -> tuple[Event | None, Scalar]:
+        def gradients(y: Event) -> tuple[Scalar, Event]:
+            return potential.derivatives(t, y)[1:]
+
+        def along(v: Event) -> tuple[Scalar, Event, Scalar]:
+            (slope, s), (_, jv) = jax.jvp(gradients, (x,), (v,))
+            return slope, s, operator_along(potential.sde, t, x, v, s, jv)
+
+        slope, s, operators = jax.vmap(along, out_axes=(None, None, 0))(self.trace.probes(x, key))
+        if not isinstance(self.time, Exact):
+            horizon = potential.sde.t0, potential.sde.t1
+            slope = time_derivative(potential.potential, t, x, method=self.time, horizon=horizon)
+        return s, slope - jnp.mean(operators)
 
     def _along(self, score: AbstractScore, t: Scalar, x: Event, v: Event, form: Form) -> tuple[Event, Event]:
         """The score and the residual for one probe: all of it from one linearisation of `(s, J v)`."""

@@ -7,16 +7,18 @@ import jax.numpy as jnp
 
 from .._checks import checked, floating, needs_key, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
-from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence
+from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence, require_smooth
 from ..score import AbstractPotential, AbstractScore, require_potential
 from ..sde import AbstractSDE
 from .curve import Antithetic
-from .method import AbstractResidualMethod, Form
-from .operator import value_and_operator
+from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form
 from .pointwise import Pointwise
 
 ResidualMethod = AbstractResidualMethod | Exact | Hutchinson | FiniteDifference
 """What `score_fpe_residual` takes as `method`."""
+
+LogResidualMethod = AbstractLogResidualMethod | Exact | Hutchinson | FiniteDifference
+"""What `log_fpe_residual` takes as `method`."""
 
 
 def score_fpe_residual(
@@ -75,13 +77,7 @@ def score_fpe_residual(
     taken, form = resolve(method, form)
     if taken.random:
         needs_key(type(method).__name__, key)
-    if isinstance(taken, Antithetic):
-        message = (
-            f"t is t0 = {score.sde.t0}, where Antithetic has no room for a step to an earlier time. "
-            "Use Ito() or Exact() there, or a later time."
-        )
-        t = checked(t, t <= jnp.asarray(score.sde.t0, t.dtype), message)
-    return taken.residual(score, t, x, form, key)[1]
+    return taken.residual(score, _with_room(taken, t, score.sde), x, form, key)[1]
 
 
 def resolve(method: ResidualMethod, form: Form | None) -> tuple[AbstractResidualMethod, Form]:
@@ -103,32 +99,60 @@ def resolve(method: ResidualMethod, form: Form | None) -> tuple[AbstractResidual
     return taken, form
 
 
+def resolve_log(method: LogResidualMethod | AbstractResidualMethod) -> AbstractLogResidualMethod:
+    """The method for a potential that a value stands for."""
+    if isinstance(method, FiniteDifference):
+        return Pointwise(method.trace, method)
+    if isinstance(method, AbstractTrace):
+        return Pointwise(method)
+    if isinstance(method, AbstractLogResidualMethod):
+        return method
+    raise TypeError(
+        f"method = {type(method).__name__}(…), which takes the residual of a score. That of a potential takes Exact(), "
+        "Hutchinson(), Ito(), Antithetic(), Smoothed() or FiniteDifference()."
+    )
+
+
 def log_fpe_residual(
     potential: AbstractPotential,
     t: Time,
     x: Event,
     *,
-    method: AbstractTrace = Exact(),
+    method: LogResidualMethod = Exact(),
     key: Key | None = None,
 ) -> Scalar:
-    r"""The residual of the log-Fokker–Planck equation, $r[\varphi] = \partial_t\varphi - L[\nabla\varphi]$ [F3].
+    r"""The residual of the log-Fokker–Planck equation, $r[\varphi] = \partial_t\varphi - L[\nabla\varphi]$ [F3]
+    (Deveney 2023, Eq. 16, 20).
 
     For an unnormalised potential, $\varphi = \log p + \log Z_t$ with $p$ a solution, it is $d\log Z_t/dt$, a function
     of `t` alone. Its gradient in `x` is the gradient form of the score's residual.
+
+    All methods take any SDE [F16]:
+
+    | method | cost, beside one reverse pass |
+    | --- | --- |
+    | `Exact()` | $D$ forward passes through the reverse pass |
+    | `Hutchinson(samples, law)` | one such pass a probe |
+    | `Ito(probes)` | one second-order forward pass a probe |
+    | `Antithetic(step)` | two evaluations |
+    | `Smoothed(width)` | another reverse pass |
+    | `FiniteDifference(…)` | as `Exact()`, and three evaluations in time |
 
     Args:
         potential: A potential on any SDE.
         t: The time, in `[t0, t1]`.
         x: One sample.
-        method: `Exact()` or `Hutchinson(samples, law)`, for the Laplacian.
-        key: A random key, for `Hutchinson`.
+        method: How it is taken.
+        key: A random key, for a method that draws probes.
 
     Returns:
         A scalar, in nats per unit of time.
 
     Raises:
-        TypeError: if `potential` is a score without a potential, or `x` is not floating.
-        ValueError: if `t` is outside the horizon, or a random method gets no key.
+        TypeError: if `potential` is a score without a potential, `x` is not floating, or the method is one for scores
+            alone.
+        ValueError: if `t` is outside the horizon, a random method gets no key, or the potential is made of
+            piecewise-linear functions such as `relu`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -139,8 +163,11 @@ def log_fpe_residual(
     potential = require_potential(potential)
     x = floating("x", x)
     t = time_within(scalar_time(t, x), potential.sde.t0, potential.sde.t1)
-    _, slope = jax.jvp(lambda t: potential.potential(t, x), (t,), (jnp.ones_like(t),))
-    return slope - value_and_operator(potential, t, x, method, key)[1]
+    taken = resolve_log(method)
+    if taken.random:
+        needs_key(type(method).__name__, key)
+    require_smooth("potential", potential.potential, t, x)
+    return taken.log_residual(potential, _with_room(taken, t, potential.sde), x, key)[1]
 
 
 def fpe_residual(
@@ -191,3 +218,14 @@ def fpe_residual(
 
     _, slope = jax.jvp(lambda t: density(t, x), (t,), (jnp.ones_like(t),))
     return slope + divergence(flux, x, method=method, key=key)
+
+
+def _with_room(method: AbstractResidualMethod | AbstractLogResidualMethod, t: Scalar, sde: AbstractSDE) -> Scalar:
+    """The time, refused where the method steps to an earlier one and there is none."""
+    if not isinstance(method, Antithetic):
+        return t
+    message = (
+        f"t is t0 = {sde.t0}, where Antithetic has no room for a step to an earlier time. "
+        "Use Ito() or Exact() there, or a later time."
+    )
+    return checked(t, t <= jnp.asarray(sde.t0, t.dtype), message)

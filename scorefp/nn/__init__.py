@@ -1,5 +1,5 @@
 """Networks to put into a score. Any other callable does as well."""
 
-from .activation import silu as silu
+from .activation import silu as silu, softplus as softplus
 from .embedding import fourier_features as fourier_features
-from .mlp import MLP as MLP
+from .mlp import MLP as MLP, ScalarMLP as ScalarMLP

@@ -1,8 +1,9 @@
-"""A smooth activation whose derivatives are closed forms."""
+"""Smooth activations whose derivatives are closed forms."""
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 _Elementwise = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
@@ -25,6 +26,22 @@ def silu(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         0.5
     """
     return _silu(z)
+
+
+def softplus(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    r"""The activation $\log(1 + e^z)$, as `jax.nn.softplus`, whose derivative is the logistic function (Deveney 2023,
+    §4).
+
+    Args:
+        z: An array of any shape.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from scorefp.nn import softplus
+        >>> round(float(jax.grad(jax.grad(softplus))(jnp.array(0.0))), 4)
+        0.25
+    """
+    return _softplus(z)
 
 
 def _differentiated_by(fn: _Elementwise, derivative: _Elementwise) -> _Elementwise:
@@ -55,3 +72,4 @@ def _third(z: Array) -> Array:
 
 
 _silu = _differentiated_by(_value, _differentiated_by(_first, _differentiated_by(_second, _third)))
+_softplus = _differentiated_by(lambda z: jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z))), jax.lax.logistic)

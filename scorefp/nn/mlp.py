@@ -1,4 +1,4 @@
-"""A time-conditioned multilayer perceptron."""
+"""Multilayer perceptrons of time and one sample."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,9 @@ from jaxtyping import Array
 
 from .._checks import require, same_shape, scalar_time
 from .._module import AbstractModule
-from .._types import Event, Key, Time
-from .activation import silu
+from .._types import Event, Key, Scalar, Time
+from ..calculus import require_smooth_activation
+from .activation import silu, softplus
 from .embedding import FEATURES, fourier_features
 
 
@@ -34,7 +35,8 @@ class MLP(AbstractModule):
         key: A random key for the weights.
 
     Raises:
-        ValueError: if `width` or `depth` is below one; on a call, if `x` has another shape than `shape`.
+        ValueError: if `width` or `depth` is below one, or the activation is piecewise linear; on a call, if `x` has
+            another shape than `shape`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -59,7 +61,7 @@ class MLP(AbstractModule):
         activation: Callable[[Array], Array] = silu,
         key: Key,
     ) -> None:
-        require(width >= 1 and depth >= 1, f"width = {width} and depth = {depth}; both must be at least one.")
+        _check(width, depth, activation)
         size = int(np.prod(shape))
         enter_key, time_key, leave_key, *layer_keys = jr.split(key, 3 + depth)
         self.shape = shape
@@ -83,3 +85,72 @@ class MLP(AbstractModule):
         for layer, shift in zip(self.layers, shifts[1:], strict=True):
             h = h + self.activation(layer(h) + shift)
         return self.leave(h).reshape(self.shape)
+
+
+class ScalarMLP(AbstractModule):
+    r"""A plain perceptron with a scalar value, to be a potential: `Potential(ScalarMLP(...), sde)` (Deveney 2023, §4).
+
+    With $\phi$ the activation,
+
+    $$ h_0 = (t, x), \qquad h_k = \phi(W_k h_{k-1} + b_k), \qquad F(t, x) = w\cdot h_{\text{depth}} + b. $$
+
+    Time enters as it is. On a horizon of many decades, near whose start the potential must be sharp, the energies
+    around an `MLP` do better: `InnerPotential`, `DistancePotential`.
+
+    Args:
+        shape: The event shape.
+        width: The size of $h$.
+        depth: The number of hidden layers.
+        activation: A smooth function; the score is a derivative of the network already.
+        key: A random key for the weights.
+
+    Raises:
+        ValueError: if `width` or `depth` is below one, or the activation is piecewise linear; on a call, if `x` has
+            another shape than `shape`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> network = sfp.nn.ScalarMLP(shape=(2,), key=jax.random.key(0))
+        >>> sfp.Potential(network, sfp.OU(), shape=(2,))(0.5, jnp.ones(2)).shape
+        (2,)
+    """
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    layers: tuple[eqx.nn.Linear, ...]
+    leave: eqx.nn.Linear
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        width: int = 80,
+        depth: int = 2,
+        activation: Callable[[Array], Array] = softplus,
+        key: Key,
+    ) -> None:
+        _check(width, depth, activation)
+        leave_key, *layer_keys = jr.split(key, 1 + depth)
+        size = 1 + int(np.prod(shape))
+        self.shape = shape
+        self.layers = tuple(eqx.nn.Linear(width if i else size, width, key=k) for i, k in enumerate(layer_keys))
+        self.leave = eqx.nn.Linear(width, "scalar", key=leave_key)
+        self.activation = activation
+
+    def __call__(self, t: Time, x: Event) -> Scalar:
+        """The value of the network at one time and one sample.
+
+        Args:
+            t: The time.
+            x: One sample.
+        """
+        same_shape("x", x.shape, "a sample of this network", self.shape)
+        h = jnp.concatenate([scalar_time(t, x)[None], x.reshape(-1)])
+        for layer in self.layers:
+            h = self.activation(layer(h))
+        return self.leave(h)
+
+
+def _check(width: int, depth: int, activation: Callable[[Array], Array]) -> None:
+    require(width >= 1 and depth >= 1, f"width = {width} and depth = {depth}; both must be at least one.")
+    require_smooth_activation(activation)

@@ -7,7 +7,11 @@ from .base import (
     Perturbed as Perturbed,
 )
 from .curl import ZeroCurl as ZeroCurl
-from .fokker_planck import ScoreFPE as ScoreFPE, TimeDerivativeTaming as TimeDerivativeTaming
+from .fokker_planck import (
+    LogFPE as LogFPE,
+    ScoreFPE as ScoreFPE,
+    TimeDerivativeTaming as TimeDerivativeTaming,
+)
 from .matching import DSM as DSM
 from .weighting import (
     EDMWeighting as EDMWeighting,

@@ -1,19 +1,20 @@
-"""Fokker–Planck regularisers of score matching (Lai 2023)."""
+"""Fokker–Planck regularisers of score matching (Lai 2023; Deveney 2023)."""
 
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.random as jr
 
-from .._checks import require
+from .._checks import require, same_shape
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Hutchinson
-from ..fokker_planck import Antithetic, Form, ResidualMethod, resolve
+from ..calculus import AbstractTrace, Box, Exact, Hutchinson, require_smooth
+from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod, resolve, resolve_log
 from ..fokker_planck.operator import value_and_operator
-from ..score import AbstractScore
+from ..score import AbstractScore, require_potential
 from ..sde import AbstractLinearSDE
 from .base import AbstractTerm, Perturbed, check_fraction
-from .weighting import Weighting, scale_free_weighting
+from .weighting import Weighting, scale_free_weighting, unit_weighting
 
 
 class ScoreFPE(AbstractTerm):
@@ -86,6 +87,71 @@ class ScoreFPE(AbstractTerm):
             return square
         # The power of the norm has no derivative at zero, where the exact score sits: zero is its subgradient.
         return jnp.where(square > 0, jnp.where(square > 0, square, 1.0) ** (self.power / 2), 0.0)
+
+
+class LogFPE(AbstractTerm):
+    r"""The residual of the log-Fokker–Planck equation of a potential as a regulariser [F13] (Deveney 2023, Eq. 20),
+
+    $$ \int E_x\big[(\lambda(t)\,r[\varphi](x, t))^2\big]\,dt, $$
+
+    with $x$ uniform on a box $\Omega$, as in the paper, or the diffused data.
+
+    Deveney's loss is $T\,(L_{\mathrm{DSM}} + w_R\tilde R) = 2\int\tfrac12 E\|\cdot\|^2 dt + w_R\int E_\Omega[r^2]\,dt$,
+    in which his weight $\lambda = 1$ of score matching is $g^2$ of his process: with `OU()` it is
+    `2 * DSM() + w_R * LogFPE(domain=box)`.
+
+    The residual has no weight by default. That of an unnormalised potential sees $d\log Z_t/dt$ [F3], so that the
+    potential needs a free function of time, as a `ScalarMLP` is or an `offset` adds.
+
+    Args:
+        method: How the residual is taken; see `log_fpe_residual`.
+        domain: $\Omega$; the diffused data for `None`.
+        weighting: $\lambda$, inside the square, a function `(sde, t) -> weight`; one that is zero beyond a time
+            restricts the term to earlier ones.
+        unbiased: Whether to take the square from two independent estimates, without the variance of the probe.
+        fraction: The share of the batch it is evaluated on.
+
+    Raises:
+        TypeError: on a call, if the score is no potential.
+        ValueError: if `fraction` is outside (0, 1]; on a call, if the domain has another shape than the samples, or the
+            potential is made of piecewise-linear functions such as `relu`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> stationary = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.VP())
+        >>> term = sfp.LogFPE(domain=sfp.Box(-jnp.ones(2), jnp.ones(2)))
+        >>> bool(term(stationary, jnp.zeros((8, 2)), key=jax.random.key(0)) < 1e-6)
+        True
+    """
+
+    method: LogResidualMethod = Exact()
+    domain: Box | None = None
+    weighting: Weighting = unit_weighting
+    unbiased: bool = eqx.field(default=False, static=True)
+    fraction: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_fraction(self.fraction)
+        resolve_log(self.method)
+
+    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
+        potential, method = require_potential(score), resolve_log(self.method)
+        require_smooth("potential", potential.potential, t, x)
+        point_key, method_key = jr.split(key)
+        if self.domain is None:
+            point = x
+        else:
+            same_shape("domain", self.domain.shape, "a sample", x.shape)
+            point = self.domain.sample(point_key, 1)[0].astype(x.dtype)
+        if self.unbiased:
+            s, square = method.log_square(potential, t, point, method_key)
+        else:
+            s, residual = method.log_residual(potential, t, point, method_key)
+            square = residual**2
+        return (s if self.domain is None else None), square
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+        return self.weighting(sde, perturbed.t) ** 2 * observed
 
 
 class TimeDerivativeTaming(AbstractTerm):

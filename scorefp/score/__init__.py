@@ -15,3 +15,8 @@ from .parametrisation import (
     NoiseScore as NoiseScore,
     VelocityScore as VelocityScore,
 )
+from .potential import (
+    AbstractNetworkPotential as AbstractNetworkPotential,
+    DistancePotential as DistancePotential,
+    InnerPotential as InnerPotential,
+)

@@ -95,6 +95,20 @@ class AbstractPotential(AbstractScore):
     def __call__(self, t: Time, x: Event) -> Event:
         return jax.grad(self.potential, argnums=1)(scalar_time(t, x), x)
 
+    def derivatives(self, t: Time, x: Event) -> tuple[Scalar, Scalar, Event]:
+        r"""The potential $\varphi$, its time derivative $\partial_t\varphi$ and its score $\nabla\varphi$, from one
+        evaluation and one reverse pass.
+
+        Example:
+            >>> import jax.numpy as jnp, scorefp as sfp
+            >>> phi = sfp.Potential(lambda t, x: t * (x**2).sum(), sfp.VP())
+            >>> value, slope, score = phi.derivatives(0.5, jnp.array([2.0]))
+            >>> float(value), float(slope), float(score[0])
+            (2.0, 4.0, 2.0)
+        """
+        value, (slope, score) = jax.value_and_grad(self.potential, argnums=(0, 1))(scalar_time(t, x), x)
+        return value, slope, score
+
 
 class Score(AbstractScore):
     r"""A score from any callable `fn(t, x)`, of any framework that JAX can differentiate.

@@ -80,7 +80,7 @@ class AbstractNetworkScore(AbstractScore):
     @property
     def shape(self) -> tuple[int, ...] | None:
         """The event shape, where the network has a field `shape`."""
-        return getattr(self.network, "shape", None)
+        return shape_of(self.network)
 
     def _network(self, t: Scalar, x: Event) -> Array:
         return call_bound("network", self.network, t, x, self.args, self.key, "x", x.shape)
@@ -242,10 +242,19 @@ class EDMScore(AbstractNetworkScore):
 
 def _check_fields(score: AbstractNetworkScore) -> None:
     require_linear(score.sde)
-    data_std = score.data_std
+    check_data_std(score.data_std)
+
+
+def check_data_std(data_std: Float[ArrayLike, "..."] | None) -> None:
+    """Refuses a standard deviation that is not positive."""
     if data_std is not None and is_concrete(data_std):
         require(
             bool(np.all(np.asarray(data_std) > 0)),
             f"data_std = {data_std}; a standard deviation is positive. "
             "Give None for a network without preconditioning.",
         )
+
+
+def shape_of(network: Callable[..., Event]) -> tuple[int, ...] | None:
+    """The event shape of a network, where it has a field `shape`."""
+    return getattr(network, "shape", None)

@@ -12,7 +12,7 @@ from .._module import AbstractModule
 from .._types import Key, Scalar
 from ..data import Dataset
 from ..objective import AbstractObjective
-from ..score import AbstractNetworkScore, AbstractScore, Potential, Score
+from ..score import AbstractNetworkPotential, AbstractNetworkScore, AbstractScore, Potential, Score
 from ..time import AbstractTimeSampler
 from .loop import Records, TrainState, descended, repeated, started
 
@@ -96,7 +96,7 @@ def split(model: AbstractScore) -> tuple[Any, AbstractScore]:
     """
     trained = jax.tree.map(eqx.is_inexact_array, model)
     fixed: list[Any] = [model.sde]
-    if isinstance(model, AbstractNetworkScore):
+    if isinstance(model, AbstractNetworkScore | AbstractNetworkPotential):
         fixed += [model.data_std, model.args]
     elif isinstance(model, Score | Potential):
         fixed.append(model.args)

@@ -1,0 +1,76 @@
+"""Functions without a second derivative are refused where one is needed."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import Array
+
+_PIECEWISE_LINEAR = frozenset({"relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid"})
+"""The piecewise-linear activations of `jax.nn`, by the name they have in a traced program."""
+
+
+def require_smooth(name: str, fn: Callable[..., Any], *args: Array) -> None:
+    """Refuses a function in whose program a piecewise-linear activation of `jax.nn` occurs.
+
+    Its second derivatives are zero almost everywhere, and a Fokker–Planck residual of it is silently wrong. The program
+    is traced once, nothing is evaluated.
+
+    Args:
+        name: What the function is called in the message.
+        fn: The function.
+        args: Its arguments; only shapes and dtypes count.
+
+    Raises:
+        ValueError: if it is piecewise linear.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from scorefp.calculus import require_smooth
+        >>> require_smooth("network", jax.nn.relu, jnp.zeros(2))
+        Traceback (most recent call last):
+            ...
+        ValueError: network uses relu, which is piecewise linear: ...
+    """
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in args]
+    found = _piecewise_linear(jax.make_jaxpr(fn)(*shapes).jaxpr)
+    if found is not None:
+        raise ValueError(_message(f"{name} uses {found}"))
+
+
+@functools.lru_cache(maxsize=64)
+def require_smooth_activation(activation: Callable[[Array], Array]) -> None:
+    """Refuses an elementwise function whose second derivative is zero at a spread of points.
+
+    Args:
+        activation: The function, of any origin.
+
+    Raises:
+        ValueError: if it is piecewise linear.
+    """
+    points = jnp.linspace(-3.1, 2.9, 25)
+    if not bool(jnp.any(jax.vmap(jax.grad(jax.grad(activation)))(points) != 0)):
+        raise ValueError(_message(f"activation = {getattr(activation, '__name__', activation)}"))
+
+
+def _message(subject: str) -> str:
+    return (
+        f"{subject}, which is piecewise linear: its second derivatives, which a Fokker–Planck residual takes, are zero "
+        "almost everywhere. Use a smooth one: nn.silu, nn.softplus, jax.nn.gelu, jnp.tanh."
+    )
+
+
+def _piecewise_linear(jaxpr: Jaxpr) -> str | None:
+    """The name of a piecewise-linear activation in a program, or in one inside it."""
+    for equation in jaxpr.eqns:
+        if equation.params.get("name") in _PIECEWISE_LINEAR:
+            return equation.params["name"]
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr)):
+            if isinstance(inner, Jaxpr | ClosedJaxpr):
+                found = _piecewise_linear(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+                if found is not None:
+                    return found
+    return None
