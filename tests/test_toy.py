@@ -178,7 +178,34 @@ def test_swiss_rolls_noise() -> None:
     assert scipy.stats.kstest(np.asarray(noise).ravel() / 0.25, "norm").pvalue > scipy.stats.norm.sf(4.0)
 
 
+@pytest.mark.parametrize(
+    ("place", "energy", "downhill"),
+    [
+        ((-0.558, 1.442), -146.70, 0),
+        ((0.623, 0.028), -108.17, 0),
+        ((-0.050, 0.467), -80.77, 0),
+        ((-0.822, 0.624), -40.66, 1),
+        ((0.212, 0.293), -72.25, 1),
+    ],
+)
+def test_mueller_brown_stationary_points(place: tuple[float, float], energy: float, downhill: int) -> None:
+    """The minima and saddles of the literature, to the digits it prints; in between there is a force."""
+    surface = densities.MuellerBrown(temperature=15.0)
+    slope, bend = jax.jit(jax.grad(surface.energy)), jax.jit(jax.hessian(surface.energy))
+    x = jnp.asarray(place)
+    for _ in range(4):
+        x = x - jnp.linalg.solve(bend(x), slope(x))
+    np.testing.assert_allclose(slope(x), 0.0, atol=1e-9)
+    np.testing.assert_allclose(x, place, atol=6e-4)
+    np.testing.assert_allclose(surface.energy(x), energy, atol=6e-3)
+    assert np.sum(np.linalg.eigvalsh(bend(x)) < 0) == downhill
+    np.testing.assert_allclose(surface.potential(x), -surface.energy(x) / 15, rtol=1e-12)
+    assert np.linalg.norm(slope(x + 0.1)) > 10
+
+
 def test_bad_parameters() -> None:
+    with pytest.raises(ValueError, match=r"temperature = 0\.0; it must be positive"):
+        densities.MuellerBrown(temperature=0.0)
     with pytest.raises(ValueError, match=r"side = -1\.0; the side of a square is positive"):
         densities.Checkerboard(side=-1.0)
     with pytest.raises(ValueError, match="cells = 3; a board centred at the origin has a positive even number"):

@@ -4,6 +4,7 @@ from .mixture import GaussianMixture as GaussianMixture, MixturePotential as Mix
 from .toy import (
     Checkerboard as Checkerboard,
     Circles as Circles,
+    MuellerBrown as MuellerBrown,
     SwissRolls as SwissRolls,
     deveney_mixture as deveney_mixture,
     eight_modes as eight_modes,

@@ -1,4 +1,4 @@
-"""The toy sets of Lai 2023 (§6.1, §7.1, App. D.1) and Deveney 2023 (§4).
+"""The toy sets of Lai 2023 (§6.1, §7.1, App. D.1) and Deveney 2023 (§4), and the Müller–Brown surface.
 
 Mixtures are `GaussianMixture`, so their diffused score is exact; the others have `sample`, and `log_prob` where the
 density is elementary. Where a paper gives no parameters, those of its authors' published code are taken and the
@@ -246,6 +246,61 @@ class SwissRolls(AbstractModule):
         angle = 1.5 * jnp.pi * (1 + 2 * jr.uniform(angle_key, (n,)))
         spiral = 0.25 * angle[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
         return jr.choice(which_key, centres, (n,)) + spiral + self.noise * jr.normal(noise_key, (n, 2))
+
+
+class MuellerBrown(AbstractModule):
+    r"""The energy surface of Müller and Brown (Theor. Chim. Acta 53, 1979) with the law $p \propto e^{-V/T}$,
+
+    $$ V(x) = \sum_{k=1}^4 A_k \exp\big[a_k(x_1 - u_k)^2 + b_k(x_1 - u_k)(x_2 - v_k) + c_k(x_2 - v_k)^2\big]. $$
+
+    Three basins in a row, with minima at $(-0.558, 1.442)$, $(-0.050, 0.467)$ and $(0.623, 0.028)$; a usual test of
+    simulations. The law is not normalised and has no direct sampler: `Langevin` draws from it.
+
+    Args:
+        temperature: $T$ in units of the energy; the default is that of the published code of Plainer 2025
+            (github.com/noegroup/ScoreMD).
+
+    Raises:
+        ValueError: if `temperature` is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp.densities import MuellerBrown
+        >>> round(float(MuellerBrown().energy(jnp.array([-0.558, 1.442]))), 1)
+        -146.7
+    """
+
+    temperature: float = 23.0
+
+    def __check_init__(self) -> None:
+        require(self.temperature > 0, f"temperature = {self.temperature}; it must be positive.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape."""
+        return (2,)
+
+    def energy(self, x: Event) -> Scalar:
+        """$V$ at one sample."""
+        x = _point(x)
+        height, a, b, c, u, v = jnp.asarray(_MUELLER_BROWN, x.dtype)
+        right, up = x[0] - u, x[1] - v
+        return jnp.sum(height * jnp.exp(a * right**2 + b * right * up + c * up**2))
+
+    def potential(self, x: Event) -> Scalar:
+        """$-V/T$ at one sample: the log-density up to a constant, in nats."""
+        return -self.energy(x) / self.temperature
+
+
+# Rows: A, a, b, c, u, v.
+_MUELLER_BROWN = (
+    (-200.0, -100.0, -170.0, 15.0),
+    (-1.0, -1.0, -6.5, 0.7),
+    (0.0, 0.0, 11.0, 0.6),
+    (-10.0, -10.0, -6.5, 0.7),
+    (1.0, 0.0, -0.5, -1.0),
+    (0.0, 0.5, 1.5, 1.0),
+)
 
 
 def _point(x: Event) -> Event:
