@@ -1,5 +1,6 @@
-"""Quadrature in time."""
+"""Quadrature in time and over a box."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from jaxtyping import Array, Float
 
 from .._checks import require
 from .._types import Scalar
+from ..calculus import Box
 from ..sde import AbstractLinearSDE, AbstractSDE
 
 
@@ -46,3 +48,36 @@ def time_quadrature(
     # Rounding must not take a node beyond the horizon.
     times = jnp.clip(sde.time_of_log_snr(first + (last - first) * points), sde.t0, sde.t1).astype(dtype)
     return times, ((first - last) * shares * sde.sigma(times) ** 2 / sde.g2(times)).astype(dtype)
+
+
+def box_quadrature(box: Box, nodes: int) -> tuple[Float[Array, "points *event"], Float[Array, " points"]]:
+    r"""Points $y_k$ and weights $w_k$ with $\int_\Omega h(y)\,dy \approx \sum_k w_k h(y_k)$: the tensor product of
+    Gauss–Legendre rules.
+
+    Args:
+        box: $\Omega$, of at most three elements.
+        nodes: How many nodes along each side; there are `nodes**D` points.
+
+    Raises:
+        ValueError: if `nodes` is below one, or the box has more than three elements.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.fokker_planck import box_quadrature
+        >>> points, weights = box_quadrature(sfp.Box(jnp.zeros(2), jnp.array([1.0, 2.0])), 4)
+        >>> round(float(weights @ (points[:, 0] * points[:, 1] ** 2)), 4), round(1 / 2 * 8 / 3, 4)
+        (1.3333, 1.3333)
+    """
+    size = math.prod(box.shape)
+    require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
+    require(
+        size <= 3,
+        f"box has shape {box.shape}, and nodes**{size} points are too many for a tensor rule beyond three elements; "
+        "use random draws.",
+    )
+    points, shares = np.polynomial.legendre.leggauss(nodes)
+    grid = np.stack(np.meshgrid(*[0.5 * (points + 1)] * size, indexing="ij"), axis=-1).reshape(-1, *box.shape)
+    weights = np.stack(np.meshgrid(*[0.5 * shares] * size, indexing="ij"), axis=-1).reshape(-1, size).prod(axis=1)
+    dtype = box.lower.dtype
+    sides = box.upper - box.lower
+    return box.lower + sides * jnp.asarray(grid, dtype), jnp.prod(sides) * jnp.asarray(weights, dtype)
