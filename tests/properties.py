@@ -84,6 +84,11 @@ def use_log_method(method: Any, t: Array, x: Array, key: Array) -> Any:
     return residual, method.log_square(potential, t, x, key)[1]
 
 
+def use_rule(rule: Any, t: Array, x: Array, key: Array) -> Any:
+    potential = sfp.Potential(lambda t, x: jnp.sum(jnp.cos((1 + t) * x)), sfp.VP())
+    return sfp.log_fpe_mean_square(potential, sfp.Box(x - 1, x + 1), start=t, rule=rule, method=sfp.Ito(), key=key)
+
+
 def use_trace(trace: Any, t: Array, x: Array, key: Array) -> Any:
     field = lambda x: jnp.sin(x + jnp.roll(x, 1) if x.ndim else x)
     return [
@@ -212,6 +217,8 @@ ROWS: dict[str, Row] = {
     "Smoothed": Row(sfp.Smoothed, plain(sfp.Smoothed), use_log_method),
     "Ito of a potential": Row(sfp.Ito, plain(sfp.Ito), use_log_method),
     "Antithetic of a potential": Row(sfp.Antithetic, plain(sfp.Antithetic), use_log_method),
+    "UniformDraws": Row(sfp.UniformDraws, plain(sfp.UniformDraws, 8), use_rule),
+    "GaussLegendre": Row(sfp.GaussLegendre, plain(sfp.GaussLegendre, 2, 2), use_rule, ((3,), ())),
     "Pointwise": Row(fokker_planck.Pointwise, plain(fokker_planck.Pointwise), use_method),
     # densities
     "AnchoredPotential": Row(
