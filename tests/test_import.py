@@ -42,7 +42,7 @@ PUBLIC = """
     integrated_residual AnchoredPotential high_order_bound residual_suprema
     fpe_mean_square log_fpe_mean_square score_fpe_mean_square UniformDraws GaussLegendre
     sample EulerMaruyama ProbabilityFlow Euler Langevin
-    audit nn
+    audit wasserstein2 nn
 """
 
 

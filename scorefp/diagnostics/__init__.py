@@ -10,6 +10,7 @@ from .ensemble import (
     uniform_midpoints as uniform_midpoints,
 )
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
+from .histogram import Histogram as Histogram
 from .likelihood import Likelihood as Likelihood
 from .measure import (
     AbstractMeasure as AbstractMeasure,
@@ -17,4 +18,14 @@ from .measure import (
     Curve as Curve,
     Estimate as Estimate,
     Section as Section,
+)
+from .transport import (
+    AbstractTransport as AbstractTransport,
+    Assignment as Assignment,
+    Atoms as Atoms,
+    ExactTransport as ExactTransport,
+    Quantile as Quantile,
+    Sinkhorn as Sinkhorn,
+    Transported as Transported,
+    wasserstein2 as wasserstein2,
 )
