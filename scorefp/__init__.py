@@ -57,7 +57,9 @@ from .fokker_planck import (
     score_fpe_residual as score_fpe_residual,
 )
 from .likelihood import (
+    BoxQuadrature as BoxQuadrature,
     FlowLikelihood as FlowLikelihood,
+    ImportanceSampling as ImportanceSampling,
     KLDecomposition as KLDecomposition,
     LikelihoodBound as LikelihoodBound,
     MonteCarlo as MonteCarlo,
@@ -75,6 +77,7 @@ from .likelihood import (
     kl_decomposition as kl_decomposition,
     likelihood_bound as likelihood_bound,
     log_likelihood as log_likelihood,
+    log_normaliser as log_normaliser,
     ode_score as ode_score,
     prior_kl as prior_kl,
     prior_kl_bound as prior_kl_bound,

@@ -185,7 +185,8 @@ def test_draws_are_unbiased_and_know_their_error(method: str) -> None:
     found = repeated()[method]
     exact = sfp.log_fpe_mean_square(quadratic(1.3, -0.4, turn=0.5), cube(2), rule=sfp.GaussLegendre(6, 48))
     assert_mean(found.value, float(exact.value), resolution=0.03)
-    assert_mean(found.error**2, float(jnp.var(found.value, ddof=1)), sigmas=5, resolution=0.05)
+    # The variance of 2,000 values is known to some 4 percent.
+    assert float(jnp.mean(found.error**2)) == pytest.approx(float(jnp.var(found.value)), rel=0.15)
     # The square of one probe's estimate would add its variance, (g²/2)² 4 turn² (k/a)² by signs: these means tell.
     slope = (np.polynomial.Polynomial([1.0, -0.4]) ** 2).integ()
     bias = 0.5**2 * float(slope(2.0) - slope(0.01)) / 1.99

@@ -38,6 +38,7 @@ PUBLIC = """
     DSM ScoreFPE LogFPE TimeDerivativeTaming ZeroCurl UniformTime UniformLogSNR likelihood_weighting
     MinSNRWeighting SoftMinSNRWeighting InterpolatedWeighting
     log_likelihood likelihood_bound evaluate_bound Truncation MonteCarlo entropy kl_decomposition kl_bound
+    log_normaliser BoxQuadrature ImportanceSampling
     gaussian_kl prior_kl prior_kl_bound ode_score bits_per_dim UniformDequantiser VariationalDequantiser
     integrated_residual AnchoredPotential high_order_bound residual_suprema
     fpe_mean_square log_fpe_mean_square score_fpe_mean_square UniformDraws GaussLegendre

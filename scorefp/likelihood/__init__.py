@@ -31,6 +31,13 @@ from .kl import (
     prior_kl as prior_kl,
     prior_kl_bound as prior_kl_bound,
 )
+from .normaliser import (
+    AbstractNormaliserMethod as AbstractNormaliserMethod,
+    BoxQuadrature as BoxQuadrature,
+    ImportanceSampling as ImportanceSampling,
+    Proposal as Proposal,
+    log_normaliser as log_normaliser,
+)
 from .variational import (
     ConditionalFlow as ConditionalFlow,
     VariationalDequantiser as VariationalDequantiser,

@@ -1,0 +1,164 @@
+"""The normaliser of a potential: how far it is from a log-density at one time."""
+
+import math
+from abc import abstractmethod
+from typing import Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._batches import in_batches
+from .._checks import needs_key, require, same_shape, scalar_time, time_within
+from .._module import AbstractModule
+from .._monte_carlo import MonteCarlo
+from .._types import Event, Key, Scalar, Time
+from ..calculus import Box
+from ..fokker_planck import box_quadrature
+from ..score import AbstractPotential, require_potential
+
+
+@runtime_checkable
+class Proposal(Protocol):
+    """A normalised density from which samples can be drawn, such as `GaussianMixture`."""
+
+    def log_prob(self, x: Event) -> Scalar:
+        """The log-density at one sample, in nats."""
+        ...
+
+    def sample(self, key: Key, n: int) -> Float[Array, "n *event"]:
+        """`n` independent samples."""
+        ...
+
+
+class AbstractNormaliserMethod(AbstractModule):
+    r"""A way to take $\log\int e^\varphi\,dx$."""
+
+    @abstractmethod
+    def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> MonteCarlo:
+        """The log of the integral, and its error."""
+
+
+class BoxQuadrature(AbstractNormaliserMethod):
+    r"""The integral over a box by a tensor product of Gauss–Legendre rules, for samples of at most three elements.
+
+    What lies outside of the box is not seen. The error is no statistical one: it is the distance to the rule with half
+    the nodes, above the error of the rule itself where that converges.
+
+    Args:
+        box: The box, which must hold all but a negligible part of $e^\varphi$.
+        nodes: How many nodes along each side. Their distance must be well below the width of a mode.
+
+    Raises:
+        ValueError: if `nodes` is below two; on use, if the box has more than three elements.
+    """
+
+    box: Box
+    nodes: int = eqx.field(default=64, static=True)
+
+    def __check_init__(self) -> None:
+        require(self.nodes >= 2, f"nodes = {self.nodes}; the error takes half of them, so they are at least two.")
+
+    def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> MonteCarlo:
+        fine, coarse = box_quadrature(self.box, self.nodes), box_quadrature(self.box, self.nodes // 2)
+        points, weights = (jnp.concatenate(both) for both in zip(fine, coarse, strict=True))
+        log_shares = _potentials(potential, t, points, batch_size) + jnp.log(weights)
+        cut = fine[1].size
+        value = jax.nn.logsumexp(log_shares[:cut])
+        return MonteCarlo(value, jnp.abs(value - jax.nn.logsumexp(log_shares[cut:])))
+
+
+class ImportanceSampling(AbstractNormaliserMethod):
+    r"""The mean of $w = e^{\varphi(x)}/p(x)$ over draws of a proposal $p$, in any dimension.
+
+    Its error is that of the logarithm to first order, $\mathrm{se}(\bar w)/\bar w$. Both can be trusted where $w$ is
+    bounded, so where the proposal is nowhere much thinner than $e^\varphi$: a proposal that misses a mode misses it in
+    the error too.
+
+    Args:
+        proposal: $p$, a density with `log_prob(x)` and `sample(key, n)`.
+        draws: How many samples.
+
+    Raises:
+        ValueError: if `draws` is below two.
+    """
+
+    proposal: Proposal
+    draws: int = eqx.field(default=4096, static=True)
+
+    def __check_init__(self) -> None:
+        require(self.draws >= 2, f"draws = {self.draws}; a mean with its error needs at least two.")
+
+    def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> MonteCarlo:
+        needs_key("ImportanceSampling", key)
+        assert key is not None
+        xs = self.proposal.sample(key, self.draws)
+        log_weights = _potentials(potential, t, xs, batch_size) - jax.vmap(self.proposal.log_prob)(xs)
+        value = jax.nn.logsumexp(log_weights) - math.log(self.draws)
+        # Over their mean, so that nothing overflows.
+        return MonteCarlo(value, jnp.std(jnp.exp(log_weights - value), ddof=1) / math.sqrt(self.draws))
+
+
+def log_normaliser(
+    potential: AbstractPotential,
+    t: Time,
+    method: AbstractNormaliserMethod,
+    *,
+    key: Key | None = None,
+    batch_size: int = 1024,
+) -> MonteCarlo:
+    r"""The log-normaliser of a potential at one time [F3],
+
+    $$ \log Z_t = \log\int e^{\varphi(x, t)}\,dx, $$
+
+    so that $\varphi - \log Z_t$ is a log-density. Where that solves the Fokker–Planck equation, $d\log Z_t/dt$ is the
+    residual $r[\varphi]$. It can be differentiated, and mapped over times with `jax.vmap`.
+
+    Args:
+        potential: $\varphi$.
+        t: The time, in `[t0, t1]`.
+        method: `BoxQuadrature(box, nodes)` for samples of at most three elements, or
+            `ImportanceSampling(proposal, draws)`.
+        key: A random key, for `ImportanceSampling`.
+        batch_size: How many points are taken at once, which bounds the memory.
+
+    Returns:
+        The log-normaliser in nats, and its error.
+
+    Raises:
+        TypeError: if `potential` is a score without a potential.
+        ValueError: if `t` is outside the horizon, `batch_size` is below one, the points have another shape than the
+            potential, the box has more than three elements, or a key is missing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> bell = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.VP())
+        >>> found = sfp.log_normaliser(bell, 0.5, sfp.BoxQuadrature(sfp.Box(-8 * jnp.ones(2), 8 * jnp.ones(2))))
+        >>> round(float(found.value), 4), round(float(jnp.log(2 * jnp.pi)), 4)
+        (1.8379, 1.8379)
+        >>> wide = sfp.GaussianMixture(jnp.zeros((1, 2)), jnp.array([2.0]), jnp.ones(1))
+        >>> found = sfp.log_normaliser(bell, 0.5, sfp.ImportanceSampling(wide), key=jax.random.key(0))
+        >>> bool(abs(found.value - jnp.log(2 * jnp.pi)) < 4 * found.error < 0.06)
+        True
+    """
+    potential = require_potential(potential)
+    require(batch_size >= 1, f"batch_size = {batch_size}; at least one point is taken at once.")
+    t = time_within(scalar_time(t, jnp.zeros(())), potential.sde.t0, potential.sde.t1)
+    return _log_normaliser(potential, t, method, key, batch_size)
+
+
+@eqx.filter_jit
+def _log_normaliser(
+    potential: AbstractPotential, t: Scalar, method: AbstractNormaliserMethod, key: Key | None, batch_size: int
+) -> MonteCarlo:
+    return method.log_integral(potential, t, key, batch_size)
+
+
+def _potentials(
+    potential: AbstractPotential, t: Scalar, xs: Float[Array, "n *event"], batch_size: int
+) -> Float[Array, " n"]:
+    if potential.shape is not None:
+        same_shape("a point of the method", xs.shape[1:], "one sample of the potential", potential.shape)
+    t = t.astype(xs.dtype)
+    return in_batches(lambda i: potential.potential(t, xs[i]), xs.shape[0], batch_size)
