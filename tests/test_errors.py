@@ -237,6 +237,27 @@ PARAMETERS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no antithetic pair": (lambda: sfp.Antithetic(samples=0), "samples = 0; at least one antithetic pair is needed"),
     "no step": (lambda: sfp.Antithetic(step=0.0), r"step = 0\.0; it is a positive share of the local time scale"),
+    "no width": (lambda: sfp.Smoothed(width=0.0), r"width = 0\.0; it is a positive multiple of the noise's deviation"),
+    "no pair of points": (lambda: sfp.Smoothed(samples=0), "samples = 0; at least one pair of points is needed"),
+    "data_std of a potential": (
+        lambda: sfp.InnerPotential(lambda c, x: x, sfp.VP(), -0.5),
+        r"data_std = -0\.5; a standard deviation is positive",
+    ),
+    "a box without a side": (
+        lambda: sfp.Box(jnp.zeros(2), jnp.array([1.0, 0.0])),
+        r"lower = \[0\. 0\.\] and upper = \[1\. 0\.\]; every side of a box needs lower < upper",
+    ),
+    "a box without bounds": (
+        lambda: sfp.Box(jnp.zeros(1), jnp.array([jnp.inf])),
+        "upper holds NaN or infinite entries",
+    ),
+    "a box of two shapes": (lambda: sfp.Box(jnp.zeros(2), jnp.ones(3)), r"upper has shape \(3,\), but lower has shape"),
+    "a box around nothing": (lambda: sfp.Box.around(jnp.ones((0, 2))), "it needs samples along a leading axis"),
+    "a box around one point": (lambda: sfp.Box.around(jnp.ones((3, 2))), "every side of a box needs lower < upper"),
+    "a kink in a potential": (
+        lambda: sfp.log_fpe_residual(sfp.Potential(lambda t, x: jax.nn.relu(x).sum(), sfp.VP()), 0.5, x()),
+        "potential uses relu, which is piecewise linear: its second derivatives",
+    ),
     "no direction": (lambda: sfp.Sliced(samples=0), "samples = 0; at least one direction is needed"),
 }
 METHODS: dict[str, tuple[Callable[[], Any], str]] = {

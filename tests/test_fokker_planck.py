@@ -26,12 +26,13 @@ from references import (
 )
 
 import scorefp as sfp
-from scorefp.fokker_planck import resolve
+from scorefp.fokker_planck import resolve, resolve_log
 from scorefp.sde import CriticallyDampedLangevin, GeometricBrownianMotion
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 FORMS = ("gradient", "martingale", "mixed")
+ALONG = sfp.Ito(sfp.Exact())
 residual = sfp.score_fpe_residual
 
 
@@ -136,6 +137,8 @@ def study() -> dict[str, Any]:
             "log residual": sfp.log_fpe_residual(exact, t, x),
             "log residual, unnormalised": sfp.log_fpe_residual(unnormalised, t, x),
             "log residual, wrong": log_residual,
+            "log residual, wrong, by Ito": sfp.log_fpe_residual(potential, t, x, method=ALONG),
+            "log residual by Ito": sfp.log_fpe_residual(exact, t, x, method=ALONG),
             "its gradient": gradient,
             "density residual": sfp.fpe_residual(lambda t, x: jnp.exp(potential.potential(t, x)), t, x, sde=sde),
             "density": jnp.exp(potential.potential(t, x)),
@@ -225,6 +228,19 @@ def test_residuals_of_densities(name: str) -> None:
         np.testing.assert_allclose(got, p * r, atol=1e-10 * np.abs(p * slope).max())
 
 
+@pytest.mark.parametrize("name", LINEAR)
+def test_log_residual_along_a_curve(name: str) -> None:
+    """[F16]: zero on exact potentials, and on others the residual with the Laplacian, by orthonormal probes."""
+    found = study()
+    for got, slope in cells(name, found["log residual by Ito"], found["log slope"]):
+        np.testing.assert_allclose(got, 0, atol=1e-9 * (1 + np.abs(slope).max()))
+    for got, want, slope in cells(
+        name, found["log residual, wrong, by Ito"], found["log residual, wrong"], found["log slope"]
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-10 * (1 + np.abs(slope).max()))
+        assert np.abs(want).max() > 1e-3 * np.abs(slope).max()
+
+
 def test_linear_scores_have_the_residual_computed_by_hand() -> None:
     r"""[X3]: $s = (-I/v + \eta w A) x$ on $\mathcal N(0, c I)$ diffused, $v = \alpha^2 c + \sigma^2$. Then
 
@@ -278,6 +294,8 @@ def test_black_scholes() -> None:
             "wrong": residual(wrong, t, x),
             "log": sfp.log_fpe_residual(exact, t, x),
             "log, wrong": sfp.log_fpe_residual(wrong, t, x),
+            "log by Ito": sfp.log_fpe_residual(exact, t, x, method=ALONG),
+            "log by Ito, wrong": sfp.log_fpe_residual(wrong, t, x, method=ALONG),
             "density, wrong": sfp.fpe_residual(lambda t, x: jnp.exp(energy(t, x)), t, x, sde=faster),
             "density": jnp.exp(energy(t, x)),
             "slope": sfp.time_derivative(exact, t, x),
@@ -289,6 +307,8 @@ def test_black_scholes() -> None:
     found = everything(t, x)
     assert relative(found["exact"], found["slope"]) < 1e-11
     assert float(jnp.abs(found["log"]).max()) < 1e-11
+    assert float(jnp.abs(found["log by Ito"]).max()) < 1e-11
+    np.testing.assert_allclose(found["log by Ito, wrong"], found["log, wrong"], rtol=1e-9)
     # A drift that is too fast by 0.1 x leaves r = ∇·(0.1 x q) / q, known exactly.
     np.testing.assert_allclose(found["log, wrong"], -found["transport"], rtol=1e-9)
     np.testing.assert_allclose(found["density, wrong"], found["density"] * found["log, wrong"], rtol=1e-9)
@@ -323,12 +343,14 @@ def test_critically_damped_langevin() -> None:
             residual(wrong, t, x),
             sfp.time_derivative(exact, t, x),
             sfp.log_fpe_residual(exact, t, x),
+            sfp.log_fpe_residual(exact, t, x, method=ALONG),
         )
 
     found = everything(jnp.linspace(0.001, 1.0, 4), jr.normal(jr.key(1), (4, 2, 3)))
     assert relative(found[0], found[2]) < 1e-11
     assert relative(found[1], found[2]) > 1e-2
     assert float(jnp.abs(found[3]).max()) < 1e-11
+    assert float(jnp.abs(found[4]).max()) < 1e-11
 
 
 # ------------------------------------------------------------------------------------------ estimators
@@ -453,6 +475,76 @@ def test_finite_difference_residual_is_of_second_order() -> None:
 
     for t in (0.5, 1.0):
         assert abs(fitted_order(steps, errors(jnp.asarray(t))) - 2) < 0.15
+
+
+LOG_METHODS: dict[str, sfp.fokker_planck.AbstractLogResidualMethod] = {
+    "Hutchinson": resolve_log(sfp.Hutchinson()),
+    "Ito": sfp.Ito(),
+    "normal Ito": sfp.Ito(sfp.Hutchinson(64, sfp.Gaussian())),
+    "Antithetic": sfp.Antithetic(step=1e-6, samples=2),
+    "Smoothed": sfp.Smoothed(width=1e-4, samples=64),
+    "Smoothed by signs": sfp.Smoothed(width=1e-4, law=sfp.Rademacher()),
+}
+
+
+@functools.cache
+def log_draws() -> dict[str, Any]:
+    """Estimates of the residual of a potential on a linear SDE, and on one whose diffusion depends on the state."""
+    linear = wrong_potential(plane_mixture().score(sfp.VP()))
+    general = GeometricBrownianMotion(jnp.array([0.3, -0.2]), jnp.array([[0.8, 0.5], [-0.3, 0.6]]))
+    x = jnp.array([1.1, 0.9])
+
+    @jax.jit
+    def everything(keys: Array) -> dict[str, Any]:
+        found = {}
+        for sde in (linear.sde, general):
+            potential = sfp.Potential(linear.fn, sde)
+
+            def one(key: Array, potential: Any = potential) -> dict[str, tuple[Array, Array]]:
+                return {
+                    name: (
+                        method.log_residual(potential, jnp.asarray(0.2), x, key)[1],
+                        method.log_square(potential, jnp.asarray(0.2), x, key)[1],
+                    )
+                    for name, method in LOG_METHODS.items()
+                }
+
+            found[type(sde).__name__] = jax.vmap(one)(keys), sfp.log_fpe_residual(potential, 0.2, x)
+        return found
+
+    return jax.tree.map(np.asarray, everything(jr.split(jr.key(4), 3_000)))
+
+
+@pytest.mark.parametrize("sde", ["VP", "GeometricBrownianMotion"])
+def test_mean_of_each_log_method(sde: str) -> None:
+    """[F16]: each estimate and its two-estimate square have the mean of the residual with the exact Laplacian."""
+    found, exact = log_draws()[sde]
+    for name, (estimates, squares) in found.items():
+        assert_mean(estimates, exact, resolution=0.1)
+        assert_mean(squares, exact**2, resolution=0.2)
+        assert not mean_is(estimates**2, exact**2), name
+
+
+def test_orders_of_the_log_methods() -> None:
+    """On a line a sign is an orthonormal probe: what is left is the bias, of order one in the step of `Antithetic`, of
+    order two in the width of `Smoothed`."""
+    potential, key = wrong_potential(MIXTURES["()"]().score(sfp.VP())), jr.key(3)
+    steps = [0.08, 0.04, 0.02]
+
+    @jax.jit
+    def errors(t: Array) -> tuple[Array, ...]:
+        x = jnp.asarray(0.4)
+        by = lambda method: sfp.log_fpe_residual(potential, t, x, method=method, key=key)
+        signs = sfp.Rademacher()
+        return (
+            jnp.stack([by(sfp.Antithetic(h)) for h in steps]) - by(sfp.Exact()),
+            jnp.stack([by(sfp.Smoothed(h, law=signs)) for h in steps]) - by(sfp.Exact()),
+        )
+
+    for t in (0.05, 0.3):
+        first, second = errors(jnp.asarray(t))
+        assert abs(fitted_order(steps, jnp.abs(first)) - 1) < 0.1
+        assert abs(fitted_order(steps, jnp.abs(second)) - 2) < 0.1
 
 
 def test_random_trace_of_the_log_residual() -> None:

@@ -13,7 +13,7 @@ import pytest
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.nn import MLP, fourier_features
+from scorefp.nn import MLP, ScalarMLP, fourier_features, silu, softplus
 
 SHAPES: list[tuple[int, ...]] = [(), (3,), (2, 1, 2)]
 
@@ -154,3 +154,46 @@ def test_bad_input(getkey: Callable[[], Array]) -> None:
             sfp.NoiseScore(network, sfp.VP())(jnp.ones(4), jnp.ones((2, 3)))
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.quick
+@pytest.mark.usefixtures("x64")
+def test_derivatives_of_the_activations() -> None:
+    """The closed forms, and what is derived from the last, against those of jax by the chain rule."""
+    z = jnp.linspace(-30.0, 30.0, 25)
+
+    @jax.jit
+    def derivatives() -> list[tuple[Array, Array]]:
+        pairs = []
+        for own, reference in ((silu, jax.nn.silu), (softplus, jax.nn.softplus)):
+            for _ in range(5):
+                pairs.append((jax.vmap(own)(z), jax.vmap(reference)(z)))
+                own, reference = jax.grad(own), jax.grad(reference)
+        return pairs
+
+    for own, reference in derivatives():
+        np.testing.assert_allclose(own, reference, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_scalar_network(shape: tuple[int, ...]) -> None:
+    """By NumPy, from the formula."""
+    network = ScalarMLP(shape, width=5, depth=2, key=jr.key(0))
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    h = np.concatenate([[np.float32(0.3)], x.ravel()])
+    for layer in network.layers:
+        h = np.logaddexp(0, np.asarray(layer.weight) @ h + np.asarray(layer.bias))
+    value = network(0.3, jnp.asarray(x))
+    assert value.shape == ()
+    np.testing.assert_allclose(value, np.asarray(network.leave.weight)[0] @ h + network.leave.bias[0], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"x has shape .* are never broadcast"):
+        network(0.3, jnp.ones((7,)))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.leaky_relu, lambda z: jnp.clip(z, -1, 1)])
+def test_networks_are_smooth(activation: Callable[[Array], Array]) -> None:
+    for make in (MLP, ScalarMLP):
+        with pytest.raises(ValueError, match=r"which is piecewise linear: its second derivatives.*Use a smooth one"):
+            make((2,), activation=activation, key=jr.key(0))

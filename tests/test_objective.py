@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.stats
-from gaussian import gaussian
+from gaussian import COVARIANCE, MEAN, gaussian
 from jaxtyping import Array
 from references import LINEAR, Perturbed, assert_mean, line_mixture, mean_is, perturbed, plane_mixture, standard_error
 
@@ -186,6 +186,71 @@ def test_every_term_is_its_integral() -> None:
             assert_mean(value, integral(integrand, 0.01, 1.0), resolution=0.03)
         weighted = sum(c * value for value, (c, _, _) in zip(terms, CLOSED, strict=True))
         np.testing.assert_allclose(total, weighted, rtol=1e-12, err_msg=name)
+
+
+CURVATURE = 0.6
+BOX = 1.5
+NORMAL = sfp.Ito(sfp.Hutchinson(4, sfp.Gaussian()))
+
+
+def log_residual_square(mean_square: float | np.ndarray, mean_fourth: float | np.ndarray, t: np.ndarray) -> np.ndarray:
+    r"""$E[r^2]$ of $\varphi = -\tfrac12 c\|x\|^2$ in the plane: $r = \beta(1 - c)(\tfrac12 c\|x\|^2 - 1)$."""
+    c = CURVATURE
+    return (vp(t)[0] * (1 - c)) ** 2 * (0.25 * c**2 * mean_fourth - c * mean_square + 1)
+
+
+def on_the_box(t: np.ndarray) -> np.ndarray:
+    return log_residual_square(2 * BOX**2 / 3, BOX**4 * (2 / 5 + 2 / 9), t)
+
+
+def on_the_data(t: np.ndarray) -> np.ndarray:
+    _, alpha2, sigma2, moment = vp(t)
+    variances, axes = np.linalg.eigh(np.asarray(COVARIANCE))
+    spread, mean2 = alpha2 * variances[:, None] + sigma2, alpha2 * ((axes.T @ np.asarray(MEAN)) ** 2)[:, None]
+    return log_residual_square(moment, moment**2 + np.sum(2 * spread**2 + 4 * spread * mean2, axis=0), t)
+
+
+def by_sigma(sde: Any, t: Array) -> Array:
+    return sde.sigma(t)
+
+
+LOG_CLOSED: list[tuple[AbstractTerm, Callable[[np.ndarray], np.ndarray]]] = [
+    (sfp.LogFPE(), on_the_data),
+    (sfp.LogFPE(NORMAL, unbiased=True, fraction=0.24), on_the_data),
+    # The variance of four probes on top: that of half beta c times a mean of chi-squares of two degrees.
+    (sfp.LogFPE(NORMAL, fraction=0.24), lambda t: on_the_data(t) + (vp(t)[0] * CURVATURE) ** 2 / 4),
+    (sfp.LogFPE(weighting=by_sigma), lambda t: vp(t)[2] * on_the_data(t)),
+]
+
+
+def test_log_fpe_is_its_integral() -> None:
+    """[F13] of a Gaussian and a quadratic potential: on the data, on a box, weighted, unbiased and not."""
+    box = sfp.Box(jnp.full(2, -BOX), jnp.full(2, BOX))
+    closed = [*LOG_CLOSED, (sfp.LogFPE(domain=box, fraction=0.5), on_the_box)]
+    model = sfp.Potential(lambda t, x: -0.5 * CURVATURE * jnp.sum(x**2), sfp.VP(t0=0.01))
+    loss, shape = added(term for term, _ in closed), (800, 50)
+    for seed, sampler in enumerate(SAMPLERS.values()):
+        keys = jr.split(jr.key(seed), shape[0])
+        time = drawn_times(sampler, model.sde, keys, shape[1])
+        _, terms = estimates(loss, model, samples(gaussian(), shape, seed), time, keys)
+        for value, (_, integrand) in zip(terms, closed, strict=True):
+            assert_mean(value, integral(integrand, 0.01, 1.0), resolution=0.05)
+
+
+def test_log_fpe_sees_the_normaliser_alone_on_exact_potentials() -> None:
+    r"""[F3]: zero on the exact potential, $\int c'(t)^2 dt$ on one that is off by $c(t)$."""
+    exact = plane_mixture().score(sfp.VP(t0=0.01))
+    term = sfp.LogFPE(sfp.Ito(sfp.Exact()), sfp.Box(jnp.full(2, -2.0), jnp.full(2, 2.0)))
+    keys = jr.split(jr.key(0), 10)
+    x0, time = samples(plane_mixture(), (10, 40), 0), drawn_times(sfp.UniformTime(), exact.sde, keys, 40)
+
+    @jax.jit
+    def value(rate: Array) -> Array:
+        off = sfp.Potential(lambda t, x: exact.potential(t, x) + rate * t, exact.sde)
+        return estimates(term, off, x0, time, keys)[0]
+
+    np.testing.assert_allclose(value(jnp.asarray(0.0)), 0, atol=1e-18)
+    np.testing.assert_allclose(value(jnp.asarray(0.7)), 0.7**2 * 0.99, rtol=1e-9)
 
 
 def test_dsm_on_another_sde() -> None:
@@ -728,11 +793,21 @@ def test_bad_input() -> None:
     for term in (sfp.DSM(), sfp.ScoreFPE(sfp.Exact()), loss):
         with pytest.raises(TypeError, match="sde is a GeneralSDE, which has no Gaussian kernel"):
             term(sfp.Score(lambda t, x: -x, general), jnp.ones((4, 2)), key=key)
+    with pytest.raises(TypeError, match=r"potential is a Score, a score without a potential: .*Potential\(fn, sde\)"):
+        sfp.LogFPE()(score, jnp.ones((4, 2)), key=key)
+    kinked = sfp.Potential(lambda t, x: jnp.sum(jax.nn.relu(x)), sfp.VP())
+    with pytest.raises(ValueError, match="potential uses relu, which is piecewise linear"):
+        sfp.LogFPE()(kinked, jnp.ones((4, 2)), key=key)
+    smooth = sfp.Potential(lambda t, x: jnp.sum(jnp.sin(x)), sfp.VP())
+    with pytest.raises(ValueError, match=r"domain has shape \(3,\), but a sample has shape \(2,\)"):
+        sfp.LogFPE(domain=sfp.Box(-jnp.ones(3), jnp.ones(3)))(smooth, jnp.ones((4, 2)), key=key)
+    with pytest.raises(TypeError, match=r"method = Sliced\(…\), which takes the residual of a score\. That of a pot"):
+        sfp.LogFPE(sfp.Sliced())  # type: ignore
 
 
 @pytest.mark.quick
 def test_bad_options() -> None:
-    for term in (sfp.DSM, sfp.ScoreFPE, sfp.TimeDerivativeTaming, sfp.ZeroCurl):
+    for term in (sfp.DSM, sfp.ScoreFPE, sfp.LogFPE, sfp.TimeDerivativeTaming, sfp.ZeroCurl):
         for fraction in (0.0, -0.5, 1.5):
             with pytest.raises(ValueError, match=rf"fraction = {fraction}; a share of the batch lies in \(0, 1\]"):
                 term(fraction=fraction)

@@ -298,6 +298,66 @@ def test_a_potential_is_a_score() -> None:
     assert sfp.Score(energy, sfp.VP()).shape is None
 
 
+POTENTIALS = {cls.__name__: cls for cls in (sfp.DistancePotential, sfp.InnerPotential)}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_energies_around_a_network(name: str) -> None:
+    """[P2]: a network of zeros is the normalised Gaussian [X2]; bare, the formula; the offset moves no score."""
+    cls, sde, x = POTENTIALS[name], sfp.SubVP(), jnp.array([0.7, -0.4])
+    gaussian = sfp.GaussianMixture(jnp.zeros((1, 2)), jnp.array([STD**2]), jnp.ones(1)).score(sde)
+    still, network = (lambda c, x: jnp.zeros_like(x)), (lambda t, x: jnp.sin(x[::-1]) + t)
+
+    @jax.jit
+    def everything(t: Array) -> dict[str, Any]:
+        n = network(t, x)
+        return {
+            "zero": (cls(still, sde, STD).potential(t, x), gaussian.potential(t, x)),
+            "zero, one deviation an entry": (
+                cls(still, sde, jnp.full(2, STD)).potential(t, x),
+                gaussian.potential(t, x),
+            ),
+            "bare": (
+                cls(network, sde, None).potential(t, x),
+                {
+                    "DistancePotential": -0.5 * jnp.sum((x - n) ** 2) / sde.sigma(t) ** 2,
+                    "InnerPotential": jnp.sum(x * n),
+                }[name],
+            ),
+            "offset": (
+                cls(still, sde, STD, jnp.sin).potential(t, x),
+                gaussian.potential(t, x) + jnp.sin(0.25 * jnp.log(sde.sigma(t) / sde.alpha(t))),
+            ),
+            "score": (cls(network, sde, STD, jnp.sin)(t, x), cls(network, sde, STD)(t, x)),
+            "derivatives": (
+                cls(network, sde).derivatives(t, x),
+                (
+                    cls(network, sde).potential(t, x),
+                    sfp.time_derivative(cls(network, sde).potential, t, x),
+                    jax.jacfwd(lambda x: cls(network, sde).potential(t, x))(x),
+                ),
+            ),
+        }
+
+    for t in (sde.t0, 0.3, sde.t1):
+        for case, (got, want) in everything(jnp.asarray(t)).items():
+            jax.tree.map(lambda a, b, case=case: np.testing.assert_allclose(a, b, rtol=1e-9, err_msg=case), got, want)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_the_network_of_an_energy_is_what_a_score_needs(name: str) -> None:
+    """A mixture of two points, whose noise prediction has unit size at every time, asks the same of the network."""
+    sde, x = sfp.VP(), jnp.array([0.7, -0.4])
+    grown = POTENTIALS[name](lambda c, y: jnp.ones_like(y), sde, STD)
+    still = POTENTIALS[name](lambda c, y: jnp.zeros_like(y), sde, STD)
+    t = jnp.array([sde.t0, 1e-3, 0.1, 0.5])
+    share = jax.jit(jax.vmap(lambda t: sde.sigma(t) * jnp.linalg.norm(grown(t, x) - still(t, x)) / sde.alpha(t)))(t)
+    np.testing.assert_array_less(share, 5)
+    np.testing.assert_array_less(0.2, share)
+
+
 @pytest.mark.quick
 def test_flows_of_a_score() -> None:
     """`probability_flow` and `reverse_drift` [S6], by hand for VP."""

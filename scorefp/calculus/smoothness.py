@@ -51,8 +51,11 @@ def require_smooth_activation(activation: Callable[[Array], Array]) -> None:
     Raises:
         ValueError: if it is piecewise linear.
     """
-    points = jnp.linspace(-3.1, 2.9, 25)
-    if not bool(jnp.any(jax.vmap(jax.grad(jax.grad(activation)))(points) != 0)):
+    # A network may be made inside a trace, where nothing has a value otherwise.
+    with jax.ensure_compile_time_eval():
+        bends = jax.vmap(jax.grad(jax.grad(activation)))(jnp.linspace(-3.1, 2.9, 25))
+        bent = bool(jnp.any(bends != 0))
+    if not bent:
         raise ValueError(_message(f"activation = {getattr(activation, '__name__', activation)}"))
 
 
