@@ -38,8 +38,10 @@ from .fokker_planck import (
     AnchoredPotential as AnchoredPotential,
     Antithetic as Antithetic,
     GaussLegendre as GaussLegendre,
+    GridDensity as GridDensity,
     Ito as Ito,
     MatchingErrors as MatchingErrors,
+    Process as Process,
     ResidualSuprema as ResidualSuprema,
     Sliced as Sliced,
     Smoothed as Smoothed,
@@ -55,6 +57,7 @@ from .fokker_planck import (
     residual_suprema as residual_suprema,
     score_fpe_mean_square as score_fpe_mean_square,
     score_fpe_residual as score_fpe_residual,
+    solve_density as solve_density,
 )
 from .likelihood import (
     BoxQuadrature as BoxQuadrature,

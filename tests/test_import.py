@@ -42,6 +42,7 @@ PUBLIC = """
     gaussian_kl prior_kl prior_kl_bound ode_score bits_per_dim UniformDequantiser VariationalDequantiser
     integrated_residual AnchoredPotential high_order_bound residual_suprema
     fpe_mean_square log_fpe_mean_square score_fpe_mean_square UniformDraws GaussLegendre
+    solve_density Process GridDensity
     sample EulerMaruyama ProbabilityFlow Euler Langevin
     audit wasserstein2 nn
 """

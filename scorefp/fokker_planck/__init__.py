@@ -9,6 +9,7 @@ from .domain import (
     log_fpe_mean_square as log_fpe_mean_square,
     score_fpe_mean_square as score_fpe_mean_square,
 )
+from .grid import GridDensity as GridDensity, Process as Process, solve_density as solve_density
 from .integrated import (
     AnchoredPotential as AnchoredPotential,
     MatchingErrors as MatchingErrors,
