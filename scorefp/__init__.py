@@ -32,7 +32,12 @@ from .calculus import (
     time_derivative as time_derivative,
 )
 from .densities import GaussianMixture as GaussianMixture
-from .diagnostics import Audit as Audit, audit as audit, wasserstein2 as wasserstein2
+from .diagnostics import (
+    Audit as Audit,
+    audit as audit,
+    ode_sde_gap as ode_sde_gap,
+    wasserstein2 as wasserstein2,
+)
 from .flow import Integrator as Integrator
 from .fokker_planck import (
     AnchoredPotential as AnchoredPotential,

@@ -373,7 +373,7 @@ def test_estimates_are_written_to_the_digits_they_have() -> None:
 def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
     x = normal_samples(40, 2).values
     report = sfp.audit(linear_score(2, 0.0, 0.0), x, key=jr.key(1))
-    assert list(report.sections) == ["likelihood", "bound", "residual", "matching", "curl"]
+    assert list(report.sections) == ["likelihood", "bound", "residual", "matching", "curl", "gap"]
     assert report["residual"].numbers["r_FP_scale_free"].value < 1e-9
     assert report["curl"].numbers["curl_scale_free"].value < 1e-12
     assert report["residual"].curves["r_FP"].t.shape == (32,)
@@ -389,6 +389,11 @@ def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
     assert wrong["residual"].numbers["r_FP_scale_free"].value > 0.1
     assert wrong["curl"].numbers["curl_scale_free"].value > 0.1
     assert wrong["matching"].numbers["r_DSM_scale_free"].value > report["matching"].numbers["r_DSM_scale_free"].value
+    # Its ODE shrinks the prior far more than its SDE does.
+    for audited, apart in ((report, False), (wrong, True)):
+        gap, floor = (audited["gap"].numbers[name] for name in ("ode_sde", "floor"))
+        assert gap.error is not None
+        assert (gap.value - gap.error > floor.value) is apart
 
     text = str(report)
     assert text.startswith("Audit of a Score on VP: 40 samples of shape (2,), float64.")
@@ -506,7 +511,8 @@ def test_general_sde_gets_what_needs_no_kernel() -> None:
     score = sfp.Score(lambda t, x: -2 * x, brownian())
     x = normal_samples(10, 2).values
     report = sfp.audit(score, x, key=jr.key(0))
-    assert list(report.sections) == ["likelihood"]
+    assert list(report.sections) == ["likelihood", "gap"]
+    assert "EulerMaruyama(steps=128)" in report["gap"].notes[0]
     assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve" in str(report)
     with pytest.raises(TypeError, match="no Gaussian kernel"):
         sfp.audit(score, x, key=jr.key(0), measures=(CurlCurve(),))
@@ -528,7 +534,7 @@ def test_prior_without_a_scale_is_judged_by_its_draws() -> None:
     x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
     # The velocity is -x + x: each sample stays where it is, at this distance over 100 sqrt(2) scales.
     for distance, share in ((600.0, 0.0), (800.0, 1.0)):
-        report = sfp.audit(score, distance * x, key=jr.key(0))
+        report = sfp.audit(score, distance * x, key=jr.key(0), measures=(Likelihood(),))
         assert report["likelihood"].numbers["exploded"].value == share
 
 

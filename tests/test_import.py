@@ -44,7 +44,7 @@ PUBLIC = """
     fpe_mean_square log_fpe_mean_square score_fpe_mean_square UniformDraws GaussLegendre
     solve_density Process GridDensity
     sample EulerMaruyama ProbabilityFlow Euler Langevin
-    audit wasserstein2 nn
+    audit wasserstein2 ode_sde_gap nn
 """
 
 

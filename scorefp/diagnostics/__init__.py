@@ -10,6 +10,7 @@ from .ensemble import (
     uniform_midpoints as uniform_midpoints,
 )
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
+from .gap import Gap as Gap, OdeSdeGap as OdeSdeGap, ode_sde_gap as ode_sde_gap
 from .histogram import Histogram as Histogram
 from .likelihood import Likelihood as Likelihood
 from .measure import (

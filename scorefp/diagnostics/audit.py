@@ -19,6 +19,7 @@ from ..sde import AbstractLinearSDE
 from .bound import Bound
 from .configuration import Json, configuration, fields, plain
 from .curves import CurlCurve, MatchingCurve, ResidualCurve
+from .gap import Gap
 from .likelihood import Likelihood
 from .measure import AbstractMeasure, CleanSamples, Section
 from .table import table
@@ -26,7 +27,14 @@ from .table import table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (Likelihood(), Bound(), ResidualCurve(), MatchingCurve(), CurlCurve())
+DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (
+    Likelihood(),
+    Bound(),
+    ResidualCurve(),
+    MatchingCurve(),
+    CurlCurve(),
+    Gap(),
+)
 """What an audit measures where it is not told."""
 
 
@@ -144,8 +152,9 @@ def audit(
 
     By default: the likelihood of the probability-flow ODE with its exploded trajectories (`Likelihood`), the bound of
     the reverse SDE (`Bound`), the residual of the score Fokker–Planck equation (`ResidualCurve`), the error of
-    denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), the last three over time. Every number comes
-    with a 95 % confidence interval over samples [K8].
+    denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), these three over time, and the gap between
+    the samples of the ODE and those of the SDE (`Gap`). Every number comes with a 95 % confidence interval over
+    samples [K8].
 
     Each measure is compiled once for a configuration, runs in batches of bounded memory, and gives the same values for
     the same key. It has a key of its own by its place in the sequence.
@@ -175,7 +184,7 @@ def audit(
         >>> x = jax.random.normal(jax.random.key(0), (50, 2))
         >>> report = sfp.audit(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> list(report.sections)
-        ['likelihood', 'bound', 'residual', 'matching', 'curl']
+        ['likelihood', 'bound', 'residual', 'matching', 'curl', 'gap']
         >>> report["likelihood"].numbers["exploded"].value
         0.0
     """

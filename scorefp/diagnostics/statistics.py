@@ -8,7 +8,7 @@ from scipy import special
 
 from .measure import Curve, Estimate
 
-_NORMAL = 1.959963984540054
+NORMAL = 1.959963984540054
 """The 97.5 % quantile of the standard normal law."""
 
 
@@ -53,7 +53,7 @@ def median_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
     """
     ordered = np.sort(np.asarray(values, np.float64))
     count = ordered.size
-    low = max(0, math.floor((count - _NORMAL * math.sqrt(count)) / 2) - 1)
+    low = max(0, math.floor((count - NORMAL * math.sqrt(count)) / 2) - 1)
     with np.errstate(invalid="ignore"):
         median = float(np.median(ordered))
         return median, float(max(ordered[count - 1 - low] - median, median - ordered[low]))
@@ -65,7 +65,7 @@ def share_interval(hits: int | float, count: int) -> tuple[float, float]:
     A point may be hit in part. Its variance is then below that of a hit or none, and the interval is too wide.
     """
     share = hits / count
-    z2 = _NORMAL**2 / count
+    z2 = NORMAL**2 / count
     centre = (share + z2 / 2) / (1 + z2)
     half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
     return share, max(centre + half - share, share - centre + half)

@@ -1,0 +1,214 @@
+"""The gap between the ODE's and the SDE's samples [G2], of a wrong score whose two laws are known in closed form."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+import scorefp as sfp
+from scorefp.diagnostics import CleanSamples, Gap, OdeSdeGap
+from scorefp.sampling import AbstractSampler
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+class Wrong(eqx.Module):
+    """The score of standard normal data under VP, which stay so, times `1 + eta`."""
+
+    eta: Array
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        return -(1 + self.eta) * x
+
+
+def wrong(eta: float, shape: tuple[int, ...] = ()) -> sfp.Score:
+    return sfp.Score(Wrong(jnp.asarray(eta)), sfp.VP(), shape)
+
+
+def deviations(eta: float) -> tuple[float, float]:
+    """Standard deviations at `t0` of the ODE's and of the SDE's law: both equations are linear.
+
+    With beta = g², the ODE has the velocity beta eta x / 2 and the reverse SDE the drift beta (1/2 + eta) x.
+    """
+    sde = sfp.VP()
+    whole = 2 * float(sde.log_alpha(sde.t0) - sde.log_alpha(sde.t1))
+    prior = float(sde.sigma(sde.t1)) ** 2
+    still, forgotten = 1 / (1 + 2 * eta), math.exp(-(1 + 2 * eta) * whole)
+    return math.sqrt(prior * math.exp(-eta * whole)), math.sqrt(still + (prior - still) * forgotten)
+
+
+def is_about(found: Any, want: float) -> bool:
+    return abs(float(found.value) - want) < 4 * float(found.error)
+
+
+class Stay(AbstractSampler):
+    """No motion at all; not a number beyond a place."""
+
+    end: float = math.inf
+
+    def __call__(self, score: sfp.AbstractScore, x1: Array, *, key: Array) -> Array:
+        return jnp.where(x1 > self.end, jnp.nan, x1)
+
+
+class Shown(AbstractSampler):
+    """The score itself."""
+
+    def __call__(self, score: sfp.AbstractScore, x1: Array, *, key: Array) -> Array:
+        return score(0.5, x1)
+
+
+STILL: dict[str, Any] = {"ode": Stay(), "sde": Stay()}
+
+
+# --------------------------------------------------------------------------------------------------------- closed forms
+
+
+def gap(eta: float, **settings: Any) -> OdeSdeGap:
+    data = jr.normal(jr.key(7), (3000,))
+    return sfp.ode_sde_gap(wrong(eta), key=jr.key(0), data=data, samples=2000, **settings)
+
+
+def test_exact_score_is_at_its_floor() -> None:
+    found = gap(0.0)
+    for distance in found.distances.values():
+        assert 0 < distance.value < 0.01
+    assert float(found.ode_sde.value) < float(found.floor.value) + 4 * float(found.ode_sde.error)
+    assert (found.exploded, found.sde_exploded) == (0, 0)
+
+
+def test_wrong_score_has_the_gap_of_its_two_laws() -> None:
+    ode, sde = deviations(0.05)
+    found = gap(0.05)
+    assert np.std(found.ode) == pytest.approx(ode, rel=0.05)
+    assert np.std(found.sde) == pytest.approx(sde, rel=0.05)
+    assert is_about(found.ode_sde, (ode - sde) ** 2)
+    assert is_about(found.ode_data, (ode - 1) ** 2)
+    assert is_about(found.sde_data, (sde - 1) ** 2)
+    # And none of it is noise.
+    assert float(found.ode_sde.value) > float(found.floor.value) + 4 * float(found.ode_sde.error)
+    assert float(found.ode_data.value) > 4 * float(found.sde_data.value)
+    assert str(found).count("±") == 4
+
+
+def test_histograms_and_bootstrap() -> None:
+    """On a grid what moves is moved by whole cells, so that the gap is somewhat larger."""
+    box = sfp.Box(jnp.array(-4.0), jnp.array(4.0))
+    plain, resampled, rounded = gap(0.05), gap(0.05, resamples=50), gap(0.05, box=box, bins=256)
+    assert plain.ode_sde.value == resampled.ode_sde.value != rounded.ode_sde.value
+    assert float(resampled.ode_sde.error) == pytest.approx(float(plain.ode_sde.error), rel=0.4)
+    assert float(rounded.ode_sde.value) == pytest.approx(float(plain.ode_sde.value), rel=0.05)
+
+
+# -------------------------------------------------------------------------------------- draws, explosions, conditioning
+
+
+def test_shared_draws_of_the_prior_and_a_floor_of_its_own() -> None:
+    found = sfp.ode_sde_gap(wrong(0.0, (2,)), key=jr.key(1), samples=50, **STILL)
+    assert np.array_equal(found.ode, found.sde)
+    assert found.ode.shape == (50, 2)
+    assert found.ode_sde.value == 0 < found.floor.value
+    assert found.ode_data is None is found.sde_data
+    again, other = (sfp.ode_sde_gap(wrong(0.0, (2,)), key=jr.key(k), samples=50, **STILL) for k in (1, 2))
+    assert again.floor.value == found.floor.value != other.floor.value
+
+
+@pytest.mark.parametrize("broken", ["ode", "sde"])
+def test_exploded_trajectories_are_left_out_and_reported(broken: str) -> None:
+    samplers = STILL | {broken: Stay(0.8)}
+    found = sfp.ode_sde_gap(wrong(0.0), key=jr.key(1), samples=200, **samplers)
+    share = np.mean(sfp.ode_sde_gap(wrong(0.0), key=jr.key(1), samples=200, **STILL).ode > 0.8)
+    assert 0.1 < share < 0.4
+    assert {"ode": found.exploded, "sde": found.sde_exploded}[broken] == pytest.approx(share)
+    # The same draws are left out of both.
+    assert found.ode_sde.value == 0 < found.floor.value < 0.2
+    assert str(found).endswith(f"exploded trajectories of the {broken.upper()}   {share:.2%}")
+    x = CleanSamples(jr.normal(jr.key(2), (200,)))
+    section = Gap(**samplers)(wrong(0.0), x, key=jr.key(1))
+    assert (section.numbers["exploded"].value > 0) is (broken == "ode")
+    assert section.notes[-1] == "The distances are without exploded trajectories."
+
+
+def test_all_exploded_is_not_a_number() -> None:
+    x = CleanSamples(jr.normal(jr.key(2), (20,)))
+    numbers = Gap(ode=Stay(-math.inf), sde=Stay())(wrong(0.0), x, key=jr.key(1)).numbers
+    assert math.isnan(numbers["ode_sde"].value)
+    assert math.isnan(numbers["ode_data"].value)
+    assert math.isfinite(numbers["sde_data"].value)
+    assert numbers["exploded"].value == 1
+
+
+def test_conditioning_follows_its_sample() -> None:
+    place = jnp.arange(30.0)[:, None]
+    score = sfp.Score(lambda t, x, *, args: args, sfp.VP())
+    found = sfp.ode_sde_gap(score, key=jr.key(0), data=place, args=place, ode=Shown(), sde=Stay())
+    assert np.array_equal(found.ode, place)
+    # In the audit a part of the samples is drawn, with its conditioning.
+    part = Gap(20, Shown(), Stay())(score, CleanSamples(place, args=place), key=jr.key(0))
+    assert part.numbers["ode_data"].value == 0 < part.numbers["sde_data"].value
+
+
+# ---------------------------------------------------------------------------------------------------------- the measure
+
+
+def test_measure_tells_the_gap_with_its_interval() -> None:
+    """Distances without a solve, the same key for the same draws."""
+    x, key = jr.normal(jr.key(3), (60, 2)), jr.key(4)
+    section = Gap(60, **STILL)(wrong(0.0, (2,)), CleanSamples(x), key=key)
+    found = sfp.ode_sde_gap(wrong(0.0, (2,)), key=jr.split(key)[1], data=x, samples=60, **STILL)
+    assert section.title == "gap"
+    assert list(section.numbers) == ["ode_sde", "floor", "ode_data", "sde_data", "exploded"]
+    for name, distance in found.distances.items():
+        number = section.numbers[name]
+        assert number.unit == "length²"
+        assert number.value == pytest.approx(float(distance.value))
+        assert number.error == pytest.approx(1.96 * float(distance.error), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def call(**settings: Any) -> Callable[[], Any]:
+    return lambda: sfp.ode_sde_gap(wrong(0.0), key=jr.key(0), **(STILL | settings))
+
+
+BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
+    "one sample": (ValueError, "samples = 1; a gap needs", call(samples=1)),
+    "few data": (
+        ValueError,
+        "data holds 5 samples, fewer than samples = 6",
+        call(data=np.ones(5), samples=6),
+    ),
+    "NaN": (ValueError, "data holds NaN", call(data=np.array([1.0, np.nan]))),
+    "integers": (TypeError, "data has dtype int", call(data=np.arange(5))),
+    "shape of the data": (
+        ValueError,
+        r"a sample has shape \(2,\), but the score's own has shape \(\)",
+        call(data=np.ones((5, 2))),
+    ),
+    "two shapes": (
+        ValueError,
+        r"a sample of data has shape \(2,\), but a sample of the gap has shape \(3,\)",
+        call(data=np.ones((5, 2)), shape=(3,)),
+    ),
+    "no shape": (
+        ValueError,
+        "the event shape is not known",
+        lambda: sfp.ode_sde_gap(sfp.Score(lambda t, x: -x, sfp.VP()), key=jr.key(0), **STILL),
+    ),
+    "box": (ValueError, "but the box has shape", call(samples=9, box=sfp.Box(np.zeros(2), np.ones(2)))),
+    "measure of one sample": (ValueError, "samples = 1", lambda: Gap(1)),
+    "batch": (ValueError, "batch_size = 0", lambda: Gap(batch_size=0)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name: str, unchecked: None) -> None:
+    kind, message, bad_call = BAD[name]
+    with pytest.raises(kind, match=message):
+        bad_call()
