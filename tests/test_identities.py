@@ -1,7 +1,10 @@
-"""The residual, integrated over time: Lai 2023, Propositions 4.4 [C2] and 4.6 [H4], and the suprema M, m [F11]."""
+"""Conservativity, and the residual integrated over time: Lai 2023, Propositions 4.4 [C2] and 4.6 [H4], and the suprema
+M, m [F11].
+"""
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -49,6 +52,39 @@ def test_quadrature_of_any_sde_is_exact_on_polynomials() -> None:
     t, weights = time_quadrature(sde, jnp.array(0.8), jnp.array(0.3), 3)
     assert float(weights @ t**5) == pytest.approx((0.3**6 - 0.8**6) / 6, rel=1e-12)
     assert float(weights @ t**6) != pytest.approx((0.3**7 - 0.8**7) / 7, rel=1e-6)
+
+
+# --------------------------------------------------------------------------------------------- potentials
+
+
+def network(shape: tuple[int, ...]) -> sfp.nn.MLP:
+    """One that is in training: the last layer of a new one is zero."""
+    fresh = sfp.nn.MLP(shape, width=16, depth=1, key=jr.key(0))
+    return eqx.tree_at(lambda n: n.leave.weight, fresh, jr.normal(jr.key(1), fresh.leave.weight.shape) / 4)
+
+
+CURLS: dict[str, tuple[Callable[[tuple[int, ...]], sfp.AbstractScore], bool]] = {
+    "DistancePotential": (lambda shape: sfp.DistancePotential(network(shape), sfp.VP()), True),
+    "InnerPotential": (lambda shape: sfp.InnerPotential(network(shape), sfp.VP()), True),
+    "ScalarMLP": (lambda shape: sfp.Potential(sfp.nn.ScalarMLP(shape, width=16, key=jr.key(2)), sfp.VP()), True),
+    "MLP": (lambda shape: sfp.NoiseScore(network(shape), sfp.VP()), False),
+}
+
+
+@pytest.mark.parametrize("name", CURLS)
+def test_potentials_have_no_curl_and_plain_networks_have(name: str) -> None:
+    """Deveney 2023, Fig. 1: to round-off in float64, beside a share of the Jacobian that training has to remove."""
+    make, conservative = CURLS[name]
+    score = make((3,))
+
+    @jax.jit
+    @jax.vmap
+    def share(t: Array, x: Array) -> Array:
+        at_t = lambda x: score(t, x)
+        return jnp.linalg.norm(sfp.curl(at_t, x)) / jnp.linalg.norm(jax.jacfwd(at_t)(x))
+
+    shares = share(jnp.array([1e-3, 0.1, 0.5, 1.0]), jr.normal(jr.key(3), (4, 3)))
+    assert float(shares.max()) < 1e-13 if conservative else float(shares.min()) > 1e-3
 
 
 # --------------------------------------------------------------------------------------------- Proposition 4.4
