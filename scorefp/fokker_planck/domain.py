@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -28,7 +28,9 @@ _Integrand: TypeAlias = Callable[[Scalar, Event, Key | None], Scalar]
 
 
 class AbstractDomainRule(AbstractModule):
-    r"""A way to take a mean over $U([\text{start}, t_1]\times\Omega)$."""
+    r"""A way to take a mean over $U([\text{start}, t_1]\times\Omega)$. `random` says whether it draws points."""
+
+    random: ClassVar[bool]
 
     @abstractmethod
     def mean(
@@ -54,6 +56,8 @@ class UniformDraws(AbstractDomainRule):
     """
 
     draws: int = eqx.field(default=4096, static=True)
+
+    random: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         require(self.draws >= 1, f"draws = {self.draws}; at least one point is drawn.")
@@ -90,6 +94,8 @@ class GaussLegendre(AbstractDomainRule):
 
     nodes: int = eqx.field(default=32, static=True)
     times: int = eqx.field(default=32, static=True)
+
+    random: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         require(
@@ -349,8 +355,9 @@ def _check_keys(
     key: Key | None,
 ) -> None:
     require(
-        key is not None or not isinstance(rule, UniformDraws),
-        "key is None, but UniformDraws draws random points; pass key=jax.random.key(seed), or rule=GaussLegendre().",
+        key is not None or not rule.random,
+        f"key is None, but {type(rule).__name__} draws random points; pass key=jax.random.key(seed), or "
+        "rule=GaussLegendre().",
     )
     if method.random:
         needs_key("method", key)
