@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from .._checks import needs_key, require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractLaw, Gaussian
+from ..calculus import AbstractLaw, Rademacher
 from ..score import AbstractPotential
 from ..sde import AbstractLinearSDE
 from .method import AbstractLogResidualMethod
@@ -20,15 +20,15 @@ class Smoothed(AbstractLogResidualMethod):
     $$ r[\varphi] \approx E_v\Big[\tfrac12\sum_\pm\big(\partial_t\varphi + \langle u, s\rangle\big)(x_\pm)
        - \Big\langle v, \tfrac{(GG^\top s)(x_+) - (GG^\top s)(x_-)}{4\rho}\Big\rangle\Big] + \nabla\cdot A. $$
 
-    For normal $v$ the last two terms are what $\varphi$, smoothed by a normal law of width $\rho$, has in place of its
-    divergence (Stein's identity). The bias is of second order in the width. Two evaluations, each with a reverse pass,
-    neither at $x$ itself.
+    The bias is of second order in the width. Two evaluations, each with a reverse pass, neither at $x$ itself. By normal
+    $v$, Plainer's choice, the mean is that of the residual at $x + \rho v$ on every linear SDE (Stein's identity), zero
+    on exact potentials for any width, and its variance many times that by signs.
 
     Args:
         width: $\rho$, in units of $\sigma(t)$, or of the samples where the SDE has no Gaussian kernel. Wide is biased,
             narrow loses digits: in float32 the round-off is about `1e-7 / width` of the residual per unit of log-SNR.
         samples: The number of pairs of points.
-        law: The law of $v$; by `Rademacher()` the variance is lower, and the smoothing one over signs.
+        law: The law of $v$.
 
     Raises:
         ValueError: if `width` is not positive or `samples` is below one.
@@ -36,16 +36,14 @@ class Smoothed(AbstractLogResidualMethod):
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> stationary = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.VP())
-        >>> r = sfp.log_fpe_residual(
-        ...     stationary, 0.5, jnp.zeros(3), method=sfp.Smoothed(law=sfp.Rademacher()), key=jax.random.key(0)
-        ... )
+        >>> r = sfp.log_fpe_residual(stationary, 0.5, jnp.zeros(3), method=sfp.Smoothed(), key=jax.random.key(0))
         >>> bool(abs(r) < 1e-2)
         True
     """
 
     width: float = 0.01
     samples: int = 1
-    law: AbstractLaw = Gaussian()
+    law: AbstractLaw = Rademacher()
 
     def __check_init__(self) -> None:
         require(self.width > 0, f"width = {self.width}; it is a positive multiple of the noise's deviation.")
