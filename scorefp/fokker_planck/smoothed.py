@@ -20,9 +20,10 @@ class Smoothed(AbstractLogResidualMethod):
     $$ r[\varphi] \approx E_v\Big[\tfrac12\sum_\pm\big(\partial_t\varphi + \langle u, s\rangle\big)(x_\pm)
        - \Big\langle v, \tfrac{(GG^\top s)(x_+) - (GG^\top s)(x_-)}{4\rho}\Big\rangle\Big] + \nabla\cdot A. $$
 
-    The bias is of second order in the width. Two evaluations, each with a reverse pass, neither at $x$ itself. By normal
-    $v$, Plainer's choice, the mean is that of the residual at $x + \rho v$ on every linear SDE (Stein's identity), zero
-    on exact potentials for any width, and its variance many times that by signs.
+    The bias is of second order in the width. Two evaluations, each with a reverse pass, neither at $x$ itself.
+
+    By normal $v$, Plainer's choice, the mean is that of the residual at $x + \rho v$ on every linear SDE (Stein's
+    identity): zero on exact potentials for any width. The variance is many times that by signs.
 
     Args:
         width: $\rho$, in units of $\sigma(t)$, or of the samples where the SDE has no Gaussian kernel. Wide is biased,
