@@ -5,6 +5,7 @@
 #   make test-slow          the tests marked slow, which `make test` leaves out
 #   make test-latest        all checks on the newest Python found; test-latest-quick: the quick tests
 #   make docs | bench       the site in site/ | the benchmark tables
+#   make reproduce-deveney  Tables 1–3 and Figures 2–5 of Deveney 2023; resumes from docs/assets/deveney/
 
 PYTHON ?= python3
 VENV   := .venv
@@ -28,10 +29,10 @@ PYTEST = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax$(VENV)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types layers unit docs test-slow test-quick test-latest test-latest-quick \
-        latest-python bench serve clean
+        latest-python bench reproduce-deveney serve clean
 
 help:
-	@sed -n '3,7s/^# *//p' Makefile
+	@sed -n '3,8s/^# *//p' Makefile
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -79,6 +80,9 @@ latest-python:
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+reproduce-deveney: $(STAMP)
+	$(BIN)/python examples/deveney.py
 
 clean:
 	rm -rf .cache .pytest_cache .ruff_cache site .venv .venv-latest
