@@ -546,6 +546,20 @@ def test_orders_of_the_log_methods() -> None:
         assert abs(fitted_order(steps, jnp.abs(second)) - 2) < 0.1
 
 
+def test_log_residual_of_traced_parameters() -> None:
+    """Potentials made of arrays that a transformation traces, as in training."""
+
+    def at(scale: Array) -> Array:
+        wrapped = sfp.Potential(eqx.Partial(lambda scale, t, x: -scale * jnp.sum(x**2), scale), sfp.OU())
+        bare = sfp.InnerPotential(eqx.Partial(lambda scale, t, x: -scale * x, scale), sfp.OU(), None)
+        return jnp.stack([sfp.log_fpe_residual(phi, 0.3, jnp.array([0.5, 1.0])) for phi in (wrapped, bare)])
+
+    # s = -2 c x on OU: r = -2 (1 - c) (1 - c |x|^2).
+    want = lambda c: -2 * (1 - c) * (1 - 1.25 * c)
+    np.testing.assert_allclose(jax.jit(at)(jnp.asarray(1.1)), want(1.1), rtol=1e-10)
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(at))(jnp.asarray(1.1)), jax.grad(want)(1.1), rtol=1e-10)
+
+
 def test_random_trace_of_the_log_residual() -> None:
     potential, x = wrong_potential(plane_mixture().score(sfp.VP())), jnp.array([0.8, 0.1])
 

@@ -36,7 +36,8 @@ def require_smooth(name: str, fn: Callable[..., Any], *args: Array) -> None:
         ValueError: network uses relu, which is piecewise linear: ...
     """
     shapes = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in args]
-    found = _piecewise_linear(jax.make_jaxpr(fn)(*shapes).jaxpr)
+    # A function of its own: jax looks equal functions up, and a method of a module that holds traced arrays has no hash.
+    found = _piecewise_linear(jax.make_jaxpr(lambda *values: fn(*values))(*shapes).jaxpr)
     if found is not None:
         raise ValueError(_message(f"{name} uses {found}"))
 
