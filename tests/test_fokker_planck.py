@@ -554,7 +554,8 @@ def test_log_residual_of_traced_parameters() -> None:
         bare = sfp.InnerPotential(eqx.Partial(lambda scale, t, x: -scale * x, scale), sfp.OU(), None)
         # Twice of each: the second time jax looks for what it has traced before.
         times = (0.3, 0.4)
-        return jnp.stack([sfp.log_fpe_residual(phi, t, jnp.array([0.5, 1.0])) for phi in (wrapped, bare) for t in times])
+        x = jnp.array([0.5, 1.0])
+        return jnp.stack([sfp.log_fpe_residual(phi, t, x) for phi in (wrapped, bare) for t in times])
 
     # s = -2 c x on OU: r = -2 (1 - c) (1 - c |x|^2).
     want = lambda c: -2 * (1 - c) * (1 - 1.25 * c)
