@@ -550,7 +550,7 @@ def test_log_residual_of_traced_parameters() -> None:
     """Potentials made of arrays that a transformation traces, as in training."""
 
     def at(scale: Array) -> Array:
-        wrapped = sfp.Potential(eqx.Partial(lambda scale, t, x: -scale * jnp.sum(x**2), scale), sfp.OU())
+        wrapped = sfp.Potential(jax.tree_util.Partial(lambda scale, t, x: -scale * jnp.sum(x**2), scale), sfp.OU())
         bare = sfp.InnerPotential(eqx.Partial(lambda scale, t, x: -scale * x, scale), sfp.OU(), None)
         # Twice of each: the second time jax looks for what it has traced before.
         times = (0.3, 0.4)
