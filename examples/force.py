@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not path.exists():
             result = {"cell": dataclasses.asdict(cell), "settings": dataclasses.asdict(settings)}
             result |= measured(fitted(cell, settings), LAWS[cell.law], settings, jr.key(1000 + cell.seed))
-            path.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(rounded(result)) + "\n", encoding="utf-8")
         found[cell] = json.loads(path.read_text(encoding="utf-8"))
         if found[cell]["settings"] != dataclasses.asdict(settings):
             raise SystemExit(f"{path} was made with other settings; give --out another folder.")
