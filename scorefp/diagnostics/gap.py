@@ -100,6 +100,8 @@ def ode_sde_gap(
 
     **Exploded trajectories.** The distance to a sample that is not finite is not finite. A draw of the prior from which
     one of the two samplers explodes is left out of both sets, and the shares are reported: they belong beside the gap.
+    A sample that is far away and finite counts in full; its mark is an error of the size of the distance. Histograms
+    keep it at the edge of the box.
 
     The steps of the samplers are part of the gap: to tell the laws of a score from those of a solver, halve the steps
     and see that nothing moves.
