@@ -153,6 +153,27 @@ def test_conditioning_follows_its_sample() -> None:
     assert part.numbers["ode_data"].value == 0 < part.numbers["sde_data"].value
 
 
+def test_langevin_from_the_samples_of_the_sde() -> None:
+    r"""[G3]: it leaves a normal law of variance v alone when the score is its own, and takes it to the variance w of
+    another: $W_2^2 = (\sqrt v - \sqrt w)^2$ in one dimension."""
+    sde, kept = sfp.VP(), {"samples": 2000, "ode": Stay(), "sde": Stay()}
+    method = sfp.Langevin(steps=200, step_size=0.02)
+
+    def found(variance: float) -> Any:
+        score = sfp.Score(lambda t, x: -x / variance, sde, shape=())
+        return sfp.ode_sde_gap(score, key=jr.key(5), langevin=method, data=jr.normal(jr.key(6), (2000,)), **kept)
+
+    own, other = found(1.0), found(0.25)
+    assert max(own.langevin_sde.value, own.langevin_data.value) < 0.02
+    # The step widens the law a little: the variance is w / (1 - h / 2w).
+    want = (1 - math.sqrt(0.25 / (1 - 0.02 / 0.5))) ** 2
+    for distance in (other.langevin_sde, other.langevin_data):
+        assert abs(float(distance.value) - want) < 4 * float(distance.error) + 0.01
+    assert "W₂² of Langevin and SDE" in str(other)
+    assert other.langevin.shape == (2000,)
+    assert found(-1e-4).langevin_exploded == 1
+
+
 # ---------------------------------------------------------------------------------------------------------- the measure
 
 

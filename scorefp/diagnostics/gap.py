@@ -1,4 +1,4 @@
-"""The gap between the samples of the ODE and those of the SDE [G2]."""
+"""The gap between the samples of the ODE, of the SDE and of Langevin dynamics [G2], [G3]."""
 
 import math
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from .._monte_carlo import MonteCarlo
 from .._types import Key
 from ..calculus import Box
 from ..flow import Integrator
-from ..sampling import AbstractSampler, EulerMaruyama, ProbabilityFlow, log_snr_grid, sample, uniform_grid
+from ..sampling import AbstractSampler, EulerMaruyama, Langevin, ProbabilityFlow, log_snr_grid, sample, uniform_grid
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .configuration import described
@@ -31,6 +31,8 @@ _LABELS = {
     "floor": "floor, W₂² of the SDE and itself",
     "ode_data": "W₂² of ODE and data",
     "sde_data": "W₂² of SDE and data",
+    "langevin_sde": "W₂² of Langevin and SDE",
+    "langevin_data": "W₂² of Langevin and data",
 }
 
 
@@ -42,20 +44,28 @@ class OdeSdeGap(AbstractModule):
         floor: Between two independent sets of the SDE's samples.
         ode_data: Between the samples of the ODE and the data, where data were given.
         sde_data: Between the samples of the SDE and the data, where data were given.
+        langevin_sde: Between where Langevin dynamics takes the SDE's samples and where it took them from.
+        langevin_data: Between where it takes them and the data.
         exploded: The share of the ODE's trajectories that did not get to `t0` with finite values.
         sde_exploded: The same of the SDE's.
+        langevin_exploded: The same of Langevin dynamics.
         ode: The samples of the ODE; not finite where a trajectory exploded.
         sde: The samples of the SDE from the same draws of the prior, likewise.
+        langevin: Where Langevin dynamics takes these, likewise; `None` where it was not asked for.
     """
 
     ode_sde: MonteCarlo
     floor: MonteCarlo
     ode_data: MonteCarlo | None
     sde_data: MonteCarlo | None
+    langevin_sde: MonteCarlo | None
+    langevin_data: MonteCarlo | None
     exploded: float
     sde_exploded: float
+    langevin_exploded: float
     ode: Float[np.ndarray, "n *event"]
     sde: Float[np.ndarray, "n *event"]
+    langevin: Float[np.ndarray, "n *event"] | None
 
     @property
     def distances(self) -> dict[str, MonteCarlo]:
@@ -65,7 +75,7 @@ class OdeSdeGap(AbstractModule):
 
     def __str__(self) -> str:
         lines = [f"{_LABELS[name]:32}   {distance}" for name, distance in self.distances.items()]
-        shares = {"ODE": self.exploded, "SDE": self.sde_exploded}
+        shares = {"ODE": self.exploded, "SDE": self.sde_exploded, "Langevin": self.langevin_exploded}
         lines += [f"{f'exploded trajectories of the {n}':32}   {share:.2%}" for n, share in shares.items() if share > 0]
         return "\n".join(lines)
 
@@ -78,6 +88,7 @@ def ode_sde_gap(
     samples: int | None = None,
     ode: AbstractSampler = ProbabilityFlow(Integrator(throw=False)),
     sde: AbstractSampler | None = None,
+    langevin: Langevin | None = None,
     box: Box | None = None,
     bins: int = 64,
     transport: AbstractTransport | None = None,
@@ -103,6 +114,10 @@ def ode_sde_gap(
     A sample that is far away and finite counts in full; its mark is an error of the size of the distance. Histograms
     keep it at the edge of the box.
 
+    **A third process** [G3]. `langevin` runs Langevin dynamics from the samples of the SDE with the score at one small
+    time. Where the score is that of the SDE's law it leaves the law as it is; how far it takes them says how far the
+    score can be used as a force.
+
     The steps of the samplers are part of the gap: to tell the laws of a score from those of a solver, halve the steps
     and see that nothing moves.
 
@@ -115,6 +130,7 @@ def ode_sde_gap(
         ode: The first sampler.
         sde: The second. `None` is Euler–Maruyama with 512 steps, on `log_snr_grid` for a linear SDE and on
             `uniform_grid` for another.
+        langevin: The third process, such as `Langevin(steps, step_size)`; none by default.
         box: Take histograms on this box in place of the samples themselves, as the paper does.
         bins: The number of cells along each side of the box.
         transport: How the transport is found, the `method` of `wasserstein2`.
@@ -157,8 +173,14 @@ def ode_sde_gap(
     clean = None if data is None else np.asarray(data)
     sde = euler_maruyama(score.sde, 512) if sde is None else sde
 
-    def drawn(method: AbstractSampler, key: Key) -> tuple[Float[np.ndarray, "n *event"], Bool[np.ndarray, " n"]]:
-        x = np.asarray(sample(score, samples, key=key, method=method, shape=shape, args=args, batch_size=batch_size))
+    def drawn(
+        method: AbstractSampler, key: Key, initial: Float[np.ndarray, "n *event"] | None = None
+    ) -> tuple[Float[np.ndarray, "n *event"], Bool[np.ndarray, " n"]]:
+        start = None if initial is None else jnp.asarray(initial)
+        found = sample(
+            score, samples, key=key, method=method, shape=shape, args=args, initial=start, batch_size=batch_size
+        )
+        x = np.asarray(found)
         return x, np.asarray(np.all(np.isfinite(x), axis=tuple(range(1, x.ndim))))
 
     def distance(x: Float[np.ndarray, "n *event"], y: Float[np.ndarray, "m *event"]) -> MonteCarlo:
@@ -173,16 +195,25 @@ def ode_sde_gap(
 
     (of_ode, ode_whole), (of_sde, sde_whole) = drawn(ode, sample_key), drawn(sde, sample_key)
     other, other_whole = drawn(sde, other_key)
+    third, third_whole = (None, None) if langevin is None else drawn(langevin, other_key, of_sde)
     whole = ode_whole & sde_whole
+
+    def of_third(other: Float[np.ndarray, "m *event"] | None) -> MonteCarlo | None:
+        return None if third is None or other is None else distance(third[third_whole], other)
+
     return OdeSdeGap(
         ode_sde=distance(of_ode[whole], of_sde[whole]),
         floor=distance(of_sde[sde_whole], other[other_whole]),
         ode_data=None if clean is None else distance(of_ode[ode_whole], clean),
         sde_data=None if clean is None else distance(of_sde[sde_whole], clean),
+        langevin_sde=of_third(of_sde[sde_whole]),
+        langevin_data=of_third(clean),
         exploded=1 - float(ode_whole.mean()),
         sde_exploded=1 - float(sde_whole.mean()),
+        langevin_exploded=0.0 if third_whole is None else 1 - float(third_whole.mean()),
         ode=of_ode,
         sde=of_sde,
+        langevin=third,
     )
 
 
