@@ -36,7 +36,7 @@ def require_smooth(name: str, fn: Callable[..., Any], *args: Array) -> None:
         ValueError: network uses relu, which is piecewise linear: ...
     """
     shapes = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in args]
-    # A function of its own: jax looks equal functions up, and a method of a module that holds traced arrays has no hash.
+    # A function of its own: jax looks up equal ones, and methods of modules that hold traced arrays do not compare.
     found = _piecewise_linear(jax.make_jaxpr(lambda *values: fn(*values))(*shapes).jaxpr)
     if found is not None:
         raise ValueError(_message(f"{name} uses {found}"))
