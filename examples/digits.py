@@ -48,6 +48,8 @@ ROWS = [
     ("r_DSM, scale-free", "matching", "r_DSM_scale_free", "value"),
     ("r_DSM", "matching", "r_DSM", "value"),
     ("curl, scale-free", "curl", "curl_scale_free", "value"),
+    ("W₂² of ODE and SDE samples", "gap", "ode_sde", "value"),
+    ("  between two sets of the SDE", "gap", "floor", "value"),
 ]
 
 
