@@ -159,9 +159,7 @@ class Antithetic(AbstractResidualMethod, AbstractLogResidualMethod):
             return (ahead - s) + (behind - s)
 
         bends = jnp.mean(jax.vmap(bend)(self.law.draw(key, (self.samples, *x.shape), x.dtype)), axis=0)
-        # At t0 exactly, which a sampler of times hits with probability zero, there is no step to divide by.
-        curvature = jnp.where(dt > 0, bends / jnp.where(dt > 0, 2 * dt, 1), 0)
-        return s, sde.rate(t) * s - curvature
+        return s, sde.rate(t) * s - _curvature(bends, dt)
 
     def squared_norm(
         self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
@@ -190,9 +188,13 @@ class Antithetic(AbstractResidualMethod, AbstractLogResidualMethod):
 
         noises = self.law.draw(key, (self.samples, *diffusion.in_structure().shape), x.dtype)
         bends = jnp.mean(jax.vmap(bend)(noises))
-        # At t0 exactly, which a sampler of times hits with probability zero, there is no step to divide by.
-        curvature = jnp.where(dt > 0, bends / jnp.where(dt > 0, 2 * dt, 1), 0)
-        return s, advection_divergence(sde, t, x) - curvature
+        return s, advection_divergence(sde, t, x) - _curvature(bends, dt)
+
+
+def _curvature(bends: Array, dt: Scalar) -> Array:
+    """The second difference of two steps of length `dt` over what it is divided by."""
+    # At t0 exactly, which a sampler of times hits with probability zero, there is no step to divide by.
+    return jnp.where(dt > 0, bends / jnp.where(dt > 0, 2 * dt, 1), 0)
 
 
 def _log_velocity(sde: AbstractSDE, t: Scalar, x: Event, s: Event) -> Event:

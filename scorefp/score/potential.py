@@ -48,6 +48,10 @@ class AbstractNetworkPotential(AbstractPotential):
         args: eqx.AbstractVar[Any]
         key: eqx.AbstractVar[Key | None]
 
+    def __check_init__(self) -> None:
+        require_linear(self.sde)
+        check_data_std(self.data_std)
+
     @abstractmethod
     def energy(self, x: Event, value: Event, alpha: Scalar, sigma: Scalar, data_std: Event | None) -> Scalar:
         """The potential from the network's value, without offset and normaliser."""
@@ -119,10 +123,6 @@ class DistancePotential(AbstractNetworkPotential):
     args: Any = None
     key: Key | None = None
 
-    def __check_init__(self) -> None:
-        require_linear(self.sde)
-        check_data_std(self.data_std)
-
     def energy(self, x: Event, value: Event, alpha: Scalar, sigma: Scalar, data_std: Event | None) -> Scalar:
         if data_std is None:
             return -0.5 * jnp.sum(((x - value) / sigma) ** 2)
@@ -166,10 +166,6 @@ class InnerPotential(AbstractNetworkPotential):
     offset: Callable[[Scalar], Scalar] | None = None
     args: Any = None
     key: Key | None = None
-
-    def __check_init__(self) -> None:
-        require_linear(self.sde)
-        check_data_std(self.data_std)
 
     def energy(self, x: Event, value: Event, alpha: Scalar, sigma: Scalar, data_std: Event | None) -> Scalar:
         if data_std is None:
