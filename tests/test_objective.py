@@ -51,14 +51,14 @@ class At(AbstractTimeSampler):
 class Seen(AbstractTerm):
     """What a term is shown, as a term: a user's own one."""
 
-    look: Callable[[Any], Array] = eqx.field(static=True)
+    look: Callable[[Any, Array], Array] = eqx.field(static=True)
     fraction: float = 1.0
 
-    def observe(self, score: sfp.AbstractScore, t: Array, x: Array, *, key: Array) -> tuple[Any, Any]:
+    def observe(self, score: sfp.AbstractScore, perturbed: Any, *, key: Array) -> tuple[Any, Any]:
         return None, None
 
-    def integrand(self, sde: Any, perturbed: Any, observed: Any) -> Array:
-        return self.look(perturbed)
+    def integrand(self, sde: Any, perturbed: Any, value: Array, observed: Any) -> Array:
+        return self.look(perturbed, value)
 
 
 class ExplicitMatching(AbstractTerm):
@@ -67,11 +67,11 @@ class ExplicitMatching(AbstractTerm):
     exact: sfp.AbstractScore
     fraction: float = 1.0
 
-    def observe(self, score: sfp.AbstractScore, t: Array, x: Array, *, key: Array) -> tuple[Any, Any]:
-        return None, self.exact(t, x)
+    def observe(self, score: sfp.AbstractScore, perturbed: Any, *, key: Array) -> tuple[Any, Any]:
+        return None, self.exact(perturbed.t, perturbed.x)
 
-    def integrand(self, sde: Any, perturbed: Any, observed: Any) -> Array:
-        return 0.5 * sde.g2(perturbed.t) * jnp.sum((perturbed.score - observed) ** 2)
+    def integrand(self, sde: Any, perturbed: Any, value: Array, observed: Any) -> Array:
+        return 0.5 * sde.g2(perturbed.t) * jnp.sum((value - observed) ** 2)
 
 
 class Given(AbstractTimeSampler):
@@ -532,7 +532,7 @@ def test_bias_of_the_square() -> None:
 def test_formula_by_hand() -> None:
     """[F12] with `Exact()`, sample by sample, of the very `(t, x)` that the other terms of the sum see."""
     score = sfp.Score(lambda t, x: -x + Perturbed(1.0)(t, x), sfp.VP(t0=0.01))
-    looks = [Seen(lambda p: p.t), Seen(lambda p: p.x[0]), Seen(lambda p: p.x[1]), Seen(lambda p: p.score[1])]
+    looks = [Seen(lambda p, s: p.t), Seen(lambda p, s: p.x[0]), Seen(lambda p, s: p.x[1]), Seen(lambda p, s: s[1])]
     cases = [
         (sfp.ScoreFPE(sfp.Exact(), **PAPER), lambda eps, t: (np.linalg.norm(eps) / 2) ** 2),
         (sfp.ScoreFPE(sfp.Exact(), power=1.0, **PAPER), lambda eps, t: np.linalg.norm(eps) / 2),
@@ -591,7 +591,7 @@ def test_edm_weighting() -> None:
 
     @jax.jit
     def both(key: Array) -> tuple[Array, Array]:
-        loss = added([sfp.DSM(EDMWeighting(0.7)), Seen(lambda p: p.x[0]), Seen(lambda p: p.x[1])])
+        loss = added([sfp.DSM(EDMWeighting(0.7)), Seen(lambda p, s: p.x[0]), Seen(lambda p, s: p.x[1])])
         _, terms = loss.evaluate(score, x0, key=key, time=At(t))
         x = jnp.stack([terms["Seen"], terms["Seen 2"]])
         return terms["DSM"], jnp.sum((score.denoise(t, x) - x0[0]) ** 2)
@@ -742,7 +742,7 @@ def test_each_sample_has_its_own_args() -> None:
     args = {"c": jnp.arange(8.0)}
     x0 = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)))
     score = sfp.Score(lambda t, x, *, args: args["c"] * x, sfp.EDM(t0=1e-9, t1=1.0))
-    first, half = Seen(lambda p: p.score[0]), Seen(lambda p: p.score[1], fraction=0.5)
+    first, half = Seen(lambda p, s: s[0]), Seen(lambda p, s: s[1], fraction=0.5)
 
     @jax.jit
     def terms_of(args: Any) -> Any:
@@ -765,7 +765,7 @@ def test_dropout_keys() -> None:
 
     score = sfp.Score(network, sfp.EDM())
     # The residual of a constant field vanishes where the rate of the SDE does; with other noise it would be huge.
-    loss = added([sfp.ScoreFPE(sfp.Antithetic()), Seen(lambda p: p.score[0]), Seen(lambda p: p.score[0] ** 2)])
+    loss = added([sfp.ScoreFPE(sfp.Antithetic()), Seen(lambda p, s: s[0]), Seen(lambda p, s: s[0] ** 2)])
     evaluate = jax.jit(lambda x0: loss.evaluate(score, x0, key=jr.key(0), time=At(1.0), dropout=True))
     _, terms = evaluate(jnp.zeros((1000, 2)))
     assert terms["ScoreFPE"] < 1e-20

@@ -19,23 +19,22 @@ from ..time import AbstractTimeSampler, UniformLogSNR
 
 
 class Perturbed(AbstractModule):
-    r"""One clean sample diffused to time `t`, and the score there.
-
-    Every term of an objective reads the same one, so that the score at $(t, x_t)$ is evaluated once.
+    r"""One clean sample diffused to time `t`. Every term of an objective reads the same one.
 
     Args:
         t: The time.
+        weight: $1/p(t)$ of the draw of `t`, by which every integrand is multiplied. A term that is no integral over
+            time, such as an initial condition, divides by it.
         x0: The clean sample.
         noise: The standard normal $\epsilon$.
         x: $x_t = \alpha x_0 + \sigma\epsilon$.
-        score: The model's score at `(t, x)`.
     """
 
     t: Scalar
+    weight: Scalar
     x0: Event
     noise: Event
     x: Event
-    score: Event
 
 
 class AbstractObjective(AbstractModule):
@@ -170,7 +169,7 @@ class AbstractTerm(AbstractObjective):
         fraction: eqx.AbstractVar[float]
 
     @abstractmethod
-    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         """What the term looks at beyond the score's value, and that value if it came out beside.
 
         A network that is differentiated in `x` or `t` gives its value on the way; the objective takes the score of all
@@ -178,21 +177,21 @@ class AbstractTerm(AbstractObjective):
 
         Args:
             score: The model, with conditioning and dropout bound.
-            t: The time.
-            x: The perturbed sample.
+            perturbed: The sample.
             key: A random key.
 
         Returns:
-            The score at `(t, x)`, or `None`, and a pytree for `integrand`.
+            The score at `(perturbed.t, perturbed.x)`, or `None`, and a pytree for `integrand`.
         """
 
     @abstractmethod
-    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         r"""The integrand $\ell(t)$ at one perturbed sample.
 
         Args:
             sde: The forward process.
-            perturbed: The sample, with the score there.
+            perturbed: The sample.
+            value: The score there, evaluated once for all terms.
             observed: What `observe` returned.
         """
 
@@ -220,11 +219,11 @@ def _integrands(
     sde = linear_sde(score)
     if args is not None or model_key is not None:
         score = score.bind(args=args, key=model_key)
-    x = sde.alpha(t) * x0 + sde.sigma(t) * noise
-    seen = [term.observe(score, t, x, key=k) for term, k in zip(terms, jr.split(key, len(terms)), strict=True)]
+    perturbed = Perturbed(t, weight, x0, noise, sde.alpha(t) * x0 + sde.sigma(t) * noise)
+    seen = [term.observe(score, perturbed, key=k) for term, k in zip(terms, jr.split(key, len(terms)), strict=True)]
     value = next((s for s, _ in seen if s is not None), None)
-    perturbed = Perturbed(t, x0, noise, x, score(t, x) if value is None else value)
-    return [weight * term.integrand(sde, perturbed, more) for term, (_, more) in zip(terms, seen, strict=True)]
+    value = score(t, perturbed.x) if value is None else value
+    return [weight * term.integrand(sde, perturbed, value, more) for term, (_, more) in zip(terms, seen, strict=True)]
 
 
 def _free(name: str, taken: dict[str, Scalar]) -> str:

@@ -35,8 +35,9 @@ class ZeroCurl(AbstractTerm):
     def __check_init__(self) -> None:
         check_fraction(self.fraction)
 
-    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
-        return value_and_squared_curl(lambda y: score(t, y), x, method=self.method, key=key)
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        t = perturbed.t
+        return value_and_squared_curl(lambda y: score(t, y), perturbed.x, method=self.method, key=key)
 
-    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         return self.weighting(sde, perturbed.t) ** 2 * observed

@@ -74,14 +74,15 @@ class ScoreFPE(AbstractTerm):
         )
         resolve(self.method, self.form)
 
-    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        t, x = perturbed.t, perturbed.x
         method, form = resolve(self.method, self.form)
         if self.unbiased:
             return method.squared_norm(score, t, x, form, key)
         s, residual = method.residual(score, t, x, form, key)
         return s, jnp.sum(residual**2)
 
-    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         square = (self.weighting(sde, perturbed.t) / perturbed.x.size**self.size_exponent) ** 2 * observed
         if self.power == 2:
             return square
@@ -134,7 +135,8 @@ class LogFPE(AbstractTerm):
         check_fraction(self.fraction)
         resolve_log(self.method)
 
-    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        t, x = perturbed.t, perturbed.x
         potential, method = require_potential(score), resolve_log(self.method)
         require_smooth("potential", potential.potential, t, x)
         point_key, method_key = jr.split(key)
@@ -150,7 +152,7 @@ class LogFPE(AbstractTerm):
             square = residual**2
         return (s if self.domain is None else None), square
 
-    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         return self.weighting(sde, perturbed.t) ** 2 * observed
 
 
@@ -180,8 +182,8 @@ class TimeDerivativeTaming(AbstractTerm):
     def __check_init__(self) -> None:
         check_fraction(self.fraction)
 
-    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
-        return value_and_operator(score, t, x, self.method, key)
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        return value_and_operator(score, perturbed.t, perturbed.x, self.method, key)
 
-    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         return jnp.abs(observed)

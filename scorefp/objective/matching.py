@@ -40,10 +40,10 @@ class DSM(AbstractTerm):
     def __check_init__(self) -> None:
         check_fraction(self.fraction)
 
-    def observe(self, score: AbstractScore, t: Scalar, x: Event, *, key: Key) -> tuple[Event | None, Any]:
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         return None, None
 
-    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, observed: Any) -> Scalar:
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         sigma = sde.sigma(perturbed.t)
-        error = jnp.sum((sigma * perturbed.score + perturbed.noise) ** 2)
+        error = jnp.sum((sigma * value + perturbed.noise) ** 2)
         return 0.5 * self.weighting(sde, perturbed.t) / sigma**2 * error

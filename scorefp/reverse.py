@@ -1,0 +1,112 @@
+"""The reverse SDE step by step: what samplers repeat, and what the martingale property of a denoiser is tested with."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax.numpy as jnp
+import jax.random as jr
+
+from ._types import Event, Key, Scalar
+from .score import AbstractScore, linear_sde
+
+ReverseStep: TypeAlias = Callable[[AbstractScore, Scalar, Scalar, Event, Key], Event]
+"""Called as `step(score, t, earlier, x, key)`, it returns the state at the earlier time."""
+
+
+def euler_maruyama_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key) -> Event:
+    r"""One Euler–Maruyama step of the reverse SDE of any SDE from $t$ to $t' < t$ [G1], [S6] (Song 2021, Eq. 2),
+
+    $$ x' = x - (t - t')\,\big(f - \nabla\cdot(GG^\top) - GG^\top s\big) + \sqrt{t - t'}\,G\,\epsilon, $$
+
+    of weak order one. One evaluation of the score.
+
+    Args:
+        score: Any score.
+        t: The time.
+        earlier: $t'$.
+        x: The state at $t$.
+        key: A random key.
+    """
+    length, diffusion = t - earlier, score.sde.diffusion(t, x)
+    noise_like = diffusion.in_structure()
+    noise = jr.normal(key, noise_like.shape, noise_like.dtype)
+    moved = x - length * score.reverse_drift(t, x) + jnp.sqrt(length) * diffusion.mv(noise)
+    return moved.astype(x.dtype)
+
+
+def heun_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key) -> Event:
+    r"""One step of Heun's method on the reverse SDE of a linear SDE from $t$ to $t' < t$ [M2]: with $b = f - g^2 s$,
+
+    $$ \hat x = x - (t - t')\,b(t, x) + \xi, \qquad
+       x' = x - \tfrac12 (t - t')\,\big(b(t, x) + b(t', \hat x)\big) + \xi, \qquad
+       \xi = \sqrt{\tfrac12 (t - t')\,(g^2(t) + g^2(t'))}\,\epsilon. $$
+
+    The noise does not depend on the state, so that the step has weak order two. Two evaluations of the score.
+
+    Args:
+        score: A score on a linear SDE.
+        t: The time.
+        earlier: $t'$.
+        x: The state at $t$.
+        key: A random key.
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+    """
+    sde, length = linear_sde(score), t - earlier
+    spread = jnp.sqrt(0.5 * length * (sde.g2(t) + sde.g2(earlier)))
+    drift, noise = score.reverse_drift(t, x), spread * jr.normal(key, x.shape, x.dtype)
+    ahead = score.reverse_drift(earlier, x - length * drift + noise)
+    return (x - 0.5 * length * (drift + ahead) + noise).astype(x.dtype)
+
+
+def ancestral_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key) -> Event:
+    r"""One step of the reverse SDE of a linear SDE from $t$ to $t' < t$ with the denoiser $h = h(x, t)$ held fixed, all
+    else solved exactly: a draw of the law of $x_{t'}$ given $x_t = x$ and $x_0 = h$ [G1], [S3],
+
+    $$ x' = \alpha' h + \sigma' e^{(\lambda - \lambda')/2}\,\frac{x - \alpha h}{\sigma}
+            + \sigma'\sqrt{1 - e^{\lambda - \lambda'}}\;\epsilon, $$
+
+    the step of Ho 2020 in continuous time. Of weak order one, with the exact mean for the exact score: the law of
+    $x_{t'}$ given $x_t$ is the mixture of these over $x_0$. One evaluation of the score.
+
+    Args:
+        score: A score on a linear SDE.
+        t: The time.
+        earlier: $t'$.
+        x: The state at $t$.
+        key: A random key.
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+    """
+    return exponential_step(score, t, earlier, x, key, jnp.ones_like(t))
+
+
+def exponential_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key, noise: Scalar) -> Event:
+    r"""The step of `ancestral_step` with a share $\eta$ of its noise (Song 2020, DDIM, Eq. 12 and 16): with $\tau =
+    \eta\,\sigma'\sqrt{1 - e^{\lambda - \lambda'}}$ and the noise prediction $\hat\epsilon = (x - \alpha h)/\sigma$,
+
+    $$ x' = \alpha' h + \sqrt{\sigma'^2 - \tau^2}\;\hat\epsilon + \tau\epsilon. $$
+
+    The ODE's step for $\eta = 0$, the ancestral one for $\eta = 1$. Every $\eta$ has the marginals of the process where
+    $h$ is exact and known.
+
+    Args:
+        score: A score on a linear SDE.
+        t: The time.
+        earlier: $t'$.
+        x: The state at $t$.
+        key: A random key.
+        noise: $\eta$, in [0, 1].
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+    """
+    sde = linear_sde(score)
+    sigma = sde.sigma(earlier)
+    fresh = noise * jnp.sqrt(-jnp.expm1(sde.log_snr(t) - sde.log_snr(earlier)))
+    predicted = score.noise(t, x)
+    clean = (x - sde.sigma(t) * predicted) / sde.alpha(t)
+    kept = sigma * (jnp.sqrt(1 - fresh**2) * predicted + fresh * jr.normal(key, x.shape, x.dtype))
+    return (sde.alpha(earlier) * clean + kept).astype(x.dtype)
