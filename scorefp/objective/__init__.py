@@ -6,6 +6,12 @@ from .base import (
     Objective as Objective,
     Perturbed as Perturbed,
 )
+from .control import (
+    JacobianSize as JacobianSize,
+    ScoreSize as ScoreSize,
+    Smoothness as Smoothness,
+    TimeDerivativeSize as TimeDerivativeSize,
+)
 from .curl import ZeroCurl as ZeroCurl
 from .fokker_planck import (
     LogFPE as LogFPE,
@@ -21,6 +27,8 @@ from .weighting import (
     Weighting as Weighting,
     likelihood_weighting as likelihood_weighting,
     noise_weighting as noise_weighting,
+    scale_free_jacobian_weighting as scale_free_jacobian_weighting,
+    scale_free_score_weighting as scale_free_score_weighting,
     scale_free_weighting as scale_free_weighting,
     unit_weighting as unit_weighting,
 )

@@ -53,6 +53,22 @@ def scale_free_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
     return sde.sigma(t) ** 2 / jnp.sqrt(2 * sde.g2(t))
 
 
+def scale_free_score_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
+    r"""The weight $g/\sqrt2$ of a score inside a norm, which makes its square one of the noise prediction per unit of
+    log-SNR: $\int\|\tfrac{g}{\sqrt2} s\|^2 dt = \tfrac12\int\|\sigma s\|^2 d\lambda$ [F15], [F17].
+    """
+    return jnp.sqrt(0.5 * sde.g2(t))
+
+
+def scale_free_jacobian_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
+    r"""The weight $\sigma g/\sqrt2$ of the Jacobian of a score inside a norm, likewise:
+    $\int\|\tfrac{\sigma g}{\sqrt2} J\|^2 dt = \tfrac12\int\|\sigma^2 J\|^2 d\lambda$ [F15], [F17].
+
+    $-\sigma^2 J$ is the derivative of the noise prediction by $x/\sigma$.
+    """
+    return sde.sigma(t) * jnp.sqrt(0.5 * sde.g2(t))
+
+
 class EDMWeighting(AbstractModule):
     r"""The weight of Karras 2022 [H1]: $(\tilde\sigma^2 + \sigma_d^2)/(\tilde\sigma\sigma_d)^2$ on the squared
     error of the denoiser, with $\tilde\sigma = \sigma/\alpha$; on that of the score it is $\lambda =

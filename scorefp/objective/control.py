@@ -1,0 +1,165 @@
+r"""Cheap smoothers of a score: what any gain of a Fokker–Planck term must be compared with at equal cost [F17].
+
+None of them knows the Fokker–Planck equation, and the exact score does not make them zero: each pulls the minimiser
+away from it. Niemann 2026 finds that light penalties give much of what the residual's give. Weight decay, the cheapest,
+is the optimizer's: `optax.adamw`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._checks import require
+from .._types import Event, Key, Scalar
+from ..calculus import AbstractTrace, Hutchinson
+from ..score import AbstractScore, linear_sde
+from ..sde import AbstractLinearSDE
+from .base import AbstractTerm, Perturbed, check_fraction
+from .weighting import Weighting, scale_free_jacobian_weighting, scale_free_score_weighting, scale_free_weighting
+
+
+class ScoreSize(AbstractTerm):
+    r"""The size of the score as a penalty, $\int E\|\lambda(t)\,s(x_t, t)\|^2\,dt$ [F17].
+
+    Args:
+        weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
+        fraction: The share of the batch it is evaluated on.
+
+    Raises:
+        ValueError: if `fraction` is outside (0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.objective import ScoreSize
+        >>> unit = sfp.Score(lambda t, x: jnp.ones_like(x), sfp.EDM(t0=1.0, t1=2.0))
+        >>> term = ScoreSize(weighting=sfp.unit_weighting)
+        >>> float(term(unit, jnp.zeros((8, 3)), key=jax.random.key(0), time=sfp.UniformTime()))
+        3.0
+    """
+
+    weighting: Weighting = scale_free_score_weighting
+    fraction: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_fraction(self.fraction)
+
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        return None, None
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
+        return self.weighting(sde, perturbed.t) ** 2 * jnp.sum(value**2)
+
+
+class JacobianSize(AbstractTerm):
+    r"""The size of the Jacobian of the score as a penalty, $\int \lambda(t)^2\,E\|J\|_F^2\,dt$ with $\|J\|_F^2 =
+    E_v\|Jv\|^2$ [F17].
+
+    Args:
+        method: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
+        weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
+        fraction: The share of the batch it is evaluated on.
+
+    Raises:
+        ValueError: if `fraction` is outside (0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.objective import JacobianSize
+        >>> double = sfp.Score(lambda t, x: 2 * x, sfp.EDM(t0=1.0, t1=2.0))
+        >>> term = JacobianSize(weighting=sfp.unit_weighting)
+        >>> float(term(double, jnp.zeros((8, 3)), key=jax.random.key(0), time=sfp.UniformTime()))
+        12.0
+    """
+
+    method: AbstractTrace = Hutchinson()
+    weighting: Weighting = scale_free_jacobian_weighting
+    fraction: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_fraction(self.fraction)
+
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        def push(v: Event) -> tuple[Event, Event]:
+            return jax.jvp(lambda y: score(perturbed.t, y), (perturbed.x,), (v,))
+
+        value, columns = jax.vmap(push, out_axes=(None, 0))(self.method.probes(perturbed.x, key))
+        return value, jnp.sum(columns**2) / columns.shape[0]
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
+        return self.weighting(sde, perturbed.t) ** 2 * observed
+
+
+class TimeDerivativeSize(AbstractTerm):
+    r"""The size of the time derivative of the score as a penalty, $\int E\|\lambda(t)\,\partial_t s(x_t, t)\|^2\,dt$
+    [F17].
+
+    Args:
+        weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
+        fraction: The share of the batch it is evaluated on.
+
+    Raises:
+        ValueError: if `fraction` is outside (0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.objective import TimeDerivativeSize
+        >>> still = sfp.Score(lambda t, x: -x, sfp.VP())
+        >>> float(TimeDerivativeSize()(still, jnp.ones((8, 2)), key=jax.random.key(0)))
+        0.0
+    """
+
+    weighting: Weighting = scale_free_weighting
+    fraction: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_fraction(self.fraction)
+
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        t = perturbed.t
+        return jax.jvp(lambda t: score(t, perturbed.x), (t,), (jnp.ones_like(t),))
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
+        return self.weighting(sde, perturbed.t) ** 2 * jnp.sum(observed**2)
+
+
+class Smoothness(AbstractTerm):
+    r"""The change of the score between near points as a penalty [F17],
+
+    $$ \int \lambda(t)^2\,E\Big\|\frac{s(x_t + \delta\sigma\xi, t) - s(x_t, t)}{\delta}\Big\|^2 dt,
+       \qquad \xi \sim \mathcal N(0, I). $$
+
+    `JacobianSize` without a derivative, as $\delta \to 0$.
+
+    Args:
+        step: $\delta$, in units of the noise $\sigma$.
+        weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
+        fraction: The share of the batch it is evaluated on.
+
+    Raises:
+        ValueError: if `step` is not positive or `fraction` is outside (0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.objective import Smoothness
+        >>> level = sfp.Score(lambda t, x: jnp.ones_like(x), sfp.VP())
+        >>> float(Smoothness()(level, jnp.ones((8, 2)), key=jax.random.key(0)))
+        0.0
+    """
+
+    step: float = 0.1
+    weighting: Weighting = scale_free_score_weighting
+    fraction: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_fraction(self.fraction)
+        require(self.step > 0, f"step = {self.step}; it is a positive share of the noise.")
+
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        t, x = perturbed.t, perturbed.x
+        shift = self.step * linear_sde(score).sigma(t) * jr.normal(key, x.shape, x.dtype)
+        return None, score(t, x + shift)
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
+        return self.weighting(sde, perturbed.t) ** 2 * jnp.sum(((observed - value) / self.step) ** 2)
