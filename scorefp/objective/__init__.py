@@ -18,6 +18,7 @@ from .fokker_planck import (
     ScoreFPE as ScoreFPE,
     TimeDerivativeTaming as TimeDerivativeTaming,
 )
+from .high_order import HighOrderDSM as HighOrderDSM
 from .matching import DSM as DSM
 from .weighting import (
     EDMWeighting as EDMWeighting,
