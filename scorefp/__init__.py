@@ -93,6 +93,7 @@ from .likelihood import (
 )
 from .objective import (
     DSM as DSM,
+    CauchyInitial as CauchyInitial,
     HighOrderDSM as HighOrderDSM,
     InterpolatedWeighting as InterpolatedWeighting,
     LogFPE as LogFPE,

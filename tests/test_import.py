@@ -35,7 +35,8 @@ PUBLIC = """
     divergence laplacian time_derivative curl
     Box Exact Hutchinson Ito Antithetic Sliced Smoothed FiniteDifference
     fpe_operator score_fpe_residual log_fpe_residual fpe_residual
-    DSM ScoreFPE LogFPE TimeDerivativeTaming ZeroCurl HighOrderDSM UniformTime UniformLogSNR likelihood_weighting
+    DSM ScoreFPE LogFPE TimeDerivativeTaming ZeroCurl HighOrderDSM CauchyInitial
+    UniformTime UniformLogSNR likelihood_weighting
     MinSNRWeighting SoftMinSNRWeighting InterpolatedWeighting
     log_likelihood likelihood_bound evaluate_bound Truncation MonteCarlo entropy kl_decomposition kl_bound
     log_normaliser BoxQuadrature ImportanceSampling

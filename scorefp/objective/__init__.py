@@ -6,6 +6,7 @@ from .base import (
     Objective as Objective,
     Perturbed as Perturbed,
 )
+from .cauchy import CauchyInitial as CauchyInitial
 from .control import (
     JacobianSize as JacobianSize,
     ScoreSize as ScoreSize,

@@ -204,6 +204,16 @@ def check_fraction(fraction: float) -> None:
     require(0 < fraction <= 1, f"fraction = {fraction}; a share of the batch lies in (0, 1].")
 
 
+def norm_power(square: Scalar, power: float) -> Scalar:
+    """A power of a norm from the norm's square.
+
+    It has no derivative at zero, where an exact score sits, if the power is below two: zero is its subgradient.
+    """
+    if power == 2:
+        return square
+    return jnp.where(square > 0, jnp.where(square > 0, square, 1.0) ** (power / 2), 0.0)
+
+
 def _integrands(
     score: AbstractScore,
     terms: "list[AbstractTerm]",

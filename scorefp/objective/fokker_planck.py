@@ -13,7 +13,7 @@ from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod,
 from ..fokker_planck.operator import value_and_operator
 from ..score import AbstractScore, require_potential
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, check_fraction
+from .base import AbstractTerm, Perturbed, check_fraction, norm_power
 from .weighting import Weighting, scale_free_weighting, unit_weighting
 
 
@@ -84,10 +84,7 @@ class ScoreFPE(AbstractTerm):
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         square = (self.weighting(sde, perturbed.t) / perturbed.x.size**self.size_exponent) ** 2 * observed
-        if self.power == 2:
-            return square
-        # The power of the norm has no derivative at zero, where the exact score sits: zero is its subgradient.
-        return jnp.where(square > 0, jnp.where(square > 0, square, 1.0) ** (self.power / 2), 0.0)
+        return norm_power(square, self.power)
 
 
 class LogFPE(AbstractTerm):
