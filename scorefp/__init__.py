@@ -91,13 +91,22 @@ from .likelihood import (
     prior_kl_bound as prior_kl_bound,
     variational_dequantiser as variational_dequantiser,
 )
+from .martingale import (
+    LogSNRWindow as LogSNRWindow,
+    NoiseWindow as NoiseWindow,
+    TimeWindow as TimeWindow,
+    consistency_loss as consistency_loss,
+    reverse_path as reverse_path,
+)
 from .objective import (
     DSM as DSM,
     CauchyInitial as CauchyInitial,
+    Consistency as Consistency,
     HighOrderDSM as HighOrderDSM,
     InterpolatedWeighting as InterpolatedWeighting,
     LogFPE as LogFPE,
     MinSNRWeighting as MinSNRWeighting,
+    OwnSamples as OwnSamples,
     ScoreFPE as ScoreFPE,
     SoftMinSNRWeighting as SoftMinSNRWeighting,
     TimeDerivativeTaming as TimeDerivativeTaming,

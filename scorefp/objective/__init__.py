@@ -7,6 +7,7 @@ from .base import (
     Perturbed as Perturbed,
 )
 from .cauchy import CauchyInitial as CauchyInitial
+from .consistency import Consistency as Consistency, OwnSamples as OwnSamples
 from .control import (
     JacobianSize as JacobianSize,
     ScoreSize as ScoreSize,

@@ -1,0 +1,146 @@
+"""The martingale property of the denoiser as a regulariser (Daras 2023)."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._checks import require
+from .._module import AbstractModule
+from .._types import Event, Key, Scalar
+from ..martingale import AbstractWindow, LogSNRWindow, denoised_ends, mean_product, stopped, unchecked_path
+from ..reverse import ReverseStep, euler_maruyama_step
+from ..score import AbstractScore, linear_sde
+from ..sde import AbstractLinearSDE
+from .base import AbstractTerm, Perturbed, check_fraction
+from .weighting import Weighting
+
+
+class OwnSamples(AbstractModule):
+    """Drifted data: points that the model reaches itself, by its own reverse SDE from the prior at `t1` down to the
+    time that is asked for (Daras 2023, §4). No gradient goes through them.
+
+    Args:
+        steps: The number of steps, of equal length in log-SNR.
+        step: As in `reverse_path`.
+
+    Raises:
+        ValueError: if `steps` is below one.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, scorefp as sfp
+        >>> standard = sfp.Score(lambda t, x: -x, sfp.VP())
+        >>> draw = eqx.filter_jit(sfp.OwnSamples(10))
+        >>> x = draw(standard, jnp.asarray(0.5), jnp.zeros(1000), key=jax.random.key(0))
+        >>> bool(abs(x.std() - 1) < 0.1)
+        True
+    """
+
+    steps: int = 32
+    step: ReverseStep = euler_maruyama_step
+
+    def __check_init__(self) -> None:
+        require(self.steps >= 1, f"steps = {self.steps}; a path needs at least one step.")
+
+    def __call__(self, score: AbstractScore, t: Scalar, like: Event, *, key: Key) -> Event:
+        """One point at time `t`, of the shape and dtype of `like`.
+
+        Args:
+            score: A score on a linear SDE.
+            t: The time.
+            like: A sample.
+            key: A random key.
+        """
+        prior_key, path_key = jr.split(key)
+        sde, fixed = score.sde, stopped(score)
+        start = sde.prior.sample(prior_key, like.shape).astype(like.dtype)
+        top = jnp.asarray(sde.t1, t.dtype)
+        return stopped(unchecked_path(fixed, top, t, start, path_key, self.steps, self.step))
+
+
+class Consistency(AbstractTerm):
+    r"""The martingale property of the denoiser $h$ along the model's own reverse SDE as a regulariser [M2] (Daras 2023,
+    §4),
+
+    $$ \int \lambda(t)^2\,E_{x_t, t'}\Big[\tfrac12\big\|E[h(x_{t'}, t') \mid x_t] - h(x_t, t)\big\|^2\Big]\,dt, $$
+
+    the square without bias from the product $\langle d_1, d_2\rangle$ of the defects $d_i = h(x_{t'}^{(i)}, t') -
+    h(x_t, t)$ of two independent paths. A denoiser is a martingale exactly when its score solves the score
+    Fokker–Planck equation in the martingale form: this is `ScoreFPE` over a window of time, without a derivative.
+
+    **The default is free of the time scale**: with no weighting given it is
+
+    $$ \lambda = \frac{g}{\sigma}\cdot\frac{\alpha}{\sigma}\Big/\sqrt{E[(\lambda_{t'} - \lambda_t)^2]}, $$
+
+    the last root over the log-SNR of the window (`mean_square`). For short windows the term is then
+    $\tfrac12\int\|\tilde\varepsilon_M\|^2\,d\lambda$, what `ScoreFPE` is by default [F8], [F15], in the unit of
+    likelihood-weighted `DSM`. A longer window averages the residual over itself, costs no more and has less noise: that
+    of an estimate falls like one over the length.
+
+    **The paper's** is `Consistency(NoiseWindow(0.05), weighting=unit_weighting)` on `EDM()`.
+
+    **The gradient** of the paper leaves out how the law of $x_{t'}$ depends on the parameters: the path is stopped, the
+    score in it too. `pathwise` has the full gradient of the loss, by differentiating through the steps; it takes the
+    memory of all of them.
+
+    All evaluations for one sample share one dropout mask, as the model is bound to one key: a mask for each would make
+    a defect of its own.
+
+    Args:
+        window: The law of $t'$: `LogSNRWindow(length)`, `NoiseWindow(length)` or `TimeWindow(length)`.
+        steps: The number of steps of a path, each an evaluation of the score (two with `heun_step`).
+        step: As in `reverse_path`.
+        points: Where $x_t$ is taken: `OwnSamples(steps)`; the diffused data for `None`.
+        pathwise: Whether the gradient goes through the paths too.
+        weighting: $\lambda$, outside the half and inside the norm, a function `(sde, t) -> weight`; the one free of the
+            time scale for `None`.
+        fraction: The share of the batch it is evaluated on.
+
+    Raises:
+        ValueError: if `steps` is below one or `fraction` outside (0, 1]; on a call, if the floor of the window is
+            outside `[t0, t1)`.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, scorefp as sfp
+        >>> point = sfp.DenoiserScore(lambda t, x: jnp.zeros_like(x), sfp.VP(), None)  # all data are zero
+        >>> loss = eqx.filter_jit(sfp.Consistency())
+        >>> float(loss(point, jnp.zeros((8, 2)), key=jax.random.key(0)))
+        0.0
+    """
+
+    window: AbstractWindow = LogSNRWindow()
+    steps: int = 6
+    step: ReverseStep = euler_maruyama_step
+    points: OwnSamples | None = None
+    pathwise: bool = eqx.field(default=False, static=True)
+    weighting: Weighting | None = None
+    fraction: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_fraction(self.fraction)
+        require(self.steps >= 1, f"steps = {self.steps}; a path needs at least one step.")
+
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        t, sde = perturbed.t, linear_sde(score)
+        window_key, path_key, point_key = jr.split(key, 3)
+        earlier = self.window(sde, t, key=window_key)
+        if self.points is None:
+            x, start = perturbed.x, None
+        else:
+            x = self.points(score, t, perturbed.x, key=point_key)
+            start = score.denoise(t, x)
+        ends = denoised_ends(score, t, earlier, x, path_key, self.steps, 2, self.step, pathwise=self.pathwise)
+        return None, (ends, start)
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
+        t = perturbed.t
+        ends, start = observed
+        if start is None:
+            start = (perturbed.x + sde.sigma(t) ** 2 * value) / sde.alpha(t)
+        return self._weight(sde, t) ** 2 * 0.5 * mean_product(ends - start)
+
+    def _weight(self, sde: AbstractLinearSDE, t: Scalar) -> Scalar:
+        if self.weighting is not None:
+            return self.weighting(sde, t)
+        return jnp.sqrt(sde.g2(t) / self.window.mean_square(sde, t)) * sde.alpha(t) / sde.sigma(t) ** 2
