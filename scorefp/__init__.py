@@ -117,11 +117,19 @@ from .objective import (
     unit_weighting as unit_weighting,
 )
 from .sampling import (
+    Churn as Churn,
+    Denoised as Denoised,
+    DPMSolver as DPMSolver,
     Euler as Euler,
     EulerMaruyama as EulerMaruyama,
+    ExponentialIntegrator as ExponentialIntegrator,
+    Heun as Heun,
     Langevin as Langevin,
+    PredictorCorrector as PredictorCorrector,
     ProbabilityFlow as ProbabilityFlow,
+    RhoGrid as RhoGrid,
     log_snr_grid as log_snr_grid,
+    rho_grid as rho_grid,
     sample as sample,
     uniform_grid as uniform_grid,
 )

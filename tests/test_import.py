@@ -45,6 +45,7 @@ PUBLIC = """
     fpe_mean_square log_fpe_mean_square score_fpe_mean_square UniformDraws GaussLegendre
     solve_density Process GridDensity
     sample EulerMaruyama ProbabilityFlow Euler Langevin
+    Heun Churn RhoGrid rho_grid DPMSolver ExponentialIntegrator PredictorCorrector Denoised
     reverse_path consistency_loss Consistency OwnSamples TimeWindow NoiseWindow LogSNRWindow
     audit wasserstein2 ode_sde_gap nn
 """

@@ -1,6 +1,8 @@
-"""Samplers against the laws they should draw: grids, Euler–Maruyama, the ODE [G1], Langevin dynamics [G3]."""
+"""Samplers against the laws they should draw, with their orders: those of SDE and ODE [G1], Langevin dynamics [G3]."""
 
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import jax
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 from gaussian import gaussian, gaussian_flow, geometric
 from jaxtyping import Array
-from references import LINEAR, assert_mean, fitted_order, line_mixture, plane_mixture
+from references import LINEAR, assert_mean, fitted_order, line_mixture, mean_is, plane_mixture
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 import scorefp as sfp
-from scorefp.sampling import AbstractSampler, Grid
+from scorefp.reverse import heun_step
+from scorefp.sampling import AbstractSampler, AbstractStepSampler
 from scorefp.sde import AbstractLinearSDE
 
 
@@ -27,7 +32,7 @@ def standard(shape: tuple[int, ...] | None = None) -> sfp.Score:
 @pytest.mark.parametrize("make", LINEAR.values(), ids=LINEAR.keys())
 def test_grids(make: Callable[[], AbstractLinearSDE]) -> None:
     sde = make()
-    for grid in (sfp.uniform_grid, sfp.log_snr_grid):
+    for grid in (sfp.uniform_grid, sfp.log_snr_grid, sfp.rho_grid):
         times = np.asarray(grid(sde, 10))
         assert times.shape == (11,)
         assert (times[0], times[-1]) == (sde.t1, sde.t0)
@@ -35,39 +40,109 @@ def test_grids(make: Callable[[], AbstractLinearSDE]) -> None:
     np.testing.assert_allclose(np.diff(sfp.uniform_grid(sde, 10)), -(sde.t1 - sde.t0) / 10)
     log_snr = sde.log_snr(sfp.log_snr_grid(sde, 10))
     np.testing.assert_allclose(np.diff(log_snr), (log_snr[-1] - log_snr[0]) / 10, rtol=1e-6)
+    for rho, grid in ((7.0, sfp.rho_grid), (1.0, sfp.RhoGrid(1.0))):
+        root = np.exp(-0.5 * sde.log_snr(grid(sde, 10))) ** (1 / rho)
+        np.testing.assert_allclose(np.diff(root), (root[-1] - root[0]) / 10, rtol=1e-6)
 
 
-def moments(sde: AbstractLinearSDE, grid: Grid, steps: int, mean: float, variance: float) -> tuple[float, float]:
-    """Mean and variance of Euler–Maruyama for `N(mean, variance)` on the line, where every step is affine in `x`."""
-    times = np.asarray(grid(sde, steps))
-    alpha, sigma2 = np.asarray(sde.alpha(times)), np.asarray(sde.sigma(times)) ** 2
-    rate, g2 = np.asarray(sde.rate(times)), np.asarray(sde.g2(times))
-    m, v = 0.0, sigma2[0]
-    for i, length in enumerate(-np.diff(times)):
-        slope = g2[i] / (alpha[i] ** 2 * variance + sigma2[i])
-        gain = 1 - length * (rate[i] + slope)
-        m = gain * m + length * slope * alpha[i] * mean
-        v = gain**2 * v + length * g2[i]
-    return float(m), float(v)
+MEAN, VARIANCE = 0.7, 0.3
+
+
+def normal_data(sde: AbstractLinearSDE) -> sfp.AbstractScore:
+    return sfp.GaussianMixture(jnp.array([MEAN]), jnp.array([VARIANCE]), jnp.ones(1)).score(sde)
+
+
+def stepped(method: AbstractStepSampler) -> Callable[[sfp.AbstractScore, Array, Array, Array, Array], Array]:
+    return lambda score, t, earlier, x, key: method.step(score, t, earlier, x, key=key)
+
+
+STOCHASTIC: dict[str, Callable[..., Array]] = {
+    "EulerMaruyama": stepped(sfp.EulerMaruyama()),
+    "ancestral": stepped(sfp.ExponentialIntegrator(noise=1.0)),
+    "half the noise": stepped(sfp.ExponentialIntegrator(noise=0.5)),
+    "PredictorCorrector": stepped(sfp.PredictorCorrector(ratio=0.5)),
+    "heun_step": heun_step,
+}
+
+
+@pytest.fixture
+def moments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
+    """Mean and variance at the end of the steps of each grid for `N(MEAN, VARIANCE)`, without sampling error.
+
+    A step `a x + b + c_1 z_1 + ...` is affine in the state and in its draws. Its coefficients are its values at zeros
+    and unit vectors: what stands in for `jax.random.normal` is one at one draw and zero at the others.
+    """
+    most = 2
+
+    def run(
+        step: Callable[..., Array], sde: AbstractLinearSDE, grids: list[Array], start: tuple[float, float]
+    ) -> np.ndarray:
+        score = normal_data(sde)
+
+        def at(t: Array, earlier: Array) -> Array:
+            values: list[Array] = []
+            for x, which in [(1.0, -1), (0.0, -1), *((0.0, i) for i in range(most))]:
+                draws = itertools.count()
+                fake = lambda key, shape, dtype, d=draws, i=which: jnp.full(shape, float(next(d) == i), dtype)
+                monkeypatch.setattr(jr, "normal", fake)
+                values.append(step(score, t, earlier, jnp.asarray(x), jr.key(0)))
+                assert next(draws) <= most
+            monkeypatch.undo()
+            return jnp.stack(values)
+
+        starts, stops = (jnp.concatenate([grid[part] for grid in grids]) for part in (slice(None, -1), slice(1, None)))
+        values = np.asarray(jax.jit(jax.vmap(at))(starts, stops))
+        found: list[tuple[float, float]] = []
+        for one, zero, *units in (v.T for v in np.split(values, np.cumsum([grid.size - 1 for grid in grids])[:-1])):
+            m, v = start
+            for gain, shift, noise in zip(one - zero, zero, (np.array(units) - zero).T, strict=True):
+                m, v = gain * m + shift, gain**2 * v + np.sum(noise**2)
+            found.append((float(m), float(v)))
+        return np.array(found)
+
+    return run
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("grid", [sfp.uniform_grid, sfp.log_snr_grid])
-def test_euler_maruyama_on_a_gaussian(grid: Grid, getkey: Callable[[], Array]) -> None:
-    """The sampler has the moments of the recursion, and the recursion converges to the data at order one."""
-    mean, variance, sde = 0.7, 0.3, sfp.OU(t0=0.05, t1=5.0)
-    score = sfp.GaussianMixture(jnp.array([mean]), jnp.array([variance]), jnp.ones(1)).score(sde)
-    got = sfp.sample(score, 40_000, key=getkey(), method=sfp.EulerMaruyama(20, grid))
-    coarse = moments(sde, grid, 20, mean, variance)
-    assert_mean(got, jnp.asarray(coarse[0]))
-    assert_mean((got - coarse[0]) ** 2, jnp.asarray(coarse[1]))
-    # What the exact reverse process draws from the prior: mean and variance at t0 but for the gap of the prior, e^-10.
-    truth = np.exp(-sde.t0) * mean, np.exp(-2 * sde.t0) * variance + float(sde.sigma(sde.t0)) ** 2
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_weak_order(name: str, moments: Callable[..., np.ndarray]) -> None:
+    """Mean, variance and W2 of the laws approach their limit at the order of the method.
+
+    From the marginal of `t1`. The limit is the law of the data at `t0`. Steps that hold the denoiser fixed have its
+    mean from the start. The steps of a corrector stay as long as they are: its limit is the stationary law of the last.
+    """
+    sde = sfp.OU(t0=0.05, t1=5.0)
+    ends = [(float(sde.alpha(t)), float(sde.sigma(t)) ** 2) for t in (sde.t0, sde.t1)]
+    (mean, variance), start = ((alpha * MEAN, alpha**2 * VARIANCE + noise) for alpha, noise in ends)
+    if name == "PredictorCorrector":
+        variance /= 1 - 0.5**2 * ends[0][1] / variance
     steps = [200, 400, 800]
-    errors = np.abs([np.subtract(moments(sde, grid, n, mean, variance), truth) for n in steps])
-    assert np.all(np.abs(np.subtract(coarse, truth)) > 0.01)
-    for error in errors.T:
-        assert fitted_order([1 / n for n in steps], list(error)) == pytest.approx(1.0, abs=0.15)
+    means, variances = moments(STOCHASTIC[name], sde, [sfp.log_snr_grid(sde, n) for n in steps], start).T
+    errors = {
+        "mean": np.abs(means - mean),
+        "variance": np.abs(variances - variance),
+        "W2": np.hypot(means - mean, np.sqrt(variances) - np.sqrt(variance)),
+    }
+    orders = dict.fromkeys(errors, 2.0 if name == "heun_step" else 1.0)
+    if name in ("ancestral", "half the noise"):
+        assert errors.pop("mean").max() < 1e-12
+    if name == "PredictorCorrector":
+        orders["mean"] = 2.0  # It forgets an error of the mean within a few steps.
+    for which, error in errors.items():
+        assert fitted_order([1 / n for n in steps], list(error)) == pytest.approx(orders[which], abs=0.2)
+        assert error[0] > 1e-6
+        assert error[-1] < 5e-3
+
+
+@pytest.mark.usefixtures("x64")
+def test_law_of_the_samples(moments: Callable[..., np.ndarray], getkey: Callable[[], Array]) -> None:
+    """The loop of a sampler draws what its steps say, from the prior."""
+    sde, method = sfp.OU(t0=0.05, t1=5.0), sfp.EulerMaruyama(20)
+    got = sfp.sample(normal_data(sde), 40_000, key=getkey(), method=method)
+    start = 0.0, float(sde.sigma(sde.t1)) ** 2
+    ((mean, variance),) = moments(stepped(method), sde, [sfp.uniform_grid(sde, 20)], start)
+    assert_mean(got, jnp.asarray(mean))
+    assert_mean((got - mean) ** 2, jnp.asarray(variance))
 
 
 @pytest.mark.usefixtures("x64")
@@ -122,21 +197,87 @@ def test_probability_flow_draws_the_data(getkey: Callable[[], Array]) -> None:
     assert_mean(got**3, jnp.asarray(weights @ (means**3 + 3 * means * variances)))
 
 
+MIXTURE_MEANS, MIXTURE_WEIGHTS, MIXTURE_VARIANCES = np.array([[-0.8, 0.6], [0.3, 0.7], [0.1, 0.2]])
+
+
+def ode_ends(sde: AbstractLinearSDE, x1: np.ndarray) -> np.ndarray:
+    """Where the ODE of `line_mixture` takes points at `t1`: on a line it keeps the quantiles of the marginals."""
+
+    def cdf(t: float, x: Any) -> Any:
+        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+        centred = np.asarray(x)[..., None] - alpha * MIXTURE_MEANS
+        return norm.cdf(centred / np.sqrt(alpha**2 * MIXTURE_VARIANCES + sigma**2)) @ MIXTURE_WEIGHTS
+
+    return np.array([brentq(lambda x, u=u: cdf(sde.t0, x) - u, -9, 9, xtol=1e-13) for u in cdf(sde.t1, x1)])
+
+
+DETERMINISTIC: dict[str, tuple[Callable[[int], AbstractSampler], float]] = {
+    "Euler": (lambda n: sfp.Euler(n), 1.0),
+    "Euler, log-SNR": (lambda n: sfp.Euler(n, sfp.log_snr_grid), 1.0),
+    "ExponentialIntegrator": (sfp.ExponentialIntegrator, 1.0),
+    "Heun": (sfp.Heun, 2.0),
+    "DPMSolver": (sfp.DPMSolver, 2.0),
+}
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("grid", [sfp.uniform_grid, sfp.log_snr_grid])
-def test_euler_is_of_order_one(grid: Grid, getkey: Callable[[], Array]) -> None:
-    """The end points approach those of the ODE, solved tightly, at order one, for each starting point."""
-    score = plane_mixture().score(sfp.OU(t0=0.05, t1=5.0))
-    tight = sfp.ProbabilityFlow(sfp.Integrator(diffrax.Dopri8(), rtol=1e-10, atol=1e-10))
-    x1 = score.sde.prior.sample(getkey(), (16, 2))
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_order_of_the_odes_samplers(name: str) -> None:
+    """The samples, their mean, second moment and W2 approach those of the exact ODE at the order of the method.
 
-    def ends(method: AbstractSampler) -> Array:
-        return sfp.sample(score, 16, key=jr.key(0), method=method, initial=x1)
+    From quantiles of the prior, without sampling error. Samples and exact ends are in the same order along the line,
+    so that the root mean square of their differences is W2.
+    """
+    make, order = DETERMINISTIC[name]
+    score = line_mixture().score(sfp.OU(t0=0.05, t1=5.0))
+    x1 = float(score.sde.sigma(score.sde.t1)) * norm.ppf((np.arange(32) + 0.5) / 32)
+    want, steps = ode_ends(score.sde, x1), [64, 128, 256]
 
-    steps = [100, 200, 400]
-    errors = [float(jnp.abs(ends(sfp.Euler(n, grid)) - ends(tight)).mean()) for n in steps]
-    assert errors[0] > 1e-3
-    assert fitted_order([1 / n for n in steps], errors) == pytest.approx(1.0, abs=0.15)
+    @jax.jit
+    def ends(x1: Array) -> list[Array]:
+        return [jax.vmap(lambda x, n=n: make(n)(score, x, key=jr.key(0)))(x1) for n in steps]
+
+    got = np.asarray(ends(jnp.asarray(x1)))
+    assert np.all(np.diff(got) > 0)
+    errors = (
+        np.abs(got.mean(axis=1) - want.mean()),
+        np.abs((got**2).mean(axis=1) - (want**2).mean()),
+        np.sqrt(((got - want) ** 2).mean(axis=1)),
+    )
+    for error in errors:
+        assert fitted_order([1 / n for n in steps], list(error)) == pytest.approx(order, abs=0.2)
+    assert 1e-5 < errors[-1][-1] < (1e-2 if order == 1 else 2e-4)
+
+
+@pytest.mark.usefixtures("x64")
+def test_noise_keeps_the_law(getkey: Callable[[], Array]) -> None:
+    """Churn moves each sample and keeps the law, as do corrections; inflated noise does not keep it."""
+    n, sde, heun = 5_000, sfp.OU(t0=0.01, t1=5.0), sfp.Heun(80)
+    methods: dict[str, AbstractSampler] = {
+        "plain": heun,
+        "churned": sfp.Heun(80, churn=sfp.Churn(20.0, 0.05, 50.0)),
+        "inflated": sfp.Heun(80, churn=sfp.Churn(20.0, inflation=1.1)),
+        "corrected": sfp.PredictorCorrector(heun, corrections=2),
+    }
+    score, keys, x1 = line_mixture().score(sde), jr.split(getkey(), n), sde.prior.sample(getkey(), (n,))
+
+    @jax.jit
+    def ends(x1: Array, keys: Array) -> dict[str, Array]:
+        return {
+            name: jax.vmap(lambda x, key, method=method: method(score, x, key=key))(x1, keys)
+            for name, method in methods.items()
+        }
+
+    alpha, sigma = float(sde.alpha(sde.t0)), float(sde.sigma(sde.t0))
+    means, variances = alpha * MIXTURE_MEANS, alpha**2 * MIXTURE_VARIANCES + sigma**2
+    second = MIXTURE_WEIGHTS @ (means**2 + variances)
+    got = ends(x1, keys)
+    for name in ("plain", "churned", "corrected"):
+        assert_mean(got[name], jnp.asarray(MIXTURE_WEIGHTS @ means))
+        assert_mean(got[name] ** 2, jnp.asarray(second))
+        assert_mean(got[name] ** 3, jnp.asarray(MIXTURE_WEIGHTS @ (means**3 + 3 * means * variances)))
+        assert name == "plain" or float(jnp.abs(got[name] - got["plain"]).mean()) > 0.1
+    assert not mean_is(got["inflated"] ** 2, second)
 
 
 @pytest.mark.usefixtures("x64")
@@ -264,6 +405,82 @@ def test_float32_stays_float32() -> None:
         assert sfp.sample(score, 2, key=jr.key(0), method=sfp.Euler(3), initial=starts).dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("amount", [0.0, 3.0])
+def test_algorithms_of_karras(amount: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Denoised(Heun(N - 1))` is the published algorithm of N steps, written plainly here: 2 N - 1 evaluations.
+
+    Every draw of noise is one. The first step would leave the horizon, and has no churn.
+    """
+    calls: list[float] = []
+    lowest, highest, n = 0.01, 2.0, 7
+
+    def denoiser(x: Any, sigma: Any) -> Any:
+        return x / (1 + sigma**2) + 0.1 * jnp.sin(3 * x)
+
+    def fn(t: Array, x: Array) -> Array:
+        calls.append(1)
+        return (denoiser(x, t) - x) / t**2
+
+    def published(x: float) -> float:
+        levels = (3.0 ** (1 / 7) + np.arange(n) / (n - 1) * (0.02 ** (1 / 7) - 3.0 ** (1 / 7))) ** 7
+        for i, level in enumerate(levels):
+            gamma = min(amount / (n - 1), np.sqrt(2) - 1) if lowest <= level <= highest and i < n - 1 else 0.0
+            raised, following = level * (1 + gamma), levels[i + 1] if i < n - 1 else 0.0
+            x = x + np.sqrt(raised**2 - level**2) * 1.01
+            slope = (x - denoiser(x, raised)) / raised
+            end = x + (following - raised) * slope
+            if following > 0:
+                end = x + (following - raised) * 0.5 * (slope + (end - denoiser(end, following)) / following)
+            x = float(end)
+        return x
+
+    monkeypatch.setattr(jr, "normal", lambda key, shape, dtype: jnp.ones(shape, dtype))
+    churn = None if amount == 0 else sfp.Churn(amount, lowest, highest, 1.01)
+    score, method = sfp.Score(fn, sfp.EDM(t0=0.02, t1=3.0)), sfp.Denoised(sfp.Heun(n - 1, churn=churn))
+    with jax.disable_jit():
+        got = method(score, jnp.asarray(2.5), key=jr.key(0))
+    np.testing.assert_allclose(got, published(2.5), rtol=1e-10)
+    assert len(calls) == 2 * n - 1
+
+
+def test_state_in_float64() -> None:
+    """A float64 state takes many steps without piling up their rounding; the score stays in its own precision."""
+    seen: set[Any] = set()
+
+    class Watched(sfp.AbstractScore):
+        inner: sfp.AbstractScore
+
+        @property
+        def sde(self) -> AbstractLinearSDE:
+            return sfp.VP()
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return ()
+
+        def __call__(self, t: Array, x: Array) -> Array:
+            seen.add((t.dtype, x.dtype))
+            return self.inner(t, x)
+
+        def bind(self, *, args: Any = None, key: Array | None = None) -> "Watched":
+            return self
+
+    single = Watched(line_mixture().score(sfp.VP()))
+    with jax.enable_x64(True):
+        double = Watched(line_mixture().score(sfp.VP()))
+        draw = lambda score, dtype: sfp.sample(
+            score, 64, key=jr.key(0), method=sfp.ExponentialIntegrator(2000), dtype=dtype
+        )
+        coarse, fine, exact = draw(single, jnp.float32), draw(single, jnp.float64), draw(double, None)
+        assert (coarse.dtype, fine.dtype, exact.dtype) == (jnp.float32, jnp.float64, jnp.float64)
+        assert seen == {(jnp.dtype(d), jnp.dtype(d)) for d in (jnp.float32, jnp.float64)}
+        error = lambda x: float(jnp.sqrt(jnp.mean((x - exact) ** 2)))
+        assert 100 * error(fine) < error(coarse)
+        starts = [sfp.sample(single, 3, key=jr.key(0), method=Start(), dtype=d) for d in (None, jnp.float32)]
+        np.testing.assert_array_equal(starts[0].astype(jnp.float32), starts[1])
+
+
 @pytest.mark.quick
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input() -> None:
@@ -287,7 +504,13 @@ def test_bad_input() -> None:
         sfp.sample(standard(), 2, key=key, initial=jnp.ones(()))
     with pytest.raises(TypeError, match="initial has dtype int32"):
         sfp.sample(standard(), 2, key=key, initial=jnp.ones((2, 3), int))
-    for method in (sfp.EulerMaruyama, sfp.Euler, lambda steps: sfp.Langevin(steps, 0.1)):
+    for wrong in ({"dtype": jnp.int32}, {"dtype": "int8"}):
+        with pytest.raises(TypeError, match=r"dtype = int[0-9]*; a sample is an array of floats"):
+            sfp.sample(standard((3,)), 2, key=key, **wrong)
+    with pytest.raises(ValueError, match=r"float64 turned off here\. Call sample inside `with jax\.enable_x64\(True\)"):
+        sfp.sample(standard((3,)), 2, key=key, dtype=jnp.float64)
+    steppers = (sfp.EulerMaruyama, sfp.Euler, sfp.Heun, sfp.ExponentialIntegrator, sfp.DPMSolver)
+    for method in (*steppers, lambda steps: sfp.Langevin(steps, 0.1)):
         with pytest.raises(ValueError, match="steps = 0; a sampler needs at least one step"):
             method(0)
     for wrong in (0.0, -1.0, float("nan")):
@@ -299,8 +522,38 @@ def test_bad_input() -> None:
         sfp.Euler(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))(standard(), jnp.ones(2))
     with pytest.raises(ValueError, match=r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"):
         sfp.EulerMaruyama(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))(standard(), jnp.ones(2), key=key)
-    with pytest.raises(TypeError, match="has no Gaussian kernel"):
-        sfp.log_snr_grid(sfp.sde.CriticallyDampedLangevin(), 10)
+    for grid in (sfp.log_snr_grid, sfp.rho_grid):
+        with pytest.raises(TypeError, match="has no Gaussian kernel"):
+            grid(sfp.sde.CriticallyDampedLangevin(), 10)
+    general = sfp.Score(lambda t, x: -x, sfp.sde.CriticallyDampedLangevin())
+    for method in (
+        sfp.Heun(4, sfp.uniform_grid),
+        sfp.DPMSolver(4, sfp.uniform_grid),
+        sfp.ExponentialIntegrator(4, sfp.uniform_grid),
+        sfp.PredictorCorrector(sfp.EulerMaruyama(4)),
+        sfp.Denoised(Start()),
+    ):
+        with pytest.raises(TypeError, match="has no Gaussian kernel"):
+            method(general, jnp.ones((2, 2)), key=key)
+    for method in (
+        sfp.EulerMaruyama(4),
+        sfp.Heun(4, churn=sfp.Churn(1.0)),
+        sfp.ExponentialIntegrator(4, noise=0.5),
+        sfp.PredictorCorrector(sfp.Euler(4)),
+    ):
+        with pytest.raises(ValueError, match=f"key is None, but {type(method).__name__} draws noise"):
+            method(standard(), jnp.ones(2))
+    for make, message in (
+        (lambda: sfp.RhoGrid(0.0), r"rho = 0\.0; the exponent is positive"),
+        (lambda: sfp.Churn(-1.0), r"amount = -1\.0; the noise to add is not negative"),
+        (lambda: sfp.Churn(1.0, 2.0, 1.0), r"lowest = 2\.0 and highest = 1\.0; the range of noise levels"),
+        (lambda: sfp.Churn(1.0, inflation=0.0), r"inflation = 0\.0; a standard deviation is positive"),
+        (lambda: sfp.ExponentialIntegrator(noise=1.5), r"noise = 1\.5; the share of the noise lies in \[0, 1\]"),
+        (lambda: sfp.PredictorCorrector(corrections=0), "corrections = 0; without any, use the predictor alone"),
+        (lambda: sfp.PredictorCorrector(ratio=0.0), r"ratio = 0\.0; a correction's step is positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
     few = sfp.ProbabilityFlow(sfp.Integrator(max_steps=2))
     with pytest.raises(RuntimeError, match=r"max_steps = 2 did not bring it from t = 1\.0 to t = 1e-05"):
         jax.block_until_ready(sfp.sample(standard((2,)), 3, key=key, method=few))

@@ -1,16 +1,21 @@
 """Draws a batch of samples from a score."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches
-from .._checks import floating, require, same_shape
-from .._types import Event, Key
+from .._checks import floating, require, same_shape, scalar_time
+from .._types import Event, Key, Time
 from ..score import AbstractScore
+from ..sde import AbstractSDE
 from .base import AbstractSampler
 from .euler_maruyama import EulerMaruyama
 
@@ -25,6 +30,7 @@ def sample(
     args: Any = None,
     initial: Float[Array, "n *event"] | None = None,
     batch_size: int | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "n *event"]:
     r"""Draws samples: $x_{t_1}$ from the prior, then the reverse process from `t1` to `t0` [G1].
 
@@ -36,20 +42,24 @@ def sample(
         score: Any score on any SDE.
         n: How many samples.
         key: A random key; the same key gives the same samples.
-        method: `EulerMaruyama(steps, grid)`, `ProbabilityFlow(integrator)` or another sampler.
+        method: `EulerMaruyama(steps, grid)`, `ProbabilityFlow(integrator)`, `Heun(steps)`, `DPMSolver(steps)` or
+            another sampler.
         shape: The event shape, where the score does not know it.
         args: Conditioning, a pytree of arrays with `n` as leading axis, given to the model.
         initial: Where the samples start, in place of draws from the prior.
         batch_size: At most how many samples at once, for many samples in bounded memory; all of them by default. The
             samples are the same up to rounding.
+        dtype: The precision of the state between evaluations and of the samples. The score is evaluated in that of
+            its own arrays: a network in float32 stays so under a state in float64, which Karras 2022 has. The points
+            of the prior are the same as without. By default the precision of the prior's draws, or of `initial`.
 
     Returns:
         The samples, stacked along the leading axis.
 
     Raises:
-        TypeError: if `initial` is not floating.
-        ValueError: if `n` or `batch_size` is below one, the event shape is not known or not that of the score, or
-            `args` or `initial` has another leading axis.
+        TypeError: if `initial` or `dtype` is not floating.
+        ValueError: if `n` or `batch_size` is below one, the event shape is not known or not that of the score,
+            `args` or `initial` has another leading axis, or `dtype` is float64 and JAX has it turned off.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -82,7 +92,44 @@ def sample(
             leaf.ndim >= 1 and leaf.shape[0] == n,
             f"args holds an array of shape {leaf.shape}; its leading axis must be n = {n}, one entry a sample.",
         )
-    return _sample(score, n, shape, key, method, args, initial, batch_size)
+    return _sample(score, n, shape, key, method, args, initial, batch_size, _available(dtype))
+
+
+def _available(dtype: DTypeLike | None) -> np.dtype[Any] | None:
+    """The dtype, refused unless it is floating and JAX has it now."""
+    if dtype is None:
+        return None
+    wanted = np.dtype(dtype)
+    if not jnp.issubdtype(wanted, jnp.floating):
+        raise TypeError(f"dtype = {wanted}; a sample is an array of floats, for example jnp.float64.")
+    require(
+        wanted != np.float64 or jnp.zeros(0).dtype == np.float64,
+        "dtype = float64, but JAX has float64 turned off here. Call sample inside `with jax.enable_x64(True):`, "
+        'or set jax.config.update("jax_enable_x64", True) at the start.',
+    )
+    return wanted
+
+
+class _InItsPrecision(AbstractScore):
+    """A score whose own arrays set the precision it is evaluated in, whatever that of the state."""
+
+    score: AbstractScore
+
+    @property
+    def sde(self) -> AbstractSDE:
+        return self.score.sde
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return self.score.shape
+
+    def __call__(self, t: Time, x: Event) -> Event:
+        own = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(self.score, eqx.is_inexact_array))]
+        inner = x.astype(jnp.result_type(*own)) if own else x
+        return self.score(scalar_time(t, inner), inner).astype(x.dtype)
+
+    def bind(self, *, args: Any = None, key: Key | None = None) -> "_InItsPrecision":
+        return dataclasses.replace(self, score=self.score.bind(args=args, key=key))
 
 
 @eqx.filter_jit
@@ -95,6 +142,7 @@ def _sample(
     args: Any,
     initial: Float[Array, "n *event"] | None,
     batch_size: int,
+    dtype: np.dtype[Any] | None,
 ) -> Float[Array, "n *event"]:
     keys = jr.split(key, n)
 
@@ -102,6 +150,8 @@ def _sample(
         prior_key, method_key = jr.split(keys[index])
         bound = score if args is None else score.bind(args=jax.tree.map(lambda leaf: leaf[index], args))
         start = score.sde.prior.sample(prior_key, shape) if initial is None else initial[index]
+        if dtype is not None:
+            bound, start = _InItsPrecision(bound), start.astype(dtype)
         return method(bound, start, key=method_key)
 
     return in_batches(one, n, batch_size)

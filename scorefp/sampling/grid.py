@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import same_shape
-from ..sde import AbstractSDE, require_linear
+from .._checks import require, same_shape
+from .._module import AbstractModule
+from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
 
 Grid: TypeAlias = Callable[[AbstractSDE, int], Float[Array, " times"]]
 """Called as `grid(sde, steps)`, it returns `steps + 1` descending times from `t1` to `t0`."""
@@ -53,8 +55,67 @@ def log_snr_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
     """
     linear = require_linear(sde)
     last, first = linear.log_snr(linear.t1), linear.log_snr(linear.t0)
-    times = linear.time_of_log_snr(jnp.linspace(last, first, steps + 1))
-    return times.at[0].set(linear.t1).at[-1].set(linear.t0)
+    return _times_at(linear, jnp.linspace(last, first, steps + 1))
+
+
+class RhoGrid(AbstractModule):
+    r"""The grid of Karras 2022 (Eq. 5) for every linear SDE [G1]: steps of equal length in $\nu^{1/\rho}$, where $\nu =
+    \sigma/\alpha$ is the noise level,
+
+    $$ \nu_i = \Big(\nu_{\max}^{1/\rho} + \tfrac{i}{n}\,
+       \big(\nu_{\min}^{1/\rho} - \nu_{\max}^{1/\rho}\big)\Big)^\rho, \qquad i = 0, \dots, n . $$
+
+    Equal steps in $\nu$ for $\rho = 1$; those of `log_snr_grid` as $\rho \to \infty$.
+
+    Args:
+        rho: $\rho$; the larger, the more steps at little noise.
+
+    Raises:
+        TypeError: on a call, if the SDE has no Gaussian kernel.
+        ValueError: if `rho` is not positive.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> [round(float(t), 3) for t in sfp.RhoGrid(rho=2.0)(sfp.EDM(t0=1.0, t1=9.0), 2)]
+        [9.0, 4.0, 1.0]
+    """
+
+    rho: float = eqx.field(default=7.0, static=True)
+
+    def __check_init__(self) -> None:
+        require(self.rho > 0, f"rho = {self.rho}; the exponent is positive.")
+
+    def __call__(self, sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
+        linear = require_linear(sde)
+        power = -0.5 / self.rho
+        last, first = jnp.exp(power * linear.log_snr(linear.t1)), jnp.exp(power * linear.log_snr(linear.t0))
+        return _times_at(linear, jnp.log(jnp.linspace(last, first, steps + 1)) / power)
+
+
+def rho_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
+    r"""The grid of Karras 2022 with $\rho = 7$ [G1]; `RhoGrid` has another exponent.
+
+    Args:
+        sde: A linear SDE.
+        steps: The number of steps.
+
+    Returns:
+        `steps + 1` times from `t1` down to `t0`.
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> [round(float(t), 2) for t in sfp.rho_grid(sfp.EDM(), 3)]
+        [80.0, 9.72, 0.47, 0.0]
+    """
+    return RhoGrid()(sde, steps)
+
+
+def _times_at(sde: AbstractLinearSDE, log_snr: Float[Array, " times"]) -> Float[Array, " times"]:
+    """The times of these log-SNRs, the first and last of which are those of the ends."""
+    return sde.time_of_log_snr(log_snr).at[0].set(sde.t1).at[-1].set(sde.t0)
 
 
 def times_of(grid: Grid, sde: AbstractSDE, steps: int, like: Array) -> Float[Array, " times"]:

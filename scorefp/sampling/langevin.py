@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import is_concrete, require, scalar_time, time_within
-from .._types import Event, Key, Time
+from .._types import Event, Key, Scalar, Time
 from ..score import AbstractScore
 from .base import AbstractSampler
 
@@ -56,7 +56,12 @@ class Langevin(AbstractSampler):
         length = jnp.asarray(self.step_size, x1.dtype)
 
         def step(x: Event, index: Int[Array, ""]) -> tuple[Event, None]:
-            noise = jr.normal(jr.fold_in(key, index), x.shape, x.dtype)
-            return (x + length * score(t, x) + jnp.sqrt(2 * length) * noise).astype(x.dtype), None
+            return langevin_step(score, t, x, length, jr.fold_in(key, index)), None
 
         return jax.lax.scan(step, x1, jnp.arange(self.steps))[0]
+
+
+def langevin_step(score: AbstractScore, t: Scalar, x: Event, length: Scalar, key: Key) -> Event:
+    """One step of unadjusted Langevin dynamics at the time `t`."""
+    noise = jr.normal(key, x.shape, x.dtype)
+    return (x + length * score(t, x) + jnp.sqrt(2 * length) * noise).astype(x.dtype)

@@ -1,13 +1,10 @@
 """The probability-flow ODE as a sampler: adaptive, and by Euler's method on a grid."""
 
-import jax
-
-from .._checks import require
 from .._types import Event, Key, Scalar
 from ..flow import Integrator, transport
 from ..score import AbstractScore
-from .base import AbstractSampler
-from .grid import Grid, times_of, uniform_grid
+from .base import AbstractSampler, AbstractStepSampler
+from .grid import Grid, uniform_grid
 
 
 class ProbabilityFlow(AbstractSampler):
@@ -36,7 +33,7 @@ class ProbabilityFlow(AbstractSampler):
         return transport(score, x1, start=sde.t1, stop=sde.t0, integrator=self.integrator).state
 
 
-class Euler(AbstractSampler):
+class Euler(AbstractStepSampler):
     r"""Euler's method on the probability-flow ODE [G1], [F0] (of Deveney 2023, Eq. 9). A step from $t$ to $t' < t$ is
 
     $$ x \leftarrow x - (t - t')\,u(t, x). $$
@@ -62,14 +59,5 @@ class Euler(AbstractSampler):
     steps: int = 1000
     grid: Grid = uniform_grid
 
-    def __check_init__(self) -> None:
-        require(self.steps >= 1, f"steps = {self.steps}; a sampler needs at least one step.")
-
-    def __call__(self, score: AbstractScore, x1: Event, *, key: Key | None = None) -> Event:
-        times = times_of(self.grid, score.sde, self.steps, x1)
-
-        def step(x: Event, now: tuple[Scalar, Scalar]) -> tuple[Event, None]:
-            t, earlier = now
-            return (x - (t - earlier) * score.probability_flow(t, x)).astype(x.dtype), None
-
-        return jax.lax.scan(step, x1, (times[:-1], times[1:]))[0]
+    def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
+        return x - (t - earlier) * score.probability_flow(t, x)
