@@ -62,8 +62,8 @@ def require_smooth_activation(activation: Callable[[Array], Array]) -> None:
 
 def _message(subject: str) -> str:
     return (
-        f"{subject}, which is piecewise linear: its second derivatives, which a Fokker–Planck residual takes, are zero "
-        "almost everywhere. Use a smooth one: nn.silu, nn.softplus, jax.nn.gelu, jnp.tanh."
+        f"{subject}, which is piecewise linear: its second derivatives, which are taken here, are zero almost "
+        "everywhere. Use a smooth one: nn.silu, nn.softplus, jax.nn.gelu, jnp.tanh."
     )
 
 
