@@ -4,19 +4,25 @@ jaxtyping and beartype check every signature of the package while the tests run:
 pyproject.toml installs the import hook before anything imports `scorefp`, in each worker too.
 """
 
+import importlib.metadata
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 # Read when jax first makes a backend. The workers share the cores; one thread each is the fastest.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The first flag keeps jaxlib 0.10.2 to 0.12.0 from compiling some sums wrongly: see scorefp/_runtime.py. The second
-# leaves XLA's optimiser out: most of the time goes into compiling programs that run once. Both stand before the word
-# without dashes, at which XLA stops reading.
+# The first flag keeps jaxlib 0.10.2 to 0.12.0 from compiling some sums wrongly: see scorefp/_runtime.py. The next ones
+# leave XLA's optimiser out, write each program in one piece, and build kernels without MLIR: most of the time goes into
+# compiling programs that run once, and this halves it. They stand before the word without dashes, at which XLA stops
+# reading. jaxlib 0.12 has no other way to build kernels, and refuses to start on a flag that it does not know.
+_RELEASE = tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jaxlib"))[:2]))
 os.environ["XLA_FLAGS"] = (
     "--xla_cpu_experimental_ynn_fusion_type= --xla_backend_optimization_level=0 "
-    "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    "--xla_cpu_parallel_codegen_split_count=1 "
+    + ("--xla_cpu_use_fusion_emitters=false " if _RELEASE < (0, 12) else "")
+    + "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
 
