@@ -120,7 +120,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     spread = lambda q: f"{q[0]:.2f} ({q[1]:.2f}, {q[2]:.2f})"
     lines += [
         f"| {row['D']} | {row['sampler']} | {row['ms']:.3f} | {row['evaluations']}, {row['draws']} "
-        f"| {spread(row['over floor'])} | {spread(row['an evaluation'])} | {spread(row['over evaluations and draws'])} |"
+        f"| {spread(row['over floor'])} | {spread(row['an evaluation'])} "
+        f"| {spread(row['over evaluations and draws'])} |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"
