@@ -6,7 +6,6 @@ pyproject.toml installs the import hook before anything imports `scorefp`, in ea
 
 import importlib.metadata
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # leave XLA's optimiser out, write each program in one piece, and build kernels without MLIR: most of the time goes into
 # compiling programs that run once, and this halves it. They stand before the word without dashes, at which XLA stops
 # reading. jaxlib 0.12 has no other way to build kernels, and refuses to start on a flag that it does not know.
-_RELEASE = tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jaxlib"))[:2]))
 os.environ["XLA_FLAGS"] = (
     "--xla_cpu_experimental_ynn_fusion_type= --xla_backend_optimization_level=0 "
     "--xla_cpu_parallel_codegen_split_count=1 "
-    + ("--xla_cpu_use_fusion_emitters=false " if _RELEASE < (0, 12) else "")
+    + (
+        "--xla_cpu_use_fusion_emitters=false "
+        if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11."))
+        else ""
+    )
     + "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
