@@ -102,15 +102,18 @@ from .objective import (
     DSM as DSM,
     CauchyInitial as CauchyInitial,
     Consistency as Consistency,
+    ExpectedWeighting as ExpectedWeighting,
     HighOrderDSM as HighOrderDSM,
     InterpolatedWeighting as InterpolatedWeighting,
     LogFPE as LogFPE,
     MinSNRWeighting as MinSNRWeighting,
     OwnSamples as OwnSamples,
+    Restricted as Restricted,
     ScoreFPE as ScoreFPE,
     SoftMinSNRWeighting as SoftMinSNRWeighting,
     TimeDerivativeTaming as TimeDerivativeTaming,
     ZeroCurl as ZeroCurl,
+    edm_loss as edm_loss,
     likelihood_weighting as likelihood_weighting,
     noise_weighting as noise_weighting,
     scale_free_weighting as scale_free_weighting,
@@ -155,6 +158,12 @@ from .sde import (
     LinearSDE as LinearSDE,
     SubVP as SubVP,
 )
-from .time import UniformLogSNR as UniformLogSNR, UniformTime as UniformTime
+from .time import (
+    LogNormalNoise as LogNormalNoise,
+    SoftTruncation as SoftTruncation,
+    TimeInterval as TimeInterval,
+    UniformLogSNR as UniformLogSNR,
+    UniformTime as UniformTime,
+)
 
 _warn_of_wrong_sums()

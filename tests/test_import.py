@@ -36,7 +36,8 @@ PUBLIC = """
     Box Exact Hutchinson Ito Antithetic Sliced Smoothed FiniteDifference
     fpe_operator score_fpe_residual log_fpe_residual fpe_residual
     DSM ScoreFPE LogFPE TimeDerivativeTaming ZeroCurl HighOrderDSM CauchyInitial
-    UniformTime UniformLogSNR likelihood_weighting
+    UniformTime UniformLogSNR LogNormalNoise TimeInterval SoftTruncation Restricted edm_loss
+    likelihood_weighting ExpectedWeighting
     MinSNRWeighting SoftMinSNRWeighting InterpolatedWeighting
     log_likelihood likelihood_bound evaluate_bound Truncation MonteCarlo entropy kl_decomposition kl_bound
     log_normaliser BoxQuadrature ImportanceSampling

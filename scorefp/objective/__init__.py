@@ -15,6 +15,7 @@ from .control import (
     TimeDerivativeSize as TimeDerivativeSize,
 )
 from .curl import ZeroCurl as ZeroCurl
+from .edm import edm_loss as edm_loss
 from .fokker_planck import (
     LogFPE as LogFPE,
     ScoreFPE as ScoreFPE,
@@ -22,8 +23,10 @@ from .fokker_planck import (
 )
 from .high_order import HighOrderDSM as HighOrderDSM
 from .matching import DSM as DSM
+from .restricted import Restricted as Restricted
 from .weighting import (
     EDMWeighting as EDMWeighting,
+    ExpectedWeighting as ExpectedWeighting,
     InterpolatedWeighting as InterpolatedWeighting,
     MinSNRWeighting as MinSNRWeighting,
     SoftMinSNRWeighting as SoftMinSNRWeighting,

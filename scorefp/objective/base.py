@@ -129,7 +129,7 @@ class AbstractObjective(AbstractModule):
         total, terms = jnp.zeros((), x0.dtype), dict[str, Scalar]()
         for (coefficient, term), value, share in zip(parts, sums, shares, strict=True):
             total = total + coefficient.astype(x0.dtype) * value / share
-            terms[_free(type(term).__name__, terms)] = value / share
+            terms[_free(_name(term), terms)] = value / share
         return total, terms
 
     def __add__(self, other: "AbstractObjective") -> "Objective":
@@ -234,6 +234,12 @@ def _integrands(
     value = next((s for s, _ in seen if s is not None), None)
     value = score(t, perturbed.x) if value is None else value
     return [weight * term.integrand(sde, perturbed, value, more) for term, (_, more) in zip(terms, seen, strict=True)]
+
+
+def _name(term: AbstractTerm) -> str:
+    """The name of a term's class, with that of a term it holds in brackets."""
+    held = [_name(value) for value in vars(term).values() if isinstance(value, AbstractTerm)]
+    return type(term).__name__ + (f"({', '.join(held)})" if held else "")
 
 
 def _free(name: str, taken: dict[str, Scalar]) -> str:

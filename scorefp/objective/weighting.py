@@ -9,6 +9,7 @@ from .._checks import require
 from .._module import AbstractModule
 from .._types import Scalar, Time
 from ..sde import AbstractLinearSDE
+from ..time import AbstractTimeLaw
 
 Weighting: TypeAlias = Callable[[AbstractLinearSDE, Scalar], Scalar]
 """A weight as a function of the SDE and one time."""
@@ -151,6 +152,30 @@ class SoftMinSNRWeighting(AbstractModule):
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
         return sde.sigma(t) ** 2 * self.gamma / (jnp.exp(sde.log_snr(t)) + self.gamma)
+
+
+class ExpectedWeighting(AbstractModule):
+    r"""A weighting times the density of a law of times, $\lambda(t)\,p(t)$: the integral over time becomes the
+    expectation $E_{t\sim p}[\lambda(t)\,\cdot\,]$ of the papers that write their loss as one [H5].
+
+    With times drawn from the same law the two densities cancel. Any other law of draws estimates the same number.
+
+    Args:
+        weighting: $\lambda$.
+        law: $p$, on the horizon.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> weighting = sfp.ExpectedWeighting(sfp.likelihood_weighting, sfp.UniformTime())
+        >>> float(weighting(sfp.EDM(t0=1.0, t1=5.0), 2.0))  # g^2 / (t1 - t0)
+        1.0
+    """
+
+    weighting: Weighting
+    law: AbstractTimeLaw
+
+    def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        return self.weighting(sde, t) / self.law.weight(sde, t, sde.t0, sde.t1)
 
 
 class InterpolatedWeighting(AbstractModule):
