@@ -373,7 +373,7 @@ def test_estimates_are_written_to_the_digits_they_have() -> None:
 def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
     x = normal_samples(40, 2).values
     report = sfp.audit(linear_score(2, 0.0, 0.0), x, key=jr.key(1))
-    assert list(report.sections) == ["likelihood", "bound", "residual", "matching", "curl", "gap"]
+    assert list(report.sections) == ["likelihood", "bound", "residual", "matching", "curl", "gap", "consistency"]
     assert report["residual"].numbers["r_FP_scale_free"].value < 1e-9
     assert report["curl"].numbers["curl_scale_free"].value < 1e-12
     assert report["residual"].curves["r_FP"].t.shape == (32,)
@@ -389,6 +389,8 @@ def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
     assert wrong["residual"].numbers["r_FP_scale_free"].value > 0.1
     assert wrong["curl"].numbers["curl_scale_free"].value > 0.1
     assert wrong["matching"].numbers["r_DSM_scale_free"].value > report["matching"].numbers["r_DSM_scale_free"].value
+    assert wrong["consistency"].numbers["consistency_rms"].value > 0.1
+    assert report["consistency"].numbers["consistency_rms"].value < 0.1
     # Its ODE shrinks the prior far more than its SDE does.
     for audited, apart in ((report, False), (wrong, True)):
         gap, floor = (audited["gap"].numbers[name] for name in ("ode_sde", "floor"))
@@ -513,7 +515,7 @@ def test_general_sde_gets_what_needs_no_kernel() -> None:
     report = sfp.audit(score, x, key=jr.key(0))
     assert list(report.sections) == ["likelihood", "gap"]
     assert "EulerMaruyama(steps=128)" in report["gap"].notes[0]
-    assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve" in str(report)
+    assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve, ConsistencyCurves" in str(report)
     with pytest.raises(TypeError, match="no Gaussian kernel"):
         sfp.audit(score, x, key=jr.key(0), measures=(CurlCurve(),))
     with pytest.raises(ValueError, match="none of the audits has a curve"):

@@ -22,6 +22,7 @@ from references import assert_mean, fitted_order, inverse_linear, line_mixture, 
 
 import scorefp as sfp
 from scorefp import reverse
+from scorefp.diagnostics import CleanSamples, ConsistencyCurves
 from scorefp.martingale import AbstractWindow
 from scorefp.time import AbstractTimeSampler
 
@@ -43,6 +44,15 @@ class Sum(eqx.Module):
 
 def wrong(sde: Any, eta: float) -> sfp.Score:
     return sfp.Score(Sum(line_mixture().score(sde), jnp.asarray(eta)), sde)
+
+
+class Times(eqx.Module):
+    """A multiple of the state."""
+
+    factor: Array
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        return self.factor * x
 
 
 def still(eta: Array | float) -> sfp.Score:
@@ -331,6 +341,48 @@ def test_dropout_is_frozen_within_a_term() -> None:
     assert float(value(jnp.uint32(1))) > 0.1
 
 
+# --------------------------------------------------------------------------------------------------- the property tests
+
+
+def linear_defects(c: float, times: np.ndarray) -> np.ndarray:
+    """The defect at every end of a path from the first time, over its start, for the score `-c x` under VP.
+
+    The denoiser is a multiple of the state, and so is the mean of an ancestral step.
+    """
+    sde = sfp.VP()
+    alpha, sigma, log_snr = (np.asarray(f(times)) for f in (sde.alpha, sde.sigma, sde.log_snr))
+    h = (1 - c * sigma**2) / alpha
+    kept = sigma[1:] * np.exp((log_snr[:-1] - log_snr[1:]) / 2) * c * sigma[:-1]
+    return h[1:] * np.cumprod(alpha[1:] * h[:-1] + kept) - h[0]
+
+
+@pytest.mark.parametrize("c", [1.0, 1.4])
+def test_curves_of_a_linear_score(c: float) -> None:
+    """Standard normal data under VP stay so; the defects are known, those of the steps themselves included."""
+    sde, x = sfp.VP(), CleanSamples(jr.normal(jr.key(5), (600, 2)))
+    measure = ConsistencyCurves(steps=32, times=4, samples=600, batch_size=400)
+    section = measure(sfp.Score(Times(jnp.asarray(-c)), sde), x, key=jr.key(0))
+    grid = np.asarray(between(sde, sde.t1, sde.t0, jnp.arange(33) / 32))
+    from_t1 = linear_defects(c, grid)[7::8]
+    to_t0 = np.asarray([linear_defects(c, grid[start:])[-1] for start in (0, 8, 16, 24)])
+    for name, want, t in (("from_t1", from_t1, grid[8::8]), ("to_t0", to_t0, grid[:-1:8])):
+        curve = section.curves[name]
+        np.testing.assert_allclose(curve.t, t[::-1], rtol=1e-9)
+        assert np.all(np.abs(curve.value - np.abs(want[::-1])) <= 2 * curve.error + 1e-9)
+    assert section.curves["from_t1"].value[0] == section.curves["to_t0"].value[-1]
+    numbers, square = section.numbers, float(np.mean(to_t0**2))
+    assert abs(numbers["consistency"].value - square) < 2 * numbers["consistency"].error
+    if c == 1:  # what is left is the steps'
+        assert numbers["consistency_rms"].value < 0.05
+    else:
+        assert numbers["consistency_rms"].value == pytest.approx(math.sqrt(square), rel=0.1)
+        assert numbers["consistency_rms"].value > 1
+        # In the limit of many steps: E[x_t'] = x_t exp(-(c - 1/2) (B(t) - B(t'))) with B = -2 log alpha.
+        shrunk = np.exp((2 * c - 1) * np.asarray(sde.log_alpha(grid[0]) - sde.log_alpha(grid[-1])))
+        h = [(1 - c * float(sde.sigma(t)) ** 2) / float(sde.alpha(t)) for t in (grid[-1], grid[0])]
+        assert to_t0[0] == pytest.approx(h[0] * shrunk - h[1], rel=0.05)
+
+
 # ---------------------------------------------------------------------------------------------------------- the windows
 
 
@@ -430,6 +482,13 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     "term without steps": (ValueError, "steps = 0; a path", lambda: sfp.Consistency(steps=0)),
     "own samples without steps": (ValueError, "steps = 0; a path", lambda: sfp.OwnSamples(0)),
     "share": (ValueError, r"fraction = 0; a share of the batch lies in \(0, 1\]", lambda: sfp.Consistency(fraction=0)),
+    "steps between times": (
+        ValueError,
+        "steps = 30 with times = 8; .* steps is a multiple of times",
+        lambda: ConsistencyCurves(steps=30),
+    ),
+    "measure of one path": (ValueError, "paths = 1; the square without bias", lambda: ConsistencyCurves(paths=1)),
+    "measure of one sample": (ValueError, "samples = 1; a confidence interval", lambda: ConsistencyCurves(samples=1)),
     "empty window": (ValueError, r"length = 0\.0; the length of a window is positive", lambda: sfp.NoiseWindow(0.0)),
     "negative window": (ValueError, r"length = -1\.0; the length", lambda: sfp.LogSNRWindow(-1.0)),
     "window below the floor": (

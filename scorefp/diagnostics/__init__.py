@@ -2,6 +2,7 @@
 
 from .audit import DEFAULT_MEASURES as DEFAULT_MEASURES, Audit as Audit, AuditData as AuditData, audit as audit
 from .bound import Bound as Bound
+from .consistency import ConsistencyCurves as ConsistencyCurves
 from .curves import CurlCurve as CurlCurve, MatchingCurve as MatchingCurve, ResidualCurve as ResidualCurve
 from .ensemble import (
     Ensemble as Ensemble,

@@ -18,6 +18,7 @@ from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
 from .bound import Bound
 from .configuration import Json, configuration, fields, plain
+from .consistency import ConsistencyCurves
 from .curves import CurlCurve, MatchingCurve, ResidualCurve
 from .gap import Gap
 from .likelihood import Likelihood
@@ -34,6 +35,7 @@ DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (
     MatchingCurve(),
     CurlCurve(),
     Gap(),
+    ConsistencyCurves(),
 )
 """What an audit measures where it is not told."""
 
@@ -152,8 +154,9 @@ def audit(
 
     By default: the likelihood of the probability-flow ODE with its exploded trajectories (`Likelihood`), the bound of
     the reverse SDE (`Bound`), the residual of the score Fokker–Planck equation (`ResidualCurve`), the error of
-    denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), these three over time, and the gap between
-    the samples of the ODE and those of the SDE (`Gap`). Every number comes with a 95 % confidence interval over
+    denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), these three over time, the gap between the
+    samples of the ODE and those of the SDE (`Gap`), and whether the denoiser is a martingale along its own reverse SDE
+    (`ConsistencyCurves`). Every number comes with a 95 % confidence interval over
     samples [K8].
 
     Each measure is compiled once for a configuration, runs in batches of bounded memory, and gives the same values for
@@ -184,7 +187,7 @@ def audit(
         >>> x = jax.random.normal(jax.random.key(0), (50, 2))
         >>> report = sfp.audit(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> list(report.sections)
-        ['likelihood', 'bound', 'residual', 'matching', 'curl', 'gap']
+        ['likelihood', 'bound', 'residual', 'matching', 'curl', 'gap', 'consistency']
         >>> report["likelihood"].numbers["exploded"].value
         0.0
     """
