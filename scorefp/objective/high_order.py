@@ -36,10 +36,9 @@ class HighOrderDSM(AbstractTerm):
     target without a gradient: add `DSM()`, and for order three `HighOrderDSM(2)`, which train them,
     `DSM() + a * HighOrderDSM(2) + b * HighOrderDSM(3)`.
 
-    **Probes.** Sums over probes stand inside the squares of scalars and outside that of $\sigma^2Jv + \dots$, so that
-    `Exact()` gives the Frobenius norm, the trace and $\nabla\operatorname{tr}J$. A random probe has the mean of the
-    first; its squares of the trace and of order three have the variance of the probe on top. The target is right
-    for each probe by itself, so the minimisers stay.
+    **Probes.** The mean over probes stands outside the first square and inside the other two, so that `Exact()` gives
+    the Frobenius norm, the trace and $\nabla\operatorname{tr}J$. A random probe has the mean of the first; the other
+    two get the variance of the probe on top. The target is right for each probe by itself, so the minimisers stay.
 
     The published code divides by $D$ once more where a norm has $D$ entries, in the first order too: against its other
     terms its square of the trace is $D$ times as large.
