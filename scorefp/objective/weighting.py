@@ -175,6 +175,7 @@ class ExpectedWeighting(AbstractModule):
     law: AbstractTimeLaw
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        t = jnp.asarray(t)
         return self.weighting(sde, t) / self.law.weight(sde, t, sde.t0, sde.t1)
 
 
