@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 OPTIONS = "--targets mixture --penalties 0 1 --seeds 0 --iterations 10000 --samples 6000 --steps 100 --quiet --out"
 
 
@@ -16,6 +18,7 @@ def run(root: Path, out: Path) -> str:
     return subprocess.run(command, env=environment, cwd=out, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_the_reproduction_in_short(root: Path, tmp_path: Path) -> None:
     printed = run(root, tmp_path)
     names = {"exact": "exact_mixture_0_0.json", "0": "paper_mixture_0_0.json", "1": "paper_mixture_1_0.json"}
