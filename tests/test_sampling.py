@@ -135,6 +135,21 @@ def test_weak_order(name: str, moments: Callable[..., np.ndarray]) -> None:
 
 
 @pytest.mark.usefixtures("x64")
+def test_churn_keeps_the_order(moments: Callable[..., np.ndarray]) -> None:
+    """A fixed amount of churn, for normal data: with more steps the error falls as without, though it is larger."""
+    sde = sfp.OU(t0=0.05, t1=5.0)
+    ends = [(float(sde.alpha(t)), float(sde.sigma(t)) ** 2) for t in (sde.t0, sde.t1)]
+    limit, start = ((alpha * MEAN, alpha**2 * VARIANCE + noise) for alpha, noise in ends)
+    steps = [100, 300]
+    runs = [moments(stepped(sfp.Heun(n, churn=sfp.Churn(20.0))), sde, [sfp.rho_grid(sde, n)], start)[0] for n in steps]
+    without = moments(stepped(sfp.Heun(100)), sde, [sfp.rho_grid(sde, 100)], start)[0, 1]
+    means, variances = np.abs(np.array(runs) - limit).T
+    assert means.max() < 1e-12
+    assert fitted_order([1 / n for n in steps], list(variances)) == pytest.approx(2.0, abs=0.2)
+    assert variances[0] > 4 * abs(without - limit[1]) > 1e-4
+
+
+@pytest.mark.usefixtures("x64")
 def test_law_of_the_samples(moments: Callable[..., np.ndarray], getkey: Callable[[], Array]) -> None:
     """The loop of a sampler draws what its steps say, from the prior."""
     sde, method = sfp.OU(t0=0.05, t1=5.0), sfp.EulerMaruyama(20)
