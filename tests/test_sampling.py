@@ -416,6 +416,15 @@ def test_float32_stays_float32() -> None:
         assert sfp.Euler(3)(score, x1).dtype == jnp.float32
         assert sfp.Langevin(3, 0.1)(score, x1, key=jr.key(0)).dtype == jnp.float32
         assert sfp.ProbabilityFlow()(score, x1).dtype == jnp.float32
+        image = jax.ShapeDtypeStruct((2, 1, 2), jnp.float32)
+        for method in (
+            sfp.Heun(3, churn=sfp.Churn(1.0)),
+            sfp.DPMSolver(3),
+            sfp.ExponentialIntegrator(3),
+            sfp.ExponentialIntegrator(3, noise=0.5),
+            sfp.Denoised(sfp.PredictorCorrector(sfp.EulerMaruyama(3))),
+        ):
+            assert jax.eval_shape(lambda x, method=method: method(score, x, key=jr.key(0)), image) == image
         starts = jnp.ones((2, 2), jnp.float32)
         assert sfp.sample(score, 2, key=jr.key(0), method=sfp.Euler(3), initial=starts).dtype == jnp.float32
 
