@@ -50,6 +50,7 @@ ROWS = [
     ("curl, scale-free", "curl", "curl_scale_free", "value"),
     ("W₂² of ODE and SDE samples", "gap", "ode_sde", "value"),
     ("  between two sets of the SDE", "gap", "floor", "value"),
+    ("consistency, defect of one entry", "consistency", "consistency_rms", "value"),
 ]
 
 

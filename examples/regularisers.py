@@ -1,0 +1,463 @@
+"""Which regulariser should I use? Every one of this library on the same data, network, seeds and computing time.
+
+Four data sets: 8×8 digits, the checkerboard and the eight modes of Lai 2023, and ten measurements of cell nuclei (the
+breast-cancer set that scikit-learn ships). Each method has two strengths; each of those, with each of three seeds, is
+one cell: a model trained for `--budget` seconds of one core and audited on data it has not seen. The table shows, of
+each method, the strength whose median negative log-likelihood on validation data is lower in the mean over seeds.
+
+    taskset --cpu-list 1 python examples/regularisers.py
+
+The time of a step is measured first, all methods in turns, and its least value over the rounds counts: other work on
+the machine slows some rounds, not all. Each cell then takes so many steps as fit into the budget, on one thread.
+
+Each cell is one JSON file in `docs/assets/regularisers/`, and is skipped when the file is there: a killed run goes on
+where it stopped; trained models are in `.cache/regularisers/`. Tables and the figure are made from these files alone.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Read when jax makes its backend: one thread, so that a second of computing is the same for every method.
+os.environ["XLA_FLAGS"] = (
+    "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+import scorefp as sfp
+from scorefp import data, train
+from scorefp.densities import Checkerboard, eight_modes
+from scorefp.diagnostics import ConsistencyCurves, CurlCurve, Ensemble, Gap, Likelihood, ResidualCurve
+from scorefp.objective import JacobianSize, ScoreSize, Smoothness, TimeDerivativeSize
+
+ENSEMBLE = Ensemble(times=16, samples=128)
+MEASURES = (
+    Likelihood(),
+    ResidualCurve(ensemble=ENSEMBLE),
+    CurlCurve(ensemble=ENSEMBLE),
+    ConsistencyCurves(),
+    Gap(samples=1024),
+)
+SHARE = 0.25
+"""The share of each batch on which a penalty is evaluated."""
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A data set in three parts, and what belongs to it.
+
+    Attributes:
+        title: Its name for a reader.
+        sde: The forward process.
+        width: The width of the network.
+        parts: The training, validation and test data of a seed.
+        density: The law of the data, where it is known.
+    """
+
+    title: str
+    sde: sfp.VP
+    width: int
+    parts: Callable[[int], tuple[data.Dataset, data.Dataset, data.Dataset]]
+    density: Any = None
+
+
+def drawn(density: Any, seed: int) -> tuple[data.Dataset, ...]:
+    """Fresh samples of a density of the plane: 2,000 to train with, 256 to validate, 1,024 to test."""
+    x = density.sample(jr.key(9000 + seed), 3280)
+    return tuple(data.Dataset(part) for part in (x[:2000], x[2000:2256], x[2256:]))
+
+
+def shuffled(x: np.ndarray, validation: int, test: int, seed: int) -> tuple[np.ndarray, ...]:
+    x = np.random.default_rng(9000 + seed).permutation(x)
+    return x[validation + test :], x[:validation], x[validation : validation + test]
+
+
+def digits(seed: int) -> tuple[data.Dataset, ...]:
+    """The library's training digits, 128 of them to validate; its 360 test digits."""
+    digits, test = data.digits("train"), data.digits("test")
+    training, validation, _ = shuffled(np.asarray(digits.values), 128, 0, seed)
+    parts = (training, validation, np.asarray(test.values))
+    return tuple(data.Dataset(jnp.asarray(part), digits.quantisation) for part in parts)
+
+
+def nuclei(seed: int) -> tuple[data.Dataset, ...]:
+    """The means of ten measurements of cell nuclei of 569 patients; logarithms of what is a length or an area."""
+    from sklearn.datasets import load_breast_cancer
+
+    x = np.asarray(load_breast_cancer().data)[:, :10]
+    x[:, [0, 2, 3]] = np.log(x[:, [0, 2, 3]])
+    training, validation, test = shuffled(x, 96, 128, seed)
+    mean, std = training.mean(axis=0), training.std(axis=0)
+    parts = (training, validation, test)
+    return tuple(data.Dataset(jnp.asarray((part - mean) / std, jnp.float32)) for part in parts)
+
+
+PLANE = sfp.VP(t0=1e-3)
+PROBLEMS = {
+    "digits": Problem("Digits, 8×8", sfp.VP(), 128, digits),
+    "modes": Problem("Eight modes", PLANE, 64, lambda seed: drawn(eight_modes(), seed), eight_modes()),
+    "nuclei": Problem("Cell nuclei, ten features", PLANE, 96, nuclei),
+    "checkerboard": Problem("Checkerboard", PLANE, 64, lambda seed: drawn(Checkerboard(), seed), Checkerboard()),
+}
+
+
+# ------------------------------------------------------------------------------------------------ methods
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What is trained.
+
+    Attributes:
+        title: Its name for a reader.
+        penalty: The penalty for samples of so many elements, without its strength; `None` for none.
+        strengths: Its coefficients; of weight decay, the decay.
+        potential: Whether the model is a potential.
+    """
+
+    title: str
+    penalty: Callable[[int], Any] | None
+    strengths: tuple[float, ...]
+    potential: bool = False
+
+
+def gradient(size: int) -> Any:
+    return sfp.Exact() if size <= 16 else sfp.Hutchinson()
+
+
+def plain(method: Any, form: Any = None) -> sfp.ScoreFPE:
+    """The penalty of Lai 2023 for data in the plane and for MNIST: the norm, without a weight, over D."""
+    return sfp.ScoreFPE(method, form, power=1.0, weighting=sfp.unit_weighting, size_exponent=1.0, fraction=SHARE)
+
+
+def log_weighting(sde: Any, t: Any) -> Any:
+    """The weight that makes the residual of a log-density one per unit of log-SNR [F15]."""
+    return sde.sigma(t) / jnp.sqrt(2 * sde.g2(t))
+
+
+def high_order(size: int, *, order: int) -> Any:
+    trace = sfp.Exact() if size <= 2 else sfp.Hutchinson()
+    terms = [sfp.HighOrderDSM(k, trace, fraction=SHARE) for k in range(2, order + 1)]
+    return functools.reduce(lambda a, b: a + b, terms)
+
+
+METHODS = {
+    "dsm": Method("DSM", None, (0.0,)),
+    "gradient": Method("FP, gradient", lambda d: sfp.ScoreFPE(gradient(d), "gradient", fraction=SHARE), (0.1, 0.5)),
+    "ito": Method("FP, Itô", lambda d: sfp.ScoreFPE(sfp.Ito(), fraction=SHARE), (0.1, 0.5)),
+    "antithetic": Method("FP, antithetic", lambda d: sfp.ScoreFPE(fraction=SHARE), (0.1, 0.5)),
+    "gradient-plain": Method("FP, gradient, plain", lambda d: plain(gradient(d), "gradient"), (0.0015, 0.1)),
+    "ito-plain": Method("FP, Itô, plain", lambda d: plain(sfp.Ito()), (0.0015, 0.1)),
+    "antithetic-plain": Method("FP, antithetic, plain", lambda d: plain(sfp.Antithetic()), (0.0015, 0.1)),
+    "consistency": Method("consistency", lambda d: sfp.Consistency(fraction=SHARE), (0.1, 0.5)),
+    "curl": Method(
+        "zero curl",
+        lambda d: sfp.ZeroCurl(sfp.objective.scale_free_jacobian_weighting, fraction=SHARE),
+        (0.1, 0.5),
+    ),
+    "dsm-2": Method("DSM-2", functools.partial(high_order, order=2), (0.1, 0.5)),
+    "dsm-3": Method("DSM-3", functools.partial(high_order, order=3), (0.1, 0.5)),
+    "decay": Method("weight decay", None, (0.1, 1.0)),
+    "size": Method("‖s‖²", lambda d: ScoreSize(fraction=SHARE), (0.001, 0.01)),
+    "jacobian": Method("‖J‖²", lambda d: JacobianSize(fraction=SHARE), (0.001, 0.01)),
+    "slope": Method("‖∂ₜs‖²", lambda d: TimeDerivativeSize(fraction=SHARE), (0.01, 0.1)),
+    "smooth": Method("smoothness", lambda d: Smoothness(fraction=SHARE), (0.001, 0.01)),
+    "potential": Method("DSM of a potential", None, (0.0,), potential=True),
+    "log-fpe": Method(
+        "log-FPE",
+        lambda d: 1 / d * sfp.LogFPE(sfp.Ito(), weighting=log_weighting, unbiased=True, fraction=SHARE),
+        (0.02, 0.2),
+        potential=True,
+    ),
+}
+
+
+class Offset(eqx.Module):
+    """The free function of time of an unnormalised potential [F3]."""
+
+    weights: jax.Array
+
+    def __call__(self, c_noise: jax.Array) -> jax.Array:
+        return self.weights @ sfp.nn.fourier_features(c_noise)
+
+
+def untrained(problem: Problem, method: Method, training: data.Dataset, seed: int) -> sfp.AbstractScore:
+    """The model to start from; all methods of a seed share the network's arrays."""
+    network = sfp.nn.MLP(training.shape, width=problem.width, depth=2, key=jr.key(seed))
+    # An array, so that all seeds share what is compiled.
+    data_std = jnp.asarray(training.std)
+    if not method.potential:
+        return sfp.NoiseScore(network, problem.sde, data_std=data_std)
+    offset = Offset(jnp.zeros(sfp.nn.fourier_features(jnp.zeros(())).size))
+    return sfp.InnerPotential(network, problem.sde, data_std=data_std, offset=offset)
+
+
+@functools.cache
+def optimizer(decay: float) -> optax.GradientTransformation:
+    """One object for all cells, so that what they share is compiled once."""
+    return optax.adamw(1e-3, weight_decay=decay) if decay else optax.adam(1e-3)
+
+
+def fitted(
+    problem: Problem, method: Method, strength: float, training: data.Dataset, steps: int, seed: int
+) -> train.Run:
+    """A model trained for so many steps; cells of one seed share their batches."""
+    penalty = None if method.penalty is None else method.penalty(int(np.prod(training.shape)))
+    return train.fit(
+        untrained(problem, method, training, seed),
+        sfp.DSM() if penalty is None else sfp.DSM() + strength * penalty,
+        training,
+        optimizer=optimizer(strength if method.title == "weight decay" else 0.0),
+        steps=steps,
+        key=jr.key(100 + seed),
+        progress=False,
+        report_every=PART,
+    )
+
+
+PART = 100
+
+
+# ------------------------------------------------------------------------------------------------ cells
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--budget", type=float, default=6.0, help="seconds of one core for the steps of a cell")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds in which the time of a step is taken")
+    parser.add_argument("--out", type=Path, default=Path("docs/assets/regularisers"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache/regularisers"), help="where trained models are kept")
+    parser.add_argument("--tables-only", action="store_true", help="run no cell; tables and figure from those there")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    for name in options.problems:
+        path = options.out / f"{name}.json"
+        if not options.tables_only:
+            if not path.exists():
+                write(path, {"milliseconds a step": step_times(name, options.methods, options.rounds)})
+                print(f"{name}: time of a step, {path.read_text()}", flush=True)
+            times = json.loads(path.read_text())["milliseconds a step"]
+            for seed in options.seeds:
+                for key in options.methods:
+                    for strength in METHODS[key].strengths:
+                        cell = options.out / f"{name}-{key}-{strength:g}-{seed}.json"
+                        if not cell.exists():
+                            steps = max(PART, round(1e3 * options.budget / times[key]))
+                            write(
+                                cell,
+                                measured(name, key, strength, seed, steps, options.cache) | {"budget": options.budget},
+                            )
+                            print(f"{cell.stem} done after {time.perf_counter() - begin:.0f} s in all", flush=True)
+    found = {
+        name: cells for name in options.problems if (cells := read(options.out, name, options.seeds, options.budget))
+    }
+    for name, cells in found.items():
+        (options.out / f"{name}.md").write_text(table(name, chosen(cells), options.seeds), encoding="utf-8")
+        (options.out / f"{name}-all.md").write_text(table(name, cells, options.seeds), encoding="utf-8")
+        print(f"\n{PROBLEMS[name].title}\n\n{table(name, chosen(cells), options.seeds)}")
+    figure(found).savefig(options.out / "regularisers.png", dpi=110)
+
+
+def step_times(name: str, methods: list[str], rounds: int) -> dict[str, float]:
+    """Milliseconds of computing for one step of each method: the least over rounds in which all take turns."""
+    training = PROBLEMS[name].parts(0)[0]
+    found: dict[str, list[float]] = {key: [] for key in methods}
+    for round_ in range(rounds + 1):
+        for key in methods:
+            method = METHODS[key]
+            # The first part of a run is not counted: the first round compiles, every part starts the loop.
+            begin = time.process_time()
+            fitted(PROBLEMS[name], method, method.strengths[0], training, PART, 0)
+            half = time.process_time()
+            fitted(PROBLEMS[name], method, method.strengths[0], training, 3 * PART, 0)
+            end = time.process_time()
+            if round_:
+                found[key].append(1e3 * ((end - half) - (half - begin)) / (2 * PART))
+    return {key: round(min(values), 5) for key, values in found.items()}
+
+
+def trained(name: str, key: str, strength: float, seed: int, steps: int, cache: Path) -> Any:
+    """A trained model and what is known of its training, kept so that a killed run goes on."""
+    problem, method = PROBLEMS[name], METHODS[key]
+    training = problem.parts(seed)[0]
+    kept, facts = (cache / f"{name}-{key}-{strength:g}-{seed}-{steps}.{ending}" for ending in ("eqx", "json"))
+    if not facts.exists():
+        begin = time.process_time()
+        run = fitted(problem, method, strength, training, steps, seed)
+        seconds = round(time.process_time() - begin, 2)
+        losses = {term: rounded(float(values[-1000:].mean())) for term, values in run.history.items()}
+        eqx.tree_serialise_leaves(kept, run.model)
+        write(facts, {"steps": steps, "training seconds": seconds, "last losses": losses})
+    return eqx.tree_deserialise_leaves(kept, untrained(problem, method, training, seed)), json.loads(facts.read_text())
+
+
+def measured(name: str, key: str, strength: float, seed: int, steps: int, cache: Path) -> dict[str, Any]:
+    """Trains one model and audits it."""
+    _, validation, test = PROBLEMS[name].parts(seed)
+    model, facts = trained(name, key, strength, seed, steps, cache)
+    begin = time.process_time()
+    report = sfp.audit(model, test, key=jr.key(1000 + seed), measures=MEASURES)
+    chosen = sfp.audit(model, validation, key=jr.key(2000 + seed), measures=(Likelihood(),))
+    seconds = {"audit seconds": round(time.process_time() - begin, 2)}
+    return facts | seconds | {"test": numbers(report), "validation": numbers(chosen)}
+
+
+def numbers(report: sfp.Audit) -> dict[str, list[float | None]]:
+    return {
+        f"{title}.{name}": [rounded(number.value), rounded(number.error)]
+        for title, section in report.sections.items()
+        for name, number in section.numbers.items()
+    }
+
+
+def rounded(value: float | None) -> float | None:
+    """Six digits; what is not finite as `None`."""
+    return None if value is None or not np.isfinite(value) else float(f"{value:.6g}")
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """All of the file or nothing of it."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+Cells = dict[tuple[str, float], list[dict[str, Any]]]
+"""The cells of a data set by method and strength, one a seed."""
+
+
+def read(out: Path, name: str, seeds: list[int], budget: float) -> Cells:
+    """What is there for all seeds, refused where it was made with another budget."""
+    found: Cells = {}
+    for key, method in METHODS.items():
+        for strength in method.strengths:
+            paths = [out / f"{name}-{key}-{strength:g}-{seed}.json" for seed in seeds]
+            if all(path.exists() for path in paths):
+                found[key, strength] = [json.loads(path.read_text()) for path in paths]
+                others = {run["budget"] for run in found[key, strength]} - {budget}
+                if others:
+                    raise SystemExit(
+                        f"{paths[0].parent} has cells of {name} with a budget of {others}, not {budget}; give --out "
+                        "another folder."
+                    )
+    return found
+
+
+def chosen(cells: Cells) -> Cells:
+    """Of each method the strength with the lower median on the validation data, in the mean over seeds."""
+    best: Cells = {}
+    for key in METHODS:
+        mine = {cell: runs for cell, runs in cells.items() if cell[0] == key}
+        if mine:
+            cell = min(mine, key=lambda cell: float(np.mean([likelihood(run, "validation") for run in mine[cell]])))
+            best[cell] = mine[cell]
+    return best
+
+
+def likelihood(run: dict[str, Any], part: str = "test", kind: str = "median_") -> float:
+    """The negative log-likelihood of the ODE, in bits/dim or nats."""
+    names = (f"likelihood.{kind}bits_per_dim", f"likelihood.{kind}negative_log_likelihood")
+    value = next(run[part][name][0] for name in names if name in run[part])
+    return float("inf") if value is None else value
+
+
+def on_test(name: str, factor: float = 1.0) -> Callable[[dict[str, Any]], float]:
+    return lambda run: factor * (np.nan if run["test"][name][0] is None else run["test"][name][0])
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "steps": lambda run: run["steps"],
+    "median": likelihood,
+    "mean": lambda run: likelihood(run, kind=""),
+    "exploded, %": on_test("likelihood.exploded", 100),
+    "r_FP": on_test("residual.r_FP_scale_free"),
+    "curl": on_test("curl.curl_scale_free"),
+    "consistency": on_test("consistency.consistency_rms"),
+    "W₂²": on_test("gap.ode_sde"),
+    "its floor": on_test("gap.floor"),
+}
+
+
+def table(name: str, cells: Cells, seeds: list[int]) -> str:
+    """One row for each method and strength: means over seeds, and the difference to DSM paired by seed."""
+    base = cells.get(("dsm", 0.0))
+    headings = ["method", "strength", *COLUMNS, "median minus DSM's (least, largest)"]
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
+    for (key, strength), runs in cells.items():
+        row = [METHODS[key].title, f"{strength:g}" if strength else ""]
+        row += [f"{np.mean([read(run) for run in runs]):.4g}" for read in COLUMNS.values()]
+        if base is None or key == "dsm":
+            row.append("")
+        else:
+            change = differences(runs, base)
+            row.append(f"{np.mean(change):+.3f} ({min(change):+.3f}, {max(change):+.3f})")
+        lines.append(row)
+    if PROBLEMS[name].density is not None:
+        true = [-jax.vmap(PROBLEMS[name].density.log_prob)(PROBLEMS[name].parts(seed)[2].values) for seed in seeds]
+        median, mean = (float(np.mean([fn(values) for values in true])) for fn in (np.median, np.mean))
+        row = ["the law of the data", *[""] * (len(headings) - 1)]
+        row[headings.index("median")], row[headings.index("mean")] = f"{median:.4g}", f"{mean:.4g}"
+        lines.append(row)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def differences(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[float]:
+    return [likelihood(run) - likelihood(other) for run, other in zip(runs, base, strict=True)]
+
+
+def figure(found: dict[str, Cells]) -> Figure:
+    """Of each method and data set: the median minus that of DSM, and the residual; one point a seed."""
+    view = Figure(figsize=(3.1 * len(found) + 1.6, 9), layout="constrained")
+    panels = view.subplots(2, len(found), squeeze=False, sharey=True)
+    titles = [method.title for method in METHODS.values()]
+    for column, (name, cells) in enumerate(found.items()):
+        base, best = cells["dsm", 0.0], chosen(cells)
+        for (key, strength), runs in cells.items():
+            row = list(METHODS).index(key)
+            kept = (key, strength) in best
+            style = {"s": 22, "color": "C0" if kept else "none", "edgecolors": "C0" if kept else "C7", "zorder": 3}
+            panels[0, column].scatter(differences(runs, base), [row] * len(runs), **style)
+            panels[1, column].scatter(
+                [on_test("residual.r_FP_scale_free")(run) for run in runs], [row] * len(runs), **style
+            )
+        unit = "bits/dim" if name == "digits" else "nats"
+        panels[0, column].set(title=PROBLEMS[name].title, xlabel=f"median − DSM's, {unit}")
+        panels[0, column].set_xscale("symlog", linthresh=0.1)
+        panels[0, column].axvline(0, color="black", linewidth=0.8)
+        panels[1, column].set(xscale="log", xlabel="residual, scale-free")
+        panels[1, column].axvline(
+            np.mean([on_test("residual.r_FP_scale_free")(run) for run in base]), color="black", linewidth=0.8
+        )
+        for panel in panels[:, column]:
+            panel.grid(alpha=0.3)
+    for panel in panels[:, 0]:
+        panel.set_yticks(range(len(titles)), titles)
+    panels[0, 0].invert_yaxis()
+    return view
+
+
+if __name__ == "__main__":
+    main()
