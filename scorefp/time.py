@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -197,16 +198,19 @@ class LogNormalNoise(AbstractTimeLaw):
 
     def _ends(self, sde: AbstractLinearSDE, start: End, stop: End) -> tuple[Scalar, Scalar, Scalar]:
         """The standardised ends of an interval, and the mass of the normal law between them."""
-        low, high = self._standard(sde, start), self._standard(sde, stop)
-        right = low + high > 0
-        larger = jnp.where(right, ndtr(-low), ndtr(high))
+        # Outside of any program where the ends are known, so that the check costs nothing there.
+        with jax.ensure_compile_time_eval():
+            low, high = self._standard(sde, start), self._standard(sde, stop)
+            right = low + high > 0
+            larger = jnp.where(right, ndtr(-low), ndtr(high))
+            # Of a very short interval the difference may round to zero; so does its integral.
+            mass = jnp.maximum(larger - jnp.where(right, ndtr(-high), ndtr(low)), 0)
+            empty = ~(larger > 0)
         message = (
-            f"the interval of times has no mass in {larger.dtype} under a normal law of the log noise level with mean "
+            f"the interval of times has no mass in {mass.dtype} under a normal law of the log noise level with mean "
             f"{self.mean} and standard deviation {self.std}; choose them to cover log(sigma/alpha) there."
         )
-        # Of a very short interval the difference may round to zero; so does its integral.
-        mass = jnp.maximum(larger - jnp.where(right, ndtr(-high), ndtr(low)), 0)
-        return low, high, checked(mass, ~(larger > 0), message)
+        return low, high, checked(mass, empty, message)
 
 
 class TimeInterval(AbstractTimeSampler):
