@@ -91,12 +91,12 @@ TRUTH = "exact score"
 class Settings:
     """What a cell depends on beside its name."""
 
-    steps: int = 3000
+    steps: int = 6000
     width: int = 64
     depth: int = 3
-    batch_size: int = 256
+    batch_size: int = 128
     rate: float = 3e-3
-    samples: int = 1500
+    samples: int = 1000
     times: int = 21
 
 
@@ -194,7 +194,11 @@ def run(cell: Cell, settings: Settings) -> dict[str, Any]:
     seconds = time.process_time() - begin
     print(f"{cell.name}: {seconds:.0f} s of CPU for the training", flush=True)
     last = {name: float(values[-500:].mean()) for name, values in fitted.history.items()}
-    result = {"loss": last, "seconds": seconds, "model": measured(fitted.model, problem, settings, measure_key)}
+    result: dict[str, Any] = {
+        "loss": last,
+        "seconds": seconds,
+        "model": measured(fitted.model, problem, settings, measure_key),
+    }
     if cell.seed == 0:
         result[TRUTH] = measured(MIXTURE.score(problem.sde), problem, settings, measure_key)
     else:
@@ -290,7 +294,8 @@ def figure(found: dict[Cell, dict[str, Any]]) -> Figure:
     """Samples and density of seed 0 for each problem, and the error of the score over time for all seeds."""
     shown = {cell.problem: result["model"] for cell, result in found.items() if "density" in result["model"]}
     view = Figure(figsize=(2.9 * len(shown), 8.6), layout="constrained")
-    top, bottom = view.subfigures(2, 1, height_ratios=(2.1, 1))
+    halves: Any = view.subfigures(2, 1, height_ratios=(2.1, 1))
+    top, bottom = halves
     panels = top.subplots(2, len(shown), squeeze=False)
     extent = (-HALF_SIDE, HALF_SIDE, -HALF_SIDE, HALF_SIDE)
     for column, (name, model) in zip(panels.T, shown.items(), strict=True):
