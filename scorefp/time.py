@@ -262,7 +262,7 @@ class SoftTruncation(AbstractTimeSampler):
        P(\tau \le t) = \frac{t^{1-k} - t_0^{1-k}}{t_1^{1-k} - t_0^{1-k}}, $$
 
     $\ln(t/t_0)/\ln(t_1/t_0)$ for $k = 1$, which counts small times less: not at all at `t0`. Bounds of the likelihood
-    need a law in its place.
+    refuse it, and a `TimeInterval` too.
 
     Args:
         law: The law of times on $[\tau, t_1]$.
@@ -295,6 +295,15 @@ class SoftTruncation(AbstractTimeSampler):
         share, rate, length = jr.uniform(start_key), 1 - self.power, np.log(sde.t1 / sde.t0)
         growth = share * length if rate == 0 else jnp.log1p(share * np.expm1(rate * length)) / rate
         return self.law.between(sde, sde.t0 * jnp.exp(growth), sde.t1, n, key=times_key)
+
+
+def check_whole(time: AbstractTimeSampler) -> None:
+    """Refuses a sampler of which it is known that it estimates another integral than that over the horizon."""
+    require(
+        not isinstance(time, TimeInterval | SoftTruncation),
+        f"time is a {type(time).__name__}, which does not estimate the integral over the whole horizon that is needed "
+        "here. Use a law of times, such as UniformLogSNR().",
+    )
 
 
 def check_interval(start: float | None, stop: float | None) -> None:

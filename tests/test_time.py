@@ -287,6 +287,11 @@ def test_bad_input(unchecked: None) -> None:
             "t0 = -1.0; a start of density",
         ),
         (lambda: sfp.edm_loss(data_std=-1.0), "data_std = -1.0"),
+        (
+            lambda: sfp.likelihood_bound(flat(sde), x[0], key=key, time=sfp.SoftTruncation()),
+            "time is a SoftTruncation, which does not estimate the integral over the whole horizon",
+        ),
+        (lambda: sfp.entropy(flat(sde), x, key=key, time=sfp.TimeInterval(law)), "time is a TimeInterval"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -18,7 +18,7 @@ from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from ..time import AbstractTimeSampler, UniformLogSNR
+from ..time import AbstractTimeSampler, UniformLogSNR, check_whole
 from .expectation import cross_entropy, stratified_mean_of, uncontrolled
 
 BoundForm: TypeAlias = Literal["dsm", "sm"]
@@ -106,8 +106,8 @@ def likelihood_bound(
 
     Raises:
         TypeError: if the SDE has no Gaussian kernel, or `x` is not floating.
-        ValueError: if `x` is not finite, `draws` is below one, `start` is outside `[t0, t1)`, or `form` is another
-            word.
+        ValueError: if `x` is not finite, `draws` is below one, `start` is outside `[t0, t1)`, `form` is another
+            word, or `time` is no law on the whole horizon.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -188,6 +188,7 @@ def _evaluate(
     truncation: Truncation,
     trace: AbstractTrace,
 ) -> LikelihoodBound:
+    check_whole(time)
     time_key, noise_key, trace_key = jr.split(key, 3)
     start = jnp.asarray(sde.t0, x.dtype)
     t, weight = time.sample(sde, draws, key=time_key)

@@ -13,7 +13,7 @@ from .._checks import finite, floating, require
 from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar
 from ..sde import AbstractLinearSDE, Normal
-from ..time import AbstractTimeSampler
+from ..time import AbstractTimeSampler, check_whole
 
 _T = TypeVar("_T")
 
@@ -70,6 +70,7 @@ def diffused_integral(
     Returns:
         The pytree of the integrand with arrays of shape `(n,)`.
     """
+    check_whole(time)
     require(draws >= 1, f"draws = {draws}; at least one time is drawn.")
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
 
