@@ -82,6 +82,25 @@ def time_within(t: Array, t0: float, t1: float, *, name: str = "t") -> Array:
     return checked(t, bad, message)
 
 
+def check_interval(start: float | None, stop: float | None) -> None:
+    """Refuses an empty or reversed interval of times; `None` is an end of the horizon."""
+    require(
+        start is None or stop is None or start < stop,
+        f"the interval of times is [start, stop] = [{start}, {stop}]; it needs start < stop.",
+    )
+
+
+def interval_within(start: float | None, stop: float | None, t0: float, t1: float) -> tuple[float, float]:
+    """An interval of times with its ends filled in, refused where it leaves the horizon `[t0, t1]`."""
+    first, last = t0 if start is None else start, t1 if stop is None else stop
+    require(
+        t0 <= first < last <= t1,
+        f"the interval of times [start, stop] = [{first}, {last}] is not inside [t0, t1] = [{t0}, {t1}], the horizon "
+        "of the SDE. Choose another, or leave an end out.",
+    )
+    return first, last
+
+
 def needs_key(what: str, key: Any) -> None:
     """Refuses a stochastic method without a random key."""
     if key is None:

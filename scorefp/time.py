@@ -11,7 +11,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float, Int
 
-from ._checks import checked, require
+from ._checks import check_interval, checked, interval_within, require
 from ._module import AbstractModule
 from ._types import Key, Scalar, Times
 from .sde import AbstractLinearSDE
@@ -248,7 +248,7 @@ class TimeInterval(AbstractTimeSampler):
         return self.law.stratified
 
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        start, stop = interval_within(self.start, self.stop, sde)
+        start, stop = interval_within(self.start, self.stop, sde.t0, sde.t1)
         return self.law.between(sde, start, stop, n, key=key)
 
 
@@ -295,34 +295,6 @@ class SoftTruncation(AbstractTimeSampler):
         share, rate, length = jr.uniform(start_key), 1 - self.power, np.log(sde.t1 / sde.t0)
         growth = share * length if rate == 0 else jnp.log1p(share * np.expm1(rate * length)) / rate
         return self.law.between(sde, sde.t0 * jnp.exp(growth), sde.t1, n, key=times_key)
-
-
-def check_whole(time: AbstractTimeSampler) -> None:
-    """Refuses a sampler of which it is known that it estimates another integral than that over the horizon."""
-    require(
-        not isinstance(time, TimeInterval | SoftTruncation),
-        f"time is a {type(time).__name__}, which does not estimate the integral over the whole horizon that is needed "
-        "here. Use a law of times, such as UniformLogSNR().",
-    )
-
-
-def check_interval(start: float | None, stop: float | None) -> None:
-    """Refuses an empty or reversed interval of times; `None` is an end of the horizon."""
-    require(
-        start is None or stop is None or start < stop,
-        f"the interval of times is [start, stop] = [{start}, {stop}]; it needs start < stop.",
-    )
-
-
-def interval_within(start: float | None, stop: float | None, sde: AbstractLinearSDE) -> tuple[float, float]:
-    """The interval of times in the horizon of an SDE, refused where it leaves the horizon."""
-    first, last = sde.t0 if start is None else start, sde.t1 if stop is None else stop
-    require(
-        sde.t0 <= first < last <= sde.t1,
-        f"the interval of times [start, stop] = [{first}, {last}] is not inside [t0, t1] = [{sde.t0}, {sde.t1}], the "
-        f"horizon of {type(sde).__name__}. Choose another, or leave an end out.",
-    )
-    return first, last
 
 
 def _uniform(n: int, key: Key, stratified: bool) -> Float[Array, " n"]:

@@ -274,7 +274,7 @@ def test_bad_input(unchecked: None) -> None:
         (lambda: sfp.Restricted(sfp.DSM(), 0.7, 0.2), r"\[start, stop\] = \[0.7, 0.2\]; it needs start < stop"),
         (
             lambda: sfp.TimeInterval(law, start=1e-6).sample(sde, 4, key=key),
-            r"\[1e-06, 1.0\] is not inside \[t0, t1\] = \[1e-05, 1.0\], the horizon of VP",
+            r"\[1e-06, 1.0\] is not inside \[t0, t1\] = \[1e-05, 1.0\], the horizon of the SDE",
         ),
         (
             lambda: sfp.Restricted(sfp.DSM(), start=2.0)(flat(sde), x, key=key),

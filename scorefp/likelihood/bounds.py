@@ -18,8 +18,8 @@ from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from ..time import AbstractTimeSampler, UniformLogSNR, check_whole
-from .expectation import cross_entropy, stratified_mean_of, uncontrolled
+from ..time import AbstractTimeSampler, UniformLogSNR
+from .expectation import check_whole, cross_entropy, stratified_mean_of, uncontrolled
 
 BoundForm: TypeAlias = Literal["dsm", "sm"]
 """Denoising score matching, or implicit score matching with the divergence of the score."""

@@ -13,9 +13,18 @@ from .._checks import finite, floating, require
 from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar
 from ..sde import AbstractLinearSDE, Normal
-from ..time import AbstractTimeSampler, check_whole
+from ..time import AbstractTimeSampler, SoftTruncation, TimeInterval
 
 _T = TypeVar("_T")
+
+
+def check_whole(time: AbstractTimeSampler) -> None:
+    """Refuses a sampler of which it is known that it estimates another integral than that over the horizon."""
+    require(
+        not isinstance(time, TimeInterval | SoftTruncation),
+        f"time is a {type(time).__name__}, which does not estimate the integral over the whole horizon that is needed "
+        "here. Use a law of times, such as UniformLogSNR().",
+    )
 
 
 def stratified_mean_of(t: Float[Array, " n"], values: Float[Array, " n"]) -> MonteCarlo:

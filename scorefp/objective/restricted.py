@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_interval, interval_within
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from ..time import check_interval, interval_within
 from .base import AbstractTerm, Perturbed
 
 
@@ -52,11 +52,12 @@ class Restricted(AbstractTerm):
         return self.term.fraction
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
-        interval_within(self.start, self.stop, linear_sde(score))
+        sde = linear_sde(score)
+        interval_within(self.start, self.stop, sde.t0, sde.t1)
         return self.term.observe(score, perturbed, key=key)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        start, stop = interval_within(self.start, self.stop, sde)
+        start, stop = interval_within(self.start, self.stop, sde.t0, sde.t1)
         inside = (perturbed.t >= start) & (perturbed.t <= stop)
         # Outside, the term is evaluated at the nearest time of the interval and at zeros, where it is finite: what is
         # infinite there would spoil the gradient even where it is not taken.
