@@ -134,6 +134,59 @@ def test_weak_order(name: str, moments: Callable[..., np.ndarray]) -> None:
         assert error[-1] < 5e-3
 
 
+MIXTURE_MEANS, MIXTURE_WEIGHTS, MIXTURE_VARIANCES = np.array([[-0.8, 0.6], [0.3, 0.7], [0.1, 0.2]])
+
+
+def on_modes(fn: Callable[..., Any], sde: AbstractLinearSDE, t: float, x: Any) -> np.ndarray:
+    """The density or distribution function of `line_mixture` at `t`, from `norm.pdf` or `norm.cdf`."""
+    alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+    means, stds = alpha * MIXTURE_MEANS, np.sqrt(alpha**2 * MIXTURE_VARIANCES + sigma**2)
+    return fn(np.asarray(x)[..., None], means, stds) @ MIXTURE_WEIGHTS
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["EulerMaruyama", "ancestral", "half the noise"])
+def test_weak_order_on_a_mixture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for `line_mixture`, without sampling error: each step is a normal kernel, the law a density on a grid.
+
+    The kernel's mean and width are the step's own, with zeros and ones in place of what `jax.random.normal` draws.
+    """
+    sde, x = sfp.OU(t0=0.05, t1=5.0), np.linspace(-4.0, 4.0, 401)
+    score, steps = line_mixture().score(sde), [64, 128, 256]
+
+    def at(t: Array, earlier: Array) -> tuple[Array, Array]:
+        def moved(x: Array, noise: float) -> Array:
+            monkeypatch.setattr(jr, "normal", lambda key, shape, dtype: jnp.full(shape, noise, dtype))
+            return STOCHASTIC[name](score, t, earlier, x, jr.key(0))
+
+        means = jax.vmap(lambda x: moved(x, 0.0))(jnp.asarray(x))
+        return means, moved(jnp.asarray(x)[0], 1.0) - means[0]
+
+    grids = [sfp.log_snr_grid(sde, n) for n in steps]
+    starts, stops = (jnp.concatenate([grid[part] for grid in grids]) for part in (slice(None, -1), slice(1, None)))
+    means, widths = (np.asarray(value) for value in jax.jit(jax.vmap(at))(starts, stops))
+    monkeypatch.undo()
+
+    def numbers(density: np.ndarray) -> tuple[float, float, np.ndarray]:
+        mass = np.cumsum(density) * (x[1] - x[0])
+        levels = np.interp((np.arange(500) + 0.5) / 500, mass, x + 0.5 * (x[1] - x[0]))
+        return float(np.average(x, weights=density)), float(np.average(x**2, weights=density)), levels
+
+    want = numbers(on_modes(norm.pdf, sde, sde.t0, x))
+    errors: list[list[float]] = []
+    for which in np.split(np.arange(sum(steps)), np.cumsum(steps)[:-1]):
+        density = on_modes(norm.pdf, sde, sde.t1, x)
+        for i in which:
+            kernel = norm.pdf((x[:, None] - means[i]) / widths[i]) / widths[i]
+            density = kernel @ density * (x[1] - x[0])
+        got = numbers(density)
+        w2 = np.sqrt(np.mean((got[2] - want[2]) ** 2))
+        errors.append([abs(got[0] - want[0]), abs(got[1] - want[1]), float(w2)])
+    for error in np.array(errors).T:
+        assert fitted_order([1 / n for n in steps], list(error)) == pytest.approx(1.0, abs=0.2)
+        assert 1e-5 < error[-1] < 0.03
+
+
 @pytest.mark.usefixtures("x64")
 def test_churn_keeps_the_order(moments: Callable[..., np.ndarray]) -> None:
     """A fixed amount of churn, for normal data: with more steps the error falls as without, though it is larger."""
@@ -212,18 +265,11 @@ def test_probability_flow_draws_the_data(getkey: Callable[[], Array]) -> None:
     assert_mean(got**3, jnp.asarray(weights @ (means**3 + 3 * means * variances)))
 
 
-MIXTURE_MEANS, MIXTURE_WEIGHTS, MIXTURE_VARIANCES = np.array([[-0.8, 0.6], [0.3, 0.7], [0.1, 0.2]])
-
-
 def ode_ends(sde: AbstractLinearSDE, x1: np.ndarray) -> np.ndarray:
     """Where the ODE of `line_mixture` takes points at `t1`: on a line it keeps the quantiles of the marginals."""
-
-    def cdf(t: float, x: Any) -> Any:
-        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
-        centred = np.asarray(x)[..., None] - alpha * MIXTURE_MEANS
-        return norm.cdf(centred / np.sqrt(alpha**2 * MIXTURE_VARIANCES + sigma**2)) @ MIXTURE_WEIGHTS
-
-    return np.array([brentq(lambda x, u=u: cdf(sde.t0, x) - u, -9, 9, xtol=1e-13) for u in cdf(sde.t1, x1)])
+    levels = on_modes(norm.cdf, sde, sde.t1, x1)
+    below = lambda x, u: float(on_modes(norm.cdf, sde, sde.t0, x)) - u
+    return np.array([brentq(below, -9, 9, (u,), xtol=1e-13) for u in levels])
 
 
 DETERMINISTIC: dict[str, tuple[Callable[[int], AbstractSampler], float]] = {
