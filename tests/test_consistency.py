@@ -293,6 +293,29 @@ def test_gradients_stopped_and_path_wise() -> None:
     assert float(slopes(jnp.asarray(0.8), True, {})[1]) == pytest.approx(stopped, rel=1e-12)
 
 
+def test_stopped_gradient_may_climb() -> None:
+    """For an error `e` of the noise prediction, the same at all samples, the term over a short window is, per unit of
+    log-SNR, `(k - 1/2)² e² / 2` with the posterior's share `k` of the noise: `alpha²` for normal data under VP. Its
+    path-wise derivative is `(k - 1/2)² e`, the stopped one `-(k - 1/2) e / 2`: of the wrong sign for small noise.
+    """
+    sde, x0 = sfp.VP(), jr.normal(jr.key(5), (8000,))
+
+    @eqx.filter_jit
+    def slope(t: Array, pathwise: bool) -> Array:
+        def loss(e: Array) -> Array:
+            score = sfp.Score(lambda t, x: -x - e / sde.sigma(t), sde)
+            term = sfp.Consistency(sfp.LogSNRWindow(0.2, random=False), steps=2, pathwise=pathwise)
+            return term(score, x0, key=jr.key(1), time=At(t))
+
+        return jax.grad(loss)(jnp.ones(())) * sde.sigma(t) ** 2 / sde.g2(t)
+
+    for t in (0.03, 0.9):
+        share = float(sde.alpha(t)) ** 2 - 0.5
+        assert abs(share) > 0.4
+        assert float(slope(jnp.asarray(t), True)) == pytest.approx(share**2, rel=0.2)
+        assert float(slope(jnp.asarray(t), False)) == pytest.approx(-0.5 * share, rel=0.2)
+
+
 def test_own_samples() -> None:
     """Their law is that of the diffused data for an exact score; the term looks at them and not at the data."""
     mixture, sde, t = line_mixture(), sfp.VP(), jnp.asarray(0.25)

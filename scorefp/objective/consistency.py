@@ -81,8 +81,9 @@ class Consistency(AbstractTerm):
     **The paper's** is `Consistency(NoiseWindow(0.05), weighting=unit_weighting)` on `EDM()`.
 
     **The gradient** of the paper leaves out how the law of $x_{t'}$ depends on the parameters: the path is stopped, the
-    score in it too. `pathwise` has the full gradient of the loss, by differentiating through the steps; it takes the
-    memory of all of them.
+    score in it too. It is the gradient of no function and may climb: at small noise an error of the noise prediction
+    grows along it, which `DSM` at the same times has to hold down. `pathwise` has the full gradient of the loss, by
+    differentiating through the steps; it takes the memory of all of them.
 
     All evaluations for one sample share one dropout mask, as the model is bound to one key: a mask for each would make
     a defect of its own.
