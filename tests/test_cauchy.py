@@ -1,6 +1,14 @@
-"""The initial condition of the Cauchy problem: values and gradients in closed form, whatever the law of times."""
+"""The initial condition of the Cauchy problem: values and gradients in closed form, whatever the law of times; and the
+example that solves the problem."""
 
+import importlib.util
+import json
+import shutil
+import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -60,14 +68,15 @@ def test_closed_forms() -> None:
 
     @jax.jit
     def both(x0: Array) -> Any:
-        def values(slope: Array, shift: Array, x0: Array, key: Array, time: Any) -> list[Array]:
-            loss = sum(list(TERMS.values())[1:], start=1.0 * TERMS["exact"])
+        def values(names: list[str], slope: Array, shift: Array, x0: Array, key: Array, time: Any) -> list[Array]:
+            loss = sum((TERMS[name] for name in names[1:]), start=1.0 * TERMS[names[0]])
             return list(loss.evaluate(model(slope, shift), x0, key=key, time=time)[1].values())
 
         def one(x0: Array, key: Array) -> Any:
             point = jnp.asarray(SLOPE), jnp.asarray(SHIFT)
-            found = [values(*point, x0, key, time) for time in (sfp.UniformTime(), sfp.UniformLogSNR())]
-            return found, jax.jacrev(values, (0, 1))(*point, x0, key, sfp.UniformTime())
+            found = [values(list(TERMS), *point, x0, key, time) for time in (sfp.UniformTime(), sfp.UniformLogSNR())]
+            slopes = jax.jacrev(partial(values, ["exact", "denoising"]), (0, 1))
+            return found, slopes(*point, x0, key, sfp.UniformTime())
 
         return jax.vmap(one)(x0, jr.split(jr.key(0), len(x0)))
 
@@ -82,7 +91,7 @@ def test_closed_forms() -> None:
     assert_mean(values["a part of the batch"], matching, resolution=0.03)
     constant = np.sum(1 - sigma2 / variance)
     assert_mean(values["denoising"], sigma2 * matching + constant, resolution=0.02)
-    of_exact, of_denoising, *_ = slopes
+    of_exact, of_denoising = slopes
     want = (
         float(np.sum(2 * (SLOPE + 1 / variance) * variance + 2 * (SLOPE * mean + SHIFT) * mean)),
         2 * (SLOPE * mean + SHIFT),
@@ -157,3 +166,47 @@ def test_bad_input() -> None:
         sfp.CauchyInitial(power=1.0)
     with pytest.raises(ValueError, match=r"fraction = 0\.0; a share of the batch"):
         sfp.CauchyInitial(truth, fraction=0.0)
+
+
+# ------------------------------------------------------------------------------------------ the example
+
+
+@pytest.fixture(scope="module")
+def cauchy(root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("cauchy", root / "examples/cauchy.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their own module up.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cauchy", module)
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_a_noisy_score(cauchy: ModuleType) -> None:
+    """Its noise has mean zero and the standard deviation that is said, and is one at each point."""
+    with jax.enable_x64(False):
+        sde = cauchy.PROBLEMS["a noisy score, everywhere"].sde
+        x = cauchy.MIXTURE.sample(jr.key(0), 4000)
+        exact = cauchy.MIXTURE.score(sde)
+        noisy = lambda x: cauchy.measured_score(sde, 0.5, x)
+        first, second, truth = jax.jit(jax.vmap(lambda x: (noisy(x), noisy(x + 0), exact(sde.t0, x))))(x)
+        np.testing.assert_array_equal(first, second)
+        noise = np.asarray(first - truth)
+    assert mean_is(noise, np.zeros(2))
+    assert_mean(noise**2, np.full(2, 0.25))
+    assert mean_is(noise[:, :1] * noise[:, 1:], np.zeros(1))
+
+
+def test_the_table_says_what_the_cells_say(cauchy: ModuleType, root: Path, tmp_path: Path) -> None:
+    """With all cells there nothing is trained; a cell made with other settings is refused."""
+    out = tmp_path / "cauchy"
+    shutil.copytree(root / "docs/assets/cauchy", out)
+    cauchy.main(["--out", str(out)])
+    written, committed = (folder / "cauchy.md" for folder in (out, root / "docs/assets/cauchy"))
+    assert written.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
+    for cell in out.glob("*.json"):
+        assert np.isfinite(json.loads(cell.read_text(encoding="utf-8"))["model"]["kl"])
+    with pytest.raises(SystemExit, match="made with other settings"):
+        cauchy.main(["--out", str(out), "--steps", "3"])
