@@ -5,7 +5,11 @@ puts numbers in the place of the draws of a scalar sample.
 """
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -545,3 +549,27 @@ def test_bad_times_at_run_time() -> None:
     ):
         with pytest.raises(RuntimeError, match=message):
             compiled(jnp.asarray(t), jnp.asarray(earlier))
+
+
+# ---------------------------------------------------------------------------------------------------------- the example
+
+
+@pytest.mark.slow
+def test_example_in_short(root: Path, tmp_path: Path) -> None:
+    """What is there is not run again."""
+    command = [
+        sys.executable,
+        str(root / "examples/martingale.py"),
+        *f"--out {tmp_path} --steps 20 --samples 40".split(),
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    cells = dict[Path, int]()
+    for _ in range(2):
+        before = cells
+        printed = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+        assert printed.returncode == 0, printed.stderr
+        cells = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+        assert len(cells) == 6
+        assert "| exact | " in (tmp_path / "martingale.md").read_text()
+        assert (tmp_path / "martingale.png").stat().st_size > 10_000
+    assert cells == before
