@@ -67,8 +67,8 @@ def ancestral_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, k
     $$ x' = \alpha' h + \sigma' e^{(\lambda - \lambda')/2}\,\frac{x - \alpha h}{\sigma}
             + \sigma'\sqrt{1 - e^{\lambda - \lambda'}}\;\epsilon, $$
 
-    the step of Ho 2020 in continuous time. Of weak order one, with the exact mean for the exact score: the law of
-    $x_{t'}$ given $x_t$ is the mixture of these over $x_0$. One evaluation of the score.
+    the step of Ho 2020 in continuous time. Of weak order one. For the exact score a step has the exact mean:
+    the law of $x_{t'}$ given $x_t$ is the mixture of these over $x_0$. One evaluation of the score.
 
     Args:
         score: A score on a linear SDE.
