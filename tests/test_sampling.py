@@ -624,6 +624,8 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             make()
+    with pytest.raises(TypeError, match="predictor is a DPMSolver, which does not go by independent steps"):
+        sfp.PredictorCorrector(sfp.DPMSolver(4))
     few = sfp.ProbabilityFlow(sfp.Integrator(max_steps=2))
     with pytest.raises(RuntimeError, match=r"max_steps = 2 did not bring it from t = 1\.0 to t = 1e-05"):
         jax.block_until_ready(sfp.sample(standard((2,)), 3, key=key, method=few))

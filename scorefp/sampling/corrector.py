@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from .._checks import is_concrete, require
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
-from .base import AbstractStepSampler, drawing
+from .base import AbstractSampler, AbstractStepSampler, drawing
 from .euler_maruyama import EulerMaruyama
 from .grid import Grid
 from .langevin import langevin_step
@@ -36,7 +36,8 @@ class PredictorCorrector(AbstractStepSampler):
         ratio: $r$, the signal-to-noise ratio of a correction.
 
     Raises:
-        TypeError: on a call, if the SDE has no Gaussian kernel.
+        TypeError: if the predictor does not go by independent steps, as `DPMSolver` and `ProbabilityFlow` do not; on a
+            call, if the SDE has no Gaussian kernel.
         ValueError: if `corrections` is below one or `ratio` is not positive; on a call, if `key` is `None`.
 
     Example:
@@ -52,6 +53,7 @@ class PredictorCorrector(AbstractStepSampler):
     ratio: Float[ArrayLike, ""] = 0.16
 
     def __check_init__(self) -> None:
+        _check_predictor(self.predictor)
         require(self.corrections >= 1, f"corrections = {self.corrections}; without any, use the predictor alone.")
         if is_concrete(self.ratio):
             require(bool(np.all(np.asarray(self.ratio) > 0)), f"ratio = {self.ratio}; a correction's step is positive.")
@@ -75,3 +77,11 @@ class PredictorCorrector(AbstractStepSampler):
             return langevin_step(score, earlier, x, length, jr.fold_in(corrector_key, index)), None
 
         return jax.lax.scan(correct, predicted, jnp.arange(self.corrections))[0]
+
+
+def _check_predictor(predictor: AbstractSampler) -> None:
+    if not isinstance(predictor, AbstractStepSampler):
+        raise TypeError(
+            f"predictor is a {type(predictor).__name__}, which does not go by independent steps; corrections go "
+            "between them. Use EulerMaruyama(steps), ExponentialIntegrator(steps) or Heun(steps)."
+        )
