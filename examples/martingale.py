@@ -4,7 +4,7 @@ Eight modes on a circle under VP, whose score is known. Networks are trained by 
 only for `t > 0.2`, the noisy end, each without and with the consistency term at all times. Measured are the martingale
 defect of the denoiser, the error of the score, and the distance of samples to the data. A finished cell is kept.
 
-    python examples/martingale.py --out docs/assets/martingale
+    python examples/martingale.py
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/assets/martingale"))
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=500, help="for the measures")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
