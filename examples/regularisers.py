@@ -295,7 +295,7 @@ def all_times(path: Path, name: str, methods: list[str], rounds: int) -> dict[st
     Methods that are added later take their turns with DSM, whose time in the file counts.
     """
     known = json.loads(path.read_text())["milliseconds a step"] if path.exists() else {}
-    missing = [key for key in methods if key not in known and key != "early"]
+    missing = [key for key in ("dsm", *methods) if key not in known and key != "early"]
     if missing:
         found = step_times(name, missing, rounds)
         scale = known.get("dsm", found["dsm"]) / found["dsm"]
