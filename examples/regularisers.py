@@ -16,6 +16,7 @@ where it stopped; trained models are in `.cache/regularisers/`. Tables and the f
 
 import argparse
 import dataclasses
+import enum
 import functools
 import json
 import os
@@ -121,6 +122,16 @@ PROBLEMS = {
 # ------------------------------------------------------------------------------------------------ methods
 
 
+class Strength(enum.Enum):
+    """What the strength of a method is: the coefficient of its penalty, the decay of the weights, or the share of the
+    time that it takes. A dear penalty makes few steps, which by itself keeps from overfitting; the last is for that.
+    """
+
+    COEFFICIENT = enum.auto()
+    DECAY = enum.auto()
+    SHARE = enum.auto()
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """What is trained.
@@ -128,7 +139,7 @@ class Method:
     Attributes:
         title: Its name for a reader.
         penalty: The penalty for samples of so many elements, without its strength; `None` for none.
-        strengths: Its coefficients; of weight decay, the decay; of stopping early, the share of the time.
+        strengths: Two values of what `strength` says.
         potential: Whether the model is a potential.
     """
 
@@ -136,6 +147,7 @@ class Method:
     penalty: Callable[[int], Any] | None
     strengths: tuple[float, ...]
     potential: bool = False
+    strength: Strength = Strength.COEFFICIENT
 
 
 def gradient(size: int) -> Any:
@@ -160,8 +172,7 @@ def high_order(size: int, *, order: int) -> Any:
 
 METHODS = {
     "dsm": Method("DSM", None, (0.0,)),
-    # Its strength is the share of the time. A dear penalty makes few steps, which by itself keeps from overfitting.
-    "early": Method("DSM, stopped early", None, (0.2, 0.5)),
+    "early": Method("DSM, stopped early", None, (0.2, 0.5), strength=Strength.SHARE),
     "gradient": Method("FP, gradient", lambda d: sfp.ScoreFPE(gradient(d), "gradient", fraction=SHARE), (0.1, 0.5)),
     "ito": Method("FP, Itô", lambda d: sfp.ScoreFPE(sfp.Ito(), fraction=SHARE), (0.1, 0.5)),
     "antithetic": Method("FP, antithetic", lambda d: sfp.ScoreFPE(fraction=SHARE), (0.1, 0.5)),
@@ -179,7 +190,7 @@ METHODS = {
     ),
     "dsm-2": Method("DSM-2", functools.partial(high_order, order=2), (0.1, 0.5)),
     "dsm-3": Method("DSM-3", functools.partial(high_order, order=3), (0.1, 0.5)),
-    "decay": Method("weight decay", None, (0.1, 1.0)),
+    "decay": Method("weight decay", None, (0.1, 1.0), strength=Strength.DECAY),
     "size": Method("‖s‖²", lambda d: ScoreSize(fraction=SHARE), (0.001, 0.01)),
     "jacobian": Method("‖J‖²", lambda d: JacobianSize(fraction=SHARE), (0.001, 0.01)),
     "slope": Method("‖∂ₜs‖²", lambda d: TimeDerivativeSize(fraction=SHARE), (0.01, 0.1)),
@@ -229,7 +240,7 @@ def fitted(
         untrained(problem, method, training, seed),
         sfp.DSM() if penalty is None else sfp.DSM() + strength * penalty,
         training,
-        optimizer=optimizer(strength if method.title == "weight decay" else 0.0),
+        optimizer=optimizer(strength if method.strength is Strength.DECAY else 0.0),
         steps=steps,
         key=jr.key(100 + seed),
         progress=False,
@@ -285,8 +296,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def steps_within(budget: float, times: dict[str, float], key: str, strength: float) -> int:
     """How many steps of a method fit into so many seconds."""
-    time_of_step = times["dsm"] / strength if key == "early" else times[key]
-    return max(PART, round(1e3 * budget / time_of_step))
+    share = strength if METHODS[key].strength is Strength.SHARE else 1.0
+    return max(PART, round(1e3 * share * budget / times[timed_as(key)]))
+
+
+def timed_as(key: str) -> str:
+    """The method whose step a method makes."""
+    return "dsm" if METHODS[key].strength is Strength.SHARE else key
 
 
 def all_times(path: Path, name: str, methods: list[str], rounds: int) -> dict[str, float]:
@@ -295,7 +311,7 @@ def all_times(path: Path, name: str, methods: list[str], rounds: int) -> dict[st
     Methods that are added later take their turns with DSM, whose time in the file counts.
     """
     known = json.loads(path.read_text())["milliseconds a step"] if path.exists() else {}
-    missing = [key for key in ("dsm", *methods) if key not in known and key != "early"]
+    missing = [key for key in map(timed_as, ("dsm", *methods)) if key not in known]
     if missing:
         found = step_times(name, missing, rounds)
         scale = known.get("dsm", found["dsm"]) / found["dsm"]
@@ -308,7 +324,7 @@ def all_times(path: Path, name: str, methods: list[str], rounds: int) -> dict[st
 def step_times(name: str, methods: list[str], rounds: int) -> dict[str, float]:
     """Milliseconds of computing for one step of each method: the least over rounds in which all take turns."""
     training = PROBLEMS[name].parts(0)[0]
-    found: dict[str, list[float]] = {key: [] for key in ("dsm", *methods) if key != "early"}
+    found: dict[str, list[float]] = {key: [] for key in ("dsm", *methods)}
     for round_ in range(rounds + 1):
         for key in found:
             method = METHODS[key]

@@ -11,11 +11,14 @@ from . import (
     flow as flow,
     fokker_planck as fokker_planck,
     likelihood as likelihood,
+    martingale as martingale,
     nn as nn,
     objective as objective,
+    reverse as reverse,
     sampling as sampling,
     score as score,
     sde as sde,
+    time as time,
 )
 from ._runtime import warn_of_wrong_sums as _warn_of_wrong_sums
 from .calculus import (

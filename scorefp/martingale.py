@@ -168,9 +168,14 @@ def mean_product(defects: Float[Array, "paths *event"]) -> Scalar:
     return jnp.sum(defects * others) / (paths * (paths - 1))
 
 
+def check_steps(steps: int) -> None:
+    """Refuses a path without steps."""
+    require(steps >= 1, f"steps = {steps}; a path needs at least one step.")
+
+
 def _checked(score: AbstractScore, t: Time, earlier: Time, x: Event, steps: int) -> tuple[Scalar, Scalar, Event]:
     sde, x = linear_sde(score), floating("x", x)
-    require(steps >= 1, f"steps = {steps}; a path needs at least one step.")
+    check_steps(steps)
     t = time_within(scalar_time(t, x), sde.t0, sde.t1)
     earlier = time_within(scalar_time(earlier, x), sde.t0, sde.t1, name="earlier")
     known = is_concrete(earlier) and is_concrete(t)
@@ -203,6 +208,9 @@ class AbstractWindow(AbstractModule):
         length: eqx.AbstractVar[float]
         random: eqx.AbstractVar[bool]
         floor: eqx.AbstractVar[float | None]
+
+    def __check_init__(self) -> None:
+        require(self.length > 0, f"length = {self.length}; the length of a window is positive.")
 
     @abstractmethod
     def coordinate(self, sde: AbstractLinearSDE, t: Scalar) -> Scalar:
@@ -273,9 +281,6 @@ class TimeWindow(AbstractWindow):
     random: bool = True
     floor: float | None = None
 
-    def __check_init__(self) -> None:
-        _check_length(self.length)
-
     def coordinate(self, sde: AbstractLinearSDE, t: Scalar) -> Scalar:
         return t
 
@@ -310,9 +315,6 @@ class NoiseWindow(AbstractWindow):
     length: float = 0.05
     random: bool = True
     floor: float | None = None
-
-    def __check_init__(self) -> None:
-        _check_length(self.length)
 
     def coordinate(self, sde: AbstractLinearSDE, t: Scalar) -> Scalar:
         return jnp.exp(-0.5 * sde.log_snr(t))
@@ -349,9 +351,6 @@ class LogSNRWindow(AbstractWindow):
     random: bool = True
     floor: float | None = None
 
-    def __check_init__(self) -> None:
-        _check_length(self.length)
-
     def coordinate(self, sde: AbstractLinearSDE, t: Scalar) -> Scalar:
         return -sde.log_snr(t)
 
@@ -360,7 +359,3 @@ class LogSNRWindow(AbstractWindow):
 
     def log_snr_rate(self, sde: AbstractLinearSDE, t: Scalar) -> Scalar:
         return jnp.ones_like(t)
-
-
-def _check_length(length: float) -> None:
-    require(length > 0, f"length = {length}; the length of a window is positive.")

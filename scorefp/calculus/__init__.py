@@ -11,6 +11,7 @@ from .divergence import (
     divergence as divergence,
     laplacian as laplacian,
     value_and_divergence as value_and_divergence,
+    value_and_products as value_and_products,
 )
 from .probes import (
     AbstractLaw as AbstractLaw,

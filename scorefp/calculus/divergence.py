@@ -65,6 +65,27 @@ def value_and_divergence(
     return value, jnp.mean(slopes)
 
 
+def value_and_products(
+    fn: Callable[[Event], Event], x: Event, probes: Float[Array, "probes *event"]
+) -> tuple[Event, Float[Array, "probes *event"]]:
+    """The value of a vector field and its Jacobian's products $Jv$ with probes, sharing one evaluation of the field.
+
+    Args:
+        fn: The vector field.
+        x: One sample.
+        probes: Probes, stacked along the leading axis.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp.calculus import value_and_products
+        >>> value, products = value_and_products(lambda x: 3 * x, jnp.ones(2), jnp.eye(2))
+        >>> float(value[0]), float(products[1, 1])
+        (3.0, 3.0)
+    """
+    value, push = jax.linearize(fn, x)
+    return value, jax.vmap(push)(probes)
+
+
 def laplacian(
     fn: Callable[[Event], Float[Array, "*out"]],
     x: Event,

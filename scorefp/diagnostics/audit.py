@@ -156,8 +156,7 @@ def audit(
     the reverse SDE (`Bound`), the residual of the score Fokker–Planck equation (`ResidualCurve`), the error of
     denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), these three over time, the gap between the
     samples of the ODE and those of the SDE (`Gap`), and whether the denoiser is a martingale along its own reverse SDE
-    (`ConsistencyCurves`). Every number comes with a 95 % confidence interval over
-    samples [K8].
+    (`ConsistencyCurves`). Every number comes with a 95 % confidence interval over samples [K8].
 
     Each measure is compiled once for a configuration, runs in batches of bounded memory, and gives the same values for
     the same key. It has a key of its own by its place in the sequence.

@@ -15,6 +15,7 @@ from .._checks import require
 from .._types import Event, Key
 from ..martingale import mean_product
 from ..reverse import ReverseStep, ancestral_step
+from ..sampling import log_snr_grid
 from ..score import AbstractScore, linear_sde
 from .configuration import described
 from .measure import AbstractMeasure, CleanSamples, Section
@@ -119,9 +120,7 @@ def _products(
     the cells between them to the end of each.
     """
     sde, cells, each = linear_sde(score), measure.times, measure.steps // measure.times
-    first, last = sde.log_snr(sde.t1), sde.log_snr(sde.t0)
-    grid = sde.time_of_log_snr(jnp.linspace(first, last, measure.steps + 1)).at[0].set(sde.t1).at[-1].set(sde.t0)
-    grid = grid.astype(x.values.dtype)
+    grid = log_snr_grid(sde, measure.steps).astype(x.values.dtype)
     noise_key, path_key = jr.split(key)
 
     def from_start(start: Int[Array, ""]) -> Float[Array, "n times"]:

@@ -168,6 +168,9 @@ class AbstractTerm(AbstractObjective):
     else:
         fraction: eqx.AbstractVar[float]
 
+    def __check_init__(self) -> None:
+        require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")
+
     @abstractmethod
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         """What the term looks at beyond the score's value, and that value if it came out beside.
@@ -197,11 +200,6 @@ class AbstractTerm(AbstractObjective):
 
     def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":
         return ((jnp.ones(()), self),)
-
-
-def check_fraction(fraction: float) -> None:
-    """Refuses a share of the batch outside (0, 1]."""
-    require(0 < fraction <= 1, f"fraction = {fraction}; a share of the batch lies in (0, 1].")
 
 
 def norm_power(square: Scalar, power: float) -> Scalar:

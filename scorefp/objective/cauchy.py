@@ -10,7 +10,7 @@ from .._checks import floating, require, same_shape
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, check_fraction, norm_power
+from .base import AbstractTerm, Perturbed, norm_power
 
 
 class CauchyInitial(AbstractTerm):
@@ -54,7 +54,6 @@ class CauchyInitial(AbstractTerm):
     fraction: float = 1.0
 
     def __check_init__(self) -> None:
-        check_fraction(self.fraction)
         require(self.power > 0, f"power = {self.power}; the exponent of the norm is positive.")
         require(
             self.power == 2 or self.initial is not None,

@@ -6,14 +6,13 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
-from ..martingale import AbstractWindow, LogSNRWindow, denoised_ends, mean_product, stopped, unchecked_path
+from ..martingale import AbstractWindow, LogSNRWindow, check_steps, denoised_ends, mean_product, stopped, unchecked_path
 from ..reverse import ReverseStep, euler_maruyama_step
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, check_fraction
+from .base import AbstractTerm, Perturbed
 from .weighting import Weighting
 
 
@@ -41,7 +40,7 @@ class OwnSamples(AbstractModule):
     step: ReverseStep = euler_maruyama_step
 
     def __check_init__(self) -> None:
-        require(self.steps >= 1, f"steps = {self.steps}; a path needs at least one step.")
+        check_steps(self.steps)
 
     def __call__(self, score: AbstractScore, t: Scalar, like: Event, *, key: Key) -> Event:
         """One point at time `t`, of the shape and dtype of `like`.
@@ -119,8 +118,7 @@ class Consistency(AbstractTerm):
     fraction: float = 1.0
 
     def __check_init__(self) -> None:
-        check_fraction(self.fraction)
-        require(self.steps >= 1, f"steps = {self.steps}; a path needs at least one step.")
+        check_steps(self.steps)
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, sde = perturbed.t, linear_sde(score)

@@ -13,10 +13,10 @@ import jax.random as jr
 
 from .._checks import require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Hutchinson
+from ..calculus import AbstractTrace, Hutchinson, value_and_products
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, check_fraction
+from .base import AbstractTerm, Perturbed
 from .weighting import Weighting, scale_free_jacobian_weighting, scale_free_score_weighting, scale_free_weighting
 
 
@@ -41,9 +41,6 @@ class ScoreSize(AbstractTerm):
 
     weighting: Weighting = scale_free_score_weighting
     fraction: float = 1.0
-
-    def __check_init__(self) -> None:
-        check_fraction(self.fraction)
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         return None, None
@@ -77,15 +74,10 @@ class JacobianSize(AbstractTerm):
     weighting: Weighting = scale_free_jacobian_weighting
     fraction: float = 1.0
 
-    def __check_init__(self) -> None:
-        check_fraction(self.fraction)
-
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
-        def push(v: Event) -> tuple[Event, Event]:
-            return jax.jvp(lambda y: score(perturbed.t, y), (perturbed.x,), (v,))
-
-        value, columns = jax.vmap(push, out_axes=(None, 0))(self.method.probes(perturbed.x, key))
-        return value, jnp.sum(columns**2) / columns.shape[0]
+        t, x = perturbed.t, perturbed.x
+        value, products = value_and_products(lambda y: score(t, y), x, self.method.probes(x, key))
+        return value, jnp.sum(products**2) / len(products)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         return self.weighting(sde, perturbed.t) ** 2 * observed
@@ -112,9 +104,6 @@ class TimeDerivativeSize(AbstractTerm):
 
     weighting: Weighting = scale_free_weighting
     fraction: float = 1.0
-
-    def __check_init__(self) -> None:
-        check_fraction(self.fraction)
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t = perturbed.t
@@ -153,7 +142,6 @@ class Smoothness(AbstractTerm):
     fraction: float = 1.0
 
     def __check_init__(self) -> None:
-        check_fraction(self.fraction)
         require(self.step > 0, f"step = {self.step}; it is a positive share of the noise.")
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:

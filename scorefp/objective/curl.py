@@ -6,7 +6,7 @@ from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Hutchinson, value_and_squared_curl
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, check_fraction
+from .base import AbstractTerm, Perturbed
 from .weighting import Weighting, unit_weighting
 
 
@@ -31,9 +31,6 @@ class ZeroCurl(AbstractTerm):
     weighting: Weighting = unit_weighting
     method: AbstractTrace = Hutchinson()
     fraction: float = 1.0
-
-    def __check_init__(self) -> None:
-        check_fraction(self.fraction)
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t = perturbed.t

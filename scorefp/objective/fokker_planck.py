@@ -13,7 +13,7 @@ from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod,
 from ..fokker_planck.operator import value_and_operator
 from ..score import AbstractScore, require_potential
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, check_fraction, norm_power
+from .base import AbstractTerm, Perturbed, norm_power
 from .weighting import Weighting, scale_free_weighting, unit_weighting
 
 
@@ -66,7 +66,6 @@ class ScoreFPE(AbstractTerm):
     size_exponent: float = eqx.field(default=0.0, static=True)
 
     def __check_init__(self) -> None:
-        check_fraction(self.fraction)
         require(self.power > 0, f"power = {self.power}; the exponent of the norm is positive.")
         require(
             self.power == 2 or not self.unbiased,
@@ -129,7 +128,6 @@ class LogFPE(AbstractTerm):
     fraction: float = 1.0
 
     def __check_init__(self) -> None:
-        check_fraction(self.fraction)
         resolve_log(self.method)
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
@@ -175,9 +173,6 @@ class TimeDerivativeTaming(AbstractTerm):
 
     method: AbstractTrace = Hutchinson()
     fraction: float = 1.0
-
-    def __check_init__(self) -> None:
-        check_fraction(self.fraction)
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         return value_and_operator(score, perturbed.t, perturbed.x, self.method, key)

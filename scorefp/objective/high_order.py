@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 
 from .._checks import require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Hutchinson, require_smooth
+from ..calculus import AbstractTrace, Hutchinson, require_smooth, value_and_products
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, check_fraction
+from .base import AbstractTerm, Perturbed
 from .weighting import Weighting, likelihood_weighting
 
 _Probes = Float[Array, "probes *event"]
@@ -71,18 +71,17 @@ class HighOrderDSM(AbstractTerm):
             self.order in (2, 3),
             f"order = {self.order}; score matching of higher order has order 2 or 3. The first order is DSM().",
         )
-        check_fraction(self.fraction)
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
         probes = self.method.probes(x, key)
         if self.order == 2:
-            value, products = _products(score, t, x, probes)
+            value, products = value_and_products(lambda y: score(t, y), x, probes)
             return value, (probes, products, None)
         require_smooth("score", score, t, x)
 
         def trace(y: Event) -> tuple[Scalar, tuple[Event, _Probes]]:
-            value, products = _products(score, t, y, probes)
+            value, products = value_and_products(lambda z: score(t, z), y, probes)
             return jnp.sum(probes * products) / len(probes), (value, products)
 
         slope, (value, products) = jax.grad(trace, has_aux=True)(x)
@@ -97,12 +96,6 @@ class HighOrderDSM(AbstractTerm):
         else:
             square = _third(probes, jax.lax.stop_gradient(sigma**2 * products), sigma**3 * slope, e)
         return 0.5 * self.weighting(sde, perturbed.t) / sigma**2 * square
-
-
-def _products(score: AbstractScore, t: Scalar, x: Event, probes: _Probes) -> tuple[Event, _Probes]:
-    """The score and its Jacobian's products with the probes, from one evaluation."""
-    value, push = jax.linearize(lambda y: score(t, y), x)
-    return value, jax.vmap(push)(probes)
 
 
 def _second(probes: _Probes, products: _Probes, e: Event) -> Scalar:

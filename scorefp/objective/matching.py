@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, check_fraction
+from .base import AbstractTerm, Perturbed
 from .weighting import Weighting, likelihood_weighting
 
 
@@ -36,9 +36,6 @@ class DSM(AbstractTerm):
 
     weighting: Weighting = likelihood_weighting
     fraction: float = 1.0
-
-    def __check_init__(self) -> None:
-        check_fraction(self.fraction)
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         return None, None
