@@ -1,0 +1,154 @@
+"""Callbacks that write the metrics of a run: as a table, and for TensorBoard."""
+
+import csv
+import io
+import os
+import time as clock
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from .._checks import require
+from .report import Report
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
+
+
+@final
+class CSVLog:
+    """A callback that writes the metrics of each report as one row of a table, with a header and the step in front.
+
+    A run that is resumed goes on in the same file: rows after the step at which it begins anew are dropped, as it
+    reports these steps a second time, and a run from step 0 starts the table anew. A metric that comes later, such as
+    one that is evaluated now and then, gets a new column; cells without a value are empty. Numbers are written in
+    full. A row is appended in one piece; where more of the file changes, a new file replaces it at once, so that a
+    process that dies leaves the one or the other.
+
+    Args:
+        path: The file. It need not exist, nor its folder.
+
+    Raises:
+        ValueError: if the file exists and is no table of this kind.
+
+    Example:
+        >>> import tempfile, jax, optax, scorefp as sfp
+        >>> from pathlib import Path
+        >>> from scorefp import train
+        >>> x = jax.random.normal(jax.random.key(0), (256, 2))
+        >>> model = sfp.NoiseScore(sfp.nn.MLP(shape=(2,), width=16, key=jax.random.key(1)), sfp.VP())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "metrics.csv"
+        ...     run = train.fit(
+        ...         model, sfp.DSM(), x, optimizer=optax.adam(1e-2), steps=20, key=jax.random.key(2),
+        ...         callbacks=(train.CSVLog(path),), report_every=10, progress=False,
+        ...     )
+        ...     header, *rows = path.read_text().splitlines()
+        >>> header.split(",")[:3], [row.split(",")[0] for row in rows]
+        (['step', 'loss', 'DSM'], ['10', '20'])
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._columns, _ = _table(self.path)
+        self._written: int | None = None
+
+    def __call__(self, report: Report) -> None:
+        row = {"step": str(report.step), **{name: repr(float(value)) for name, value in report.metrics.items()}}
+        new = [name for name in row if name not in self._columns]
+        if report.first == self._written and not new:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(_lines(self._columns, [row]))
+        else:
+            columns, rows = _table(self.path)
+            kept = [earlier for earlier in rows if int(earlier["step"]) <= report.first]
+            # What a table from which no row is kept was about is not known to be what this one is about.
+            self._columns = [*columns, *(name for name in row if name not in columns)] if kept else list(row)
+            heading = dict(zip(self._columns, self._columns, strict=True))
+            _replace(self.path, _lines(self._columns, [heading, *kept, row]))
+        self._written = report.step
+
+
+@final
+class TensorBoard:
+    """A callback that writes the metrics of each report as scalars for TensorBoard.
+
+    Metrics keep their names; TensorBoard makes a group of those with the same word before a slash, such as
+    `likelihood/bits_per_dim`. A run that is resumed goes on in the same folder, and TensorBoard hides what was written
+    of the steps that it reports a second time.
+
+    Args:
+        path: The folder of this run.
+
+    Raises:
+        ImportError: if tensorboardX is not installed.
+
+    Example:
+        >>> from scorefp import train
+        >>> callbacks = (train.TensorBoard("runs/first"), train.CSVLog("runs/first.csv"))
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            import tensorboardX  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        except ImportError as error:
+            raise ImportError(
+                "TensorBoard needs tensorboardX; install it with: pip install 'scorefp[train]'"
+            ) from error
+        self.path = Path(path)
+        self._writer: SummaryWriter | None = None
+        self._written: int | None = None
+
+    def __call__(self, report: Report) -> None:
+        if self._writer is None or report.first != self._written:
+            self._close()
+            self._writer = self._opened(report.first)
+        for name, value in report.metrics.items():
+            self._writer.add_scalar(name, float(value), report.step)
+        self._writer.flush()
+        self._written = report.step
+        if report.step == report.steps:
+            self._close()
+
+    def _opened(self, first: int) -> "SummaryWriter":
+        from tensorboardX import SummaryWriter
+
+        # The name of an event file holds the time in seconds, and a second file of that name would replace it.
+        suffix = f".{os.getpid()}.{clock.time_ns()}"
+        return SummaryWriter(str(self.path), purge_step=first + 1, filename_suffix=suffix)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of a table; none where there is no file."""
+    if not path.exists():
+        return [], []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    # A line without an end was being written when the machine stopped.
+    lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    columns, *rows = [*lines] or [[]]
+    require(
+        (not text or columns[:1] == ["step"]) and all(len(row) == len(columns) and row[0].isdecimal() for row in rows),
+        f"{path} exists and is no table of CSVLog, which has a column of steps in front. Choose another path.",
+    )
+    return columns, [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _lines(columns: list[str], rows: list[dict[str, str]]) -> str:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
