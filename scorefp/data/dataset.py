@@ -83,11 +83,7 @@ class Dataset(AbstractModule):
         About zero, not about the mean: the preconditioning takes the data as centred. Levels are those after
         dequantisation, whose uniform noise is counted by its variance.
         """
-        x = np.asarray(self.values, np.float64)
-        if self.quantisation is None:
-            return float(np.sqrt(np.mean(x**2)))
-        width = self.quantisation.width
-        return float(np.sqrt(np.mean((self.quantisation.low + (x + 0.5) * width) ** 2) + width**2 / 12))
+        return float(np.sqrt(mean_square(np.asarray(self.values), self.quantisation)))
 
     def dequantised(self, key: Key) -> Float[Array, "n *event"]:
         """All samples as floats, levels spread uniformly over their width.
@@ -112,3 +108,12 @@ class Dataset(AbstractModule):
             return chosen, args
         # The levels were checked when the data set was made; a check here would cost a host call a step.
         return self.quantisation.place(chosen, jr.uniform(key, chosen.shape)), args
+
+
+def mean_square(values: Shaped[np.ndarray, "*shape"], quantisation: Quantisation | None) -> float:
+    """The mean square of the entries as the model sees them; the uniform noise of levels is counted by its variance."""
+    x = np.asarray(values, np.float64)
+    if quantisation is None:
+        return float(np.mean(x**2))
+    width = quantisation.width
+    return float(np.mean((quantisation.low + (x + 0.5) * width) ** 2) + width**2 / 12)

@@ -1,0 +1,234 @@
+"""Data that are read on the host while the device computes, in an order that can be stopped and taken up again."""
+
+import functools
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, final, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from .._checks import require
+from .._module import AbstractModule
+from ..likelihood import Quantisation
+from .dataset import Dataset, mean_square
+from .values import Interval, check_args, check_kind, check_values
+
+Batch: TypeAlias = tuple[Shaped[np.ndarray, "batch *event"], Any]
+"""Samples on the host, floats or integer levels, and their conditioning: a pytree of arrays with as many rows."""
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """An endless iterator of batches whose place can be saved."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> dict[str, Any]:
+        """The place behind the batches taken so far, made of what JSON can hold."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a place: the batches that follow are, to the bit, those that followed it before.
+
+        Raises:
+            ValueError: if the place is not one of this feed: other data, another batch size or another seed.
+        """
+        ...
+
+
+class AbstractSource(AbstractModule):
+    """Data that `train.fit` reads on the host, batch by batch. The levels and the range travel with them.
+
+    Attributes:
+        quantisation: The levels of integer data and the interval they are mapped to; `None` for floats. Levels stay
+            integers until they are on the device, where each step dequantises its own.
+        interval: The declared range of floats; `None` where they have no bounds, and for levels.
+    """
+
+    if TYPE_CHECKING:
+        quantisation: ClassVar[Quantisation | None]
+        interval: ClassVar[Interval | None]
+    else:
+        quantisation: eqx.AbstractVar[Quantisation | None]
+        interval: eqx.AbstractVar[Interval | None]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The event shape."""
+
+    @abstractmethod
+    def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Feed:
+        """The batches in training order, without end.
+
+        Args:
+            batch_size: Samples in a batch, those of all processes together.
+            seed: What the order is drawn from, where the source draws it.
+            share: `(i, n)` for process `i` of `n`: it reads rows `[i·B/n, (i+1)·B/n)` of each batch of `B`. The
+                batches of all processes together are the same whatever `n` is.
+
+        Raises:
+            ValueError: if `batch_size` is below one, exceeds the data, or does not divide by `n`.
+        """
+
+
+class AbstractRows(AbstractSource):
+    """A source whose samples are read by their index, in any order.
+
+    An epoch is a permutation of all samples, drawn from the seed and the number of the epoch. Epochs follow each other
+    without a gap, so that each sample comes once an epoch, whatever the batch size; a batch at the border holds the end
+    of one and the start of the next. A subclass says how many samples there are and how some of them are read. What it
+    reads is checked: the shape, NaN, and the range.
+
+    Attributes:
+        threads: How many threads read ahead; zero reads when a batch is asked for, which is best for arrays.
+    """
+
+    if TYPE_CHECKING:
+        threads: ClassVar[int]
+    else:
+        threads: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    @abstractmethod
+    def rows(self, index: Int[np.ndarray, " batch"]) -> Batch:
+        """The samples of these indices and their conditioning. Several threads may call it at once."""
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """What a message calls a sample: its index, or its file."""
+
+    def read(self, index: Int[np.ndarray, " batch"]) -> Batch:
+        """The samples of these indices and their conditioning, checked.
+
+        Args:
+            index: Which samples.
+
+        Raises:
+            TypeError: if there are integers without a quantisation, or floats with one.
+            ValueError: if a sample has another shape, holds NaN or infinite entries, or lies outside its range.
+        """
+        values, args = self.rows(index)
+        if values.shape != (len(index), *self.shape):
+            raise ValueError(
+                f"{type(self).__name__}.rows gave values of shape {values.shape} for {len(index)} samples of shape "
+                f"{self.shape}; the two must agree."
+            )
+        check_kind(values.dtype, self.quantisation, self.interval)
+        check_values(values, self.quantisation, self.interval, lambda position: self.name(int(index[position])))
+        check_args(args, len(index))
+        return values, args
+
+    def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Feed:
+        require(
+            1 <= batch_size <= len(self),
+            f"batch_size = {batch_size}; the data have {len(self)} samples. Choose a batch between 1 and that.",
+        )
+        require(self.threads >= 0, f"threads = {self.threads}; give zero to read without threads, or more.")
+        require(0 <= seed < 2**32, f"seed = {seed}; a seed is a number of 32 bits.")
+        return _RowFeed(self, batch_size, seed, part_of(batch_size, share))
+
+    @property
+    def std(self) -> float:
+        """The root mean square of the entries as the model sees them, for `data_std` of a score; see `Dataset.std`.
+
+        It reads all samples once. A part from `split` is enough for a large folder.
+        """
+        total = 0.0
+        for index in self._blocks():
+            total += len(index) * mean_square(self.read(index)[0], self.quantisation)
+        return float(np.sqrt(total / len(self)))
+
+    def load(self) -> Dataset:
+        """All samples, in their order, in the memory of the device: the fastest where they fit."""
+        blocks = [self.read(index) for index in self._blocks()]
+        values, args = jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *blocks)
+        return Dataset(values, self.quantisation, args)
+
+    def _blocks(self) -> Iterator[Int[np.ndarray, " block"]]:
+        """The indices of all samples in order, some at a time."""
+        size = 1024
+        for start in range(0, len(self), size):
+            yield np.arange(start, min(start + size, len(self)))
+
+
+def _order(number: int, batch_size: int, count: int, seed: int) -> Int[np.ndarray, " batch"]:
+    """Which samples are in a batch, those of all processes: the permutations of the epochs, cut into batches."""
+    start = number * batch_size
+    first, last = start // count, (start + batch_size - 1) // count
+    epochs = [_permutation(count, seed, epoch) for epoch in range(first, last + 1)]
+    order = epochs[0] if first == last else np.concatenate(epochs)
+    begin = start - first * count
+    return order[begin : begin + batch_size]
+
+
+# An epoch and the next at a border; two data sets, for training and for evaluation.
+@functools.lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, epoch: int) -> Int[np.ndarray, " count"]:
+    # A numpy version may change what default_rng draws; RandomState never does (NEP 19), and a run that resumes with
+    # another numpy needs the same order.
+    order = np.random.RandomState([seed, epoch]).permutation(count)
+    order.flags.writeable = False
+    return order
+
+
+@final
+class _RowFeed:
+    """The batches of rows, read by grain."""
+
+    def __init__(self, rows: AbstractRows, batch_size: int, seed: int, part: slice) -> None:
+        import grain
+
+        count = len(rows)
+
+        def read(number: int) -> Batch:
+            return rows.read(_order(number, batch_size, count, seed)[part])
+
+        # An element is a batch, not a sample: each costs grain some microseconds of Python.
+        numbers = grain.MapDataset.range(2**62 // batch_size)
+        ahead = grain.ReadOptions(num_threads=rows.threads, prefetch_buffer_size=rows.threads)
+        self._batches = iter(numbers.map(read).to_iter_dataset(ahead))
+        self._facts = {"samples": count, "batch_size": batch_size, "seed": seed}
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        # The facts but not the share: another number of processes goes on from the same place.
+        return {**self._facts, "grain": self._batches.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        facts = {name: value for name, value in state.items() if name != "grain"}
+        require(
+            facts == self._facts and "grain" in state,
+            f"the saved place is one of a feed with {facts}, this feed has {self._facts}; the batches that follow "
+            "would be others. Give the data, the batch size and the seed of the saved run.",
+        )
+        self._batches.set_state(state["grain"])
+
+
+def part_of(batch_size: int, share: tuple[int, int]) -> slice:
+    """The rows of a batch that belong to a process, refused unless all processes have equally many."""
+    index, count = share
+    require(
+        0 <= index < count,
+        f"share = {share}; it is (i, n) for process i of n, with 0 <= i < n.",
+    )
+    require(
+        batch_size % count == 0,
+        f"batch_size = {batch_size} does not divide by {count} processes; choose a multiple of {count}.",
+    )
+    size = batch_size // count
+    return slice(index * size, (index + 1) * size)

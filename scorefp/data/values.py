@@ -1,0 +1,137 @@
+"""The values that a source may hand out: what is refused, and how a message names it."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Shaped
+
+from .._checks import require
+from .._module import AbstractModule
+from ..likelihood import Quantisation
+
+
+class Interval(AbstractModule):
+    """The range `[low, high]` that floats are declared to lie on. A value outside is refused wherever it is read.
+
+    Integer levels need none: their quantisation says the range.
+
+    Args:
+        low: The least value.
+        high: The largest value.
+
+    Raises:
+        ValueError: if `low` is not below `high`, or one of them is not finite.
+
+    Example:
+        >>> from scorefp.data import Interval
+        >>> Interval(-1.0, 1.0).high
+        1.0
+    """
+
+    low: float
+    high: float
+
+    def __check_init__(self) -> None:
+        require(
+            self.low < self.high and math.isfinite(self.low) and math.isfinite(self.high),
+            f"[low, high] = [{self.low}, {self.high}]; an interval is finite with low < high. Leave it out where the "
+            "data have no bounds.",
+        )
+
+
+def check_kind(dtype: Any, quantisation: Quantisation | None, interval: Interval | None) -> None:
+    """Refuses integers without a quantisation, floats with one, and what is neither."""
+    dtype = np.dtype(dtype)
+    if quantisation is not None:
+        # Not by require: this runs for every batch, and the message would be written each time.
+        if interval is not None:
+            raise ValueError(
+                f"the data have the quantisation {quantisation} and the interval {interval}; levels lie on the "
+                "interval of their quantisation. Leave interval out."
+            )
+        if not np.issubdtype(dtype, np.integer):
+            raise TypeError(
+                f"the values have dtype {dtype} and a quantisation; levels are integers 0 … {quantisation.levels - 1}. "
+                "Convert floats that hold levels first, for example np.round(values * 255).astype(np.uint8); floats "
+                "that are on their interval already take interval=Interval(low, high) in place of a quantisation."
+            )
+    elif not np.issubdtype(dtype, np.floating):
+        raise TypeError(
+            f"the values have dtype {dtype} and quantisation is None; integer levels need "
+            "Quantisation(levels, low, high), floats have a floating dtype."
+        )
+
+
+def check_values(
+    values: Shaped[np.ndarray, "n *event"],
+    quantisation: Quantisation | None,
+    interval: Interval | None,
+    name: Callable[[int], str],
+) -> None:
+    """Refuses NaN, infinite values, and values outside their range.
+
+    Args:
+        values: Samples, whose dtype `check_kind` has seen.
+        quantisation: Their levels.
+        interval: The range of floats.
+        name: What a message calls the sample of a position.
+    """
+    if values.size == 0 or _fills(values.dtype, quantisation):
+        return
+    # NaN passes through both, so that one pass finds all that is bad; only then is it looked for.
+    least, largest = values.min(), values.max()
+    if quantisation is not None:
+        if least < 0 or largest >= quantisation.levels:
+            where, value, count = _first((values < 0) | (values >= quantisation.levels), values)
+            raise ValueError(
+                f"{name(where)} holds the level {value}, outside 0 … {quantisation.levels - 1}, and so do {count} of "
+                f"{len(values)} samples. Give Quantisation the number of levels that the data have, counted from zero."
+            )
+        return
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        where, value, count = _first(~np.isfinite(values), values)
+        raise ValueError(
+            f"{name(where)} holds {value}, and NaN or infinite entries are in {count} of {len(values)} samples; remove "
+            "or repair them."
+        )
+    if interval is not None and (least < interval.low or largest > interval.high):
+        where, value, count = _first((values < interval.low) | (values > interval.high), values)
+        raise ValueError(
+            f"{name(where)} holds {value}, outside [{interval.low}, {interval.high}], and so do {count} of "
+            f"{len(values)} samples. Declare the interval that the data have, or scale them to this one."
+        )
+
+
+def check_args(args: Any, count: int) -> None:
+    """Refuses conditioning without a row for each sample, or that no device can hold."""
+    if args is None:
+        return
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(args)]
+    rows = [leaf.shape[:1] for leaf in leaves]
+    if any(row != (count,) for row in rows):
+        raise ValueError(f"args has arrays with {rows} rows, values has {count}; each sample needs its own.")
+    strange = [leaf.dtype for leaf in leaves if leaf.dtype.kind not in "biuf"]
+    if strange:
+        raise TypeError(
+            f"args has an array of dtype {strange[0]}; conditioning is made of numbers. Give classes as integers, for "
+            "example by np.unique(names, return_inverse=True)."
+        )
+
+
+def _fills(dtype: Any, quantisation: Quantisation | None) -> bool:
+    """Whether every number of a dtype is a level, as with bytes and 256 levels."""
+    if quantisation is None:
+        return False
+    kind = np.iinfo(dtype)
+    return kind.min >= 0 and kind.max < quantisation.levels
+
+
+def _first(bad: np.ndarray, values: np.ndarray) -> tuple[int, Any, int]:
+    """The first sample with a bad entry, that entry, and how many samples have one."""
+    rows = bad.reshape(len(bad), -1)
+    bad_rows = rows.any(axis=1)
+    where = int(bad_rows.argmax())
+    return where, values.reshape(len(values), -1)[where, int(rows[where].argmax())].item(), int(bad_rows.sum())
