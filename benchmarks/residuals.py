@@ -26,7 +26,7 @@ from rich.table import Table
 
 import scorefp as sfp
 from scorefp.data import Dataset
-from scorefp.train import TrainStep, split
+from scorefp.train import Resident, TrainStep, split
 
 METHODS: dict[str, sfp.objective.AbstractObjective] = {
     "DSM": sfp.DSM(),
@@ -96,13 +96,13 @@ def compiled(network: Any, shape: tuple[int, ...], batch: int, loss: Any) -> tup
     data = Dataset(jr.normal(jr.key(2), (4 * batch, *shape)))
     params, skeleton = split(sfp.NoiseScore(network, sfp.VP(), data_std=1.0))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
-    step = TrainStep(skeleton, loss, optimizer, sfp.UniformLogSNR(), batch, 0.999, False)
+    step = TrainStep(skeleton, loss, optimizer, sfp.UniformLogSNR(), batch, (0.999,), False)
     state = step.init(params, key=jr.key(3))
     arrays, rest = eqx.partition((step, state, data), eqx.is_array)
 
     def one(arrays: Any) -> Any:
         step, state, data = eqx.combine(arrays, rest)
-        return eqx.filter(step.step(state, data), eqx.is_array)
+        return eqx.filter(step.step(state, Resident(data), jnp.asarray(0)), eqx.is_array)
 
     program = jax.jit(one).lower(arrays).compile()
     return program, arrays, program.cost_analysis()["flops"]

@@ -13,7 +13,7 @@ import pytest
 import scorefp as sfp
 from scorefp import train
 from scorefp.data import Dataset
-from scorefp.train import TrainStep, split
+from scorefp.train import Resident, TrainStep, split
 
 SDE = sfp.VP()
 
@@ -83,16 +83,16 @@ def test_parts_of_a_run_are_one_run() -> None:
 
 def test_average_is_its_recursion() -> None:
     params, skeleton = split(model())
-    step = TrainStep(skeleton, sfp.DSM(), optax.sgd(1e-3), sfp.UniformLogSNR(), 32, 0.3, False)
+    step = TrainStep(skeleton, sfp.DSM(), optax.sgd(1e-3), sfp.UniformLogSNR(), 32, (0.3,), False)
     data = Dataset(law().sample(jr.key(9), 256))
     state = step.init(params, key=jr.key(0))
-    advance = eqx.filter_jit(lambda state: step.step(state, data)[0])
-    average = np.asarray(state.average.network.enter.weight)
+    advance = eqx.filter_jit(lambda state: step.step(state, Resident(data), jnp.asarray(0))[0])
+    average = np.asarray(state.averages[0].network.enter.weight)
     for k in range(6):
         state = advance(state)
         decay = min(0.3, (1 + k) / (10 + k))
         average = decay * average + (1 - decay) * np.asarray(state.params.network.enter.weight)
-    np.testing.assert_allclose(state.average.network.enter.weight, average, rtol=1e-5)
+    np.testing.assert_allclose(state.averages[0].network.enter.weight, average, rtol=1e-5)
     assert not np.allclose(average, state.params.network.enter.weight, atol=1e-7)
 
 
@@ -140,14 +140,14 @@ def test_the_loop_lowers_for_gpus_and_tpus() -> None:
     """Without a call of the host, which would stop the device at every step."""
     loss = sfp.DSM() + sfp.ScoreFPE() + sfp.TimeDerivativeTaming() + sfp.ZeroCurl()
     params, skeleton = split(model())
-    step = TrainStep(skeleton, loss, optax.adam(1e-3), sfp.UniformLogSNR(), 32, 0.999, False)
+    step = TrainStep(skeleton, loss, optax.adam(1e-3), sfp.UniformLogSNR(), 32, (0.999,), False)
     data = Dataset(law().sample(jr.key(9), 256))
     state = step.init(params, key=jr.PRNGKey(0))
     arrays, rest = eqx.partition((step, state, data), eqx.is_array)
 
     def loop(arrays: Any, count: jax.Array) -> Any:
         step, state, data = eqx.combine(arrays, rest)
-        return eqx.filter(step.loop(state, data, count, 10), eqx.is_array)
+        return eqx.filter(step.loop(state, Resident(data), count, 10), eqx.is_array)
 
     exported = jax.export.export(jax.jit(loop), platforms=["cuda", "tpu"])(arrays, jnp.asarray(10))
     assert exported.platforms == ("cuda", "tpu")
@@ -156,10 +156,10 @@ def test_the_loop_lowers_for_gpus_and_tpus() -> None:
 
 def test_nothing_leaves_the_device_inside_a_part() -> None:
     params, skeleton = split(model())
-    step = TrainStep(skeleton, sfp.DSM(), optax.adam(1e-3), sfp.UniformLogSNR(), 32, 0.999, False)
+    step = TrainStep(skeleton, sfp.DSM(), optax.adam(1e-3), sfp.UniformLogSNR(), 32, (0.999,), False)
     data = Dataset(law().sample(jr.key(9), 256))
     state, count = step.init(params, key=jr.key(0)), jnp.asarray(5)
-    loop = eqx.filter_jit(lambda state, count: step.loop(state, data, count, 5))
+    loop = eqx.filter_jit(lambda state, count: step.loop(state, Resident(data), count, 5))
     jax.block_until_ready(loop(state, count))
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(loop(state, count))

@@ -17,7 +17,10 @@ from ..data import Dataset
 from ..likelihood import Truncation, VariationalDequantiser, likelihood_bound
 from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .loop import Records, TrainState, check_batch, descended, in_parts, repeated, started
+from .console import Console
+from .loop import Records, TrainState, descended, repeated, started
+from .parts import check_counts, in_parts
+from .reader import ResidentReader, check_batch
 
 
 class DequantiserRun(AbstractModule):
@@ -25,7 +28,8 @@ class DequantiserRun(AbstractModule):
 
     Args:
         dequantiser: The dequantiser with averaged parameters; this is the one to use.
-        history: At every step the loss in nats of a sample, `"loss"`, and its two terms, `"bound"` and `"log_prob"`.
+        history: At every step the loss in nats of a sample, `"loss"`, its two terms, `"bound"` and `"log_prob"`, and
+            the norm of the gradient, `"gradient_norm"`.
         seconds_per_step: The median over the parts of the run after the first, which holds the compilation; NaN if
             there was only one part.
     """
@@ -67,7 +71,8 @@ class _Step(AbstractModule):
             bound, log_prob = jax.tree.map(jnp.mean, jax.vmap(terms)(k, draw_keys, bound_keys))
             return bound + log_prob, {"bound": bound, "log_prob": log_prob}
 
-        return descended(state, loss, self.optimizer, self.decay)
+        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        return descended(state, value, terms, grads, self.optimizer, (self.decay,))
 
 
 def fit_dequantiser(
@@ -139,18 +144,23 @@ def fit_dequantiser(
         f"data has {data.quantisation}, dequantiser has {dequantiser.quantisation}; the two must be equal.",
     )
     require(draws >= 1, f"draws = {draws}; it is at least one.")
+    check_counts(steps, report_every)
     check_batch(batch_size, len(data))
     params, skeleton = _split(dequantiser)
     step = _Step(skeleton, score, optimizer, time, batch_size, draws, decay)
-    trained = in_parts(
-        lambda state, count, size: _loop((step, data.values, count), state, size),
-        started(params, optimizer, key=key),
-        steps=steps,
-        report_every=report_every,
-        progress=progress,
-    )
+    with Console(0, steps, shown=progress) as console:
+        trained = in_parts(
+            lambda state, _, count, size: _loop((step, data.values, count), state, size),
+            started(params, optimizer, 1, key=key),
+            ResidentReader(data, min(report_every, steps), mesh=None),
+            start=0,
+            steps=steps,
+            report_every=report_every,
+            report=console,
+            saved=lambda: "",
+        )
     return DequantiserRun(
-        dequantiser=eqx.combine(trained.state.average, skeleton),
+        dequantiser=eqx.combine(trained.state.averages[0], skeleton),
         history=trained.history,
         seconds_per_step=trained.seconds_per_step,
     )
@@ -161,7 +171,7 @@ def _loop(
     fixed: tuple[_Step, Int[Array, "n *event"], Int[Array, ""]], state: TrainState, size: int
 ) -> tuple[TrainState, Records]:
     step, levels, count = fixed
-    return repeated(lambda state: step.step(state, levels), state, count, size)
+    return repeated(lambda state, _: step.step(state, levels), state, count, size)
 
 
 def _split(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequantiser]:

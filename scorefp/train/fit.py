@@ -1,38 +1,51 @@
 """Training in one call."""
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import equinox as eqx
+import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from .._checks import require
 from .._module import AbstractModule
 from .._types import Key
-from ..data import Dataset
+from ..data import AbstractSource, Dataset
 from ..objective import AbstractObjective
 from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .loop import Records, TrainState, check_batch, in_parts
+from .console import Console
+from .devices import everywhere, local
+from .loop import Records, TrainState
+from .parts import Span, check_counts, in_parts
+from .reader import reader_of
+from .report import Report
 from .step import TrainStep, split
+from .supply import AbstractSupply
 
 
 class Run(AbstractModule):
     """What a training run leaves.
 
     Args:
-        model: The model with averaged parameters; this is the one to use.
+        model: The model with averaged parameters, of the first decay; this is the one to use.
+        averages: The model with the averaged parameters of each decay.
         last: The model with the parameters of the last step.
-        history: The loss and each of its terms, at every step.
-        seconds_per_step: The median over the parts of the run after the first, which holds the compilation; NaN if
-            there was only one part.
+        history: The loss, each of its terms and the norm of the gradient, at every step since `start`.
+        start: The first step of the history: 0, or where a checkpoint was gone on from.
+        seconds_per_step: The median over the reports after the first, which holds the compilation; NaN if there was
+            only one.
         state: The state after the last step.
     """
 
     model: AbstractScore
+    averages: tuple[AbstractScore, ...]
     last: AbstractScore
     history: dict[str, Float[np.ndarray, " steps"]]
+    start: int
     seconds_per_step: float
     state: TrainState
 
@@ -40,47 +53,63 @@ class Run(AbstractModule):
 def fit(
     model: AbstractScore,
     loss: AbstractObjective,
-    data: Dataset | Float[Array, "n *event"],
+    data: Dataset | AbstractSource | Float[Array, "n *event"],
     *,
     optimizer: optax.GradientTransformation,
     steps: int,
     key: Key,
     batch_size: int = 128,
     time: AbstractTimeSampler = UniformLogSNR(),
-    decay: float = 0.999,
+    decay: float | Sequence[float] = 0.999,
     clip: float | None = 1.0,
+    accumulate: int = 1,
     dropout: bool = False,
+    mesh: Mesh | None = None,
+    evaluate: Callable[[AbstractScore], Mapping[str, float]] | None = None,
+    evaluate_every: int = 1000,
+    callbacks: Sequence[Callable[[Report], None]] = (),
     progress: bool = True,
     report_every: int = 100,
 ) -> Run:
     """Minimises an objective over the arrays of a score.
 
-    Steps run on the device in parts of `report_every`; between parts the losses come to the host, are checked and
-    shown. The step is compiled once, whatever `steps`, the coefficients of the loss and the key; another call with the
-    same `optimizer` object and the same shapes compiles nothing new.
+    Steps run on the device, and every `report_every` of them the losses come to the host, are checked and reported;
+    in between nothing is copied to the host. The step is compiled once, whatever `steps`, the coefficients of the loss
+    and the key; another call with the same `optimizer` object and the same shapes compiles nothing new.
+
+    A `Dataset` or an array is held on the device, and a batch is drawn from it with replacement. A source is read on
+    the host, every sample once an epoch, while the device computes.
+
+    To fine-tune, give the model of another run, or one that `load` returns, with another loss.
 
     Args:
         model: The score to train.
         loss: What is minimised, such as `DSM() + 0.1 * ScoreFPE()`.
-        data: A data set, or an array of clean samples stacked along the first axis.
-        optimizer: An optax optimizer.
-        steps: The number of steps.
+        data: A data set, a source, or an array of clean samples stacked along the first axis.
+        optimizer: An optax optimizer; its learning rate may be a schedule.
+        steps: The number of steps, those before a checkpoint included.
         key: A random key; the same key gives the same run.
-        batch_size: Samples a step, drawn with replacement.
+        batch_size: Samples a step, over all devices.
         time: How times are drawn.
-        decay: The decay of the average of the parameters.
+        decay: The decay of the average of the parameters, or several, one for each average.
         clip: The largest global norm of a gradient; `None` does not clip.
+        accumulate: In how many parts a batch is gone through, one after another; the gradient is their mean.
         dropout: Whether the model takes a random key.
+        mesh: The devices that share a batch, as `data_mesh` returns them; `None` is one device.
+        evaluate: Called with the averaged model; the numbers it returns go into the report. `audit_on` makes one.
+        evaluate_every: How many steps lie between two evaluations; there is one at the end as well.
+        callbacks: Called in turn with every report, on the first process only. What one raises ends the run.
         progress: Whether to show a progress bar.
-        report_every: The length of a part.
+        report_every: How many steps lie between two reports.
 
     Returns:
         The trained model and the history.
 
     Raises:
         TypeError: if the data are not floats and have no quantisation, or the SDE has no Gaussian kernel.
-        ValueError: if the data hold NaN, `batch_size` exceeds the data, or there is nothing to train.
-        FloatingPointError: if the loss stops being finite; it names the step and the terms.
+        ValueError: if the data hold NaN, `batch_size` exceeds the data or does not divide into `accumulate` parts
+            among the devices, an interval is no multiple of `report_every`, or there is nothing to train.
+        FloatingPointError: if the loss or its gradient stops being finite; it names the step and the terms.
 
     Example:
         >>> import jax, optax, scorefp as sfp
@@ -93,24 +122,53 @@ def fit(
         >>> bool(run.history["loss"][-20:].mean() < run.history["loss"][:20].mean())
         True
     """
-    data = data if isinstance(data, Dataset) else Dataset(data)
-    check_batch(batch_size, len(data))
+    check_counts(steps, report_every)
+    if evaluate is not None:
+        _check_multiple("evaluate_every", evaluate_every, report_every)
     if clip is not None:
         require(clip > 0, f"clip = {clip}; a norm is positive. Give None to leave gradients alone.")
         optimizer = _clipped(optimizer, clip)
+    decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
+    require(len(decays) > 0 and all(0 <= d < 1 for d in decays), f"decay = {decay}; a decay lies in [0, 1).")
     params, skeleton = split(model)
-    step = TrainStep(skeleton, loss, optimizer, time, batch_size, decay, dropout)
-    trained = in_parts(
-        lambda state, count, size: _loop((step, data, count), state, size),
-        step.init(params, key=key),
-        steps=steps,
-        report_every=report_every,
-        progress=progress,
-    )
+    step = everywhere(TrainStep(skeleton, loss, optimizer, time, batch_size, decays, dropout, accumulate, mesh), mesh)
+    reader = reader_of(data, batch_size, min(report_every, steps), mesh, key=key)
+    state = everywhere(step.init(params, key=key), mesh)
+    start = 0
+
+    def averaged(state: TrainState, which: int = 0) -> AbstractScore:
+        return eqx.combine(local(state.averages[which]), skeleton)
+
+    with Console(start, steps, shown=progress and jax.process_index() == 0) as console:
+
+        def report(span: Span) -> None:
+            metrics = {name: float(values.mean()) for name, values in span.history.items()}
+            metrics["seconds_per_step"] = span.seconds_per_step
+            known = averaged(span.state)
+            if evaluate is not None and (span.step % evaluate_every == 0 or span.step == steps):
+                metrics |= {name: float(value) for name, value in evaluate(known).items()}
+            told = Report(span.step, steps, span.first, metrics, span.history, known)
+            console(span)
+            for callback in callbacks if jax.process_index() == 0 else ():
+                callback(told)
+
+        trained = in_parts(
+            lambda state, supply, count, size: _loop((step, supply, everywhere(count, mesh)), state, size),
+            state,
+            reader,
+            start=start,
+            steps=steps,
+            report_every=report_every,
+            report=report,
+            saved=lambda: "",
+        )
+    models = tuple(averaged(trained.state, which) for which in range(len(decays)))
     return Run(
-        model=eqx.combine(trained.state.average, skeleton),
-        last=eqx.combine(trained.state.params, skeleton),
+        model=models[0],
+        averages=models,
+        last=eqx.combine(local(trained.state.params), skeleton),
         history=trained.history,
+        start=start,
         seconds_per_step=trained.seconds_per_step,
         state=trained.state,
     )
@@ -123,6 +181,16 @@ def _clipped(optimizer: optax.GradientTransformation, clip: float) -> optax.Grad
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _loop(fixed: tuple[TrainStep, Dataset, Int[Array, ""]], state: TrainState, size: int) -> tuple[TrainState, Records]:
-    step, data, count = fixed
-    return step.loop(state, data, count, size)
+def _loop(
+    fixed: tuple[TrainStep, AbstractSupply, Int[Array, ""]], state: TrainState, size: int
+) -> tuple[TrainState, Records]:
+    step, supply, count = fixed
+    return step.loop(state, supply, count, size)
+
+
+def _check_multiple(name: str, every: int, report_every: int) -> None:
+    require(
+        every >= 1 and every % report_every == 0,
+        f"{name} = {every} is no multiple of report_every = {report_every}; the model leaves the device at reports "
+        f"only. Choose a multiple of {report_every}.",
+    )

@@ -1,0 +1,114 @@
+"""One mesh for one CPU, many devices and many processes: parameters everywhere, batches in shares."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from .._checks import require
+
+AXIS = "data"
+
+
+def data_mesh() -> Mesh:
+    """All devices of all processes in one row, an axis called `"data"`: a batch is shared among them.
+
+    With several processes call `jax.distributed.initialize` first.
+
+    Example:
+        >>> from scorefp import train
+        >>> train.data_mesh().axis_names
+        ('data',)
+    """
+    return Mesh(np.array(jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def per_device_batch(batch_size: int, mesh: Mesh | None, accumulate: int = 1) -> int:
+    """How many samples one device holds at a time.
+
+    Args:
+        batch_size: Samples a step, over all devices.
+        mesh: The devices; `None` is one.
+        accumulate: In how many parts a batch is gone through.
+
+    Raises:
+        ValueError: if the batch does not divide into the parts and among the devices.
+
+    Example:
+        >>> from scorefp import train
+        >>> train.per_device_batch(128, None)
+        128
+    """
+    devices = 1 if mesh is None else mesh.size
+    require(accumulate >= 1, f"accumulate = {accumulate}; a batch is gone through in at least one part.")
+    require(
+        batch_size % (accumulate * devices) == 0,
+        f"batch_size = {batch_size} does not divide into accumulate = {accumulate} parts for {devices} devices; "
+        f"choose a multiple of {accumulate * devices}.",
+    )
+    return batch_size // (accumulate * devices)
+
+
+def check_mesh(mesh: Mesh | None) -> None:
+    """Refuses a mesh with another axis, and several processes without a mesh."""
+    require(
+        mesh is not None or jax.process_count() == 1,
+        f"mesh is None, and there are {jax.process_count()} processes, which would each train a model of their own. "
+        "Give mesh=data_mesh().",
+    )
+    require(
+        mesh is None or mesh.axis_names == (AXIS,),
+        f'mesh has the axes {mesh and mesh.axis_names}; training shares the batch along one axis called "{AXIS}". '
+        "Give mesh=data_mesh().",
+    )
+
+
+def share() -> tuple[int, int]:
+    """Which share of every batch this process reads, and of how many."""
+    return jax.process_index(), jax.process_count()
+
+
+def everywhere(tree: Any, mesh: Mesh | None) -> Any:
+    """The arrays of a pytree, the same on every process, on all devices of the mesh."""
+    if mesh is None:
+        return tree
+    sharding = NamedSharding(mesh, PartitionSpec())
+
+    def placed(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jr.wrap_key_data(placed(jr.key_data(leaf)), impl=jr.key_impl(leaf))
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+    return jax.tree.map(placed, tree)
+
+
+def in_shares(stack: Any, mesh: Mesh | None) -> Any:
+    """Batches, stacked along the first axis, on the devices; of several processes each gives its rows."""
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, stack)
+    sharding = NamedSharding(mesh, PartitionSpec(None, AXIS))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), stack)
+
+
+def shared(batch: Any, mesh: Mesh | None) -> Any:
+    """Inside a compiled step: the rows of a batch shared among the devices."""
+    return batch if mesh is None else jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def replicated(tree: Any, mesh: Mesh | None) -> Any:
+    """Inside a compiled step: the same arrays on every device."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def local(tree: Any) -> Any:
+    """Copies of arrays that every device holds, on the first device of this process."""
+
+    def copied(leaf: Any) -> Any:
+        return jnp.copy(leaf.addressable_data(0)) if isinstance(leaf, jax.Array) else leaf
+
+    return jax.tree.map(copied, tree)
