@@ -5,13 +5,13 @@ import io
 import os
 import time as clock
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 from .._checks import require
 from .report import Report
 
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
 
 
 @final
@@ -95,31 +95,47 @@ class TensorBoard:
                 "TensorBoard needs tensorboardX; install it with: pip install 'scorefp[train]'"
             ) from error
         self.path = Path(path)
-        self._writer: SummaryWriter | None = None
+        self._writer: EventsWriter | None = None
         self._written: int | None = None
 
     def __call__(self, report: Report) -> None:
+        from tensorboardX.summary import scalar
+
         if self._writer is None or report.first != self._written:
             self._close()
-            self._writer = self._opened(report.first)
+            self._writer = _events(self.path, report.first)
         for name, value in report.metrics.items():
-            self._writer.add_scalar(name, float(value), report.step)
+            self._writer.write_event(_event(step=report.step, summary=scalar(name, float(value))))
         self._writer.flush()
         self._written = report.step
         if report.step == report.steps:
             self._close()
 
-    def _opened(self, first: int) -> "SummaryWriter":
-        from tensorboardX import SummaryWriter
-
-        # The name of an event file holds the time in seconds, and a second file of that name would replace it.
-        suffix = f".{os.getpid()}.{clock.time_ns()}"
-        return SummaryWriter(str(self.path), purge_step=first + 1, filename_suffix=suffix)
-
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _events(folder: Path, first: int) -> "EventsWriter":
+    """A new event file, which hides the steps after `first` of the files before it.
+
+    tensorboardX's `SummaryWriter` writes from a thread of its own, some time later; this is what it writes with.
+    """
+    from tensorboardX.event_file_writer import EventsWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # The name of an event file holds the time in seconds, and a second file of that name would replace it.
+    writer = EventsWriter(str(folder / "events"), filename_suffix=f".{clock.time_ns()}.{os.getpid()}")
+    writer.write_event(_event(step=first + 1, session_log={"status": "START"}))
+    return writer
+
+
+def _event(**fields: Any) -> Any:
+    from tensorboardX.proto import event_pb2
+
+    messages = cast(Any, event_pb2)  # made when it is imported, unknown to type checkers
+    return messages.Event(wall_time=clock.time(), **fields)
 
 
 def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
