@@ -1,9 +1,11 @@
 """Checkpoints on disk: arrays and JSON in folders named by their step, written whole or not at all, checked on reading.
 
-A folder `path/1000` holds two items of orbax: `arrays`, a flat mapping from names to arrays (OCDBT and zarr files), and
-`facts`, one JSON record with the shape, dtype and SHA-256 digest of every array. Reading them runs no code: a file can
-be damaged or foreign, but not harmful. A folder comes into being under another name and is renamed when all is
-written, and loses its name before it is deleted, so that a process may be killed at any moment.
+A folder `path/1000` holds `arrays`, a checkpoint of orbax with a flat mapping from names to arrays, and `facts.json`,
+with the shape and dtype of every array and the SHA-256 digest of every file. The files are compared with their digests
+before anything parses them, and reading them runs no code: they can be damaged or foreign, but not harmful.
+
+A folder is renamed to its step when all is written, and from its step before it is deleted, so that a process may be
+killed at any moment: names that start with `.` are not checkpoints, and the next `save` deletes them.
 """
 
 import hashlib
@@ -28,7 +30,8 @@ from .describe import JSON, first, unequal
 
 _FORMAT = {"format": "scorefp checkpoint", "version": 1}
 _LIBRARIES = ("scorefp", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "numpy")
-_RETIRED = ".retired-"
+_ARRAYS, _FACTS = "arrays", "facts.json"
+_PARTIAL, _RETIRED = ".partial-", ".retired-"
 
 
 class CheckpointError(RuntimeError):
@@ -86,29 +89,32 @@ class Store(AbstractModule):
         """
         if step in self.steps():
             raise CheckpointError(f"{self.path / str(step)} exists already; a checkpoint is never overwritten.")
-        ocp = _orbax()
-        named = dict(_named(arrays))
-        values = {name: _plain(leaf) for name, leaf in named.items()}
-        content = {
-            "step": step,
-            "metrics": dict(metrics),
-            "versions": _versions(),
-            "leaves": {name: _form(leaf) | {"sha256": _digest(values[name])} for name, leaf in named.items()},
-            "facts": dict(facts),
-        }
-        # To JSON and back, so that the digest is that of what a reader finds.
-        content = json.loads(json.dumps(content))
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
-            writer.save(
-                self.path / str(step),
-                args=ocp.args.Composite(
-                    # Orbax refuses arrays without entries; their shape says all.
-                    arrays=ocp.args.PyTreeSave({name: value for name, value in values.items() if value.size}),
-                    facts=ocp.args.JsonSave(_FORMAT | {"digest": _json_digest(content), "content": content}),
-                ),
-            )
-        if jax.process_index() == 0:
-            self._tidy()
+        ocp, first = _orbax(), jax.process_index() == 0
+        if first:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+        ocp.multihost.sync_global_processes("scorefp: before a checkpoint")
+        partial = self.path / f"{_PARTIAL}{step}"
+        # Orbax refuses arrays without entries; their shape says all.
+        values = {name: _plain(leaf) for name, leaf in _named(arrays) if leaf.size}
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+            writer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(values))
+        if first:
+            content = {
+                "step": step,
+                "metrics": dict(metrics),
+                "versions": _versions(),
+                "leaves": {name: _form(leaf) for name, leaf in _named(arrays)},
+                "files": _digests(partial),
+                "facts": dict(facts),
+            }
+            # To JSON and back, so that the digest is that of what a reader finds.
+            content = json.loads(json.dumps(content))
+            record = _FORMAT | {"digest": _digest(_json(content)), "content": content}
+            (partial / _FACTS).write_text(json.dumps(record, indent=1))
+            partial.rename(self.path / str(step))
+            self._retire()
+        ocp.multihost.sync_global_processes("scorefp: after a checkpoint")
 
     def restore(
         self, like: Any, *, step: int | None = None, configuration: Mapping[str, JSON] | None = None
@@ -131,6 +137,7 @@ class Store(AbstractModule):
             self._check_configuration(step, content["facts"].get("configuration", {}), configuration)
         wanted = {name: _form(leaf) for name, leaf in _named(like)}
         self._check_forms(step, content["leaves"], wanted)
+        self._check_files(step, content["files"])
         values = self._values(step, {name: content["leaves"][name] for name in wanted})
         _warn_of_versions(content["versions"])
         leaves = [_typed(values[name], leaf) for name, leaf in _named(like)]
@@ -157,51 +164,50 @@ class Store(AbstractModule):
 
     def _content(self, step: int) -> dict[str, Any]:
         """The record of a checkpoint, found whole."""
-        ocp, folder = _orbax(), self.path / str(step)
-        if not (folder / "facts").is_dir():
+        file = self.path / str(step) / _FACTS
+        if not file.is_file():
             raise CheckpointError(
-                f"{folder} is not a checkpoint of scorefp, or has lost its facts: there is no {folder / 'facts'}. "
+                f"{file.parent} is not a checkpoint of scorefp, or a damaged one: it has no {_FACTS}. "
                 + self._way_on(step)
             )
         try:
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-                record = reader.restore(folder, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-        except Exception as error:
-            raise self._damaged(step, "its facts cannot be read") from error
+            record = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise self._damaged(step, f"{_FACTS} is not JSON") from error
         if not isinstance(record, dict) or record.get("format") != _FORMAT["format"]:
-            raise CheckpointError(f"{folder} is a checkpoint, but not one of scorefp. " + self._way_on(step))
+            raise CheckpointError(f"{file.parent} is not a checkpoint of scorefp. " + self._way_on(step))
         if record.get("version") != _FORMAT["version"]:
             raise CheckpointError(
-                f"{folder} is written in version {record.get('version')} of the format; this scorefp reads version "
-                f"{_FORMAT['version']}. Use the release that wrote it."
+                f"{file.parent} is written in version {record.get('version')} of the format; this scorefp reads "
+                f"version {_FORMAT['version']}. Use the release that wrote it."
             )
         content = cast(dict[str, Any], record.get("content"))
-        if record.get("digest") != _json_digest(content) or content["step"] != step:
-            raise self._damaged(step, "its facts were altered")
+        if record.get("digest") != _digest(_json(content)):
+            raise self._damaged(step, f"{_FACTS} was altered")
+        if content["step"] != step:
+            raise self._damaged(step, f"it was saved as step {content['step']}")
         return content
 
+    def _check_files(self, step: int, saved: Mapping[str, str]) -> None:
+        """Refuses files that are not what was written."""
+        found = _digests(self.path / str(step))
+        lost = [f"{name} is missing" for name in saved if name not in found]
+        lost += [f"{name} is not what was written" for name in saved if name in found and found[name] != saved[name]]
+        if lost:
+            raise self._damaged(step, first(lost))
+
     def _values(self, step: int, leaves: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """The arrays of a checkpoint as they were saved, their digests compared."""
+        """The named arrays of a checkpoint as numbers."""
         ocp = _orbax()
-        empty = {name for name, form in leaves.items() if 0 in form["shape"]}
-        values = {name: np.empty(leaves[name]["shape"], leaves[name]["dtype"]) for name in empty}
-        names = [name for name in leaves if name not in empty]
-        if names:
-            request = ocp.args.PyTreeRestore(
-                item=dict.fromkeys(names, 0),
-                restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names},
-                partial_restore=True,
-            )
-            try:
-                with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-                    found = reader.restore(self.path / str(step), args=ocp.args.Composite(arrays=request)).arrays
-            except Exception as error:
-                raise self._damaged(step, "its arrays cannot be read") from error
-            values |= cast(dict[str, np.ndarray], found)
-        for name, form in leaves.items():
-            if _digest(values[name]) != form["sha256"]:
-                raise self._damaged(step, f"the array {name} is not what was saved")
-        return values
+        values = {name: np.empty(form["shape"], form["dtype"]) for name, form in leaves.items() if 0 in form["shape"]}
+        names = [name for name in leaves if name not in values]
+        request = ocp.args.PyTreeRestore(
+            item=dict.fromkeys(names, 0),
+            restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names},
+            partial_restore=True,
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return values | reader.restore(self.path / str(step) / _ARRAYS, args=request)
 
     def _check_forms(self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         """Refuses arrays of other names, shapes or dtypes, among the parts that are wanted."""
@@ -248,22 +254,25 @@ class Store(AbstractModule):
 
     def _is_good(self, step: int) -> bool:
         try:
-            self._values(step, self._content(step)["leaves"])
+            self._check_files(step, self._content(step)["files"])
         except CheckpointError:
             return False
         return True
 
-    def _tidy(self) -> None:
-        """Deletes what is not to stay, and what a killed process left behind."""
+    def _retire(self) -> None:
+        """Deletes the checkpoints that are not to stay."""
         steps = self.steps()
         stay = set(steps[-self.keep :])
         if self.best is not None:
             stay |= self._best_of(steps)
         for step in set(steps) - stay:
-            folder = self.path / str(step)
-            folder.rename(self.path / f"{_RETIRED}{step}")
+            (self.path / str(step)).rename(self.path / f"{_RETIRED}{step}")
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Deletes what is no checkpoint any more, and what never became one."""
         for folder in self.path.iterdir():
-            if folder.name.startswith(_RETIRED) or _orbax().utils.is_tmp_checkpoint(folder):
+            if folder.name.startswith((_PARTIAL, _RETIRED)):
                 shutil.rmtree(folder)
 
     def _best_of(self, steps: list[int]) -> set[int]:
@@ -305,8 +314,8 @@ def _plain(leaf: Any) -> np.ndarray:
 def _form(leaf: Any) -> dict[str, Any]:
     """The shape and dtype of a leaf as an array of numbers, and the kind of a random key."""
     kind = str(jr.key_impl(leaf)) if _is_key(leaf) else None
-    leaf = jr.key_data(leaf) if kind else leaf
-    return {"shape": list(np.shape(leaf)), "dtype": str(jnp.result_type(leaf)), "key": kind}
+    leaf = jax.eval_shape(jr.key_data, leaf) if kind else leaf
+    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "key": kind}
 
 
 def _shown(form: Mapping[str, Any]) -> str:
@@ -321,12 +330,19 @@ def _typed(value: np.ndarray, like: Any) -> Any:
     return value if isinstance(like, np.ndarray) else jnp.array(value)
 
 
-def _digest(value: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data).hexdigest()
+def _digests(folder: Path) -> dict[str, str]:
+    """The digest of every file of orbax in a checkpoint."""
+    files = sorted(file for file in (folder / _ARRAYS).rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): _digest(file.read_bytes()) for file in files}
 
 
-def _json_digest(content: JSON) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _json(content: JSON) -> bytes:
+    """The one way of writing JSON that has a digest."""
+    return json.dumps(content, sort_keys=True).encode()
 
 
 def _versions() -> dict[str, str]:
