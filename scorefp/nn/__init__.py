@@ -3,3 +3,4 @@
 from .activation import silu as silu, softplus as softplus
 from .embedding import fourier_features as fourier_features
 from .mlp import MLP as MLP, ScalarMLP as ScalarMLP
+from .unet import UNet as UNet

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._checks import require, same_shape, scalar_time
@@ -15,6 +16,7 @@ from .._types import Event, Key, Scalar, Time
 from ..calculus import require_smooth_activation
 from .activation import silu, softplus
 from .embedding import FEATURES, fourier_features
+from .layers import affine
 
 
 class MLP(AbstractModule):
@@ -32,6 +34,8 @@ class MLP(AbstractModule):
         width: The size of $h$.
         depth: The number of residual layers.
         activation: A smooth function; second derivatives of the network are taken.
+        dtype: The precision of the products, such as `jnp.bfloat16`; `None` for that of parameters and sample.
+            Parameters and sums keep theirs.
         key: A random key for the weights.
 
     Raises:
@@ -51,6 +55,7 @@ class MLP(AbstractModule):
     layers: tuple[eqx.nn.Linear, ...]
     leave: eqx.nn.Linear
     activation: Callable[[Array], Array] = eqx.field(static=True)
+    dtype: DTypeLike | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class MLP(AbstractModule):
         width: int = 128,
         depth: int = 3,
         activation: Callable[[Array], Array] = silu,
+        dtype: DTypeLike | None = None,
         key: Key,
     ) -> None:
         _check(width, depth, activation)
@@ -71,6 +77,7 @@ class MLP(AbstractModule):
         leave = eqx.nn.Linear(width, size, key=leave_key)
         self.leave = jax.tree.map(jnp.zeros_like, leave)
         self.activation = activation
+        self.dtype = dtype
 
     def __call__(self, t: Time, x: Event) -> Event:
         """The value of the network at one time and one sample.
@@ -80,11 +87,12 @@ class MLP(AbstractModule):
             x: One sample.
         """
         same_shape("x", x.shape, "a sample of this network", self.shape)
-        shifts = self.times(fourier_features(scalar_time(t, x))).reshape((1 + len(self.layers), -1))
-        h = self.activation(self.enter(x.reshape(-1)) + shifts[0])
+        shifts = affine(self.times, fourier_features(scalar_time(t, x)), self.dtype)
+        shifts = shifts.reshape((1 + len(self.layers), -1))
+        h = self.activation(affine(self.enter, x.reshape(-1), self.dtype) + shifts[0])
         for layer, shift in zip(self.layers, shifts[1:], strict=True):
-            h = h + self.activation(layer(h) + shift)
-        return self.leave(h).reshape(self.shape)
+            h = h + self.activation(affine(layer, h, self.dtype) + shift)
+        return affine(self.leave, h, self.dtype).reshape(self.shape)
 
 
 class ScalarMLP(AbstractModule):

@@ -1,0 +1,141 @@
+"""Layers on channels-last images, and products at a lower precision.
+
+Images are `(h, w, c)` inside a network. Under `jax.vmap` that is the layout in which XLA's convolutions run on CPUs and
+TPUs: equinox's channels-first layers cost a transpose around every convolution there.
+"""
+
+import math
+from typing import TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from .._module import AbstractModule
+from .._types import Key
+
+Image: TypeAlias = Float[Array, "_ _ _"]
+"""An image inside a network, `(h, w, c)`."""
+
+
+class Conv(AbstractModule):
+    """A convolution of an odd kernel that keeps the size, with a bias.
+
+    Weights start uniform with the variance of Glorot & Bengio 2010, as in DDPM++.
+
+    Operands of the product are cast to `dtype` where one is given. Every back end accumulates the products of a
+    lower precision in float32 and rounds once; the bias is added at the precision of the parameters.
+
+    Args:
+        channels: How many go in.
+        out: How many come out.
+        size: The side of the kernel.
+        zero: Whether all parameters start at zero.
+        dtype: The precision of the product; `None` for that of parameters and input.
+        key: A random key.
+    """
+
+    weight: Float[Array, "k k c out"]
+    bias: Float[Array, " out"]
+    dtype: DTypeLike | None = eqx.field(static=True)
+
+    def __init__(
+        self, channels: int, out: int, size: int = 3, *, zero: bool = False, dtype: DTypeLike | None = None, key: Key
+    ) -> None:
+        shape = (size, size, channels, out)
+        limit = math.sqrt(6 / (size**2 * (channels + out)))
+        self.weight = jnp.zeros(shape) if zero else jax.random.uniform(key, shape, minval=-limit, maxval=limit)
+        self.bias = jnp.zeros(out)
+        self.dtype = dtype
+
+    def __call__(self, x: Image) -> Image:
+        kind = jnp.result_type(x, self.weight)
+        product = jax.lax.conv_general_dilated(
+            x[None].astype(self.dtype or kind),
+            self.weight.astype(self.dtype or kind),
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return product[0].astype(kind) + self.bias
+
+
+class GroupNorm(AbstractModule):
+    """Group normalisation over the last axis (Wu & He 2018), with statistics at float32 or better.
+
+    Groups have at least four channels and there are at most 32, as in NCSN++.
+
+    Args:
+        channels: How many there are.
+    """
+
+    weight: Float[Array, " c"]
+    bias: Float[Array, " c"]
+    groups: int = eqx.field(static=True)
+
+    def __init__(self, channels: int) -> None:
+        self.weight, self.bias = jnp.ones(channels), jnp.zeros(channels)
+        self.groups = max((n for n in range(1, min(32, channels // 4) + 1) if channels % n == 0), default=1)
+
+    def __call__(self, x: Image) -> Image:
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, self.groups, x.shape[-1] // self.groups)
+        centred = y - jnp.mean(y, axis=(0, 2), keepdims=True)
+        variance = jnp.mean(centred**2, axis=(0, 2), keepdims=True)
+        normal = (centred * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape).astype(x.dtype)
+        return normal * self.weight + self.bias
+
+
+class Attention(AbstractModule):
+    r"""What self-attention of one head over all pixels adds to an image, $W\,\mathrm{softmax}(qk^\top/\sqrt c)\,v$.
+
+    The last map starts at zero. The softmax runs in float32 or better.
+
+    Args:
+        channels: How many there are.
+        dtype: The precision of the products.
+        key: A random key.
+    """
+
+    norm: GroupNorm
+    enter: Conv
+    leave: Conv
+
+    def __init__(self, channels: int, *, dtype: DTypeLike | None = None, key: Key) -> None:
+        enter_key, leave_key = jax.random.split(key)
+        self.norm = GroupNorm(channels)
+        self.enter = Conv(channels, 3 * channels, 1, dtype=dtype, key=enter_key)
+        self.leave = Conv(channels, channels, 1, zero=True, dtype=dtype, key=leave_key)
+
+    def __call__(self, x: Image) -> Image:
+        mixed = self.enter(self.norm(x)).reshape(-1, 1, 3, x.shape[-1])
+        kind = mixed.dtype
+        q, k, v = jnp.moveaxis(mixed.astype(self.enter.dtype or kind), 2, 0)
+        # Not the fused kernel of some GPUs, of which the forward derivatives that residuals take do not exist.
+        seen = jax.nn.dot_product_attention(q, k, v, implementation="xla")
+        return self.leave(seen.reshape(x.shape).astype(kind))
+
+
+def affine(layer: eqx.nn.Linear, x: Float[Array, " inputs"], dtype: DTypeLike | None) -> Float[Array, " outputs"]:
+    """A linear layer whose product has its operands cast to `dtype`, where one is given."""
+    if dtype is None:
+        return layer(x)
+    product = (layer.weight.astype(dtype) @ x.astype(dtype)).astype(jnp.result_type(x, layer.weight))
+    return product if layer.bias is None else product + layer.bias
+
+
+def halved(x: Image) -> Image:
+    """Every square of two by two pixels by its mean."""
+    h, w, c = x.shape
+    return jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), axis=(1, 3))
+
+
+def doubled(x: Image) -> Image:
+    """Every pixel as a square of two by two."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=0), 2, axis=1)
+
+
+def balanced(x: Image, y: Image) -> Image:
+    """The sum of two images of one variance, with that variance."""
+    return (x + y) / math.sqrt(2)
