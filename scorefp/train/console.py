@@ -37,9 +37,9 @@ class Console:
         self._bar.stop()
 
     def __call__(self, span: Span) -> None:
-        names = [name for name in span.history if name != "gradient_norm"]
+        loss, *terms, _ = span.history
         # A single term is the loss.
-        names = names if len(names) > 2 else ["loss"]
+        names = [loss, *(terms if len(terms) > 1 else ())]
         shown = "  ".join(f"{name} {span.history[name].mean():.4g}" for name in names)
         rate = 1 / span.seconds_per_step
         self._bar.update(self._task, completed=span.step, description=f"{shown}  {rate:.3g} steps/s")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -17,6 +18,7 @@ from ..data import AbstractSource, Dataset
 from ..objective import AbstractObjective
 from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
+from .checkpoint import Checkpoints, saver
 from .console import Console
 from .devices import everywhere, local
 from .loop import Records, TrainState
@@ -53,7 +55,7 @@ class Run(AbstractModule):
 def fit(
     model: AbstractScore,
     loss: AbstractObjective,
-    data: Dataset | AbstractSource | Float[Array, "n *event"],
+    data: Dataset | AbstractSource | Float[Array, "n *event"] | Float[np.ndarray, "n *event"],
     *,
     optimizer: optax.GradientTransformation,
     steps: int,
@@ -65,6 +67,7 @@ def fit(
     accumulate: int = 1,
     dropout: bool = False,
     mesh: Mesh | None = None,
+    checkpoints: Checkpoints | None = None,
     evaluate: Callable[[AbstractScore], Mapping[str, float]] | None = None,
     evaluate_every: int = 1000,
     callbacks: Sequence[Callable[[Report], None]] = (),
@@ -96,6 +99,8 @@ def fit(
         accumulate: In how many parts a batch is gone through, one after another; the gradient is their mean.
         dropout: Whether the model takes a random key.
         mesh: The devices that share a batch, as `data_mesh` returns them; `None` is one device.
+        checkpoints: Where and how often the state is saved; if there is a checkpoint, the run goes on from the last
+            one, and ends with the same bits as if it had never stopped. `None` saves nothing.
         evaluate: Called with the averaged model; the numbers it returns go into the report. `audit_on` makes one.
         evaluate_every: How many steps lie between two evaluations; there is one at the end as well.
         callbacks: Called in turn with every report, on the first process only. What one raises ends the run.
@@ -109,6 +114,7 @@ def fit(
         TypeError: if the data are not floats and have no quantisation, or the SDE has no Gaussian kernel.
         ValueError: if the data hold NaN, `batch_size` exceeds the data or does not divide into `accumulate` parts
             among the devices, an interval is no multiple of `report_every`, or there is nothing to train.
+        CheckpointError: if the last checkpoint is damaged, or is not one of this run.
         FloatingPointError: if the loss or its gradient stops being finite; it names the step and the terms.
 
     Example:
@@ -124,20 +130,39 @@ def fit(
     """
     check_counts(steps, report_every)
     if evaluate is not None:
-        _check_multiple("evaluate_every", evaluate_every, report_every)
+        _check_multiple("evaluate_every", evaluate_every, "report_every", report_every)
+    if checkpoints is not None:
+        _check_multiple("checkpoints.every", checkpoints.every, "report_every", report_every)
+    if checkpoints is not None and checkpoints.best is not None:
+        require(
+            evaluate is not None,
+            f'checkpoints.best = "{checkpoints.best}" names a number of evaluate, which is None. Give evaluate.',
+        )
+        _check_multiple("checkpoints.every", checkpoints.every, "evaluate_every", evaluate_every)
     if clip is not None:
         require(clip > 0, f"clip = {clip}; a norm is positive. Give None to leave gradients alone.")
         optimizer = _clipped(optimizer, clip)
     decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
     require(len(decays) > 0 and all(0 <= d < 1 for d in decays), f"decay = {decay}; a decay lies in [0, 1).")
+    data = data if isinstance(data, Dataset | AbstractSource) else Dataset(jnp.asarray(data))
     params, skeleton = split(model)
-    step = everywhere(TrainStep(skeleton, loss, optimizer, time, batch_size, decays, dropout, accumulate, mesh), mesh)
+    step = TrainStep(skeleton, loss, optimizer, time, batch_size, decays, dropout, accumulate, mesh)
+    state, start = step.init(params, key=key), 0
     reader = reader_of(data, batch_size, min(report_every, steps), mesh, key=key)
-    state = everywhere(step.init(params, key=key), mesh)
-    start = 0
+    saves = None if checkpoints is None else saver(checkpoints, step, state, data, clip)
+    found = None if saves is None else saves.resume(state)
+    if found is not None:
+        state, place = found
+        reader.restore(place)
+        start = int(state.step)
+        require(start <= steps, f"steps = {steps}, and the run was saved at step {start} already; give at least that.")
+    step, state = everywhere((step, state), mesh)
 
     def averaged(state: TrainState, which: int = 0) -> AbstractScore:
         return eqx.combine(local(state.averages[which]), skeleton)
+
+    def due(taken: int, every: int) -> bool:
+        return taken % every == 0 or taken == steps
 
     with Console(start, steps, shown=progress and jax.process_index() == 0) as console:
 
@@ -145,12 +170,18 @@ def fit(
             metrics = {name: float(values.mean()) for name, values in span.history.items()}
             metrics["seconds_per_step"] = span.seconds_per_step
             known = averaged(span.state)
-            if evaluate is not None and (span.step % evaluate_every == 0 or span.step == steps):
+            if evaluate is not None and due(span.step, evaluate_every):
                 metrics |= {name: float(value) for name, value in evaluate(known).items()}
             told = Report(span.step, steps, span.first, metrics, span.history, known)
             console(span)
             for callback in callbacks if jax.process_index() == 0 else ():
                 callback(told)
+            if saves is not None and checkpoints is not None and due(span.step, checkpoints.every):
+                require(
+                    checkpoints.best is None or checkpoints.best in metrics,
+                    f'checkpoints.best = "{checkpoints.best}" is not among the numbers {sorted(metrics)}; name one.',
+                )
+                saves.save(span.state, reader.state(), metrics)
 
         trained = in_parts(
             lambda state, supply, count, size: _loop((step, supply, everywhere(count, mesh)), state, size),
@@ -160,7 +191,7 @@ def fit(
             steps=steps,
             report_every=report_every,
             report=report,
-            saved=lambda: "",
+            saved=lambda: "" if saves is None else saves.offer(),
         )
     models = tuple(averaged(trained.state, which) for which in range(len(decays)))
     return Run(
@@ -188,9 +219,8 @@ def _loop(
     return step.loop(state, supply, count, size)
 
 
-def _check_multiple(name: str, every: int, report_every: int) -> None:
+def _check_multiple(name: str, every: int, unit: str, count: int) -> None:
     require(
-        every >= 1 and every % report_every == 0,
-        f"{name} = {every} is no multiple of report_every = {report_every}; the model leaves the device at reports "
-        f"only. Choose a multiple of {report_every}.",
+        every >= 1 and every % count == 0,
+        f"{name} = {every} is no multiple of {unit} = {count}; choose one.",
     )

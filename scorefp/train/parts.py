@@ -91,7 +91,9 @@ def in_parts(
             if at + count < stop:
                 reader.prepare(min(size, stop - at - count))
         reader.prepare(min(size, report_every, steps - stop))
-        history = {name: np.concatenate([np.asarray(r[name])[:n] for n, r in pending]) for name in pending[0][1]}
+        history = {
+            name: np.concatenate([np.asarray(r[name])[:n] for n, r in pending]) for name in _names(pending[0][1])
+        }
         seconds.append((clock.perf_counter() - begin) / (stop - first))
         _check_finite(history, first, saved)
         spans.append(history)
@@ -105,17 +107,18 @@ def in_parts(
     )
 
 
+def _names(records: Records) -> list[str]:
+    """The loss, its terms, the norm of the gradient: a compiled function sorts them by name."""
+    return ["loss", *(name for name in records if name not in ("loss", "gradient_norm")), "gradient_norm"]
+
+
 def _check_finite(history: dict[str, np.ndarray], first: int, saved: Callable[[], str]) -> None:
     bad = ~(np.isfinite(history["loss"]) & np.isfinite(history["gradient_norm"]))
     if not bad.any():
         return
     at = int(bad.argmax())
     named = "loss" if not np.isfinite(history["loss"][at]) else "gradient"
-    terms = [
-        name
-        for name, values in history.items()
-        if name not in ("loss", "gradient_norm") and not np.isfinite(values[at])
-    ]
+    terms = [name for name in list(history)[1:-1] if not np.isfinite(history[name][at])]
     raise FloatingPointError(
         f"the {named} is not finite at step {first + at}; not finite are the terms {terms or 'none by itself'}. "
         f"Lower the learning rate or the weight of the term, or clip gradients.{saved()}"

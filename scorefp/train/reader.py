@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 
 from .._checks import require
 from .._types import Key
@@ -21,7 +20,7 @@ _LARGEST_STACK = 2**26
 
 
 def reader_of(
-    data: Dataset | AbstractSource | Float[Array, "n *event"],
+    data: Dataset | AbstractSource,
     batch_size: int,
     size: int,
     mesh: Mesh | None,
@@ -31,7 +30,6 @@ def reader_of(
     """What reads the data for loops of up to `size` steps."""
     if isinstance(data, AbstractSource):
         return StackReader(data, batch_size, size, mesh, seed=int(jr.bits(key, dtype=jnp.uint32)))
-    data = data if isinstance(data, Dataset) else Dataset(data)
     check_batch(batch_size, len(data))
     return ResidentReader(data, size, mesh)
 

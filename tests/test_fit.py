@@ -1,0 +1,196 @@
+"""Training for real work: sources, accumulation, several averages, reports, evaluation, and what is refused."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import scorefp as sfp
+from scorefp import train
+from scorefp.data import Arrays, Dataset
+from scorefp.train import Report, Resident, Stacked, TrainStep, split
+
+SDE = sfp.VP()
+OPTIMIZER = optax.adam(optax.linear_schedule(1e-2, 0.0, 100))
+X = np.random.default_rng(0).normal(size=(96, 2)).astype(np.float32)
+
+
+def model() -> sfp.NoiseScore:
+    return sfp.NoiseScore(sfp.nn.MLP((2,), width=16, depth=1, key=jr.key(0)), SDE)
+
+
+def fitted(data: Any, **options: Any) -> train.Run:
+    settings = {"optimizer": OPTIMIZER, "steps": 45, "key": jr.key(1), "batch_size": 32, "report_every": 10}
+    return train.fit(model(), sfp.DSM(), data, **(settings | {"progress": False} | options))
+
+
+def weights(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))])
+
+
+@pytest.mark.quick
+def test_a_source_trains_as_its_batches_taken_one_by_one() -> None:
+    """The loop over stacked batches, read ahead, is the step called with each batch in turn."""
+    run = fitted(Arrays(X), report_every=15)
+    params, skeleton = split(model())
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), OPTIMIZER)
+    step = TrainStep(skeleton, sfp.DSM(), optimizer, sfp.UniformLogSNR(), 32, (0.999,), False)
+    state, one = step.init(params, key=jr.key(1)), eqx.filter_jit(step.step)
+    feed = Arrays(X).feed(32, seed=int(jr.bits(jr.key(1), dtype=jnp.uint32)))
+    for _ in range(45):
+        values, _ = next(feed)
+        state, _ = one(state, Stacked(jnp.asarray(values)[None], None, None), jnp.asarray(0))
+    np.testing.assert_allclose(weights(state.params), weights(run.state.params), rtol=1e-4, atol=1e-6)
+    assert np.abs(weights(run.state.params) - weights(params)).max() > 0.01
+
+
+def test_one_compile_whatever_the_source_the_steps_and_the_reports() -> None:
+    traces = 0
+
+    def weighting(sde: Any, t: jax.Array) -> jax.Array:
+        nonlocal traces
+        traces += 1
+        return sfp.likelihood_weighting(sde, t)
+
+    def run(steps: int, key: int) -> None:
+        options = {"optimizer": OPTIMIZER, "batch_size": 32, "report_every": 20, "progress": False}
+        train.fit(model(), sfp.DSM(weighting), Arrays(X), steps=steps, key=jr.key(key), **options)
+
+    run(20, 0)
+    once = traces
+    for steps in (45, 80):
+        run(steps, steps)
+    assert traces == once
+
+
+def test_levels_stay_integers_until_the_device() -> None:
+    """The loop is handed bytes, and dequantises them anew at each step."""
+    levels = np.random.default_rng(0).integers(0, 4, (96, 2)).astype(np.uint8)
+    stack = Stacked(jnp.asarray(levels[None]), None, sfp.Quantisation(4, -1.0, 1.0))
+    assert stack.values.dtype == jnp.uint8
+    keys = {"index_key": jr.key(0), "level_key": jr.key(1)}
+    x, _ = stack.batch(jnp.asarray(0), 96, **keys)
+    other, _ = stack.batch(jnp.asarray(0), 96, index_key=jr.key(0), level_key=jr.key(2))
+    np.testing.assert_array_equal(jnp.floor((x + 1) / 0.5), levels)
+    assert np.abs(x - other).max() > 0.1
+
+
+def test_accumulation_is_the_mean_over_the_parts() -> None:
+    params, skeleton = split(model())
+
+    def step(batch_size: int, accumulate: int) -> TrainStep:
+        time = sfp.UniformLogSNR()
+        return TrainStep(skeleton, sfp.DSM(), optax.sgd(1.0), time, batch_size, (0.9,), False, accumulate)
+
+    whole = step(32, 4)
+    state = whole.init(params, key=jr.key(3))
+    moved, records = eqx.filter_jit(whole.step)(state, Stacked(jnp.asarray(X[None, :32]), None, None), jnp.asarray(0))
+    loss_key = jr.split(jr.fold_in(jr.key(3), 0), 3)[2]
+    loss = lambda p, x0, key: sfp.DSM()(eqx.combine(p, skeleton), x0, key=key)
+    both = jax.jit(jax.value_and_grad(loss))
+    parts = [both(params, jnp.asarray(X[:32][j::4]), key) for j, key in enumerate(jr.split(loss_key, 4))]
+    np.testing.assert_allclose(records["loss"], np.mean([value for value, _ in parts]), rtol=1e-5)
+    expected = weights(params) - np.mean([weights(grad) for _, grad in parts], axis=0)
+    np.testing.assert_allclose(weights(moved.params), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(weights(moved.params) - (weights(params) - weights(parts[0][1]))).max() > 0.01
+
+
+def test_several_averages() -> None:
+    run = fitted(X, decay=(0.5, 0.9, 0.0))
+    assert [len(weights(m)) for m in run.averages] == [len(weights(run.last))] * 3
+    np.testing.assert_array_equal(weights(run.model), weights(run.averages[0]))
+    np.testing.assert_array_equal(weights(run.averages[2]), weights(run.last))
+    alone = fitted(X, decay=0.9)
+    np.testing.assert_allclose(weights(run.averages[1]), weights(alone.model), rtol=1e-6, atol=1e-7)
+    far = [np.abs(weights(m) - weights(run.last)).max() for m in run.averages]
+    assert far[1] > far[0] > 0
+
+
+def test_reports_tell_what_happened_and_when() -> None:
+    seen: list[Report] = []
+    evaluated: list[float] = []
+
+    def evaluate(score: Any) -> dict[str, float]:
+        evaluated.append(float(score(0.5, jnp.ones(2))[0]))
+        return {"value": evaluated[-1]}
+
+    run = fitted(Dataset(jnp.asarray(X)), callbacks=(seen.append,), evaluate=evaluate, evaluate_every=20)
+    assert [(r.first, r.step, r.steps) for r in seen] == [(k, min(k + 10, 45), 45) for k in range(0, 45, 10)]
+    assert ["value" in r.metrics for r in seen] == [False, True, False, True, True]
+    assert [r.metrics["value"] for r in seen if "value" in r.metrics] == evaluated
+    assert list(seen[0].history) == ["loss", "DSM", "gradient_norm"]
+    np.testing.assert_array_equal(np.concatenate([r.history["loss"] for r in seen]), run.history["loss"])
+    assert seen[0].metrics["loss"] == pytest.approx(float(run.history["loss"][:10].mean()))
+    # The models of earlier reports keep their own buffers.
+    values = [float(r.model(0.5, jnp.ones(2))[0]) for r in seen]
+    assert len(set(values)) == len(values)
+    np.testing.assert_array_equal(weights(seen[-1].model), weights(run.model))
+
+
+def test_nothing_comes_to_the_host_between_reports() -> None:
+    """A part of a run moves nothing from the device; only reports do."""
+    reader = train.reader.reader_of(Arrays(X), 32, 5, None, key=jr.key(0))
+    params, skeleton = split(model())
+    step = TrainStep(skeleton, sfp.DSM(), optax.adam(1e-3), sfp.UniformLogSNR(), 32, (0.999,), False)
+    state, loop = step.init(params, key=jr.key(0)), eqx.filter_jit(step.loop)
+    count = jnp.asarray(5)
+    with jax.transfer_guard_device_to_host("disallow"):
+        for _ in range(3):
+            state, records = loop(state, reader.take(5), count, 5)
+            reader.prepare(5)
+    assert np.isfinite(records["loss"]).all()
+    assert int(state.step) == 15
+    assert isinstance(train.reader.reader_of(Dataset(jnp.asarray(X)), 32, 5, None, key=jr.key(0)).take(5), Resident)
+
+
+def test_fine_tuning_starts_from_the_model_it_is_given() -> None:
+    first = fitted(X)
+    loss = sfp.DSM() + 0.1 * sfp.ScoreFPE(fraction=0.25)
+    tuned = train.fit(
+        first.model, loss, X, optimizer=optax.sgd(0.0), steps=3, key=jr.key(2), batch_size=32, progress=False
+    )
+    np.testing.assert_array_equal(weights(tuned.last), weights(first.model))
+    assert {"DSM", "ScoreFPE"} <= set(tuned.history)
+
+
+def test_a_gradient_that_is_not_finite_is_named() -> None:
+    """The loss may be finite where its gradient is not: the root of zero."""
+
+    class Root(eqx.Module):
+        scale: jax.Array
+
+        def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+            return x * jnp.sqrt(self.scale)
+
+    with pytest.raises(FloatingPointError, match=r"the gradient is not finite at step 0"):
+        train.fit(
+            sfp.NoiseScore(Root(jnp.zeros(())), SDE),
+            sfp.DSM(),
+            X,
+            optimizer=optax.sgd(1e-3),
+            steps=5,
+            key=jr.key(0),
+            batch_size=32,
+            progress=False,
+        )
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="evaluate_every = 15 is no multiple of report_every = 10"):
+        fitted(X, evaluate=lambda score: {}, evaluate_every=15)
+    with pytest.raises(ValueError, match=r"decay = 1\.0; a decay lies in \[0, 1\)"):
+        fitted(X, decay=1.0)
+    with pytest.raises(ValueError, match=r"batch_size = 32 does not divide into accumulate = 5 parts"):
+        fitted(X, accumulate=5)
+    settings = train.Checkpoints("never", every=10, best="error")
+    with pytest.raises(ValueError, match=r'checkpoints\.best = "error" names a number of evaluate, which is None'):
+        fitted(X, checkpoints=settings)
+    with pytest.raises(ValueError, match=r"checkpoints\.every = 15 is no multiple of report_every = 10"):
+        fitted(X, checkpoints=train.Checkpoints("never", every=15))
+    with pytest.raises(ValueError, match="batch_size = 300; the data have 96 samples"):
+        fitted(Arrays(X), batch_size=300)
