@@ -127,15 +127,15 @@ def test_std() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_values() -> None:
-    with pytest.raises(ValueError, match=r"NaN or infinite entries in 2 of 5 samples, the first at index 1; remove"):
+    with pytest.raises(ValueError, match=r"sample 1 holds nan; 2 of 5 samples have NaN or infinite entries\. Remove"):
         Dataset(jnp.ones((5, 2)).at[1, 0].set(jnp.nan).at[4, 1].set(jnp.inf))
-    with pytest.raises(TypeError, match=r"values has dtype int32 and quantisation is None; .*Quantisation\(levels"):
+    with pytest.raises(TypeError, match=r"values have dtype int32 and quantisation is None; .*Quantisation\(levels"):
         Dataset(jnp.ones((5, 2), jnp.int32))
     quantisation = sfp.Quantisation(17, -1.0, 1.0)
-    with pytest.raises(TypeError, match=r"k has dtype float32; levels are integers 0 … 16"):
+    with pytest.raises(TypeError, match=r"values have dtype float32 and a quantisation; levels are integers 0 … 16"):
         Dataset(jnp.ones((5, 2)), quantisation)
     for bad in (-1, 17):
-        with pytest.raises(ValueError, match=r"levels outside 0 … 16"):
+        with pytest.raises(ValueError, match=rf"sample 0 holds the level {bad}, outside 0 … 16; 5 of 5 samples"):
             Dataset(jnp.full((5, 2), bad), quantisation)
     with pytest.raises(ValueError, match=r"values has shape \(1, 3\); it needs two samples"):
         Dataset(jnp.ones((1, 3)))

@@ -10,7 +10,21 @@ import scorefp
 
 pytestmark = pytest.mark.quick
 
-UNWANTED = ["optax", "grain", "orbax", "tensorboardX", "matplotlib", "sklearn", "mlxtend", "flowjax", "ot", "ott"]
+UNWANTED = [
+    "optax",
+    "grain",
+    "orbax",
+    "tensorboardX",
+    "rich",
+    "matplotlib",
+    "sklearn",
+    "mlxtend",
+    "flowjax",
+    "ot",
+    "ott",
+    "PIL",
+    "datasets",
+]
 
 
 def run(code: str) -> str:

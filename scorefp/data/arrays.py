@@ -1,5 +1,6 @@
 """Arrays on the host, in memory or mapped from a file."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -9,8 +10,8 @@ from jaxtyping import Int, Shaped
 
 from .._checks import require
 from ..likelihood import Quantisation
-from .source import AbstractRows, Batch
-from .values import Interval, check_args, check_kind, check_values
+from .source import BLOCK, AbstractRows, Batch
+from .values import Interval, check_args, check_kind, check_reshape, check_values
 
 
 def _on_host(tree: Any) -> Any:
@@ -58,9 +59,9 @@ class Arrays(AbstractRows):
         )
         check_kind(self.values.dtype, self.quantisation, self.interval)
         check_args(self.args, len(self))
-        for index in self._blocks():
-            block = self.values[index[0] : index[-1] + 1]
-            check_values(block, self.quantisation, self.interval, lambda row: self.name(int(index[row])))  # noqa: B023
+        for start in range(0, len(self), BLOCK):
+            block = self.values[start : start + BLOCK]
+            check_values(block, self.quantisation, self.interval, lambda row, start=start: self.name(start + row))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -68,6 +69,18 @@ class Arrays(AbstractRows):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.values.shape[1:]
+
+    def reshaped(self, shape: tuple[int, ...]) -> "Arrays":
+        """The same samples with another event shape; see `Dataset.reshaped`.
+
+        Args:
+            shape: The event shape.
+
+        Raises:
+            ValueError: if it has another number of entries.
+        """
+        check_reshape(self.shape, shape)
+        return dataclasses.replace(self, values=self.values.reshape(len(self), *shape))
 
     def rows(self, index: Int[np.ndarray, " batch"]) -> Batch:
         return self.values[index], jax.tree.map(lambda leaf: leaf[index], self.args)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
@@ -12,6 +11,7 @@ from .._checks import is_concrete, require
 from .._module import AbstractModule
 from .._types import Key
 from ..likelihood import Quantisation, UniformDequantiser
+from .values import Interval, check_args, check_kind, check_reshape, check_values
 
 
 class Dataset(AbstractModule):
@@ -24,11 +24,12 @@ class Dataset(AbstractModule):
         values: The samples, of shape `(n, *event)`: floats, or levels in `0 … levels - 1`.
         quantisation: The levels and the interval they are mapped to; `None` for floats.
         args: Conditioning of each sample for the model, a pytree of arrays with `n` rows.
+        interval: The range that floats are declared to lie on; `None` for floats without bounds.
 
     Raises:
         TypeError: if levels come without a quantisation, or floats with one.
-        ValueError: if there are fewer than two samples, a value is NaN or infinite, a level is out of range, or
-            `args` has another number of rows.
+        ValueError: if there are fewer than two samples, a value is NaN, infinite or out of its range, or `args` has
+            another number of rows.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -41,32 +42,16 @@ class Dataset(AbstractModule):
     values: Shaped[Array, "n *event"]
     quantisation: Quantisation | None = None
     args: Any = None
+    interval: Interval | None = None
 
     def __check_init__(self) -> None:
         if not is_concrete(self.values):
             return
         values = np.asarray(self.values)
         require(values.ndim >= 1 and len(values) >= 2, f"values has shape {values.shape}; it needs two samples.")
-        rows = [np.shape(leaf)[:1] for leaf in jax.tree.leaves(self.args)]
-        require(
-            all(row == (len(values),) for row in rows),
-            f"args has arrays with {rows} rows, values has {len(values)}; each sample needs its own.",
-        )
-        if self.quantisation is None:
-            if not np.issubdtype(values.dtype, np.floating):
-                raise TypeError(
-                    f"values has dtype {values.dtype} and quantisation is None; integer levels need "
-                    "Quantisation(levels, low, high), floats have a floating dtype."
-                )
-            bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-            require(
-                not bad.any(),
-                f"values holds NaN or infinite entries in {int(bad.sum())} of {len(values)} samples, the first at "
-                f"index {int(bad.argmax())}; remove or repair them.",
-            )
-        else:
-            # The dequantiser refuses floats and levels out of range.
-            self.quantisation.dequantise(self.values, jnp.zeros(values.shape))
+        check_args(self.args, len(values))
+        check_kind(values.dtype, self.quantisation, self.interval)
+        check_values(values, self.quantisation, self.interval, "sample {}".format)
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -84,6 +69,18 @@ class Dataset(AbstractModule):
         dequantisation, whose uniform noise is counted by its variance.
         """
         return float(np.sqrt(mean_square(np.asarray(self.values), self.quantisation)))
+
+    def reshaped(self, shape: tuple[int, ...]) -> "Dataset":
+        """The same samples with another event shape, such as flat images as `(1, 28, 28)` for a U-Net.
+
+        Args:
+            shape: The event shape.
+
+        Raises:
+            ValueError: if it has another number of entries.
+        """
+        check_reshape(self.shape, shape)
+        return Dataset(self.values.reshape(len(self), *shape), self.quantisation, self.args, self.interval)
 
     def dequantised(self, key: Key) -> Float[Array, "n *event"]:
         """All samples as floats, levels spread uniformly over their width.

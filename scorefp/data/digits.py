@@ -9,7 +9,7 @@ from ..likelihood import Quantisation
 from .dataset import Dataset
 
 
-def digits(split: Literal["train", "test"]) -> Dataset:
+def digits(split: Literal["train", "test"], *, labels: bool = False) -> Dataset:
     """Real handwritten digits, 1,797 images of 8×8 with 17 levels, as samples of shape `(64,)` on [-1, 1].
 
     They are the test part of the UCI set *Optical Recognition of Handwritten Digits* (Alpaydin & Kaynak 1998), carried
@@ -17,6 +17,7 @@ def digits(split: Literal["train", "test"]) -> Dataset:
 
     Args:
         split: `"train"` or `"test"`.
+        labels: Whether `args` holds the digit of each image, 0 to 9, for a model with classes.
 
     Raises:
         ImportError: if scikit-learn is not installed.
@@ -31,9 +32,12 @@ def digits(split: Literal["train", "test"]) -> Dataset:
         from sklearn import datasets
     except ImportError as error:
         raise ImportError("digits needs scikit-learn; install it with: pip install 'scorefp[examples]'") from error
-    images = np.asarray(cast(Any, datasets.load_digits()).data, np.int32)
+    found = cast(Any, datasets.load_digits())
+    images, digit = np.asarray(found.data, np.int32), np.asarray(found.target, np.int32)
     order = np.random.default_rng(0).permutation(len(images))
     parts = {"train": order[:1437], "test": order[1437:]}
     if split not in parts:
         raise ValueError(f'split = {split!r}; the digits have the splits "train" and "test".')
-    return Dataset(jnp.asarray(images[parts[split]]), Quantisation(levels=17, low=-1.0, high=1.0))
+    part = parts[split]
+    args = jnp.asarray(digit[part]) if labels else None
+    return Dataset(jnp.asarray(images[part]), Quantisation(levels=17, low=-1.0, high=1.0), args)

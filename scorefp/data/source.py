@@ -17,8 +17,13 @@ from ..likelihood import Quantisation
 from .dataset import Dataset, mean_square
 from .values import Interval, check_args, check_kind, check_values
 
-Batch: TypeAlias = tuple[Shaped[np.ndarray, "batch *event"], Any]
-"""Samples on the host, floats or integer levels, and their conditioning: a pytree of arrays with as many rows."""
+Batch: TypeAlias = tuple[Shaped[np.ndarray, "..."], Any]
+"""Samples on the host of shape `(batch, *event)`, floats or integer levels, and their conditioning: a pytree of arrays
+with as many rows."""
+
+
+BLOCK = 1024
+"""How many samples are read at a time where all are."""
 
 
 @runtime_checkable
@@ -46,22 +51,20 @@ class AbstractSource(AbstractModule):
     """Data that `train.fit` reads on the host, batch by batch. The levels and the range travel with them.
 
     Attributes:
+        shape: The event shape.
         quantisation: The levels of integer data and the interval they are mapped to; `None` for floats. Levels stay
             integers until they are on the device, where each step dequantises its own.
         interval: The declared range of floats; `None` where they have no bounds, and for levels.
     """
 
     if TYPE_CHECKING:
+        shape: ClassVar[tuple[int, ...]]
         quantisation: ClassVar[Quantisation | None]
         interval: ClassVar[Interval | None]
     else:
+        shape: eqx.AbstractVar[tuple[int, ...]]
         quantisation: eqx.AbstractVar[Quantisation | None]
         interval: eqx.AbstractVar[Interval | None]
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """The event shape."""
 
     @abstractmethod
     def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Feed:
@@ -152,13 +155,12 @@ class AbstractRows(AbstractSource):
         """All samples, in their order, in the memory of the device: the fastest where they fit."""
         blocks = [self.read(index) for index in self._blocks()]
         values, args = jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *blocks)
-        return Dataset(values, self.quantisation, args)
+        return Dataset(values, self.quantisation, args, self.interval)
 
     def _blocks(self) -> Iterator[Int[np.ndarray, " block"]]:
         """The indices of all samples in order, some at a time."""
-        size = 1024
-        for start in range(0, len(self), size):
-            yield np.arange(start, min(start + size, len(self)))
+        for start in range(0, len(self), BLOCK):
+            yield np.arange(start, min(start + BLOCK, len(self)))
 
 
 def _order(number: int, batch_size: int, count: int, seed: int) -> Int[np.ndarray, " batch"]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
@@ -52,13 +53,13 @@ def check_kind(dtype: Any, quantisation: Quantisation | None, interval: Interval
                 f"the data have the quantisation {quantisation} and the interval {interval}; levels lie on the "
                 "interval of their quantisation. Leave interval out."
             )
-        if not np.issubdtype(dtype, np.integer):
+        if not jnp.issubdtype(dtype, jnp.integer):
             raise TypeError(
                 f"the values have dtype {dtype} and a quantisation; levels are integers 0 … {quantisation.levels - 1}. "
                 "Convert floats that hold levels first, for example np.round(values * 255).astype(np.uint8); floats "
                 "that are on their interval already take interval=Interval(low, high) in place of a quantisation."
             )
-    elif not np.issubdtype(dtype, np.floating):
+    elif not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"the values have dtype {dtype} and quantisation is None; integer levels need "
             "Quantisation(levels, low, high), floats have a floating dtype."
@@ -87,21 +88,22 @@ def check_values(
         if least < 0 or largest >= quantisation.levels:
             where, value, count = _first((values < 0) | (values >= quantisation.levels), values)
             raise ValueError(
-                f"{name(where)} holds the level {value}, outside 0 … {quantisation.levels - 1}, and so do {count} of "
-                f"{len(values)} samples. Give Quantisation the number of levels that the data have, counted from zero."
+                f"{name(where)} holds the level {value}, outside 0 … {quantisation.levels - 1}; {count} of "
+                f"{len(values)} samples have such levels. Give Quantisation the number of levels that the data have, "
+                "counted from zero."
             )
         return
     if not (math.isfinite(least) and math.isfinite(largest)):
         where, value, count = _first(~np.isfinite(values), values)
         raise ValueError(
-            f"{name(where)} holds {value}, and NaN or infinite entries are in {count} of {len(values)} samples; remove "
-            "or repair them."
+            f"{name(where)} holds {value}; {count} of {len(values)} samples have NaN or infinite entries. Remove or "
+            "repair them."
         )
     if interval is not None and (least < interval.low or largest > interval.high):
         where, value, count = _first((values < interval.low) | (values > interval.high), values)
         raise ValueError(
-            f"{name(where)} holds {value}, outside [{interval.low}, {interval.high}], and so do {count} of "
-            f"{len(values)} samples. Declare the interval that the data have, or scale them to this one."
+            f"{name(where)} holds {value}, outside [{interval.low}, {interval.high}]; {count} of {len(values)} samples "
+            "have such values. Declare the interval that the data have, or scale them to this one."
         )
 
 
@@ -119,6 +121,15 @@ def check_args(args: Any, count: int) -> None:
             f"args has an array of dtype {strange[0]}; conditioning is made of numbers. Give classes as integers, for "
             "example by np.unique(names, return_inverse=True)."
         )
+
+
+def check_reshape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Refuses an event shape with another number of entries."""
+    require(
+        math.prod(shape) == math.prod(wanted) and all(size >= 1 for size in wanted),
+        f"shape = {wanted} has {math.prod(wanted)} entries, the samples have shape {shape} with {math.prod(shape)}; a "
+        "reshaped sample keeps its entries.",
+    )
 
 
 def _fills(dtype: Any, quantisation: Quantisation | None) -> bool:

@@ -1,0 +1,104 @@
+"""Parts of data, drawn by a seed."""
+
+from typing import overload
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from .._checks import require
+from ..likelihood import Quantisation
+from .dataset import Dataset
+from .source import AbstractRows, Batch
+from .values import Interval
+
+
+class Part(AbstractRows):
+    """Some samples of a source, in a given order. `split` makes two.
+
+    Args:
+        source: The source.
+        index: Which of its samples.
+
+    Raises:
+        ValueError: if `index` is empty, or leaves the source.
+    """
+
+    source: AbstractRows
+    index: Int[np.ndarray, " part"]
+
+    def __check_init__(self) -> None:
+        require(
+            len(self.index) >= 1 and self.index.min() >= 0 and self.index.max() < len(self.source),
+            f"index holds {len(self.index)} numbers; it needs at least one, and all in 0 … {len(self.source) - 1}.",
+        )
+
+    @property
+    def quantisation(self) -> Quantisation | None:
+        return self.source.quantisation
+
+    @property
+    def interval(self) -> Interval | None:
+        return self.source.interval
+
+    @property
+    def threads(self) -> int:
+        return self.source.threads
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rows(self, index: Int[np.ndarray, " batch"]) -> Batch:
+        return self.source.rows(self.index[index])
+
+    def name(self, row: int) -> str:
+        return self.source.name(int(self.index[row]))
+
+
+@overload
+def split(data: Dataset, share: float, *, seed: int) -> tuple[Dataset, Dataset]: ...
+@overload
+def split(data: AbstractRows, share: float, *, seed: int) -> tuple[Part, Part]: ...
+def split(data: Dataset | AbstractRows, share: float, *, seed: int) -> tuple[Dataset, Dataset] | tuple[Part, Part]:
+    """Two disjoint parts that make up the data: most to train on, and a share held out.
+
+    Who is in which part depends on the seed and the number of samples alone. Nothing is read.
+
+    Args:
+        data: A data set, or a source whose samples have an index.
+        share: The share of the second part, between 0 and 1. It has `round(share * n)` samples.
+        seed: The seed of the draw.
+
+    Returns:
+        The rest and the share, each in the order of the data.
+
+    Raises:
+        ValueError: if `share` leaves one part without samples.
+
+    Example:
+        >>> from scorefp import data
+        >>> rest, held_out = data.split(data.digits("train"), 0.1, seed=0)
+        >>> len(rest), len(held_out)
+        (1293, 144)
+    """
+    least = 2 if isinstance(data, Dataset) else 1
+    count = round(share * len(data))
+    require(
+        least <= count <= len(data) - least,
+        f"share = {share} puts {count} of {len(data)} samples into the second part; each part needs at least {least}.",
+    )
+    # The stream of RandomState is the same in every version of numpy, and with it the split.
+    order = np.random.RandomState(seed).permutation(len(data))
+    rest, part = np.sort(order[count:]), np.sort(order[:count])
+    if isinstance(data, Dataset):
+        return _rows(data, rest), _rows(data, part)
+    return Part(data, rest), Part(data, part)
+
+
+def _rows(data: Dataset, index: Int[np.ndarray, " part"]) -> Dataset:
+    values, args = jax.tree.map(lambda a: a[index], (data.values, data.args))
+    return Dataset(values, data.quantisation, args, data.interval)
