@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 import types
 import zlib
@@ -27,6 +28,8 @@ def described(value: Any, *, contents: bool = True) -> JSON:
         contents: Whether an array is described by its entries too, or by shape and dtype alone.
     """
     inner = functools.partial(described, contents=contents)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers, and NaN differs from itself
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, jax.Array | np.ndarray | np.generic):
@@ -50,7 +53,7 @@ def described(value: Any, *, contents: bool = True) -> JSON:
 
 def unequal(before: JSON, after: JSON) -> str:
     """Where two descriptions differ, in words, the first places by name; nothing where they are equal."""
-    return first([f"{name} was {was}, is {now}" for name, was, now in _differences(before, after, "")])
+    return first([f"{name or 'the whole'} was {was}, is {now}" for name, was, now in _differences(before, after, "")])
 
 
 def first(parts: list[str], count: int = 3) -> str:
@@ -63,7 +66,7 @@ def _differences(before: JSON, after: JSON, name: str) -> Iterator[tuple[str, st
     """Where two descriptions differ: the place, what stood there and what stands there."""
     if isinstance(before, dict) and isinstance(after, dict):
         if before.get("class") != after.get("class"):
-            yield name or "the class", str(before.get("class")), str(after.get("class"))
+            yield name, str(before.get("class")), str(after.get("class"))
             return
         for key in [*before, *(key for key in after if key not in before)]:
             inner = f"{name}.{key}" if name else key

@@ -75,12 +75,14 @@ class Store(AbstractModule):
         """The last step with a checkpoint; `None` if there is none."""
         return max(self.steps(), default=None)
 
-    def save(self, step: int, arrays: Any, facts: Mapping[str, JSON], metrics: Mapping[str, float]) -> None:
+    def save(
+        self, step: int, arrays: Mapping[str, Any], facts: Mapping[str, JSON], metrics: Mapping[str, float]
+    ) -> None:
         """Writes one checkpoint, then lets go of those that are not to stay. All is on disk when it returns.
 
         Args:
             step: The number of steps taken.
-            arrays: A pytree of arrays and random keys.
+            arrays: Pytrees of arrays and random keys, in parts that can be read one by one.
             facts: What else is to be kept, as JSON.
             metrics: Numbers measured at this step.
 
@@ -117,13 +119,12 @@ class Store(AbstractModule):
         ocp.multihost.sync_global_processes("scorefp: after a checkpoint")
 
     def restore(
-        self, like: Any, *, step: int | None = None, configuration: Mapping[str, JSON] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """The arrays and the facts of a checkpoint.
+        self, like: dict[str, Any], *, step: int | None = None, configuration: Mapping[str, JSON] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Some parts of a checkpoint, and its facts.
 
         Args:
-            like: A pytree of the names, shapes and dtypes that are expected; of a mapping at the top, only the parts
-                that it holds are read.
+            like: The parts that are wanted, pytrees of arrays with the names, shapes and dtypes that are expected.
             step: Which checkpoint; `None` is the last.
             configuration: What the facts must hold under `"configuration"`; `None` does not compare.
 
@@ -136,9 +137,11 @@ class Store(AbstractModule):
         if configuration is not None:
             self._check_configuration(step, content["facts"].get("configuration", {}), configuration)
         wanted = {name: _form(leaf) for name, leaf in _named(like)}
-        self._check_forms(step, content["leaves"], wanted)
+        parts = {str(part) for part in like}
+        leaves = {name: form for name, form in content["leaves"].items() if name.partition("/")[0] in parts}
+        self._check_forms(step, leaves, wanted)
         self._check_files(step, content["files"])
-        values = self._values(step, {name: content["leaves"][name] for name in wanted})
+        values = self._values(step, leaves)
         _warn_of_versions(content["versions"])
         leaves = [_typed(values[name], leaf) for name, leaf in _named(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), content["facts"]
@@ -210,9 +213,7 @@ class Store(AbstractModule):
             return values | reader.restore(self.path / str(step) / _ARRAYS, args=request)
 
     def _check_forms(self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        """Refuses arrays of other names, shapes or dtypes, among the parts that are wanted."""
-        parts = {name.partition("/")[0] for name in wanted}
-        saved = {name: form for name, form in saved.items() if name.partition("/")[0] in parts}
+        """Refuses arrays of other names, shapes or dtypes."""
         unlike = [f"{name} is not there" for name in wanted if name not in saved]
         unlike += [f"{name} is there, and has no place here" for name in saved if name not in wanted]
         unlike += [
