@@ -91,8 +91,8 @@ class Store(AbstractModule):
         """
         if step in self.steps():
             raise CheckpointError(f"{self.path / str(step)} exists already; a checkpoint is never overwritten.")
-        ocp, first = _orbax(), jax.process_index() == 0
-        if first:
+        ocp, writes = _orbax(), jax.process_index() == 0
+        if writes:
             self.path.mkdir(parents=True, exist_ok=True)
             self._sweep()
         ocp.multihost.sync_global_processes("scorefp: before a checkpoint")
@@ -101,7 +101,7 @@ class Store(AbstractModule):
         values = {name: _plain(leaf) for name, leaf in _named(arrays) if leaf.size}
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
             writer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(values))
-        if first:
+        if writes:
             content = {
                 "step": step,
                 "metrics": dict(metrics),
@@ -138,13 +138,13 @@ class Store(AbstractModule):
             self._check_configuration(step, content["facts"].get("configuration", {}), configuration)
         wanted = {name: _form(leaf) for name, leaf in _named(like)}
         parts = {str(part) for part in like}
-        leaves = {name: form for name, form in content["leaves"].items() if name.partition("/")[0] in parts}
-        self._check_forms(step, leaves, wanted)
+        saved = {name: form for name, form in content["leaves"].items() if name.partition("/")[0] in parts}
+        self._check_forms(step, saved, wanted)
         self._check_files(step, content["files"])
-        values = self._values(step, leaves)
+        values = self._values(step, saved)
         _warn_of_versions(content["versions"])
-        leaves = [_typed(values[name], leaf) for name, leaf in _named(like)]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), content["facts"]
+        restored = [_typed(values[name], leaf) for name, leaf in _named(like)]
+        return jax.tree.unflatten(jax.tree.structure(like), restored), content["facts"]
 
     def facts(self, step: int | None = None) -> dict[str, Any]:
         """The facts of a checkpoint, without its arrays.
@@ -334,7 +334,12 @@ def _typed(value: np.ndarray, like: Any) -> Any:
 def _digests(folder: Path) -> dict[str, str]:
     """The digest of every file of orbax in a checkpoint."""
     files = sorted(file for file in (folder / _ARRAYS).rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): _digest(file.read_bytes()) for file in files}
+    return {file.relative_to(folder).as_posix(): _file_digest(file) for file in files}
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest(content: bytes) -> str:
