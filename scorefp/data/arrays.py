@@ -10,7 +10,7 @@ from jaxtyping import Int, Shaped
 
 from .._checks import require
 from ..likelihood import Quantisation
-from .source import BLOCK, AbstractRows, Batch
+from .source import AbstractRows, Batch
 from .values import Interval, check_args, check_kind, check_reshape, check_values
 
 
@@ -59,9 +59,7 @@ class Arrays(AbstractRows):
         )
         check_kind(self.values.dtype, self.quantisation, self.interval)
         check_args(self.args, len(self))
-        for start in range(0, len(self), BLOCK):
-            block = self.values[start : start + BLOCK]
-            check_values(block, self.quantisation, self.interval, lambda row, start=start: self.name(start + row))
+        check_values(self.values, self.quantisation, self.interval, self.name)
 
     def __len__(self) -> int:
         return len(self.values)

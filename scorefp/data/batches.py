@@ -56,10 +56,20 @@ class Batches(AbstractSource):
         (array([0., 0., 0., 1.]), array([1., 0., 0., 0.]))
     """
 
-    batches: Iterable[Any]
+    origin: "_Origin"
     shape: tuple[int, ...] = eqx.field(static=True)
-    quantisation: Quantisation | None = None
-    interval: Interval | None = None
+    quantisation: Quantisation | None
+    interval: Interval | None
+
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        *,
+        shape: tuple[int, ...],
+        quantisation: Quantisation | None = None,
+        interval: Interval | None = None,
+    ) -> None:
+        self.origin, self.shape, self.quantisation, self.interval = _Origin(batches), shape, quantisation, interval
 
     def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Feed:
         require(batch_size >= 1, f"batch_size = {batch_size}; a batch has at least one sample.")
@@ -94,6 +104,20 @@ class Batches(AbstractSource):
         return values, args
 
 
+@final
+class _Origin:
+    """An iterable as one leaf of a tree: jax would take a list apart, and refuses a generator."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+
+    def started(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def is_read_once(self, iterator: Iterator[Any]) -> bool:
+        return iterator is self.batches
+
+
 class _Place(NamedTuple):
     """Between two batches of the iterable."""
 
@@ -126,7 +150,7 @@ class _BatchFeed:
 
     def __init__(self, source: Batches, batch_size: int, part: slice) -> None:
         self._source, self._batch_size, self._part = source, batch_size, part
-        self._iterator = iter(source.batches)
+        self._iterator = source.origin.started()
         self._epoch, self._taken = 0, 0
         self._rest: _Piece | None = None
         _check_plain(self._place().own)
@@ -155,7 +179,7 @@ class _BatchFeed:
             f"the saved place is {state}, this feed is at {here}; they differ in the data or in the batch size. Give "
             "those of the saved run.",
         )
-        self._iterator, self._rest = iter(self._source.batches), None
+        self._iterator, self._rest = self._source.origin.started(), None
         self._epoch, self._taken = state["epoch"], state["taken"]
         if isinstance(self._iterator, Stateful):
             self._iterator.set_state(state["own"])
@@ -166,7 +190,7 @@ class _BatchFeed:
 
     def _skip(self, count: int) -> None:
         """Goes behind the first batches of an epoch."""
-        if self._iterator is self._source.batches:
+        if self._source.origin.is_read_once(self._iterator):
             raise ValueError(
                 f"the batches come from a {type(self._iterator).__name__}, which is read once; the place behind its "
                 f"batch {count} cannot be restored. Give what can be iterated again, such as a list or a loader, or an "
@@ -196,12 +220,12 @@ class _BatchFeed:
 
     def _start_anew(self) -> None:
         require(self._taken > 0, "batches gives no batches; it should give one at least.")
-        if self._iterator is self._source.batches:
+        if self._source.origin.is_read_once(self._iterator):
             raise ValueError(
                 f"the batches ended after {self._taken}: they come from a {type(self._iterator).__name__}, which is "
                 "read once. Give what can be iterated again, such as a list or a loader, or train fewer steps."
             )
-        self._iterator = iter(self._source.batches)
+        self._iterator = self._source.origin.started()
         self._epoch, self._taken = self._epoch + 1, 0
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from .._checks import require
 from ..likelihood import Quantisation
@@ -55,16 +54,19 @@ def read_arrays(
         >>> source.shape, len(source), source.args
         ((28, 28), 6, array([0, 1, 2, 3, 4, 5]))
     """
-    loaded = _readable(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
     conditioning = (args,) if isinstance(args, str) else args or ()
-    if not isinstance(loaded, NpzFile):
+    with Path(path).open("rb") as start:
+        packed = start.read(2) == b"PK"  # a .npz file is a zip file
+    if not packed:
         require(
             name is None and not conditioning,
             f"{path} holds one array without a name; name = {name!r} and args = {args!r} choose from a .npz file. "
             "Leave them out; conditioning from another file goes to Arrays(values, args=…).",
         )
-        return Arrays(loaded, quantisation, interval=interval)
-    with loaded as file:
+        values = _readable(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+        return Arrays(values, quantisation, interval=interval)
+    # Opened here, as numpy leaves a damaged file open.
+    with Path(path).open("rb") as opened, _readable(path, lambda: np.load(opened, allow_pickle=False)) as file:
         if name is None:
             names = [key for key in file.files if key not in conditioning]
             require(len(names) == 1, f"{path} holds the arrays {names}; give name, the one with the samples.")

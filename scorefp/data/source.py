@@ -15,15 +15,11 @@ from .._checks import require
 from .._module import AbstractModule
 from ..likelihood import Quantisation
 from .dataset import Dataset, mean_square
-from .values import Interval, check_args, check_kind, check_values
+from .values import BLOCK, Interval, check_args, check_kind, check_values
 
 Batch: TypeAlias = tuple[Shaped[np.ndarray, "..."], Any]
 """Samples on the host of shape `(batch, *event)`, floats or integer levels, and their conditioning: a pytree of arrays
 with as many rows."""
-
-
-BLOCK = 1024
-"""How many samples are read at a time where all are."""
 
 
 @runtime_checkable

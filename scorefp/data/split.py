@@ -29,7 +29,7 @@ class Part(AbstractRows):
 
     def __check_init__(self) -> None:
         require(
-            len(self.index) >= 1 and self.index.min() >= 0 and self.index.max() < len(self.source),
+            len(self.index) >= 1 and bool(self.index.min() >= 0 and self.index.max() < len(self.source)),
             f"index holds {len(self.index)} numbers; it needs at least one, and all in 0 … {len(self.source) - 1}.",
         )
 

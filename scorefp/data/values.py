@@ -1,7 +1,7 @@
 """The values that a source may hand out: what is refused, and how a message names it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,6 +12,9 @@ from jaxtyping import Shaped
 from .._checks import require
 from .._module import AbstractModule
 from ..likelihood import Quantisation
+
+BLOCK = 1024
+"""How many samples are looked at a time where all are."""
 
 
 class Interval(AbstractModule):
@@ -82,25 +85,23 @@ def check_values(
     """
     if values.size == 0 or _fills(values.dtype, quantisation):
         return
-    # NaN passes through both, so that one pass finds all that is bad; only then is it looked for.
-    least, largest = values.min(), values.max()
+    ends = _ends(values)
     if quantisation is not None:
-        if least < 0 or largest >= quantisation.levels:
-            where, value, count = _first((values < 0) | (values >= quantisation.levels), values)
+        if ends[0] < 0 or ends[1] >= quantisation.levels:
+            where, value, count = _found(values, lambda x: (x < 0) | (x >= quantisation.levels))
             raise ValueError(
                 f"{name(where)} holds the level {value}, outside 0 … {quantisation.levels - 1}; {count} of "
                 f"{len(values)} samples have such levels. Give Quantisation the number of levels that the data have, "
                 "counted from zero."
             )
-        return
-    if not (math.isfinite(least) and math.isfinite(largest)):
-        where, value, count = _first(~np.isfinite(values), values)
+    elif not np.all(np.isfinite(ends)):
+        where, value, count = _found(values, lambda x: ~np.isfinite(x))
         raise ValueError(
             f"{name(where)} holds {value}; {count} of {len(values)} samples have NaN or infinite entries. Remove or "
             "repair them."
         )
-    if interval is not None and (least < interval.low or largest > interval.high):
-        where, value, count = _first((values < interval.low) | (values > interval.high), values)
+    elif interval is not None and (ends[0] < interval.low or ends[1] > interval.high):
+        where, value, count = _found(values, lambda x: (x < interval.low) | (x > interval.high))
         raise ValueError(
             f"{name(where)} holds {value}, outside [{interval.low}, {interval.high}]; {count} of {len(values)} samples "
             "have such values. Declare the interval that the data have, or scale them to this one."
@@ -140,9 +141,20 @@ def _fills(dtype: Any, quantisation: Quantisation | None) -> bool:
     return kind.min >= 0 and kind.max < quantisation.levels
 
 
-def _first(bad: np.ndarray, values: np.ndarray) -> tuple[int, Any, int]:
+def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Some samples at a time: all of a memory map are more than the memory."""
+    return (values[start : start + BLOCK] for start in range(0, len(values), BLOCK))
+
+
+def _ends(values: np.ndarray) -> np.ndarray:
+    """The least and the largest entry; NaN where an entry is."""
+    ends = np.asarray([(block.min(), block.max()) for block in _blocks(values)])
+    return np.asarray([ends[:, 0].min(), ends[:, 1].max()])
+
+
+def _found(values: np.ndarray, bad: Callable[[np.ndarray], np.ndarray]) -> tuple[int, Any, int]:
     """The first sample with a bad entry, that entry, and how many samples have one."""
-    rows = bad.reshape(len(bad), -1)
-    bad_rows = rows.any(axis=1)
-    where = int(bad_rows.argmax())
-    return where, values.reshape(len(values), -1)[where, int(rows[where].argmax())].item(), int(bad_rows.sum())
+    rows = np.concatenate([bad(block).reshape(len(block), -1).any(axis=1) for block in _blocks(values)])
+    where = int(rows.argmax())
+    sample = values[where].reshape(-1)
+    return where, sample[int(bad(sample).argmax())].item(), int(rows.sum())

@@ -1,0 +1,754 @@
+"""Sources read on the host: what they give, in which order, from which place on, and what they refuse."""
+
+import json
+import mmap
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from datasets import Dataset as Table, Features, Image as Pictures, Value
+from PIL import Image
+
+import scorefp as sfp
+from scorefp.data import (
+    AbstractRows,
+    AbstractSource,
+    Arrays,
+    Batches,
+    Dataset,
+    Feed,
+    HuggingFace,
+    ImageFolder,
+    Interval,
+    Part,
+    digits,
+    read_arrays,
+    split,
+)
+
+pytestmark = pytest.mark.quick
+
+COUNT, BYTES = 13, sfp.Quantisation(256, -1.0, 1.0)
+SHARES = [(0, 2), (1, 2)]
+
+
+def pictures(count: int = COUNT, channels: int = 1, height: int = 4, width: int = 3) -> np.ndarray:
+    """Bytes, each picture another."""
+    return np.random.default_rng(0).integers(0, 256, (count, channels, height, width), dtype=np.uint8)
+
+
+def picture(array: np.ndarray) -> Image.Image:
+    """A picture of an array `(c, h, w)`."""
+    return Image.fromarray(array[0] if len(array) == 1 else np.moveaxis(array, 0, -1))
+
+
+def written(folder: Path, arrays: np.ndarray, classes: int = 3) -> Path:
+    """Pictures in sub-folders of a folder, in the order of their names; their classes go up."""
+    for i, array in enumerate(arrays):
+        place = folder / f"class {i * classes // len(arrays)}"
+        place.mkdir(parents=True, exist_ok=True)
+        picture(array).save(place / f"{i:03}.png")
+    return folder
+
+
+CLASSES = np.arange(COUNT) * 3 // COUNT
+
+
+def arrays(_: Path) -> Arrays:
+    return Arrays(pictures(), BYTES, CLASSES)
+
+
+def threaded(_: Path) -> Arrays:
+    return Arrays(pictures(), BYTES, CLASSES, threads=3)
+
+
+def npz(folder: Path) -> Arrays:
+    np.savez(folder / "set.npz", x=pictures(), y=CLASSES, z=CLASSES)
+    return read_arrays(folder / "set.npz", "x", args="y", quantisation=BYTES)
+
+
+def image_folder(folder: Path) -> ImageFolder:
+    return ImageFolder(written(folder / "pictures", pictures()), labels=True)
+
+
+def hugging_face(_: Path) -> HuggingFace:
+    columns = {"image": [picture(array) for array in pictures()], "label": CLASSES.tolist(), "other": ["a"] * COUNT}
+    features = Features({"image": Pictures(), "label": Value("int64"), "other": Value("string")})
+    return HuggingFace(Table.from_dict(columns, features=features), "image", args="label")
+
+
+def part(_: Path) -> Part:
+    """All of twice as many, by their index."""
+    doubled = Arrays(np.repeat(pictures(), 2, axis=0), BYTES, np.repeat(CLASSES, 2))
+    return Part(doubled, 2 * np.arange(COUNT))
+
+
+def batches(_: Path) -> Batches:
+    """In batches of five, five and three."""
+    return Batches(
+        [(pictures()[i : i + 5], CLASSES[i : i + 5]) for i in range(0, COUNT, 5)], shape=(1, 4, 3), quantisation=BYTES
+    )
+
+
+ROWS: list[Callable[[Path], AbstractRows]] = [arrays, threaded, npz, image_folder, hugging_face, part]
+SOURCES: list[Callable[[Path], AbstractSource]] = [*ROWS, batches]
+
+
+def taken(feed: Feed, count: int) -> list[tuple[np.ndarray, Any]]:
+    return [next(feed) for _ in range(count)]
+
+
+def assert_same(found: list[tuple[np.ndarray, Any]], wanted: list[tuple[np.ndarray, Any]]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert one[0].dtype == other[0].dtype
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+# ------------------------------------------------------------------------------------------- what all sources do
+
+
+@pytest.mark.parametrize("make", ROWS)
+def test_rows_are_those_of_the_arrays(make: Callable[[Path], AbstractRows], tmp_path: Path) -> None:
+    source, plain = make(tmp_path), Arrays(pictures(), BYTES, CLASSES)
+    assert (len(source), source.shape, source.quantisation, source.interval) == (COUNT, (1, 4, 3), BYTES, None)
+    index = np.asarray([12, 0, 5, 5])
+    assert_same([source.read(index)], [plain.read(index)])
+    values, classes = source.read(index)
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, pictures()[index])
+    np.testing.assert_array_equal(classes, CLASSES[index])
+    # The order depends on the seed, the size and the batch alone, and so do the batches.
+    assert_same(taken(source.feed(4, seed=3), 5), taken(plain.feed(4, seed=3), 5))
+    loaded = source.load()
+    np.testing.assert_array_equal(loaded.values, pictures())
+    np.testing.assert_array_equal(loaded.args, CLASSES)
+    assert loaded.quantisation == BYTES
+    assert loaded.values.dtype == jnp.uint8
+    assert source.std == pytest.approx(loaded.std, rel=1e-12)
+
+
+@pytest.mark.parametrize("make", SOURCES)
+def test_a_resumed_feed_is_the_uninterrupted_one(make: Callable[[Path], AbstractSource], tmp_path: Path) -> None:
+    """To the bit, from any place, also within an epoch and after several, through JSON, in another process's feed."""
+    source = make(tmp_path)
+    for share in [(0, 1), *SHARES]:
+        new = lambda share=share: source.feed(4, seed=7, share=share)
+        feed = new()
+        assert isinstance(feed, Feed)
+        assert iter(feed) is feed
+        places, whole = [], []
+        for _ in range(11):
+            places.append(json.dumps(feed.get_state()))
+            whole += taken(feed, 1)
+        again = new()
+        for start in (10, 0, 3, 4, 9, 1):
+            # A new feed, and one that is elsewhere.
+            for resumed in (new(), again):
+                resumed.set_state(json.loads(places[start]))
+                assert json.dumps(resumed.get_state()) == places[start]
+                assert_same(taken(resumed, min(4, 11 - start)), whole[start : start + 4])
+
+
+@pytest.mark.parametrize("make", SOURCES)
+def test_shares_make_up_the_batch(make: Callable[[Path], AbstractSource], tmp_path: Path) -> None:
+    source = make(tmp_path)
+    whole = taken(source.feed(4, seed=1), 5)
+    for count in (2, 4):
+        parts = [taken(source.feed(4, seed=1, share=(i, count)), 5) for i in range(count)]
+        assert all(len(batch[0]) == 4 // count for batches in parts for batch in batches)
+        joined = [jax.tree.map(lambda *rows: np.concatenate(rows), *step) for step in zip(*parts, strict=True)]
+        assert_same(joined, whole)
+    # A run of two processes goes on in one.
+    first = source.feed(4, seed=1, share=(1, 2))
+    taken(first, 3)
+    alone = source.feed(4, seed=1)
+    alone.set_state(first.get_state())
+    assert_same(taken(alone, 2), whole[3:])
+
+
+@pytest.mark.parametrize("make", [arrays, batches])
+@pytest.mark.usefixtures("unchecked")
+def test_bad_shares_and_batches(make: Callable[[Path], AbstractSource], tmp_path: Path) -> None:
+    source = make(tmp_path)
+    with pytest.raises(ValueError, match=r"batch_size = 4 does not divide by 3 processes; choose a multiple of 3"):
+        source.feed(4, seed=0, share=(0, 3))
+    with pytest.raises(ValueError, match=r"share = \(2, 2\); it is \(i, n\) for process i of n, with 0 <= i < n"):
+        source.feed(4, seed=0, share=(2, 2))
+    with pytest.raises(ValueError, match=r"batch_size = 0; "):
+        source.feed(0, seed=0)
+
+
+def test_bad_feeds(tmp_path: Path) -> None:
+    source = arrays(tmp_path)
+    with pytest.raises(ValueError, match=r"batch_size = 14; the data have 13 samples\. Choose a batch between 1 and"):
+        source.feed(14, seed=0)
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=rf"seed = {seed}; a seed is a number of 32 bits"):
+            source.feed(4, seed=seed)
+    with pytest.raises(ValueError, match=r"threads = -1; give zero to read without threads, or more"):
+        Arrays(pictures(), BYTES, threads=-1).feed(4, seed=0)
+
+
+def test_a_place_of_other_data_is_refused(tmp_path: Path) -> None:
+    place = arrays(tmp_path).feed(4, seed=0).get_state()
+    others = [
+        Arrays(pictures(12), BYTES).feed(4, seed=0),
+        arrays(tmp_path).feed(5, seed=0),
+        arrays(tmp_path).feed(4, seed=1),
+    ]
+    for other in others:
+        before = other.get_state()
+        with pytest.raises(
+            ValueError, match=r"the saved place is one of a feed with \{'samples': 13, 'batch_size': 4, "
+        ):
+            other.set_state(place)
+        assert other.get_state() == before
+    for feed in (batches(tmp_path).feed(4, seed=0), batches(tmp_path).feed(3, seed=0)):
+        for state in (place, {**batches(tmp_path).feed(5, seed=0).get_state()}):
+            with pytest.raises(ValueError, match=r"they differ in the data or in the batch size"):
+                feed.set_state(state)
+
+
+# ------------------------------------------------------------------------------------------- the order of rows
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 12, 13])
+def test_each_sample_comes_once_an_epoch(batch_size: int) -> None:
+    source = Arrays(np.arange(13.0)[:, None])
+    flat = np.concatenate([values[:, 0] for values, _ in taken(source.feed(batch_size, seed=5), 3 * 13)])
+    epochs = flat[: len(flat) // 13 * 13].reshape(-1, 13)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(13), (len(epochs), 1)))
+    # In another order each time, which is that of the seed and not that of the batch size.
+    assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+    one = np.concatenate([values[:, 0] for values, _ in taken(source.feed(13, seed=5), 3)])
+    np.testing.assert_array_equal(flat[:39], one)
+    other = np.concatenate([values[:, 0] for values, _ in taken(source.feed(13, seed=6), 3)])
+    assert np.mean(one == other) < 0.5
+
+
+def test_order_is_uniform() -> None:
+    """Over epochs and seeds, each sample stands at each place equally often."""
+    source, epochs = Arrays(np.arange(5.0)), 400
+    order = np.stack([values for seed in range(4) for values, _ in taken(source.feed(5, seed=seed), epochs)])
+    counts = np.stack([np.bincount(order[:, place].astype(int), minlength=5) for place in range(5)])
+    expected = 4 * epochs / 5
+    # Chi-squared with 16 degrees of freedom: 39.3 is exceeded once in a thousand.
+    assert np.sum((counts - expected) ** 2 / expected) < 39.3
+
+
+# ------------------------------------------------------------------------------------------- arrays
+
+
+def test_arrays_of_floats() -> None:
+    x = np.random.default_rng(0).uniform(0, 1, (6, 2)).astype(np.float32)
+    args = {"label": np.arange(6), "c": jnp.ones((6, 3))}
+    source = Arrays(x, args=args, interval=Interval(0.0, 1.0))
+    values, chosen = source.read(np.asarray([5, 0]))
+    np.testing.assert_array_equal(values, x[[5, 0]])
+    np.testing.assert_array_equal(chosen["label"], [5, 0])
+    assert isinstance(chosen["c"], np.ndarray)
+    loaded = source.load()
+    assert loaded.interval == Interval(0.0, 1.0)
+    assert source.std == pytest.approx(float(np.sqrt(np.mean(x.astype(np.float64) ** 2))))
+    assert source.reshaped((1, 2)).shape == (1, 2)
+    np.testing.assert_array_equal(source.reshaped((2, 1)).read(np.arange(6))[0], x[..., None])
+
+
+def test_a_npy_file_is_mapped(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", pictures())
+    source = read_arrays(tmp_path / "x.npy", quantisation=BYTES)
+    for values in (source.values, source.reshaped((12,)).values):
+        while isinstance(values, np.ndarray):
+            values = values.base
+        assert isinstance(values, mmap.mmap)
+    assert_same(taken(source.feed(4, seed=0), 4), taken(Arrays(pictures(), BYTES).feed(4, seed=0), 4))
+
+
+def test_npz_files(tmp_path: Path) -> None:
+    several = read_arrays(npz(tmp_path) and tmp_path / "set.npz", "x", args=("y", "z"), quantisation=BYTES)
+    assert several.args.keys() == {"y", "z"}
+    np.savez(tmp_path / "one.npz", x=np.ones((3, 2)))
+    assert read_arrays(tmp_path / "one.npz").shape == (2,)
+    # Without a name where what remains beside the conditioning is one.
+    np.savez(tmp_path / "two.npz", x=np.ones((3, 2)), y=np.arange(3))
+    assert read_arrays(tmp_path / "two.npz", args="y").args.tolist() == [0, 1, 2]
+
+
+class Bomb:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    npz(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_arrays(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match=r"set\.npz holds the arrays \['x', 'y', 'z'\]; give name, the one with the"):
+        read_arrays(tmp_path / "set.npz")
+    with pytest.raises(ValueError, match=r"set\.npz has no arrays \['a', 'b'\]; it holds \['x', 'y', 'z'\]"):
+        read_arrays(tmp_path / "set.npz", "a", args=("y", "b"))
+    np.save(tmp_path / "x.npy", pictures())
+    with pytest.raises(ValueError, match=r"x\.npy holds one array without a name; name = 'x' and args = None choose"):
+        read_arrays(tmp_path / "x.npy", "x")
+    # Cut short, not of numpy, and with objects in them.
+    for name in ("set.npz", "x.npy"):
+        whole = (tmp_path / name).read_bytes()
+        for length in (0, 4, len(whole) // 2):
+            (tmp_path / name).write_bytes(whole[:length])
+            with pytest.raises(ValueError, match=rf"{name} cannot be read: .*It is damaged, is no \.npy or \.npz"):
+                read_arrays(tmp_path / name, quantisation=BYTES)
+    mark = tmp_path / "mark"
+    np.save(tmp_path / "objects.npy", np.asarray([Bomb(mark)] * 3, object))
+    np.savez(tmp_path / "objects.npz", x=np.asarray([Bomb(mark)] * 3, object))
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Bomb(mark)))
+    for name in ("objects.npy", "objects.npz", "pickle.npy"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read: .*holds Python objects"):
+            read_arrays(tmp_path / name)
+    assert not mark.exists()
+
+
+def test_bad_arrays() -> None:
+    x = np.ones((2000, 2))
+    x[1500, 1] = np.nan
+    with pytest.raises(ValueError, match=r"sample 1500 holds nan; 1 of 2000 samples have NaN or infinite entries"):
+        Arrays(x)
+    x[1500, 1], x[1501, 0] = 1.5, -3.0
+    with pytest.raises(
+        ValueError,
+        match=r"sample 1500 holds 1\.5, outside \[-1\.0, 1\.0\]; 2 of 2000 samples .* Declare the interval that",
+    ):
+        Arrays(x, interval=Interval(-1.0, 1.0))
+    assert len(Arrays(x, interval=Interval(-3.0, 1.5))) == 2000
+    levels = np.ones((5, 2), np.int64)
+    levels[3, 1] = 17
+    with pytest.raises(ValueError, match=r"sample 3 holds the level 17, outside 0 … 16; 1 of 5 samples"):
+        Arrays(levels, sfp.Quantisation(17, -1.0, 1.0))
+    with pytest.raises(ValueError, match=r"sample 0 holds the level -1, outside 0 … 255"):
+        Arrays(-levels.astype(np.int8), BYTES)
+    with pytest.raises(TypeError, match=r"dtype int64 and quantisation is None; integer levels need Quantisation\("):
+        Arrays(levels)
+    with pytest.raises(TypeError, match=r"dtype float64 and a quantisation; .* np\.round\(values \* 255\)"):
+        Arrays(np.ones((5, 2)), BYTES)
+    with pytest.raises(TypeError, match=r"dtype bool and quantisation is None"):
+        Arrays(np.ones((5, 2), bool))
+    with pytest.raises(ValueError, match=r"have the quantisation .* and the interval .* Leave interval out"):
+        Arrays(levels, BYTES, interval=Interval(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"args has arrays with \[\(4,\)\] rows, values has 5; each sample needs"):
+        Arrays(levels, BYTES, np.arange(4))
+    with pytest.raises(TypeError, match=r"args has an array of dtype <U3; .* np\.unique\(names, return_inverse=True\)"):
+        Arrays(levels, BYTES, np.asarray(["cat"] * 5))
+    for empty in (np.ones((0, 3)), np.asarray(1.0)):
+        with pytest.raises(ValueError, match=r"values has shape .*; samples are stacked along the first axis"):
+            Arrays(empty)
+    with pytest.raises(ValueError, match=r"shape = \(1, 3\) has 3 entries, the samples have shape \(2,\) with 2"):
+        Arrays(levels, BYTES).reshaped((1, 3))
+
+
+@pytest.mark.parametrize("ends", [(1.0, 1.0), (0.0, np.inf), (2.0, 1.0)])
+def test_bad_intervals(ends: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"an interval is finite with low < high"):
+        Interval(*ends)
+
+
+class Wrong(AbstractRows):
+    """A source of a user that gives `shape` of samples that have another, or `dtype`."""
+
+    shape: tuple[int, ...] = (2,)
+    quantisation: sfp.Quantisation | None = None
+    interval: Interval | None = None
+    threads: int = 0
+    value: float = 0.0
+
+    def __len__(self) -> int:
+        return 5
+
+    def rows(self, index: np.ndarray) -> tuple[np.ndarray, Any]:
+        return np.where(index[:, None] == 3, self.value, np.ones((len(index), 2))), None
+
+    def name(self, row: int) -> str:
+        return f"line {row + 1}"
+
+
+def test_what_a_source_reads_is_checked() -> None:
+    """While it trains too, by the name that it gives."""
+    assert len(taken(Wrong().feed(5, seed=0), 2)) == 2
+    with pytest.raises(ValueError, match=r"line 4 holds nan"):
+        next(Wrong(value=np.nan).feed(5, seed=0))
+    with pytest.raises(ValueError, match=r"line 4 holds 2\.0, outside \[0\.0, 1\.0\]"):
+        next(Wrong(value=2.0, interval=Interval(0.0, 1.0), threads=1).feed(5, seed=0))
+    with pytest.raises(ValueError, match=r"Wrong\.rows gave values of shape \(5, 2\) for 5 samples of shape \(3,\)"):
+        Wrong(shape=(3,)).load()
+
+
+# ------------------------------------------------------------------------------------------- folders of pictures
+
+
+def test_folder_of_pictures(tmp_path: Path) -> None:
+    folder = written(tmp_path, pictures(6, channels=3))
+    # What is no picture is not looked at, nor what is hidden.
+    (folder / "notes.txt").write_text("notes")
+    (folder / ".thumbnails").mkdir()
+    Image.new("L", (2, 2)).save(folder / ".thumbnails" / "a.png")
+    Image.new("L", (2, 2)).save(folder / "class 0" / "._000.png")
+    (folder / "class 0" / "000.png").rename(folder / "class 0" / "000.PNG")
+    source = ImageFolder(folder)
+    assert source.files[:3] == ("class 0/000.PNG", "class 0/001.png", "class 1/002.png")
+    assert source.name(2) == str(folder / "class 1/002.png")
+    assert (source.shape, source.classes, source.quantisation) == ((3, 4, 3), (), BYTES)
+    values, labels = source.read(np.arange(6))
+    np.testing.assert_array_equal(values, pictures(6, channels=3))
+    assert labels is None
+    labelled = ImageFolder(folder, labels=True, quantisation=sfp.Quantisation(256, 0.0, 1.0))
+    assert labelled.classes == ("class 0", "class 1", "class 2")
+    assert labelled.read(np.arange(6))[1].tolist() == [0, 0, 1, 1, 2, 2]
+    assert labelled.quantisation.low == 0.0
+
+
+def test_pictures_are_made_grey_coloured_and_cut_if_asked(tmp_path: Path) -> None:
+    # Left half black, right half white, 8 high and 16 wide; and a small one in one colour.
+    wide = np.zeros((8, 16), np.uint8)
+    wide[:, 8:] = 255
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"a\.png has shape \(1, 8, 16\), .*b\.png has shape \(3, 4, 4\); all samples"):
+        ImageFolder(tmp_path)
+    source = ImageFolder(tmp_path, channels=3, size=(8, 8))
+    values, _ = source.read(np.arange(2))
+    assert source.shape == (3, 8, 8)
+    # The middle of the wide one as it is, not the whole squeezed; the small one larger.
+    np.testing.assert_array_equal(values[0], np.tile(wide[:, 4:12], (3, 1, 1)))
+    np.testing.assert_array_equal(values[1, :, 5, 5], [255, 0, 0])
+    grey = ImageFolder(tmp_path, channels=1, size=(4, 8)).read(np.arange(2))[0]
+    # The weights of ITU-R 601-2: 299/1000 of red.
+    np.testing.assert_array_equal(grey[1], np.full((1, 4, 8), 76))
+    # A size that they have changes nothing.
+    Image.new("L", (16, 8)).save(tmp_path / "b.png")
+    np.testing.assert_array_equal(ImageFolder(tmp_path, size=(8, 16)).read(np.arange(1))[0], [[wide]])
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("RGB", 3), ("P", 3)])
+def test_modes_of_pictures(mode: str, channels: int, tmp_path: Path) -> None:
+    values = np.where(np.arange(12).reshape(4, 3) % 2, 255, 0).astype(np.uint8)
+    Image.fromarray(values).convert("RGB").convert(mode).save(tmp_path / "a.png")
+    found = ImageFolder(tmp_path).read(np.zeros(2, int))[0]
+    np.testing.assert_array_equal(found, np.tile(values, (2, channels, 1, 1)))
+
+
+def test_bad_pictures(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none; give the folder that holds the pictures"):
+        ImageFolder(tmp_path / "none")
+    (tmp_path / "notes.txt").write_text("notes")
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))} holds no pictures; their names end in one of"):
+        ImageFolder(tmp_path)
+    picture(pictures()[0]).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"1 pictures of .*, the first \['a\.png'\], are in no sub-folder"):
+        ImageFolder(tmp_path, labels=True)
+    with pytest.raises(ValueError, match=r"channels = 2; give 1 for grey, 3 for colour, or None"):
+        ImageFolder(tmp_path, channels=2)
+    with pytest.raises(ValueError, match=r"size = \(0, 4\); it is \(height, width\), both at least one"):
+        ImageFolder(tmp_path, size=(0, 4))
+    with pytest.raises(ValueError, match=r"quantisation has 17 levels; pictures have 256 here"):
+        ImageFolder(tmp_path, quantisation=sfp.Quantisation(17, -1.0, 1.0))
+    picture(pictures(height=5)[0]).save(tmp_path / "b.png")
+    with pytest.raises(
+        ValueError,
+        match=r"a\.png has shape \(1, 4, 3\), .*b\.png has shape \(1, 5, 3\); .* Give size=\(height, width\) to resize",
+    ):
+        ImageFolder(tmp_path)
+    Image.fromarray(np.full((4, 3), 300, np.uint16)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png has the mode I;16 of Pillow; pictures have 8 bits a channel here"):
+        ImageFolder(tmp_path, channels=1)
+    Image.new("LA", (3, 4), (100, 0)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png is transparent, .* Flatten it first, or give channels=1"):
+        ImageFolder(tmp_path)
+    assert ImageFolder(tmp_path, channels=1).read(np.asarray([1]))[0].max() == 100
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_corrupt_pictures_are_named_and_left_out_if_asked(head: bool, tmp_path: Path) -> None:
+    """Whether the head of the file is damaged or what comes after it."""
+    array = pictures(6, height=20, width=20)
+    folder, bad = written(tmp_path, array), tmp_path / "class 1" / "003.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(b"no picture" if head else whole[: len(whole) // 2])
+    message = r"class 1.003\.png cannot be read: .* or give skip_corrupt=True to leave such files out"
+    with pytest.raises(ValueError, match=message):
+        taken(ImageFolder(folder).feed(3, seed=0), 2)
+    with pytest.warns(UserWarning, match=r"1 of 6 pictures in .* are left out: class 1/003\.png\.") as caught:
+        source = ImageFolder(folder, labels=True, skip_corrupt=True)
+    assert len(caught) == 1
+    assert len(source) == 5
+    values, labels = source.read(np.arange(5))
+    np.testing.assert_array_equal(values, np.delete(array, 3, axis=0))
+    assert labels.tolist() == [0, 0, 1, 2, 2]
+    # Nothing to leave out, nothing said; and nothing left.
+    bad.write_bytes(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(ImageFolder(folder, skip_corrupt=True)) == 6
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the 6 pictures in .* can be read"):
+        ImageFolder(folder, skip_corrupt=True)
+
+
+def test_folder_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(
+        ImportError, match=r"ImageFolder needs Pillow; install it with: pip install 'scorefp\[images\]'"
+    ):
+        ImageFolder(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- Hugging Face
+
+
+def test_columns_of_numbers() -> None:
+    x = np.random.default_rng(0).normal(size=(6, 2, 3))
+    table = Table.from_dict(
+        {"x": x.tolist(), "k": [[i, 2 * i] for i in range(6)], "a": list(range(6)), "b": x[:, 0, 0]}
+    )
+    source = HuggingFace(table, "x", args=("a", "b"))
+    index = np.asarray([4, 4, 1])
+    values, args = source.read(index)
+    np.testing.assert_array_equal(values, x[index])
+    np.testing.assert_array_equal(args["a"], index)
+    np.testing.assert_array_equal(args["b"], x[index, 0, 0])
+    assert (source.shape, source.quantisation) == ((2, 3), None)
+    levels = HuggingFace(table, "k", quantisation=sfp.Quantisation(11, -1.0, 1.0))
+    assert levels.read(index)[0].tolist() == [[4, 8], [4, 8], [1, 2]]
+    # The format of the table may be another, whose numbers are float32.
+    formatted, _ = HuggingFace(table.with_format("numpy"), "x", args=("a", "b")).read(index)
+    np.testing.assert_array_equal(formatted, x[index].astype(np.float32))
+
+
+def test_bad_tables() -> None:
+    table = Table.from_dict({"x": [[0.0], [2.0], [np.nan]], "k": [0, 1, 2], "ragged": [[1.0], [1.0], [1.0, 2.0]]})
+    with pytest.raises(ValueError, match=r"the table has no columns \['y', 'z'\]; it has \['x', 'k', 'ragged'\]"):
+        HuggingFace(table, "y", args=("k", "z"))
+    with pytest.raises(TypeError, match=r"dataset is a dictionary of the splits \['train', 'test'\]; give one of them"):
+        HuggingFace({"train": table, "test": table}, "x")
+    with pytest.raises(TypeError, match=r"dataset is a IterableDataset, whose rows have no index .* Batches"):
+        HuggingFace(table.to_iterable_dataset(), "x")
+    with pytest.raises(ValueError, match=r"the table has no rows"):
+        HuggingFace(table.select([]), "x")
+    with pytest.raises(TypeError, match=r"dtype int64 and quantisation is None"):
+        HuggingFace(table, "k")
+    with pytest.raises(ValueError, match=r"row 2 holds nan"):
+        HuggingFace(table, "x").load()
+    with pytest.raises(ValueError, match=r"row 1 holds 2\.0, outside \[0\.0, 1\.0\]"):
+        HuggingFace(table.select([0, 1]), "x", interval=Interval(0.0, 1.0)).load()
+    with pytest.raises(ValueError, match=r"row 0 has shape \(1,\), row 2 has shape \(2,\); all samples have one"):
+        HuggingFace(table, "ragged").load()
+
+
+def test_bad_pictures_in_a_table() -> None:
+    good = [picture(array) for array in pictures(3)]
+    table = Table.from_dict(
+        {"image": [*good, picture(pictures(height=5)[0])]}, features=Features({"image": Pictures()})
+    )
+    with pytest.raises(ValueError, match=r"row 0 has shape \(1, 4, 3\), row 3 has shape \(1, 5, 3\); .* give size="):
+        HuggingFace(table, "image").load()
+    assert HuggingFace(table, "image", size=(2, 2), channels=3).load().shape == (3, 2, 2)
+    encoded = [
+        {"bytes": cell["bytes"], "path": None} for cell in table.cast_column("image", Pictures(decode=False))["image"]
+    ]
+    encoded[2]["bytes"] = encoded[2]["bytes"][:40]
+    damaged = Table.from_dict({"image": encoded}, features=Features({"image": Pictures()}))
+    with pytest.raises(ValueError, match=r"row 2 of the table cannot be read: .* dataset\.select"):
+        next(HuggingFace(damaged, "image").feed(4, seed=0))
+
+
+# ------------------------------------------------------------------------------------------- batches of others
+
+
+class Loader:
+    """Iterated anew each time, in the same order, as a loader without shuffling."""
+
+    def __init__(self, values: np.ndarray, size: int) -> None:
+        self.values, self.size, self.started = values, size, 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        self.started += 1
+        return (self.values[i : i + self.size] for i in range(0, len(self.values), self.size))
+
+
+class Placed:
+    """An iterator with a place of its own, which draws its batches."""
+
+    def __init__(self, end: int, plain: bool = True) -> None:
+        self.number, self.end, self.plain = 0, end, plain
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        if self.number == self.end:
+            raise StopIteration
+        self.number += 1
+        return np.random.default_rng(self.number).normal(size=(3, 2))
+
+    def get_state(self) -> Any:
+        return {"number": self.number} if self.plain else b"bytes"
+
+    def set_state(self, state: Any) -> None:
+        self.number = state["number"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 10, 40])
+def test_batches_are_cut_and_joined(size: int) -> None:
+    """Nothing is lost or doubled between batches or epochs, whatever the lengths are."""
+    values = np.arange(10.0)[:, None]
+    loader = Loader(values, size)
+    for batch_size in (1, 4, 10, 25):
+        feed = Batches(loader, shape=(1,)).feed(batch_size, seed=0)
+        found = taken(feed, 7)
+        assert all(batch.shape == (batch_size, 1) for batch, _ in found)
+        flat = np.concatenate([batch for batch, _ in found])
+        np.testing.assert_array_equal(flat, np.resize(values, flat.shape))
+
+
+def test_batches_keep_their_range() -> None:
+    source = Batches([np.full((3, 2), 0.5)], shape=(2,), interval=Interval(0.0, 1.0))
+    assert (source.shape, source.quantisation, source.interval) == ((2,), None, Interval(0.0, 1.0))
+
+
+def test_an_iterator_with_a_place_is_asked() -> None:
+    source = lambda: Batches(Placed(100), shape=(2,))
+    feed = source().feed(4, seed=0)
+    taken(feed, 5)
+    place, following = json.loads(json.dumps(feed.get_state())), taken(feed, 6)
+    resumed = source().feed(4, seed=0)
+    resumed.set_state(place)
+    assert_same(taken(resumed, 6), following)
+    # It goes there by itself, without reading what comes before.
+    assert place["own"] == {"number": 6}
+
+
+def test_batches_that_are_read_once() -> None:
+    generator = lambda: (np.full((4, 2), float(i)) for i in range(5))
+    feed = Batches(generator(), shape=(2,)).feed(4, seed=0)
+    assert [batch[0, 0] for batch, _ in taken(feed, 5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"the batches ended after 5: they come from a generator, which is read once"):
+        next(feed)
+    place = feed.get_state()
+    with pytest.raises(ValueError, match=r"a generator, which is read once; the place behind its batch 5 cannot be"):
+        Batches(generator(), shape=(2,)).feed(4, seed=0).set_state(place)
+    # What has a place of its own but ends does not start anew either.
+    feed = Batches(Placed(2), shape=(2,)).feed(3, seed=0)
+    taken(feed, 2)
+    with pytest.raises(ValueError, match=r"the batches ended after 2: they come from a Placed"):
+        next(feed)
+
+
+def test_resuming_skips_without_reading_twice() -> None:
+    loader = Loader(np.arange(10.0)[:, None], 4)
+    feed = Batches(loader, shape=(1,)).feed(4, seed=0)
+    taken(feed, 4)
+    resumed = Batches(loader, shape=(1,)).feed(4, seed=0)
+    started = loader.started
+    resumed.set_state(feed.get_state())
+    assert_same(taken(resumed, 2), taken(feed, 2))
+    shorter = Batches(Loader(np.arange(4.0)[:, None], 4), shape=(1,)).feed(4, seed=0)
+    with pytest.raises(ValueError, match=r"the batches end after 1, the saved place is behind 2"):
+        shorter.set_state({"batch_size": 4, "epoch": 0, "taken": 2, "own": None, "used": 0})
+    assert loader.started - started <= 3
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_batches() -> None:
+    good, first = (
+        np.ones((3, 2)),
+        lambda *batches, **options: next(Batches(batches, shape=(2,), **options).feed(6, seed=0)),
+    )
+    with pytest.raises(
+        ValueError, match=r"batch 1 has shape \(3, 4\), and shape = \(2,\); a batch has the shape \(n, \*"
+    ):
+        first(good, np.ones((3, 4)))
+    with pytest.raises(ValueError, match=r"batch 0 has shape \(\), and shape = \(2,\)"):
+        first(1.0)
+    with pytest.raises(ValueError, match=r"batch 1 holds no samples"):
+        first(good, np.ones((0, 2)))
+    with pytest.raises(ValueError, match=r"batches gives no batches"):
+        first()
+    with pytest.raises(ValueError, match=r"sample 2 of batch 1 holds inf"):
+        first(good, np.where(np.arange(3)[:, None] == 2, np.inf, good))
+    with pytest.raises(ValueError, match=r"sample 0 of batch 0 holds 1\.0, outside \[-1\.0, 0\.0\]"):
+        first(good, interval=Interval(-1.0, 0.0))
+    with pytest.raises(TypeError, match=r"dtype int64 and quantisation is None"):
+        first(good.astype(np.int64))
+    with pytest.raises(ValueError, match=r"args has arrays with \[\(2,\)\] rows, values has 3"):
+        first((good, np.arange(2)))
+    with pytest.raises(TypeError, match=r"batch 0 is a dict; a batch is an array, or a pair"):
+        first({"x": good})
+    with pytest.raises(TypeError, match=r"not iterable"):
+        Batches(3.0, shape=(2,)).feed(4, seed=0)
+    with pytest.raises(TypeError, match=r"get_state of the batches gives bytes, which a checkpoint cannot hold"):
+        Batches(Placed(2, plain=False), shape=(2,)).feed(4, seed=0)
+
+
+# ------------------------------------------------------------------------------------------- splits
+
+
+def test_split_of_a_source(tmp_path: Path) -> None:
+    source = arrays(tmp_path)
+    rest, held_out = split(source, 0.3, seed=0)
+    assert (len(rest), len(held_out)) == (9, 4)
+    both = np.concatenate([rest.index, held_out.index])
+    assert sorted(both.tolist()) == list(range(COUNT))
+    assert np.all(np.diff(rest.index) > 0)
+    values, classes = held_out.read(np.arange(4))
+    np.testing.assert_array_equal(values, pictures()[held_out.index])
+    np.testing.assert_array_equal(classes, CLASSES[held_out.index])
+    assert (held_out.shape, held_out.quantisation, held_out.interval, held_out.threads) == ((1, 4, 3), BYTES, None, 0)
+    assert held_out.name(0) == f"sample {held_out.index[0]}"
+    # The same by the same seed; another by another; a part may be split again.
+    np.testing.assert_array_equal(split(source, 0.3, seed=0)[1].index, held_out.index)
+    assert any(not np.array_equal(split(source, 0.3, seed=seed)[1].index, held_out.index) for seed in (1, 2))
+    again, _ = split(rest, 0.5, seed=0)
+    assert set(again.load().args.tolist()) <= set(rest.load().args.tolist())
+    np.testing.assert_array_equal(again.read(np.arange(1))[0], pictures()[rest.index[again.index[:1]]])
+
+
+def test_split_of_a_data_set() -> None:
+    x = Dataset(jnp.arange(20.0)[:, None], args={"i": jnp.arange(20)}, interval=Interval(0.0, 20.0))
+    rest, held_out = split(x, 0.25, seed=1)
+    assert (len(rest), len(held_out)) == (15, 5)
+    assert sorted([*rest.args["i"].tolist(), *held_out.args["i"].tolist()]) == list(range(20))
+    np.testing.assert_array_equal(held_out.values[:, 0], held_out.args["i"])
+    assert held_out.interval == Interval(0.0, 20.0)
+    levels = split(digits("test"), 0.5, seed=0)[1]
+    assert levels.quantisation == digits("test").quantisation
+    # It is the split of the source.
+    np.testing.assert_array_equal(split(Arrays(np.arange(20.0)), 0.25, seed=1)[1].index, held_out.args["i"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.97, 1.0, -1.0, 2.0])
+def test_bad_splits(share: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"share = {share} puts .* of 13 samples into the second part; each part needs"
+    ):
+        split(Arrays(pictures(), BYTES), share, seed=0)
+    with pytest.raises(ValueError, match=r"each part needs at least 2"):
+        split(Dataset(jnp.ones((13, 1))), share, seed=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_parts() -> None:
+    for index in ([], [13], [-1, 2]):
+        with pytest.raises(ValueError, match=rf"index holds {len(index)} numbers; .* all in 0 … 12"):
+            Part(Arrays(pictures(), BYTES), np.asarray(index, int))
