@@ -12,12 +12,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from datasets import Dataset as Table, Features, Image as Pictures, Value
 from PIL import Image
 
 import scorefp as sfp
+from scorefp import train
 from scorefp.data import (
     AbstractRows,
     AbstractSource,
@@ -752,3 +755,40 @@ def test_bad_parts() -> None:
     for index in ([], [13], [-1, 2]):
         with pytest.raises(ValueError, match=rf"index holds {len(index)} numbers; .* all in 0 … 12"):
             Part(Arrays(pictures(), BYTES), np.asarray(index, int))
+
+
+# ------------------------------------------------------------------------------------------- training
+
+ADAM = optax.adam(1e-2)
+
+
+def trained(data: AbstractSource | Dataset) -> list[np.ndarray]:
+    """The parameters after a few steps."""
+    model = sfp.NoiseScore(sfp.nn.MLP((1, 4, 3), width=8, depth=1, key=jr.key(0)), sfp.VP(), data_std=0.6)
+    run = train.fit(
+        model, sfp.DSM(), data, optimizer=ADAM, steps=4, batch_size=4, report_every=2, key=jr.key(1), progress=False
+    )
+    assert np.all(np.isfinite(run.history["loss"]))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(run.last) if isinstance(leaf, jax.Array)]
+
+
+def test_fit_reads_every_source(tmp_path: Path) -> None:
+    """The same samples in the same order give the same parameters, wherever they are read from."""
+    plain = [trained(Arrays(pictures(), BYTES)) for _ in range(2)]
+    written(tmp_path / "pictures", pictures())
+    np.save(tmp_path / "x.npy", pictures())
+    table = Table.from_dict(
+        {"image": [picture(array) for array in pictures()]}, features=Features({"image": Pictures()})
+    )
+    sources = [
+        Part(Arrays(np.repeat(pictures(), 2, axis=0), BYTES), 2 * np.arange(COUNT)),
+        read_arrays(tmp_path / "x.npy", quantisation=BYTES),
+        ImageFolder(tmp_path / "pictures"),
+        HuggingFace(table, "image"),
+    ]
+    for found in [plain[1], *map(trained, sources)]:
+        for one, other in zip(found, plain[0], strict=True):
+            np.testing.assert_array_equal(one, other)
+    # In another order, or drawn with replacement, they are others.
+    for other in (Batches([pictures()], shape=(1, 4, 3), quantisation=BYTES), Arrays(pictures(), BYTES).load()):
+        assert not all(np.array_equal(*pair) for pair in zip(trained(other), plain[0], strict=True))
