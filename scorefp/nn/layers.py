@@ -109,9 +109,10 @@ class Attention(AbstractModule):
         self.leave = Conv(channels, channels, 1, zero=True, dtype=dtype, key=leave_key)
 
     def __call__(self, x: Image) -> Image:
-        mixed = self.enter(self.norm(x)).reshape(-1, 1, 3, x.shape[-1])
+        mixed = self.enter(self.norm(x))
         kind = mixed.dtype
-        q, k, v = jnp.moveaxis(mixed.astype(self.enter.dtype or kind), 2, 0)
+        parts = jnp.split(mixed.reshape(-1, 1, mixed.shape[-1]), 3, axis=-1)
+        q, k, v = (part.astype(self.enter.dtype or kind) for part in parts)
         # Not the fused kernel of some GPUs, of which the forward derivatives that residuals take do not exist.
         seen = jax.nn.dot_product_attention(q, k, v, implementation="xla")
         return self.leave(seen.reshape(x.shape).astype(kind))
