@@ -1,7 +1,8 @@
 """Layers on channels-last images, and products at a lower precision.
 
 Images are `(h, w, c)` inside a network. Under `jax.vmap` that is the layout in which XLA's convolutions run on CPUs and
-TPUs: equinox's channels-first layers cost a transpose around every convolution there.
+TPUs: equinox's channels-first layers cost a transpose around every convolution there, and in the body of a loop much
+more: see `convolution`.
 """
 
 import math
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 
 from .._module import AbstractModule
 from .._types import Key
+from .convolution import convolution
 
 Image: TypeAlias = Float[Array, "_ _ _"]
 """An image inside a network, `(h, w, c)`."""
@@ -52,13 +54,8 @@ class Conv(AbstractModule):
 
     def __call__(self, x: Image) -> Image:
         kind = jnp.result_type(x, self.weight)
-        product = jax.lax.conv_general_dilated(
-            x[None].astype(self.dtype or kind),
-            self.weight.astype(self.dtype or kind),
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        dtype = self.dtype or kind
+        product = convolution(x[None].astype(dtype), self.weight.astype(dtype))
         return product[0].astype(kind) + self.bias
 
 

@@ -20,7 +20,6 @@ from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
 from .checkpoint import Checkpoints, saver
 from .console import Console
-from .convolution import loop_size
 from .devices import everywhere, local
 from .loop import Records, TrainState
 from .parts import Span, check_counts, in_parts
@@ -150,7 +149,6 @@ def fit(
     step = TrainStep(skeleton, loss, optimizer, time, batch_size, decays, dropout, accumulate, mesh)
     state, start = step.init(params, key=key), 0
     reader = reader_of(data, batch_size, min(report_every, steps), mesh, key=key)
-    reader.size = loop_size(model, *reader.sample(), reader.size)
     saves = None if checkpoints is None else saver(checkpoints, step, state, data, clip)
     found = None if saves is None else saves.resume(state)
     if found is not None:

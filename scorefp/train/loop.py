@@ -77,15 +77,11 @@ def repeated(
         step: One step, called with the state and the number of the step in this loop.
         state: The state.
         count: How many steps; a value, so that a shorter last part compiles nothing new.
-        size: The length of the records; for 1, `count` is 1.
+        size: The length of the records.
 
     Returns:
         The new state, and records of the loss and its terms, NaN after `count`.
     """
-    if size == 1:
-        # No loop: XLA for CPUs compiles convolutions in the body of one badly, see convolution.py.
-        state, values = step(state, jnp.zeros((), jnp.int32))
-        return state, {name: value[None] for name, value in values.items()}
     names = jax.eval_shape(step, state, count)[1]
     records = jax.tree.map(lambda r: jnp.full((size,), jnp.nan, r.dtype), names)
 

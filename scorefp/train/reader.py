@@ -51,10 +51,6 @@ class AbstractReader(ABC):
     size: int
 
     @abstractmethod
-    def sample(self) -> tuple[jax.ShapeDtypeStruct, Any]:
-        """Shapes and dtypes of one sample as the model sees it, and of its `args`."""
-
-    @abstractmethod
     def take(self, count: int) -> AbstractSupply:
         """Batches for the next `count` steps, at least one."""
 
@@ -77,9 +73,6 @@ class ResidentReader(AbstractReader):
     def __init__(self, data: Dataset, size: int, mesh: Mesh | None) -> None:
         self.size = size
         self._supply = Resident(everywhere(data, mesh))
-
-    def sample(self) -> tuple[jax.ShapeDtypeStruct, Any]:
-        return _sample(self._supply.data.values, self._supply.data.args)
 
     def take(self, count: int) -> AbstractSupply:
         return self._supply
@@ -106,13 +99,9 @@ class StackReader(AbstractReader):
         self._prepared: Stacked | None = None
         self._first: tuple[np.ndarray, Any] | None = None
         self._first = self._next()
-        self._sample = _sample(*self._first)
         each = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(self._first))
         # A divisor, so that the loops of a report have one length.
         self.size = max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or d * each <= _LARGEST_STACK))
-
-    def sample(self) -> tuple[jax.ShapeDtypeStruct, Any]:
-        return self._sample
 
     def take(self, count: int) -> AbstractSupply:
         self.prepare(count)
@@ -156,13 +145,3 @@ class StackReader(AbstractReader):
             f"data gave a batch of shape {values.shape}, batch_size and the shape of a sample want {self._shape}.",
         )
         return values, args
-
-
-def _sample(values: Any, args: Any) -> tuple[jax.ShapeDtypeStruct, Any]:
-    """The first of several samples as shapes; levels become floats on the device."""
-
-    def shape(a: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(np.shape(a)[1:], a.dtype)
-
-    kind = values.dtype if jnp.issubdtype(values.dtype, jnp.floating) else jnp.result_type(float)
-    return jax.ShapeDtypeStruct(values.shape[1:], kind), jax.tree.map(shape, args)
