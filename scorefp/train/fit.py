@@ -184,7 +184,7 @@ def fit(
                 saves.save(span.state, reader.state(), metrics)
 
         trained = in_parts(
-            lambda state, supply, count, size: _loop((step, supply, everywhere(count, mesh)), state, size),
+            lambda state, supply, count, size: _loop((step, supply, count), state, size),
             state,
             reader,
             start=start,
