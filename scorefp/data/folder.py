@@ -102,7 +102,8 @@ class ImageFolder(AbstractRows):
         return len(self.files)
 
     def rows(self, index: Int[np.ndarray, " batch"]) -> Batch:
-        values = np.stack([_pixels(self.path / self.files[row], self.layout) for row in index])
+        path, files, layout = self.path, self.files, self.layout
+        values = np.stack([_pixels(path / files[row], layout) for row in index.tolist()])
         return values, None if self.labels is None else self.labels[index]
 
     def name(self, row: int) -> str:

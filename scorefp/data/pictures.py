@@ -1,13 +1,13 @@
 """Pictures as arrays of bytes: what is grey, what is coloured, and what is refused."""
 
 import importlib
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from jaxtyping import UInt8
 
 from .._checks import require
-from .._module import AbstractModule
 from ..likelihood import Quantisation
 
 if TYPE_CHECKING:
@@ -19,13 +19,16 @@ BYTES = Quantisation(256, -1.0, 1.0)
 _GREY, _COLOUR = ("1", "L", "LA", "La"), ("RGB", "P", "PA", "RGBA", "RGBa", "CMYK", "YCbCr")
 
 
-class Layout(AbstractModule):
+# No module: the methods of one cost more than decoding a small picture.
+@final
+@dataclass(frozen=True)
+class Layout:
     """How a picture becomes an array `(channels, height, width)`: as it is, but for what is asked for."""
 
     channels: int | None
     size: tuple[int, int] | None
 
-    def __check_init__(self) -> None:
+    def __post_init__(self) -> None:
         require(
             self.channels in (None, 1, 3),
             f"channels = {self.channels}; give 1 for grey, 3 for colour, or None to take pictures as they are.",
