@@ -123,6 +123,18 @@ def affine(layer: eqx.nn.Linear, x: Float[Array, " inputs"], dtype: DTypeLike | 
     return product if layer.bias is None else product + layer.bias
 
 
+def with_octaves(x: Image, count: int) -> Image:
+    r"""An image with $\sin(2^k\pi x)$ and $\cos(2^k\pi x)$ for $k = 1 \ldots$ `count` as further channels, by
+    doubling of the angle.
+    """
+    channels = [x]
+    sine, cosine = jnp.sin(jnp.pi * x), jnp.cos(jnp.pi * x)
+    for _ in range(count):
+        sine, cosine = 2 * sine * cosine, 1 - 2 * sine**2
+        channels += [sine, cosine]
+    return jnp.concatenate(channels, axis=-1)
+
+
 def halved(x: Image) -> Image:
     """Every square of two by two pixels by its mean."""
     h, w, c = x.shape
