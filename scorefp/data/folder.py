@@ -82,13 +82,8 @@ class ImageFolder(AbstractRows):
         quantisation: Quantisation = BYTES,
         threads: int = 4,
     ) -> None:
-        self.path, self.layout, self.quantisation, self.interval = (
-            Path(path),
-            Layout(channels, size),
-            quantisation,
-            None,
-        )
-        self.threads = threads
+        self.path, self.layout, self.threads = Path(path), Layout(channels, size), threads
+        self.quantisation, self.interval = quantisation, None
         require(quantisation.levels == 256, f"quantisation has {quantisation.levels} levels; pictures have 256 here.")
         needs_pillow("ImageFolder")
         files = _pictures(self.path)

@@ -92,7 +92,7 @@ class HuggingFace(AbstractRows):
             self.shape = self.layout.shape(first, "row 0")
         else:
             self.quantisation, self.interval = quantisation, interval
-            self.shape = np.shape(first)
+            self.shape = tuple(np.shape(first))
         self.read(np.arange(1))
 
     def __len__(self) -> int:

@@ -159,24 +159,29 @@ class AbstractRows(AbstractSource):
             yield np.arange(start, min(start + BLOCK, len(self)))
 
 
-def _order(number: int, batch_size: int, count: int, seed: int) -> Int[np.ndarray, " batch"]:
-    """Which samples are in a batch, those of all processes: the permutations of the epochs, cut into batches."""
-    start = number * batch_size
-    first, last = start // count, (start + batch_size - 1) // count
-    epochs = [_permutation(count, seed, epoch) for epoch in range(first, last + 1)]
-    order = epochs[0] if first == last else np.concatenate(epochs)
-    begin = start - first * count
-    return order[begin : begin + batch_size]
+@final
+class _Order:
+    """Which samples are in which batch: a permutation of all of them for each epoch, cut into batches."""
 
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        # Batches at the border of two epochs need both.
+        self._epoch = functools.lru_cache(maxsize=2)(self._drawn)
 
-# An epoch and the next at a border; two data sets, for training and for evaluation.
-@functools.lru_cache(maxsize=4)
-def _permutation(count: int, seed: int, epoch: int) -> Int[np.ndarray, " count"]:
-    # A numpy version may change what default_rng draws; RandomState never does (NEP 19), and a run that resumes with
-    # another numpy needs the same order.
-    order = np.random.RandomState([seed, epoch]).permutation(count)
-    order.flags.writeable = False
-    return order
+    def _drawn(self, epoch: int) -> Int[np.ndarray, " count"]:
+        # A numpy version may change what default_rng draws; RandomState never does (NEP 19), and a run that resumes
+        # with another numpy needs the same order.
+        order = np.random.RandomState([self.seed, epoch]).permutation(self.count)
+        order.flags.writeable = False  # every batch of the epoch is a part of it
+        return order
+
+    def batch(self, number: int) -> Int[np.ndarray, " batch"]:
+        """The samples of a batch, those of all processes."""
+        epoch, begin = divmod(number * self.batch_size, self.count)
+        order = self._epoch(epoch)
+        if begin + self.batch_size > self.count:
+            order = np.concatenate([order, self._epoch(epoch + 1)])
+        return order[begin : begin + self.batch_size]
 
 
 @final
@@ -186,16 +191,16 @@ class _RowFeed:
     def __init__(self, rows: AbstractRows, batch_size: int, seed: int, part: slice) -> None:
         import grain
 
-        count = len(rows)
+        order = _Order(len(rows), batch_size, seed)
 
         def read(number: int) -> Batch:
-            return rows.read(_order(number, batch_size, count, seed)[part])
+            return rows.read(order.batch(number)[part])
 
         # An element is a batch, not a sample: each costs grain some microseconds of Python.
         numbers = grain.MapDataset.range(2**62 // batch_size)
         ahead = grain.ReadOptions(num_threads=rows.threads, prefetch_buffer_size=rows.threads)
         self._batches = iter(numbers.map(read).to_iter_dataset(ahead))
-        self._facts = {"samples": count, "batch_size": batch_size, "seed": seed}
+        self._facts = {"samples": order.count, "batch_size": batch_size, "seed": seed}
 
     def __iter__(self) -> Iterator[Batch]:
         return self
