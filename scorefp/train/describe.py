@@ -1,4 +1,7 @@
-"""What a run was set up with, as JSON that can be compared: names of classes and functions, numbers, digests."""
+"""What a run was set up with, as JSON that can be compared: names of classes and functions, numbers, digests.
+
+Its sibling `diagnostics.configuration` says the same for readers, shorter, and leaves out what is large.
+"""
 
 import dataclasses
 import functools
@@ -37,7 +40,8 @@ def described(value: Any, *, contents: bool = True) -> JSON:
     if isinstance(value, Enum):
         return str(value)
     if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
-        return f"{value.__module__}.{value.__qualname__}"
+        # Without the module, which is another where a script is imported, and moves between versions of a library.
+        return value.__qualname__
     if isinstance(value, functools.partial):
         return {"partial": inner(value.func), "args": inner(value.args), "keywords": inner(value.keywords)}
     if dataclasses.is_dataclass(value):
