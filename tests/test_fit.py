@@ -13,7 +13,7 @@ import pytest
 import scorefp as sfp
 from scorefp import train
 from scorefp.data import Arrays, Dataset
-from scorefp.train import Report, Resident, Stacked, TrainStep, split
+from scorefp.train import Report, Stacked, TrainStep, split
 
 SDE = sfp.VP()
 OPTIMIZER = optax.adam(optax.linear_schedule(1e-2, 0.0, 100))
@@ -130,22 +130,6 @@ def test_reports_tell_what_happened_and_when() -> None:
     values = [float(r.model(0.5, jnp.ones(2))[0]) for r in seen]
     assert len(set(values)) == len(values)
     np.testing.assert_array_equal(weights(seen[-1].model), weights(run.model))
-
-
-def test_nothing_comes_to_the_host_between_reports() -> None:
-    """A part of a run moves nothing from the device; only reports do."""
-    reader = train.reader.reader_of(Arrays(X), 32, 5, None, key=jr.key(0))
-    params, skeleton = split(model())
-    step = TrainStep(skeleton, sfp.DSM(), optax.adam(1e-3), sfp.UniformLogSNR(), 32, (0.999,), False)
-    state, loop = step.init(params, key=jr.key(0)), eqx.filter_jit(step.loop)
-    count = jnp.asarray(5)
-    with jax.transfer_guard_device_to_host("disallow"):
-        for _ in range(3):
-            state, records = loop(state, reader.take(5), count, 5)
-            reader.prepare(5)
-    assert np.isfinite(records["loss"]).all()
-    assert int(state.step) == 15
-    assert isinstance(train.reader.reader_of(Dataset(jnp.asarray(X)), 32, 5, None, key=jr.key(0)).take(5), Resident)
 
 
 def test_fine_tuning_starts_from_the_model_it_is_given() -> None:
