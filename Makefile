@@ -6,6 +6,7 @@
 #   make test-latest        all checks on the newest Python found; test-latest-quick: the quick tests
 #   make docs | bench       the site in site/ | the benchmark tables
 #   make reproduce-deveney  Tables 1–3 and Figures 2–5 of Deveney 2023; resumes from docs/assets/deveney/
+#   make mnist              a U-Net on real MNIST, fine-tuned with the Fokker–Planck term; resumes from docs/assets/mnist/
 #   make compare-regularisers  every regulariser at equal computing time; resumes from docs/assets/regularisers/
 
 PYTHON ?= python3
@@ -30,10 +31,10 @@ PYTEST = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax$(VENV)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types layers unit docs test-slow test-quick test-latest test-latest-quick \
-        latest-python bench reproduce-deveney compare-regularisers serve clean
+        latest-python bench reproduce-deveney mnist compare-regularisers serve clean
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,10s/^# *//p' Makefile
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -84,6 +85,9 @@ bench: $(STAMP)
 
 reproduce-deveney: $(STAMP)
 	$(BIN)/python examples/deveney.py
+
+mnist: $(STAMP)
+	$(BIN)/python examples/mnist.py
 
 compare-regularisers: $(STAMP)
 	$(BIN)/python examples/regularisers.py
