@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -642,6 +643,20 @@ def test_an_iterator_with_a_place_is_asked() -> None:
     assert place["own"] == {"number": 6}
 
 
+def test_a_pipeline_of_grain() -> None:
+    """Across the borders of its epochs too."""
+    pipeline = grain.MapDataset.range(10).seed(3).shuffle().map(lambda i: np.full(2, float(i))).batch(3)
+    source = Batches(pipeline.to_iter_dataset(), shape=(2,))
+    feed = source.feed(4, seed=0)
+    flat = np.concatenate([values[:, 0] for values, _ in taken(feed, 5)])
+    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
+    for _ in range(4):
+        place, following = json.loads(json.dumps(feed.get_state())), taken(feed, 3)
+        resumed = source.feed(4, seed=0)
+        resumed.set_state(place)
+        assert_same(taken(resumed, 3), following)
+
+
 def test_batches_that_are_read_once() -> None:
     generator = lambda: (np.full((4, 2), float(i)) for i in range(5))
     feed = Batches(generator(), shape=(2,)).feed(4, seed=0)
@@ -762,12 +777,11 @@ def test_bad_parts() -> None:
 ADAM = optax.adam(1e-2)
 
 
-def trained(data: AbstractSource | Dataset) -> list[np.ndarray]:
+def trained(data: AbstractSource | Dataset, **options: Any) -> list[np.ndarray]:
     """The parameters after a few steps."""
     model = sfp.NoiseScore(sfp.nn.MLP((1, 4, 3), width=8, depth=1, key=jr.key(0)), sfp.VP(), data_std=0.6)
-    run = train.fit(
-        model, sfp.DSM(), data, optimizer=ADAM, steps=4, batch_size=4, report_every=2, key=jr.key(1), progress=False
-    )
+    settings = {"optimizer": ADAM, "steps": 4, "batch_size": 4, "report_every": 2, "key": jr.key(1), "progress": False}
+    run = train.fit(model, sfp.DSM(), data, **(settings | options))
     assert np.all(np.isfinite(run.history["loss"]))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(run.last) if isinstance(leaf, jax.Array)]
 
@@ -792,3 +806,22 @@ def test_fit_reads_every_source(tmp_path: Path) -> None:
     # In another order, or drawn with replacement, they are others.
     for other in (Batches([pictures()], shape=(1, 4, 3), quantisation=BYTES), Arrays(pictures(), BYTES).load()):
         assert not all(np.array_equal(*pair) for pair in zip(trained(other), plain[0], strict=True))
+
+
+def test_a_picture_that_is_damaged_while_training_loses_nothing(tmp_path: Path) -> None:
+    """The error names it, the checkpoints stay, and after its repair the run ends as if nothing had happened."""
+    source = ImageFolder(written(tmp_path / "pictures", pictures()))
+    bad = tmp_path / "pictures" / "class 1" / "006.png"
+    whole, content = trained(source, steps=20), bad.read_bytes()
+    checkpoints = train.Checkpoints(tmp_path / "run", every=2)
+
+    def damage(report: train.Report) -> None:
+        if report.step == 4:
+            bad.write_bytes(content[:60])
+
+    with pytest.raises(ValueError, match=r"006\.png cannot be read"):
+        trained(source, steps=20, checkpoints=checkpoints, callbacks=[damage])
+    assert 4 <= train.saved_steps(tmp_path / "run")[-1] < 20
+    bad.write_bytes(content)
+    for one, other in zip(trained(source, steps=20, checkpoints=checkpoints), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
