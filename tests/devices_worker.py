@@ -123,6 +123,8 @@ def main() -> None:
     reports: list[int] = []
     runs = {name: RUNS[name](mesh) for name in names}
     runs["resumed"] = saved_by(mesh, folder / "saved", STEPS, callbacks=[lambda report: reports.append(report.step)])
+    saved_by(mesh, folder / "own", STEPS // 2)
+    runs["again"] = saved_by(mesh, folder / "own", STEPS)
     seen = {
         "devices": mesh.size,
         "processes": jax.process_count(),

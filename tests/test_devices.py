@@ -28,11 +28,11 @@ from scorefp.data import Arrays
 
 
 @contextmanager
-def launched(folder: Path, runs: str, *, devices: int = 1, processes: int = 1) -> Iterator[None]:
+def launched(folder: Path, runs: list[str], *, devices: int, processes: int) -> Iterator[None]:
     """The worker, in processes of its own."""
     flags = f"--xla_force_host_platform_device_count={devices} {os.environ['XLA_FLAGS']}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(worker.__file__).parent.parent)}
-    command = [sys.executable, worker.__file__, str(folder), runs]
+    command = [sys.executable, worker.__file__, str(folder), ",".join(runs)]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -83,30 +83,45 @@ def check_equal_to_one_device(found: Any, run: str, dtype: Any) -> None:
     assert relative(found[f"{run} loss"], one.history["loss"]) < rounding(dtype)
 
 
-def check_resumed(found: Any) -> None:
-    """From a checkpoint of one device, in the middle."""
+SEVERAL = [
+    pytest.param(4, 1, ["resident", "source"], id="four devices"),
+    pytest.param(1, 2, ["source"], id="two processes"),
+    pytest.param(4, 1, ["float64", "source"], id="four devices, float64", marks=pytest.mark.slow),
+    pytest.param(2, 2, list(worker.RUNS), id="two processes of two devices", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("devices", "processes", "runs"), SEVERAL)
+def test_many_devices_train_as_one(tmp_path: Path, devices: int, processes: int, runs: list[str]) -> None:
+    worker.saved_by(None, tmp_path / "saved", 10)
+    with launched(tmp_path, runs, devices=devices, processes=processes):
+        for run in runs:
+            on_one_device(run)
+    found, *others = [np.load(tmp_path / f"{i}.npz") for i in range(processes)]
+    seen = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(processes)]
+    for run in runs:
+        check_equal_to_one_device(found, run, np.float64 if run == "float64" else np.float32)
+    for other in others:
+        assert all(np.array_equal(found[name], other[name]) for name in found.files)
+
+    # From a checkpoint of one device, in the middle, up to rounding; from one of their own, to the bit.
     one = on_one_device("source")
     assert relative(found["resumed params"], worker.flat(one.last)) < rounding(np.float32)
     assert relative(found["resumed loss"], one.history["loss"][10:]) < rounding(np.float32)
+    for name in ("params", "average"):
+        np.testing.assert_array_equal(found[f"again {name}"], found[f"source {name}"])
 
-
-def test_four_devices_train_as_one(tmp_path: Path) -> None:
-    worker.saved_by(None, tmp_path / "saved", 10)
-    with launched(tmp_path, "resident,float64,source", devices=4):
-        one = {run: on_one_device(run) for run in ("resident", "float64", "source")}
-    found, seen = np.load(tmp_path / "0.npz"), json.loads((tmp_path / "0.json").read_text())
-    check_equal_to_one_device(found, "resident", np.float32)
-    check_equal_to_one_device(found, "float64", np.float64)
-    check_equal_to_one_device(found, "source", np.float32)
-    check_resumed(found)
-    assert one["resident"].seconds_per_step > 0
-
-    assert (seen["devices"], seen["processes"], seen["start"], seen["per device"]) == (4, 1, 10, 16)
-    # One device multiplies its share of the batch with the weights, and never the whole.
-    assert 16 in seen["rows"]
-    assert worker.BATCH not in seen["rows"]
-    assert seen["odd batch"].startswith("batch_size = 63 does not divide into accumulate = 1 parts for 4 devices")
-    assert "choose a multiple of 256" in seen["odd parts"]
+    # The first process alone reports, and a device multiplies its share of the batch with the weights, never the whole.
+    total = devices * processes
+    assert [s["reports"] for s in seen] == [[20], [], []][:processes]
+    for s in seen:
+        assert (s["devices"], s["processes"], s["start"]) == (total, processes, 10)
+        assert s["per device"] == worker.BATCH // total
+        assert f"choose a multiple of {total}." in s["odd batch"]
+        assert f"choose a multiple of {total * worker.BATCH}." in s["odd parts"]
+        assert processes == 1 or f"mesh is None, and there are {processes} processes" in s["no mesh"]
+        assert processes > 1 or worker.BATCH // total in s["rows"]
+        assert worker.BATCH not in s["rows"]
 
 
 def by_hand(parts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -150,24 +165,6 @@ def test_a_mesh_of_another_axis_is_refused() -> None:
         ValueError, match=r'axes \(\'batch\',\); training shares the batch along one axis called "data"'
     ):
         worker.fitted(worker.resident(), mesh)
-
-
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Each reads its rows of every batch; the first one alone reports."""
-    worker.saved_by(None, tmp_path / "saved", 10)
-    with launched(tmp_path, "source", processes=2):
-        on_one_device("source")
-    found = [np.load(tmp_path / f"{i}.npz") for i in range(2)]
-    seen = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2)]
-    check_equal_to_one_device(found[0], "source", np.float32)
-    check_resumed(found[0])
-    for name in found[0].files:
-        np.testing.assert_array_equal(found[0][name], found[1][name])
-    assert [s["processes"] for s in seen] == [2, 2]
-    assert [s["per device"] for s in seen] == [32, 32]
-    assert seen[0]["reports"] == [20]
-    assert seen[1]["reports"] == []
-    assert "mesh is None, and there are 2 processes" in seen[1]["no mesh"]
 
 
 @pytest.mark.parametrize("mesh", [None, train.data_mesh()], ids=["no mesh", "mesh"])

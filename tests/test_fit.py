@@ -169,7 +169,7 @@ def test_errors() -> None:
         fitted(X, evaluate=lambda score: {}, evaluate_every=15)
     with pytest.raises(ValueError, match=r"decay = 1\.0; a decay lies in \[0, 1\)"):
         fitted(X, decay=1.0)
-    with pytest.raises(ValueError, match=r"batch_size = 32 does not divide into accumulate = 5 parts"):
+    with pytest.raises(ValueError, match=r"batch_size = 32 is no multiple of accumulate = 5 times the number of devices, 1"):
         fitted(X, accumulate=5)
     settings = train.Checkpoints("never", every=10, best="error")
     with pytest.raises(ValueError, match=r'checkpoints\.best = "error" names a number of evaluate, which is None'):

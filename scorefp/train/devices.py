@@ -46,8 +46,8 @@ def per_device_batch(batch_size: int, mesh: Mesh | None, accumulate: int = 1) ->
     require(accumulate >= 1, f"accumulate = {accumulate}; a batch is gone through in at least one part.")
     require(
         batch_size % (accumulate * devices) == 0,
-        f"batch_size = {batch_size} does not divide into accumulate = {accumulate} parts for {devices} devices; "
-        f"choose a multiple of {accumulate * devices}.",
+        f"batch_size = {batch_size} is no multiple of accumulate = {accumulate} times the number of devices, "
+        f"{devices}; choose a multiple of {accumulate * devices}.",
     )
     return batch_size // (accumulate * devices)
 
