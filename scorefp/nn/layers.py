@@ -107,12 +107,15 @@ class Attention(AbstractModule):
 
     def __call__(self, x: Image) -> Image:
         mixed = self.enter(self.norm(x))
-        kind = mixed.dtype
-        parts = jnp.split(mixed.reshape(-1, 1, mixed.shape[-1]), 3, axis=-1)
-        q, k, v = (part.astype(self.enter.dtype or kind) for part in parts)
-        # Not the fused kernel of some GPUs, of which the forward derivatives that residuals take do not exist.
-        seen = jax.nn.dot_product_attention(q, k, v, implementation="xla")
-        return self.leave(seen.reshape(x.shape).astype(kind))
+        mixed = mixed.astype(jnp.promote_types(mixed.dtype, jnp.float32)).reshape(-1, mixed.shape[-1])
+        q, k, v = jnp.split(mixed, 3, axis=-1)
+        # Not jax.nn.dot_product_attention: its softmax is in float32 also where all else is in float64.
+        weights = jax.nn.softmax(self._product(q / math.sqrt(x.shape[-1]), k.T), axis=-1)
+        return self.leave(self._product(weights, v).astype(x.dtype).reshape(x.shape))
+
+    def _product(self, x: Float[Array, "n k"], y: Float[Array, "k m"]) -> Float[Array, "n m"]:
+        kind = self.enter.dtype or x.dtype
+        return (x.astype(kind) @ y.astype(kind)).astype(x.dtype)
 
 
 def affine(layer: eqx.nn.Linear, x: Float[Array, " inputs"], dtype: DTypeLike | None) -> Float[Array, " outputs"]:

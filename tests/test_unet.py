@@ -1,0 +1,394 @@
+"""The U-Net: its layers against equinox's, what it commutes with, the derivatives that residuals take, precision."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import Array
+
+import scorefp as sfp
+from scorefp import data, train
+from scorefp.nn import MLP, UNet
+from scorefp.nn.layers import Attention, Conv, GroupNorm, affine
+
+_M = TypeVar("_M")
+
+
+def filled(make: Callable[[], _M], dtype: Any = np.float32) -> _M:
+    """A network with random numbers in every array, those that start at zero among them; nothing is compiled."""
+    rng = np.random.default_rng(0)
+
+    def fill(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        scale = np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 2.0
+        return jnp.asarray((rng.normal(size=leaf.shape) / scale).astype(dtype))
+
+    return jax.tree.map(fill, eqx.filter_eval_shape(make))
+
+
+def small(**options: Any) -> Callable[[], UNet]:
+    """The U-Net of most tests: two resolutions, attention at the coarser."""
+    settings: dict[str, Any] = {"channels": 4, "multipliers": (1, 2), "attention": (4,), **options}
+    return lambda: UNet((1, 8, 8), key=jr.key(0), **settings)
+
+
+def one_resolution(**options: Any) -> Callable[[], UNet]:
+    """A smaller one, whose derivatives compile sooner: every layer is in it, but for those between resolutions."""
+    return lambda: UNet((1, 4, 4), channels=4, multipliers=(1,), attention=(4,), **options, key=jr.key(0))
+
+
+def image(seed: int = 1, shape: tuple[int, ...] = (1, 8, 8)) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((1, 8, 8), {}),
+        ((3, 12, 12), {"blocks": 2, "attention": (6, 3)}),
+        ((1, 28, 28), {"attention": (7,), "classes": 10, "dropout": 0.1, "octaves": 2}),
+        ((2, 5, 5), {"multipliers": (1,)}),
+        ((1, 1, 1), {"multipliers": (3,), "channels": 1}),
+    ],
+    ids=str,
+)
+def test_sizes(shape: tuple[int, int, int], options: dict[str, Any]) -> None:
+    network = eqx.filter_eval_shape(lambda: UNet(shape, **{"channels": 4, **options}, key=jr.key(0)))
+    value = eqx.filter_eval_shape(lambda n, x: n(0.5, x), network, jax.ShapeDtypeStruct(shape, jnp.float32))
+    assert (value.shape, value.dtype) == (shape, jnp.float32)
+
+
+@pytest.mark.quick
+def test_every_array_has_a_part_in_the_value() -> None:
+    network = filled(small(classes=3, octaves=1))
+    x = jnp.asarray(image(shape=(3, 1, 8, 8)), jnp.float32)
+    t, labels = jnp.linspace(-1.5, 1, 3), jnp.arange(3)
+
+    @eqx.filter_jit
+    def batch(network: UNet) -> tuple[Array, ...]:
+        loss = lambda n: jnp.sum(jax.vmap(lambda t, x, c: n(t, x, args=c))(t, x, labels) ** 2) + jnp.sum(n(t[0], x[0]))
+        values = jax.vmap(network)(t, x), network(t[1], x[1]), network(t[2], x[1])
+        return *values, eqx.filter_grad(loss)(network)
+
+    values, alone, later, slopes = batch(network)
+    np.testing.assert_allclose(values[1], alone, rtol=1e-4, atol=1e-5)
+    assert np.abs(alone - later).max() > 1e-3
+    for slope in jax.tree.leaves(slopes):
+        assert np.all(np.isfinite(slope))
+        assert np.abs(slope).max() > 0
+
+
+@pytest.mark.quick
+@pytest.mark.usefixtures("x64")
+def test_layers_are_those_of_equinox() -> None:
+    x = image(shape=(6, 5, 8))
+    conv, norm, attention = (
+        filled(make, np.float64)
+        for make in (lambda: Conv(8, 3, key=jr.key(0)), lambda: GroupNorm(8), lambda: Attention(8, key=jr.key(0)))
+    )
+    reference = eqx.nn.Conv2d(8, 3, 3, padding="SAME", key=jr.key(0))
+    weights = jnp.transpose(conv.weight, (3, 2, 0, 1)), conv.bias[:, None, None]
+    reference = eqx.tree_at(lambda c: (c.weight, c.bias), reference, weights)
+    of_norm = eqx.tree_at(lambda n: (n.weight, n.bias), eqx.nn.GroupNorm(2, 8), (norm.weight, norm.bias))
+    first = lambda layer: lambda x: jnp.moveaxis(layer(jnp.moveaxis(x, -1, 0)), 0, -1)
+
+    @jax.jit
+    def both(x: Array) -> list[tuple[Array, Array]]:
+        q, k, v = jnp.split(attention.enter(attention.norm(x)).reshape(30, 24), 3, axis=1)
+        seen = (jax.nn.softmax(q @ k.T / jnp.sqrt(8.0)) @ v).reshape(x.shape)
+        return [
+            (conv(x), first(reference)(x)),
+            (norm(x), first(of_norm)(x)),
+            (attention(x), attention.leave(seen)),
+        ]
+
+    for own, want in both(jnp.asarray(x)):
+        np.testing.assert_allclose(own, want, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.quick
+@pytest.mark.usefixtures("x64")
+def test_it_mirrors_with_its_kernels() -> None:
+    """Mirrored kernels on the mirrored image, and transposed ones on the transposed."""
+    network, x = filled(small(octaves=1), np.float64), jnp.asarray(image())
+
+    def kernels(change: Callable[[Array], Array]) -> UNet:
+        return jax.tree.map(lambda a: change(a) if eqx.is_array(a) and a.ndim == 4 else a, network)
+
+    @jax.jit
+    def values(x: Array) -> list[Array]:
+        mirrored, turned = kernels(lambda a: a[:, ::-1]), kernels(lambda a: jnp.swapaxes(a, 0, 1))
+        value = network(0.3, x)
+        return [
+            value,
+            mirrored(0.3, x[..., ::-1])[..., ::-1],
+            jnp.swapaxes(turned(0.3, jnp.swapaxes(x, 1, 2)), 1, 2),
+            network(0.3, x[..., ::-1])[..., ::-1],
+        ]
+
+    value, mirrored, turned, alone = values(x)
+    np.testing.assert_allclose(mirrored, value, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(turned, value, rtol=1e-10, atol=1e-12)
+    assert np.abs(alone - value).max() > 0.01
+
+
+@pytest.mark.quick
+def test_training_starts_at_the_gaussian() -> None:
+    """The last convolution is zero, and a preconditioned score is that of normal data."""
+    x = jnp.asarray(image(), jnp.float32)
+
+    @jax.jit
+    def values() -> tuple[Array, Array, Array]:
+        network = small()()
+        sde = sfp.VP()
+        variance = (sde.alpha(0.4) * 0.7) ** 2 + sde.sigma(0.4) ** 2
+        return network(0.4, x), sfp.NoiseScore(network, sde, data_std=0.7)(0.4, x), -x / variance
+
+    value, score, want = values()
+    np.testing.assert_array_equal(value, np.zeros_like(x))
+    np.testing.assert_allclose(score, want, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_second_derivatives() -> None:
+    """Along a line in `(t, x)`, against differences of the first derivative, of second order in the step."""
+    network = filled(one_resolution(octaves=1), np.float64)
+    t, (x, v) = jnp.asarray(0.4), jnp.asarray(image(shape=(2, 1, 4, 4)))
+
+    @jax.jit
+    def slopes(e: Array) -> tuple[Array, Array]:
+        along = lambda e: network(t + 0.7 * e, x + e * v)
+        slope = lambda e: jax.jvp(along, (e,), (jnp.ones_like(e),))[1]
+        return jax.jvp(slope, (e,), (jnp.ones_like(e),))
+
+    bend, errors = slopes(jnp.asarray(0.0))[1], []
+    for h in (1e-3, 1e-4):
+        ahead, behind = slopes(jnp.asarray(h))[0], slopes(jnp.asarray(-h))[0]
+        errors.append(np.abs((ahead - behind) / (2 * h) - bend).max())
+    assert np.all(np.isfinite(bend))
+    assert np.abs(bend).max() > 0.1
+    assert errors[1] < 1e-4 * np.abs(bend).max()
+    assert 90 < errors[0] / errors[1] < 110
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradient_of_the_residual_in_the_parameters() -> None:
+    """The gradient of training with a Fokker–Planck residual, which has three derivatives, along a random direction."""
+    network = filled(one_resolution(), np.float64)
+    x, key = jnp.asarray(image(shape=(1, 4, 4))), jr.key(3)
+    params, static = eqx.partition(network, eqx.is_inexact_array)
+    direction = jax.tree.map(lambda a: a * jnp.cos(jnp.arange(a.size)).reshape(a.shape), params)
+
+    @jax.jit
+    def loss_and_slope(e: Array) -> tuple[Array, Array]:
+        def loss(params: Any) -> Array:
+            score = sfp.NoiseScore(eqx.combine(params, static), sfp.VP())
+            return jnp.mean(sfp.score_fpe_residual(score, 0.4, x, method=sfp.Hutchinson(), key=key) ** 2)
+
+        value, slopes = jax.value_and_grad(loss)(jax.tree.map(lambda a, d: a + e * d, params, direction))
+        return value, sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (slopes, direction)), strict=True))
+
+    slope, errors = loss_and_slope(jnp.asarray(0.0))[1], []
+    for h in (1e-3, 1e-4):
+        ahead, behind = loss_and_slope(jnp.asarray(h))[0], loss_and_slope(jnp.asarray(-h))[0]
+        errors.append(abs(float((ahead - behind) / (2 * h) - slope)))
+    assert abs(slope) > 1e-3
+    assert errors[1] < 1e-4 * abs(slope)
+    assert 90 < errors[0] / errors[1] < 110
+
+
+@pytest.mark.quick
+def test_dropout() -> None:
+    """The same key drops the same, another other entries, none nothing; it reaches the network through `bind`."""
+    network, without = filled(small(dropout=0.5)), filled(small())
+    x = jnp.asarray(image(), jnp.float32)
+
+    @eqx.filter_jit
+    def values(first: Array, second: Array) -> list[Array]:
+        score = sfp.NoiseScore(network, sfp.VP(), data_std=None)
+        of_score = [score.bind(key=key).noise(0.3, x) for key in (first, second)]
+        return [
+            *(network(0.3, x, key=key) for key in (first, first, second)),
+            network(0.3, x),
+            without(0.3, x),
+            *of_score,
+        ]
+
+    one, again, other, none, plain, *of_score = values(jr.key(1), jr.key(2))
+    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(none, plain)
+    assert np.abs(one - other).max() > 0.01
+    assert np.abs(one - none).max() > 0.01
+    for found, want in zip(of_score, (one, other), strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.quick
+def test_labels() -> None:
+    network = filled(small(classes=3))
+    x = jnp.asarray(image(), jnp.float32)
+
+    @eqx.filter_jit
+    def values(labels: Array) -> tuple[Array, Array, Any]:
+        value = jax.vmap(lambda label: network(0.3, x, args=label))
+        slope = eqx.filter_grad(lambda n: jnp.sum(n(0.3, x, args=labels[1])))(network)
+        return value(labels), network(0.3, x), slope.labels
+
+    found, unknown, slope = values(jnp.array([0, 1, 2, 3, 4, -1]))
+    np.testing.assert_allclose(found[3], unknown, rtol=1e-5, atol=1e-6)
+    assert min(np.abs(found[i] - found[j]).max() for i in range(4) for j in range(i)) > 0.01
+    assert np.isnan(found[4:]).all()
+    assert np.abs(slope[1]).max() > 0
+    assert not slope[jnp.array([0, 2, 3])].any()
+
+
+def test_labels_are_learnt() -> None:
+    """Bright images of one class and dark ones of the other: almost pure noise is denoised to the class."""
+    signs = jnp.tile(jnp.array([-1.0, 1.0]), 16)
+    x = signs[:, None, None, None] * jnp.ones((32, 1, 4, 4)) + 0.1 * jr.normal(jr.key(0), (32, 1, 4, 4))
+    network = filled(lambda: UNet((1, 4, 4), channels=4, multipliers=(1,), classes=2, key=jr.key(0)))
+    network = eqx.tree_at(lambda n: n.leave.weight, network, jnp.zeros_like(network.leave.weight))
+    run = train.fit(
+        sfp.NoiseScore(network, sfp.VP(), data_std=1.0),
+        sfp.DSM(weighting=sfp.noise_weighting),
+        data.Dataset(x, args=(signs > 0).astype(jnp.int32)),
+        optimizer=optax.adam(1e-2),
+        steps=150,
+        batch_size=32,
+        decay=0.9,
+        key=jr.key(1),
+        progress=False,
+    )
+    noise = jr.normal(jr.key(2), (16, 1, 4, 4))
+
+    @eqx.filter_jit
+    def denoised(model: sfp.AbstractScore, label: Array) -> Array:
+        return jax.vmap(lambda x: model.bind(args=label).denoise(0.9, x))(noise).mean()
+
+    dark, bright = (float(denoised(run.model, jnp.array(label))) for label in (0, 1))
+    assert dark < -0.7
+    assert bright > 0.7
+
+
+def equations(jaxpr: Jaxpr) -> Iterator[Any]:
+    """All equations of a program, those inside others too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr)):
+            if isinstance(inner, Jaxpr | ClosedJaxpr):
+                yield from equations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "make",
+    [small(dtype=jnp.bfloat16), lambda: MLP((1, 8, 8), width=8, depth=1, dtype=jnp.bfloat16, key=jr.key(0))],
+    ids=["UNet", "MLP"],
+)
+def test_bfloat16_is_for_products_alone(make: Callable[[], UNet | MLP]) -> None:
+    """In the program of the gradient products have operands in bfloat16, and what sums or divides is in float32."""
+    network = filled(make)
+    t, x = jnp.linspace(-1, 1, 3), jnp.asarray(image(shape=(3, 1, 8, 8)), jnp.float32)
+
+    def loss(network: UNet | MLP) -> Array:
+        values = jax.vmap(network)(t, x)
+        assert values.dtype == jnp.float32
+        return jnp.sum(values**2)
+
+    program, _, slopes = eqx.filter_make_jaxpr(eqx.filter_grad(loss))(network)
+    assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_array))} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(slopes)} == {jnp.dtype(jnp.float32)}
+    products = 0
+    for equation in equations(program.jaxpr):
+        kinds = {variable.aval.dtype for variable in equation.invars}
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            products += 1
+            assert kinds & {jnp.dtype(jnp.bfloat16)}, equation
+        elif equation.primitive.name in ("reduce_sum", "reduce_max", "exp", "rsqrt", "div", "logistic", "sqrt"):
+            # Sums over axes of length one, which dropping an axis leaves in a gradient, add nothing up.
+            shape, axes = equation.invars[0].aval.shape, equation.params.get("axes", ())
+            assert jnp.dtype(jnp.bfloat16) not in kinds or (axes and {shape[axis] for axis in axes} == {1}), equation
+    assert products > 5
+
+
+@pytest.mark.quick
+def test_bfloat16_is_near_float32() -> None:
+    """By what its eight digits allow; and products of it are summed in float32, where in its own sum 256 + 1 is 256."""
+    x = jnp.asarray(image(), jnp.float32)
+    exact, coarse = filled(small()), filled(small(dtype=jnp.bfloat16))
+    layer = filled(lambda: Conv(64, 8, dtype=jnp.bfloat16, key=jr.key(0)))
+    layer = eqx.tree_at(lambda c: (c.weight, c.bias), layer, (jnp.ones_like(layer.weight), jnp.zeros(8)))
+    linear = filled(lambda: eqx.nn.Linear(4096, 2, key=jr.key(0)))
+    linear = eqx.tree_at(lambda c: (c.weight, c.bias), linear, (jnp.ones((2, 4096)), jnp.zeros(2)))
+
+    @jax.jit
+    def values(x: Array) -> tuple[Array, ...]:
+        ones = jnp.ones((64, 64, 64))
+        slopes = eqx.filter_grad(lambda c: jnp.sum(c(ones)))(layer)
+        return (
+            exact(0.3, x),
+            coarse(0.3, x),
+            layer(ones)[5, 5],
+            affine(linear, jnp.ones(4096), jnp.bfloat16),
+            slopes.weight,
+        )
+
+    want, found, convolved, applied, slope = values(x)
+    scale = np.abs(want).max()
+    assert 1e-4 * scale < np.abs(found - want).max() < 0.05 * scale
+    np.testing.assert_array_equal(convolved, np.full(8, 576.0))
+    np.testing.assert_array_equal(applied, np.full(2, 4096.0))
+    np.testing.assert_array_equal(slope[1, 1], np.full((64, 8), 4096.0))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((1, 8, 9), {}, r"shape = \(1, 8, 9\); a U-Net takes square images .* Pad or crop"),
+        ((8, 8), {}, r"shape = \(8, 8\); a U-Net takes square images"),
+        ((1, 10, 10), {}, r"size 10 is halved 2 times, so 4 must divide it. Give fewer multipliers, or pad .* to 12"),
+        ((1, 8, 8), {"multipliers": ()}, r"multipliers = \(\)"),
+        ((1, 8, 8), {"multipliers": (1, 0)}, r"multipliers = \(1, 0\) .* each is at least one"),
+        ((1, 8, 8), {"channels": 0}, "channels = 0"),
+        ((1, 8, 8), {"blocks": 0}, "blocks = 0"),
+        ((1, 8, 8), {"attention": (8, 7)}, r"\[7\] do not occur, the resolutions are \[8, 4, 2\]"),
+        ((1, 8, 8), {"dropout": 1.0}, r"dropout = 1.0; .* is in \[0, 1\)"),
+        ((1, 8, 8), {"octaves": -1}, "octaves = -1"),
+        ((1, 8, 8), {"classes": 0}, "classes = 0; give at least one"),
+        ((1, 8, 8), {"activation": jax.nn.relu}, "piecewise linear"),
+    ],
+)
+def test_bad_settings(shape: Any, options: dict[str, Any], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        UNet(shape, **options, key=jr.key(0))
+
+
+@pytest.mark.quick
+def test_bad_calls() -> None:
+    network, with_labels = filled(small()), filled(small(classes=3))
+    x = jnp.ones((1, 8, 8))
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(ValueError, match=r"x has shape \(2, 1, 8, 8\).* batch them with jax.vmap"):
+            network(0.3, jnp.ones((2, 1, 8, 8)))
+        with pytest.raises(ValueError, match=r"args is given to a network without classes"):
+            network(0.3, x, args=1)
+        with pytest.raises(ValueError, match=r"args = 4; the labels are 0 … 2"):
+            with_labels(0.3, x, args=4)
+        with pytest.raises(TypeError, match=r"args has shape \(2,\) .* a label is one integer in 0 … 2"):
+            with_labels(0.3, x, args=jnp.array([0, 1]))
+        with pytest.raises(TypeError, match=r"dtype float32; a label is one integer"):
+            with_labels(0.3, x, args=jnp.array(1.0))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
