@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 
 import scorefp as sfp
@@ -23,6 +25,7 @@ from scorefp.train import Report
 
 pytestmark = pytest.mark.quick
 
+OPTIMIZER = optax.adam(1e-3)
 MODEL = sfp.Score(lambda t, x: -x, sfp.VP())
 
 
@@ -177,3 +180,39 @@ def test_audits_of_one_run_compile_once() -> None:
     assert {"likelihood/bits_per_dim", "matching/r_DSM", "matching 2/r_DSM", "residual/r_FP"} <= set(differ)
     audit = sfp.audit(sfp.Score(Linear(jnp.asarray(1.0)), sfp.VP()), levels, key=jr.key(1), measures=measures)
     assert first["residual/r_FP"] == audit["residual"].numbers["r_FP"].value
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool) -> str:
+    """What a run of three reports writes on the console."""
+    for name, value in {"FORCE_COLOR": "1" if terminal else "", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    model = sfp.NoiseScore(sfp.nn.MLP((2,), width=8, depth=1, key=jr.key(0)), sfp.VP())
+    train.fit(
+        model,
+        sfp.DSM() + 0.1 * sfp.TimeDerivativeTaming(),
+        jnp.zeros((64, 2)),
+        optimizer=OPTIMIZER,
+        steps=30,
+        key=jr.key(1),
+        batch_size=32,
+        mesh=train.data_mesh(),
+        report_every=10,
+    )
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(monkeypatch, capsys, terminal=True)
+    assert text.startswith("devices: 1  samples a step: 32  at a time on each: 32\n")
+    assert "30/30" in text
+    assert "━━━" in text
+    assert re.search(r"loss \S+  DSM \S+  TimeDerivativeTaming \S+", text)
+
+
+def test_a_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first report and the last, if those between come within seconds."""
+    _, first, last = shown(monkeypatch, capsys, terminal=False).splitlines()
+    assert re.fullmatch(r"10/30  loss \S+  DSM \S+  TimeDerivativeTaming \S+  \S+ steps/s", first)
+    assert last.startswith("30/30  loss ")
+    monkeypatch.setattr("scorefp.train.console._SECONDS_BETWEEN_LINES", 0.0)
+    assert len(shown(monkeypatch, capsys, terminal=False).splitlines()) == 4

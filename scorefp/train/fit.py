@@ -20,7 +20,7 @@ from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
 from .checkpoint import Checkpoints, saver
 from .console import Console
-from .devices import everywhere, local
+from .devices import everywhere, local, per_device_batch
 from .loop import Records, TrainState
 from .parts import Span, check_counts, in_parts
 from .reader import reader_of
@@ -104,7 +104,7 @@ def fit(
         evaluate: Called with the averaged model; the numbers it returns go into the report. `audit_on` makes one.
         evaluate_every: How many steps lie between two evaluations; there is one at the end as well.
         callbacks: Called in turn with every report, on the first process only. What one raises ends the run.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar; where the console is no terminal, a line now and then.
         report_every: How many steps lie between two reports.
 
     Returns:
@@ -164,7 +164,11 @@ def fit(
     def due(taken: int, every: int) -> bool:
         return taken % every == 0 or taken == steps
 
-    with Console(start, steps, shown=progress and jax.process_index() == 0) as console:
+    heading = ""
+    if mesh is not None:
+        each = per_device_batch(batch_size, mesh, accumulate)
+        heading = f"devices: {mesh.size}  samples a step: {batch_size}  at a time on each: {each}"
+    with Console(start, steps, heading=heading, shown=progress and jax.process_index() == 0) as console:
 
         def report(span: Span) -> None:
             metrics = {name: float(values.mean()) for name, values in span.history.items()}
