@@ -12,7 +12,7 @@ import pytest
 
 import scorefp as sfp
 from scorefp import train
-from scorefp.data import Arrays, Dataset
+from scorefp.data import AbstractSource, Arrays, Dataset
 from scorefp.train import Report, Stacked, TrainStep, split
 
 SDE = sfp.VP()
@@ -142,6 +142,46 @@ def test_fine_tuning_starts_from_the_model_it_is_given() -> None:
     assert {"DSM", "ScoreFPE"} <= set(tuned.history)
 
 
+class Ending(AbstractSource):
+    """A feed that ends after so many batches."""
+
+    count: int
+    quantisation: None = None
+    interval: None = None
+    shape: tuple[int, ...] = (2,)
+
+    def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Any:
+        count = self.count
+
+        class Feed:
+            taken = 0
+
+            def __iter__(self) -> Any:
+                return self
+
+            def __next__(self) -> tuple[np.ndarray, None]:
+                if self.taken == count:
+                    raise StopIteration
+                self.taken += 1
+                return X[:batch_size], None
+
+            def get_state(self) -> dict[str, Any]:
+                return {"taken": self.taken}
+
+            def set_state(self, state: dict[str, Any]) -> None:
+                self.taken = state["taken"]
+
+        return Feed()
+
+
+def test_what_was_computed_is_reported_before_reading_fails() -> None:
+    """Batches are read ahead; the error waits for the steps that are under way."""
+    seen: list[int] = []
+    with pytest.raises(ValueError, match="the feed of data ended before the last step"):
+        fitted(Ending(25), callbacks=(lambda report: seen.append(report.step),))
+    assert seen == [10, 20]
+
+
 def test_a_gradient_that_is_not_finite_is_named() -> None:
     """The loss may be finite where its gradient is not: the root of zero."""
 
@@ -169,7 +209,9 @@ def test_errors() -> None:
         fitted(X, evaluate=lambda score: {}, evaluate_every=15)
     with pytest.raises(ValueError, match=r"decay = 1\.0; a decay lies in \[0, 1\)"):
         fitted(X, decay=1.0)
-    with pytest.raises(ValueError, match=r"batch_size = 32 is no multiple of accumulate = 5 times the number of devices, 1"):
+    with pytest.raises(
+        ValueError, match=r"batch_size = 32 is no multiple of accumulate = 5 times the number of devices, 1"
+    ):
         fitted(X, accumulate=5)
     settings = train.Checkpoints("never", every=10, best="error")
     with pytest.raises(ValueError, match=r'checkpoints\.best = "error" names a number of evaluate, which is None'):

@@ -96,32 +96,40 @@ class StackReader(AbstractReader):
         self._quantisation = source.quantisation
         self._mesh = mesh
         self._state = self._feed.get_state()
-        self._prepared: Stacked | None = None
+        self._prepared: Stacked | Exception | None = None
         self._first: tuple[np.ndarray, Any] | None = None
         self._first = self._next()
-        each = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(self._first))
+        each = sum(leaf.nbytes for leaf in jax.tree.leaves(self._first))
         # A divisor, so that the loops of a report have one length.
         self.size = max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or d * each <= _LARGEST_STACK))
 
     def take(self, count: int) -> AbstractSupply:
         self.prepare(count)
-        stacked, self._prepared = self._prepared, None
-        assert stacked is not None
+        prepared, self._prepared = self._prepared, None
+        if isinstance(prepared, Exception):
+            raise prepared
+        assert prepared is not None
         self._state = self._feed.get_state()
-        return stacked
+        return prepared
 
     def prepare(self, count: int) -> None:
-        if self._prepared is not None or count == 0:
-            return
+        if self._prepared is None and count > 0:
+            try:
+                self._prepared = self._stacked(count)
+            except Exception as error:
+                # Raised where these batches are wanted: the steps before them are reported and saved first.
+                self._prepared = error
+
+    def _stacked(self, count: int) -> Stacked:
         stacks: Any = None
         for i in range(count):
             batch = self._next()
             if stacks is None:
                 # New buffers every time: the device may still read the last ones.
-                stacks = jax.tree.map(lambda a: np.zeros((self.size, *np.shape(a)), np.asarray(a).dtype), batch)
+                stacks = jax.tree.map(lambda a: np.zeros((self.size, *a.shape), a.dtype), batch)
             jax.tree.map(lambda stack, a, i=i: stack.__setitem__(i, a), stacks, batch)
         values, args = in_shares(stacks, self._mesh)
-        self._prepared = Stacked(values, args, self._quantisation)
+        return Stacked(values, args, self._quantisation)
 
     def state(self) -> dict[str, Any]:
         return self._state
@@ -138,7 +146,7 @@ class StackReader(AbstractReader):
             values, args = next(self._feed)
         except StopIteration:
             raise ValueError(
-                "data ended before the last step; give an iterable that can be gone through again, or fewer steps."
+                "the feed of data ended before the last step; a feed has no end. Let it start anew, or give fewer steps."
             ) from None
         require(
             values.shape == self._shape,
