@@ -146,7 +146,7 @@ class StackReader(AbstractReader):
             values, args = next(self._feed)
         except StopIteration:
             raise ValueError(
-                "the feed of data ended before the last step; a feed has no end. Let it start anew, or give fewer steps."
+                "the feed of data ended before the last step; a feed has no end. Start it anew, or give fewer steps."
             ) from None
         require(
             values.shape == self._shape,
