@@ -216,3 +216,42 @@ def test_a_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys
     assert last.startswith("30/30  loss ")
     monkeypatch.setattr("scorefp.train.console._SECONDS_BETWEEN_LINES", 0.0)
     assert len(shown(monkeypatch, capsys, terminal=False).splitlines()) == 4
+
+
+def test_the_table_of_a_run_that_was_stopped_is_that_of_one_that_was_not(tmp_path: Path) -> None:
+    model = sfp.NoiseScore(sfp.nn.MLP((2,), width=8, depth=1, key=jr.key(0)), sfp.VP())
+    x = jr.normal(jr.key(1), (64, 2))
+
+    def run(name: str, *callbacks: Any) -> None:
+        train.fit(
+            model,
+            sfp.DSM(),
+            x,
+            optimizer=OPTIMIZER,
+            steps=40,
+            key=jr.key(2),
+            batch_size=32,
+            checkpoints=train.Checkpoints(tmp_path / name, every=20),
+            evaluate=lambda score: {"largest": float(jnp.abs(score(0.5, x[0])).max())},
+            evaluate_every=20,
+            callbacks=(train.CSVLog(tmp_path / f"{name}.csv"), *callbacks),
+            report_every=10,
+            progress=False,
+        )
+
+    def stop(report: Report) -> None:
+        if report.step == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", stop)
+    assert [row["step"] for row in rows(tmp_path / "stopped.csv")] == ["10", "20", "30"]
+    run("stopped")
+    run("whole")
+    stopped, whole = rows(tmp_path / "stopped.csv"), rows(tmp_path / "whole.csv")
+    for row in (*stopped, *whole):
+        assert float(row.pop("seconds_per_step")) > 0
+    assert stopped == whole
+    assert [row["step"] for row in whole] == ["10", "20", "30", "40"]
+    assert [row["largest"] != "" for row in whole] == [False, True, False, True]
+    assert list(whole[0]) == ["step", "loss", "DSM", "gradient_norm", "largest"]
