@@ -202,3 +202,25 @@ def test_the_host_reads_nothing_between_reports(mesh: Mesh | None, monkeypatch: 
     monkeypatch.setattr(module, "_loop", lambda *args: (note("L"), loop(*args))[1])
     run()
     assert re.fullmatch("r*(LLr+){3}", seen), seen
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        pytest.param(["--devices", "2"], marks=pytest.mark.slow),
+        pytest.param(["--processes", "2"], marks=pytest.mark.slow),
+    ],
+)
+def test_the_example_runs(root: Path, options: list[str]) -> None:
+    command = [sys.executable, str(root / "examples/many_devices.py"), "--steps", "8", *options]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    text = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=300).stdout
+    devices = 2 if options else 1
+    assert f"128 samples a step, {128 // devices} a device" in text
+    both, one = text.split("on one device:")
+    losses = [re.findall(r"step +\d+: loss (\S+)", part) for part in (both, one)]
+    assert len(losses[0]) == len(losses[1]) == 4
+    np.testing.assert_allclose(*np.asarray(losses, float), rtol=1e-6)
+    (difference,) = re.findall(r"largest difference of a parameter: (\S+);", text)
+    assert float(difference) < 1e-6
