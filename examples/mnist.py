@@ -100,9 +100,9 @@ class Settings:
 SMALL = Settings(
     training=Training(
         channels=4,
-        multipliers=(1, 1),
-        attention=(4,),
-        octaves=1,
+        multipliers=(1,),
+        attention=(),
+        octaves=0,
         batch_size=16,
         steps=20,
         fine_steps=10,
@@ -281,8 +281,10 @@ class Experiment:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 
-        rest, chosen = (flat(part, jr.key(3000 + self.seed)) for part in self.data.fitted_to(self.settings))
-        test = np.asarray(self.test_images()).reshape(self.settings.points, -1)
+        # In float64: a floor of 1e-7 beside variances near one is below what float32 can tell from zero.
+        parts = (flat(part, jr.key(3000 + self.seed)) for part in self.data.fitted_to(self.settings))
+        rest, chosen = (part.astype(np.float64) for part in parts)
+        test = np.asarray(self.test_images(), np.float64).reshape(self.settings.points, -1)
         begin, values = time.process_time(), {}
 
         def fitted(count: int, floor: float, x: np.ndarray) -> Any:
