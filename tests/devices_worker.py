@@ -85,10 +85,15 @@ RUNS: Mapping[str, Callable[[Mesh | None], train.Run]] = {
 }
 
 
+def size(score: sfp.NoiseScore) -> dict[str, float]:
+    return {"size": float(jnp.linalg.norm(score.network.mlp.leave.weight))}
+
+
 def saved_by(mesh: Mesh | None, folder: Path, steps: int, **options: Any) -> train.Run:
-    """The run of `"source"` with checkpoints."""
-    checkpoints = train.Checkpoints(folder, every=10)
-    return fitted(source(), mesh, accumulate=2, steps=steps, checkpoints=checkpoints, **options)
+    """The run of `"source"` with checkpoints and evaluations."""
+    checkpoints = train.Checkpoints(folder, every=10, best="size")
+    settings = {"accumulate": 2, "checkpoints": checkpoints, "evaluate": size, "evaluate_every": 10}
+    return fitted(source(), mesh, steps=steps, **settings, **options)
 
 
 def flat(tree: Any) -> np.ndarray:
