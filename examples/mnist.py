@@ -46,6 +46,8 @@ ROWS = {
     "control": "U-Net, then DSM as long",
 }
 SCORES = ("dsm", "fp", "control")
+SAMPLES = 40
+"""How many images of each group the picture shows."""
 # The weight is chosen by runs of 60 steps on the training images: at 0.02 the gradients of the two terms are of one
 # size, and the residual falls to less than half while DSM's loss stays within 2 %; at 0.1 that loss rises by 5 %.
 FINE = {"fp": sfp.DSM() + 0.02 * sfp.ScoreFPE(method=sfp.Antithetic(), fraction=0.25), "control": sfp.DSM()}
@@ -70,12 +72,11 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a row depends on beside its name and the data."""
+class Evaluation:
+    """How the rows are evaluated."""
 
-    training: Training = Training()
     points: int = 192
-    """How many test images are evaluated."""
+    """How many test images there are."""
     draws: int = 16
     tolerance: float = 1e-4
     """Of the ODE, relative and absolute."""
@@ -83,18 +84,47 @@ class Settings:
     """How many test images are evaluated at once."""
     residual_times: int = 16
     residual_samples: int = 32
-    samples: int = 40
-    components: tuple[int, ...] = (1, 10, 30)
-    floors: tuple[float, ...] = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
-    """What is added to the variances of the mixture."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Which mixtures are fitted to the logits of the pixels."""
+
+    components: tuple[int, ...] = (1, 3, 10, 30)
+    covariances: tuple[str, ...] = ("full", "tied", "diag")
+    floors: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    """What is added to the variances."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """Which flows are fitted to the logits of the pixels."""
+
+    sizes: tuple[tuple[int, int], ...] = ((5, 512), (10, 512), (5, 1024))
+    """Layers, and the width of the network in each."""
+    decays: tuple[float, ...] = (0.0, 1.0)
+    """Of the weights, by AdamW."""
+    rate: float = 5e-4
+    batch_size: int = 64
+    patience: int = 8
+    """After how many epochs without a better value on the images held out a flow stops."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a row depends on beside its name, the data and the seed."""
+
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    mixture: Mixture = Mixture()
+    flow: Flow = Flow()
     images: int = 4000
-    """How many training images the mixture and the flow take at most; a tenth of them chooses between fits."""
-    flow_layers: int = 5
-    flow_width: int = 512
-    flow_rate: float = 5e-4
-    flow_batch: int = 64
-    flow_patience: int = 8
-    """After how many epochs without a better value on the validation images the flow stops."""
+    """How many training images a baseline takes at most; a tenth of them chooses between fits."""
+
+    def of(self, row: str) -> dict[str, Any]:
+        """Those of one row."""
+        own = {"mixture": {"mixture", "images"}, "flow": {"flow", "images"}}.get(row, {"training"})
+        return {name: value for name, value in dataclasses.asdict(self).items() if name in own | {"evaluation"}}
 
 
 SMALL = Settings(
@@ -108,21 +138,12 @@ SMALL = Settings(
         fine_steps=10,
         report_every=2,
     ),
-    points=4,
-    draws=2,
-    tolerance=0.1,
-    at_once=4,
-    residual_times=2,
-    residual_samples=2,
-    samples=4,
-    components=(1, 2),
-    floors=(1e-2,),
+    evaluation=Evaluation(points=4, draws=2, tolerance=0.1, at_once=4, residual_times=2, residual_samples=2),
+    mixture=Mixture(components=(1, 2), covariances=("diag",), floors=(1.0,)),
+    flow=Flow(sizes=((1, 8),), decays=(0.0,), patience=1),
     images=100,
-    flow_layers=1,
-    flow_width=8,
-    flow_patience=1,
 )
-"""For 8×8 images, in seconds."""
+"""For 8×8 images, in a minute."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +157,6 @@ class Data:
     def quantisation(self) -> sfp.Quantisation:
         assert self.test.quantisation is not None
         return self.test.quantisation
-
-    def fitted_to(self, settings: Settings) -> tuple[data.Dataset, data.Dataset]:
-        """The images that the baselines are fitted to, and those that choose between fits."""
-        rows = self.training if isinstance(self.training, data.Dataset) else self.training.load()
-        if len(rows) > settings.images:
-            rows = data.split(rows, settings.images / len(rows), seed=1)[1]
-        return data.split(rows, 0.1, seed=2)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -201,6 +215,7 @@ class Experiment:
     def score(self, row: str) -> dict[str, Any]:
         """Trains a score, evaluates it and measures its residual."""
         run, seconds = self.trained(row)
+        settings = self.settings.evaluation
         model, begin = run.model, time.perf_counter()
         x = CleanSamples(self.test_images(), self.data.quantisation)
         found = evaluate(
@@ -209,12 +224,12 @@ class Experiment:
             key=jr.key(1000 + self.seed),
             trace=sfp.Hutchinson(),
             integrator=self.integrator,
-            draws=self.settings.draws,
-            batch_size=self.settings.at_once,
+            draws=settings.draws,
+            batch_size=settings.at_once,
             progress=False,
         )
         print(f"  {row}: {found.numbers['nll']}; {time.perf_counter() - begin:.0f} s", flush=True)
-        ensemble = Ensemble(times=self.settings.residual_times, samples=self.settings.residual_samples, batch_size=64)
+        ensemble = Ensemble(times=settings.residual_times, samples=settings.residual_samples, batch_size=64)
         residual = ResidualCurve(ensemble=ensemble)(model, x, key=jr.key(2000 + self.seed))
         return {
             "steps": int(run.state.step),
@@ -272,82 +287,99 @@ class Experiment:
 
     @property
     def integrator(self) -> sfp.Integrator:
-        return sfp.Integrator(rtol=self.settings.tolerance, atol=self.settings.tolerance, throw=False)
+        tolerance = self.settings.evaluation.tolerance
+        return sfp.Integrator(rtol=tolerance, atol=tolerance, throw=False)
 
     # -------------------------------------------------------------------------------------------- baselines
 
     def mixture(self) -> dict[str, Any]:
-        """Gaussian mixtures with full covariances; components and floor are chosen on images held out."""
+        """Gaussian mixtures on the logits of the pixels, chosen on images held out.
+
+        On the pixels themselves, most of which are black to the width of a level, a normal law is a poor fit.
+        """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 
-        # In float64: a floor of 1e-7 beside variances near one is below what float32 can tell from zero.
-        parts = (flat(part, jr.key(3000 + self.seed)) for part in self.data.fitted_to(self.settings))
-        rest, chosen = (part.astype(np.float64) for part in parts)
-        test = np.asarray(self.test_images(), np.float64).reshape(self.settings.points, -1)
-        begin, values = time.process_time(), {}
+        begin, values, settings = time.process_time(), dict[tuple[int, str, float], float](), self.settings.mixture
+        rest, chosen = (self.logits(flat(part, jr.key(3000 + self.seed))) for part in self.fitted_images())
 
-        def fitted(count: int, floor: float, x: np.ndarray) -> Any:
-            mixture = GaussianMixture(count, reg_covar=floor, max_iter=50, random_state=self.seed)
+        def fitted(candidate: tuple[int, str, float], z: np.ndarray) -> Any:
+            count, covariance, floor = candidate
+            mixture = GaussianMixture(count, covariance_type=covariance, reg_covar=floor, random_state=self.seed)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                return mixture.fit(x)
+                return mixture.fit(z)
 
-        for count, floor in itertools.product(self.settings.components, self.settings.floors):
+        for candidate in itertools.product(settings.components, settings.covariances, settings.floors):
             if not values or time.process_time() - begin < self.budget():
-                values[count, floor] = float(self.bits(fitted(count, floor, rest).score_samples(chosen)).mean())
-                print(f"  {count} components, floor {floor:g}: {values[count, floor]:.3f} bits/dim", flush=True)
+                log_prob = fitted(candidate, rest[0]).score_samples(chosen[0]) + chosen[1]
+                values[candidate] = float(self.bits(log_prob).mean())
+                print(f"  mixture {candidate}: {values[candidate]:.3f} bits/dim", flush=True)
         best = min(values, key=lambda candidate: values[candidate])
         # The choice is made: every image is used, as by the scores.
-        found = self.bits(fitted(*best, np.concatenate([rest, chosen])).score_samples(test))
+        everything = np.concatenate([rest[0], chosen[0]])
+        z, log_det = self.logits(np.asarray(self.test_images()).reshape(self.settings.evaluation.points, -1))
         return {
             "cpu_seconds": time.process_time() - begin,
-            "chosen": {"components": best[0], "floor": best[1]},
+            "chosen": best,
             "candidates": [[*candidate, rounded(value)] for candidate, value in values.items()],
-            "points": {"nll": [rounded(v) for v in found]},
+            "points": {"nll": self.rounded_bits(fitted(best, everything).score_samples(z) + log_det)},
         }
 
     def flow(self) -> dict[str, Any]:
-        """A masked autoregressive flow on the logits of the pixels (Papamakarios 2017), stopped early."""
-        rest, chosen = self.data.fitted_to(self.settings)
-        begin, settings = time.process_time(), self.settings
-        size = int(np.prod(self.data.test.shape))
-        logits = Logits(self.data.quantisation)
-        z = jax.vmap(logits)(flat(rest, jr.key(3000 + self.seed)))[0]
-        model = masked_autoregressive_flow(settings, size, z.mean(0), z.std(0), jr.key(self.seed))
-        params, step, log_prob = trainable(model, optax.adamw(settings.flow_rate), logits)
+        """Masked autoregressive flows on the logits of the pixels (Papamakarios 2017), each stopped early, of which
+        one is chosen on the images held out.
+        """
+        begin, settings = time.process_time(), self.settings.flow
+        rest, chosen = self.fitted_images()
         held_out = flat(chosen, jr.key(3001 + self.seed))
-        best, curve, key = (np.inf, params), list[float](), jr.key(3002 + self.seed)
-        state = step.init(params)
-        while len(curve) - int(np.argmin([*curve, np.inf])) <= settings.flow_patience:
-            key, order_key, noise_key = jr.split(key, 3)
-            x = jnp.asarray(flat(rest, noise_key))[jr.permutation(order_key, len(rest))]
-            for i in range(0, len(x) - settings.flow_batch + 1, settings.flow_batch):
-                params, state = step(params, state, x[i : i + settings.flow_batch])
-            curve.append(float(self.bits(log_prob(params, held_out)).mean()))
-            best = min(best, (curve[-1], params), key=lambda pair: pair[0])
-            if time.process_time() - begin > self.budget():
-                break
-        print(f"  flow: {len(curve)} epochs, {best[0]:.3f} bits/dim on the images held out", flush=True)
-        test = self.test_images().reshape(settings.points, -1)
+        fits: dict[tuple[int, int, float], FlowFit] = {}
+        for (layers, width), decay in itertools.product(settings.sizes, settings.decays):
+            left = self.budget() - (time.process_time() - begin)
+            if not fits or left > 0:
+                fit = FlowFit(settings, layers, width, decay, rest, Logits(self.data.quantisation), self.seed)
+                fit.run(lambda log_prob: float(self.bits(log_prob(held_out)).mean()), left)
+                fits[layers, width, decay] = fit
+                print(f"  flow {layers, width, decay}: {fit.best:.3f} bits/dim, {len(fit.curve)} epochs", flush=True)
+        best = min(fits, key=lambda candidate: fits[candidate].best)
+        test = np.asarray(self.test_images()).reshape(self.settings.evaluation.points, -1)
         return {
             "cpu_seconds": time.process_time() - begin,
-            "epochs": len(curve),
-            "curve": [rounded(v) for v in curve],
-            "points": {"nll": [rounded(v) for v in self.bits(log_prob(best[1], test))]},
+            "chosen": best,
+            "epochs": len(fits[best].curve),
+            "candidates": [[*candidate, rounded(fit.best)] for candidate, fit in fits.items()],
+            "curve": [rounded(value) for value in fits[best].curve],
+            "points": {"nll": self.rounded_bits(fits[best].log_prob(test))},
         }
+
+    def fitted_images(self) -> tuple[data.Dataset, data.Dataset]:
+        """The images that a baseline is fitted to, and those that choose between fits."""
+        training, images = self.data.training, self.settings.images
+        rows = training if isinstance(training, data.Dataset) else training.load()
+        if len(rows) > images:
+            rows = data.split(rows, images / len(rows), seed=1)[1]
+        return data.split(rows, 0.1, seed=2)
+
+    def logits(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The logits of images in float64, and the logarithms of the Jacobians' determinants."""
+        with jax.enable_x64(True):
+            z, log_det = jax.vmap(Logits(self.data.quantisation))(jnp.asarray(x, jnp.float64))
+            return np.asarray(z), np.asarray(log_det)
 
     # -------------------------------------------------------------------------------------------- shared
 
     def test_images(self) -> jax.Array:
         """The first test images as floats, with one noise for all rows."""
-        test = data.Dataset(self.data.test.values[: self.settings.points], self.data.quantisation)
+        test = data.Dataset(self.data.test.values[: self.settings.evaluation.points], self.data.quantisation)
         return test.dequantised(jr.key(4000 + self.seed))
 
     def bits(self, log_prob: Any) -> np.ndarray:
         """Bits per dimension of the levels from log-likelihoods of the floats."""
         size = int(np.prod(self.data.test.shape))
         return np.asarray(sfp.bits_per_dim(np.asarray(log_prob), size, self.data.quantisation))
+
+    def rounded_bits(self, log_prob: Any) -> list[float]:
+        return [rounded(value) for value in self.bits(log_prob)]
 
     def budget(self) -> float:
         """The CPU seconds that a baseline may take: those of DSM and fine-tuning together."""
@@ -361,32 +393,32 @@ class Experiment:
     def path(self, row: str) -> Path:
         return self.out / f"{row}.json"
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, row: str) -> dict[str, Any]:
         """What a row was made with, as JSON holds it."""
         counts = {"training": len(self.data.training), "test": len(self.data.test), "shape": self.data.test.shape}
-        return json.loads(json.dumps({"settings": dataclasses.asdict(self.settings), "seed": self.seed, **counts}))
+        return json.loads(json.dumps({"settings": self.settings.of(row), "seed": self.seed, **counts}))
 
     def write(self, row: str, result: dict[str, Any]) -> None:
         """Writes a file as a whole or not at all."""
         partial = self.path(row).with_suffix(".partial")
-        partial.write_text(json.dumps(self.facts() | result) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(self.facts(row) | result) + "\n", encoding="utf-8")
         partial.replace(self.path(row))
 
     def read(self, row: str) -> dict[str, Any]:
-        result = json.loads(self.path(row).read_text(encoding="utf-8"))
-        facts = self.facts()
-        path = self.path(row)
+        path, facts = self.path(row), self.facts(row)
+        result = json.loads(path.read_text(encoding="utf-8"))
         if {name: result[name] for name in facts} != facts:
             raise SystemExit(f"{path} was made with other settings; remove it, or give --out another folder.")
         return result
 
     def picture(self) -> None:
         """Test images, and samples of the scores by the probability-flow ODE from the same draws of the prior."""
-        groups = {"test images": np.asarray(self.test_images())[: self.settings.samples]}
+        count = min(SAMPLES, self.settings.evaluation.points)
+        groups = {"test images": np.asarray(self.test_images())[:count]}
         for row in SCORES:
             model = train.load(self.folder(row), self.untrained())
             method = sfp.ProbabilityFlow(self.integrator)
-            drawn = sfp.sample(model, self.settings.samples, key=jr.key(5000 + self.seed), method=method)
+            drawn = sfp.sample(model, count, key=jr.key(5000 + self.seed), method=method)
             groups[ROWS[row]] = np.clip(np.asarray(drawn), -1, 1)
         plot.image_grid(groups, self.out / "samples.png", columns=5)
 
@@ -437,28 +469,12 @@ class Logits(eqx.Module):
         return jax.scipy.special.logit(u), jnp.sum(slopes)
 
 
-def masked_autoregressive_flow(settings: Settings, size: int, mean: jax.Array, std: jax.Array, key: jax.Array) -> Any:
-    """The flow of flowjax, behind the affine map that standardises the logits."""
-    from flowjax import bijections, distributions, flows
-
-    flow = flows.masked_autoregressive_flow(
-        key,
-        base_dist=distributions.Normal(jnp.zeros(size)),
-        flow_layers=settings.flow_layers,
-        nn_width=settings.flow_width,
-    )
-    return distributions.Transformed(flow, bijections.Affine(mean, std))
-
-
 class FlowStep(eqx.Module):
-    """One step of maximum likelihood; compiled once."""
+    """One step of maximum likelihood, and the likelihood; each compiled once."""
 
     static: Any
     optimizer: optax.GradientTransformation = eqx.field(static=True)
     logits: Logits
-
-    def init(self, params: Any) -> Any:
-        return self.optimizer.init(params)
 
     @eqx.filter_jit
     def __call__(self, params: Any, state: Any, x: jax.Array) -> tuple[Any, Any]:
@@ -473,15 +489,49 @@ class FlowStep(eqx.Module):
         return eqx.combine(params, self.static).log_prob(z) + log_det
 
 
-def trainable(flow: Any, optimizer: Any, logits: Logits) -> tuple[Any, FlowStep, Callable[[Any, Any], jax.Array]]:
-    """The trained arrays of a flow, its step, and its log-likelihood."""
-    import paramax
+class FlowFit:
+    """A flow of flowjax behind the affine map that standardises the logits, and its training with early stopping.
 
-    params, static = eqx.partition(
-        flow, eqx.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, paramax.NonTrainable)
-    )
-    step = FlowStep(static, optax.chain(optax.clip_by_global_norm(100.0), optimizer), logits)
-    return params, step, lambda params, x: step.log_prob(params, jnp.asarray(x))
+    Every epoch sees the images with fresh noise.
+    """
+
+    def __init__(
+        self, settings: Flow, layers: int, width: int, decay: float, images: data.Dataset, logits: Logits, seed: int
+    ) -> None:
+        import paramax
+        from flowjax import bijections, distributions, flows
+
+        self.settings, self.images, self.key = settings, images, jr.key(3002 + seed)
+        z, _ = jax.vmap(logits)(jnp.asarray(flat(images, jr.key(3000 + seed))))
+        base = distributions.Normal(jnp.zeros(z.shape[1]))
+        flow = flows.masked_autoregressive_flow(jr.key(seed), base_dist=base, flow_layers=layers, nn_width=width)
+        flow = distributions.Transformed(flow, bijections.Affine(z.mean(0), z.std(0)))
+        self.params, static = eqx.partition(
+            flow, eqx.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, paramax.NonTrainable)
+        )
+        optimizer = optax.chain(optax.clip_by_global_norm(100.0), optax.adamw(settings.rate, weight_decay=decay))
+        self.step = FlowStep(static, optimizer, logits)
+        self.best, self.curve = np.inf, list[float]()
+
+    def run(self, measure: Callable[[Callable[[Any], Any]], float], seconds: float) -> None:
+        """Trains until the measure has not fallen for some epochs, or the CPU seconds are over; keeps the best."""
+        begin, size = time.process_time(), self.settings.batch_size
+        params, state, waited = self.params, self.step.optimizer.init(self.params), 0
+        while waited <= self.settings.patience:
+            self.key, order_key, noise_key = jr.split(self.key, 3)
+            x = jnp.asarray(flat(self.images, noise_key))[jr.permutation(order_key, len(self.images))]
+            for i in range(0, len(x) - size + 1, size):
+                params, state = self.step(params, state, x[i : i + size])
+            self.curve.append(measure(lambda x, params=params: self.step.log_prob(params, jnp.asarray(x))))
+            waited += 1
+            if self.curve[-1] < self.best:
+                self.best, self.params, waited = self.curve[-1], params, 0
+            if time.process_time() - begin > seconds:
+                break
+
+    def log_prob(self, x: np.ndarray) -> jax.Array:
+        """The log-likelihoods of images."""
+        return self.step.log_prob(self.params, jnp.asarray(x))
 
 
 def flat(images: data.Dataset, key: jax.Array) -> np.ndarray:
@@ -553,10 +603,11 @@ def training(found: Found) -> str:
     """What a step costs, in CPU seconds, and how the baselines were chosen."""
     each = {row: found[row]["cpu_seconds"] / found[row]["steps"] for row in SCORES}
     body = [[ROWS[row], f"{each[row]:.2f}", f"{each[row] / each['dsm']:.2f}"] for row in SCORES]
-    chosen, epochs = found["mixture"]["chosen"], found["flow"]["epochs"]
+    (count, covariance, floor), (layers, width, decay) = found["mixture"]["chosen"], found["flow"]["chosen"]
     words = (
-        f"The mixture has {chosen['components']} components and the floor {chosen['floor']:g}; the flow stopped after "
-        f"{epochs} epochs.\n"
+        f"The mixture has {count} {'component' if count == 1 else 'components'} with {covariance} covariance and "
+        f"{floor:g} added to the variances; the flow has {layers} layers of width {width} and the weight decay "
+        f"{decay:g}, and stopped after {found['flow']['epochs']} epochs.\n"
     )
     return markdown(["training", "CPU seconds a step", "over DSM"], body) + "\n" + words
 

@@ -40,8 +40,8 @@ def test_tables(mnist: ModuleType) -> None:
         if row in mnist.SCORES:
             rows[row]["points"]["bound"] = (nll + 0.5).tolist()
             rows[row] |= {"steps": 60, "exploded": 0.0, "residual": [0.1, 0.01]}
-    rows["mixture"]["chosen"] = {"components": 3, "floor": 1e-5}
-    rows["flow"]["epochs"] = 7
+    rows["mixture"]["chosen"] = [3, "diag", 0.1]
+    rows["flow"] |= {"chosen": [5, 512, 0.0], "epochs": 7}
     # t_{0.975, 2} = 4.303 times the standard error 0.1 / sqrt(3).
     assert "| U-Net, DSM | 3.0000 ± 0.2484 | 3.000 | 0.0 % | 3.5000 ± 0.2484 | 0.1 ± 0.01 | 60 | 3.0 |" in mnist.table(
         rows
@@ -49,7 +49,8 @@ def test_tables(mnist: ModuleType) -> None:
     assert "| U-Net, then DSM + FP less U-Net, DSM | +1.0000 ± 0.0000 | +1.0000 ± 0.0000 |" in mnist.differences(rows)
     assert "| U-Net, then DSM + FP less Gaussian mixture | +3.0000 ± 0.0000 |  |" in mnist.differences(rows)
     assert "| U-Net, then DSM + FP | 4.00 | 1.33 |" in mnist.training(rows)
-    assert "3 components and the floor 1e-05; the flow stopped after 7 epochs" in mnist.training(rows)
+    assert "3 components with diag covariance and 0.1 added" in mnist.training(rows)
+    assert "5 layers of width 512 and the weight decay 0, and stopped after 7 epochs" in mnist.training(rows)
     # A trajectory that failed has no value.
     rows["fp"]["points"]["nll"][1] = float("nan")
     assert "| U-Net, then DSM + FP | 4.0000 ± 1.2706 |" in mnist.table(rows)

@@ -342,7 +342,7 @@ def test_bfloat16_is_near_float32() -> None:
         ((1, 8, 9), {}, r"shape = \(1, 8, 9\); a U-Net takes square images .* Pad or crop"),
         ((8, 8), {}, r"shape = \(8, 8\); a U-Net takes square images"),
         ((1, 10, 10), {}, r"size 10 is halved 2 times, so 4 must divide it. Give fewer multipliers, or pad .* to 12"),
-        ((1, 8, 8), {"multipliers": ()}, r"multipliers = \(\)"),
+        ((1, 8, 8), {"multipliers": ()}, r"multipliers = \(\); give one for each resolution"),
         ((1, 8, 8), {"multipliers": (1, 0)}, r"multipliers = \(1, 0\) .* each is at least one"),
         ((1, 8, 8), {"channels": 0}, "channels = 0"),
         ((1, 8, 8), {"blocks": 0}, "blocks = 0"),
@@ -368,9 +368,11 @@ def test_bad_calls() -> None:
             network(0.3, jnp.ones((2, 1, 8, 8)))
         with pytest.raises(ValueError, match=r"args is given to a network without classes"):
             network(0.3, x, args=1)
-        with pytest.raises(ValueError, match=r"args = 4; the labels are 0 … 2"):
+        with pytest.raises(ValueError, match=r"args = 4; the labels are 0 … 2, and 3 where it is unknown"):
             with_labels(0.3, x, args=4)
-        with pytest.raises(TypeError, match=r"args has shape \(2,\) .* a label is one integer in 0 … 2"):
+        with pytest.raises(
+            TypeError, match=r"args has shape \(2,\) .* a label is one integer, and the labels are 0 … 2"
+        ):
             with_labels(0.3, x, args=jnp.array([0, 1]))
         with pytest.raises(TypeError, match=r"dtype float32; a label is one integer"):
             with_labels(0.3, x, args=jnp.array(1.0))

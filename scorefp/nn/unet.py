@@ -170,14 +170,14 @@ class UNet(AbstractModule):
             require(args is None, "args is given to a network without classes; make it with UNet(…, classes=n).")
             return self.activation(e)
         classes = len(self.labels) - 1
-        label = jnp.asarray(classes if args is None else args)
+        label, known = jnp.asarray(classes if args is None else args), f"the labels are 0 … {classes - 1}"
         if label.shape != () or not jnp.issubdtype(label.dtype, jnp.integer):
             raise TypeError(
-                f"args has shape {label.shape} and dtype {label.dtype}; a label is one integer in 0 … {classes - 1}. "
+                f"args has shape {label.shape} and dtype {label.dtype}; a label is one integer, and {known}. "
                 "Batch over labels with jax.vmap."
             )
         if is_concrete(label):
-            require(0 <= int(label) <= classes, f"args = {int(label)}; the labels are 0 … {classes - 1}.")
+            require(0 <= int(label) <= classes, f"args = {int(label)}; {known}, and {classes} where it is unknown.")
         # One out of range that is known only at run time gives NaN, which the trainer reports; clamped it would be
         # another class.
         row = self.labels.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
@@ -235,9 +235,10 @@ def _resolutions(shape: tuple[int, ...], multipliers: Sequence[int]) -> list[int
         len(shape) == 3 and shape[1] == shape[2] and min(shape) >= 1,
         f"shape = {shape}; a U-Net takes square images (c, n, n). Pad or crop others, and give grey ones one channel.",
     )
+    require(len(multipliers) >= 1, "multipliers = (); give one for each resolution, such as (1, 2, 2).")
     size, factor = shape[1], 2 ** (len(multipliers) - 1)
     require(
-        len(multipliers) >= 1 and size % factor == 0,
+        size % factor == 0,
         f"shape = {shape} with multipliers = {tuple(multipliers)}; the size {size} is halved "
         f"{len(multipliers) - 1} times, so {factor} must divide it. Give fewer multipliers, or pad the images to "
         f"{-(-size // factor) * factor}.",
