@@ -128,10 +128,7 @@ class AbstractRows(AbstractSource):
         return values, args
 
     def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Feed:
-        require(
-            1 <= batch_size <= len(self),
-            f"batch_size = {batch_size}; the data have {len(self)} samples. Choose a batch between 1 and that.",
-        )
+        check_batch(batch_size, len(self))
         require(self.threads >= 0, f"threads = {self.threads}; give zero to read without threads, or more.")
         require(0 <= seed < 2**32, f"seed = {seed}; a seed is a number of 32 bits.")
         return _RowFeed(self, batch_size, seed, part_of(batch_size, share))
@@ -220,6 +217,14 @@ class _RowFeed:
             "would be others. Give the data, the batch size and the seed of the saved run.",
         )
         self._batches.set_state(state["grain"])
+
+
+def check_batch(batch_size: int, count: int) -> None:
+    """Refuses a batch that is empty or larger than the data."""
+    require(
+        1 <= batch_size <= count,
+        f"batch_size = {batch_size}; the data have {count} samples. Choose a batch between 1 and that.",
+    )
 
 
 def part_of(batch_size: int, share: tuple[int, int]) -> slice:

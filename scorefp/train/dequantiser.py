@@ -14,13 +14,14 @@ from .._checks import require
 from .._module import AbstractModule
 from .._types import Key, Scalar
 from ..data import Dataset
+from ..data.source import check_batch
 from ..likelihood import Truncation, VariationalDequantiser, likelihood_bound
 from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
 from .console import Console
 from .loop import Records, TrainState, descended, repeated, started
 from .parts import check_counts, in_parts
-from .reader import ResidentReader, check_batch
+from .reader import ResidentReader
 
 
 class DequantiserRun(AbstractModule):

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from .._checks import require
 from .._types import Key
 from ..data import AbstractSource, Dataset
+from ..data.source import check_batch
 from .devices import everywhere, in_shares, share
 from .supply import AbstractSupply, Resident, Stacked
 
@@ -32,14 +33,6 @@ def reader_of(
         return StackReader(data, batch_size, size, mesh, seed=int(jr.bits(key, dtype=jnp.uint32)))
     check_batch(batch_size, len(data))
     return ResidentReader(data, size, mesh)
-
-
-def check_batch(batch_size: int, count: int) -> None:
-    """Refuses a batch that is empty or larger than the data."""
-    require(
-        1 <= batch_size <= count,
-        f"batch_size = {batch_size}; the data have {count} samples. Choose a batch between 1 and that.",
-    )
 
 
 class AbstractReader(ABC):
