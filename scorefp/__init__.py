@@ -6,6 +6,7 @@ The mathematics takes one time and one sample, `(t, x)`, of any event shape; bat
 
 from . import (
     calculus as calculus,
+    dataset as dataset,
     densities as densities,
     diagnostics as diagnostics,
     flow as flow,
@@ -19,6 +20,7 @@ from . import (
     score as score,
     sde as sde,
     time as time,
+    transport as transport,
 )
 from ._runtime import warn_of_wrong_sums as _warn_of_wrong_sums
 from .calculus import (
@@ -34,12 +36,18 @@ from .calculus import (
     squared_curl as squared_curl,
     time_derivative as time_derivative,
 )
+from .dataset import (
+    Dataset as Dataset,
+    Quantisation as Quantisation,
+    UniformDequantiser as UniformDequantiser,
+    bits_per_dim as bits_per_dim,
+)
 from .densities import GaussianMixture as GaussianMixture
 from .diagnostics import (
     Audit as Audit,
     audit as audit,
+    evaluate as evaluate,
     ode_sde_gap as ode_sde_gap,
-    wasserstein2 as wasserstein2,
 )
 from .flow import Integrator as Integrator
 from .fokker_planck import (
@@ -74,12 +82,9 @@ from .likelihood import (
     KLDecomposition as KLDecomposition,
     LikelihoodBound as LikelihoodBound,
     MonteCarlo as MonteCarlo,
-    Quantisation as Quantisation,
     Truncation as Truncation,
-    UniformDequantiser as UniformDequantiser,
     VariationalDequantiser as VariationalDequantiser,
     batch_log_likelihood as batch_log_likelihood,
-    bits_per_dim as bits_per_dim,
     entropy as entropy,
     evaluate_bound as evaluate_bound,
     flow_likelihood as flow_likelihood,
@@ -168,5 +173,6 @@ from .time import (
     UniformLogSNR as UniformLogSNR,
     UniformTime as UniformTime,
 )
+from .transport import wasserstein2 as wasserstein2
 
 _warn_of_wrong_sums()

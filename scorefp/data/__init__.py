@@ -1,13 +1,19 @@
-"""Data sets that carry their levels and range: in memory, or read while a model trains."""
+"""Where data sets come from: files, folders, tables and iterables, in memory or read while a model trains."""
 
-from .arrays import Arrays as Arrays
-from .batches import Batches as Batches
-from .dataset import Dataset as Dataset
+from ..dataset import (
+    AbstractDequantiser as AbstractDequantiser,
+    Dataset as Dataset,
+    Interval as Interval,
+    Quantisation as Quantisation,
+    UniformDequantiser as UniformDequantiser,
+    bits_per_dim as bits_per_dim,
+)
 from .digits import digits as digits
 from .files import read_arrays as read_arrays
 from .folder import ImageFolder as ImageFolder
 from .hugging_face import HuggingFace as HuggingFace
+from .loader import Loader as Loader
 from .mnist import mnist as mnist
-from .source import AbstractRows as AbstractRows, AbstractSource as AbstractSource, Feed as Feed
+from .on_host import OnHost as OnHost
+from .source import AbstractRows as AbstractRows, AbstractSource as AbstractSource, Batches as Batches
 from .split import Part as Part, split as split
-from .values import Interval as Interval

@@ -9,9 +9,8 @@ from typing import TypeVar
 import numpy as np
 
 from .._checks import require
-from ..likelihood import Quantisation
-from .arrays import Arrays
-from .values import Interval
+from ..dataset import Interval, Quantisation
+from .on_host import OnHost
 
 _T = TypeVar("_T")
 
@@ -23,7 +22,7 @@ def read_arrays(
     quantisation: Quantisation | None = None,
     interval: Interval | None = None,
     args: str | tuple[str, ...] | None = None,
-) -> Arrays:
+) -> OnHost:
     """The samples in a file of numpy: a `.npy` file, or one of the arrays in a `.npz` file.
 
     A `.npy` file is mapped and may be larger than the memory. Arrays in a `.npz` file are read into memory. Files that
@@ -41,7 +40,7 @@ def read_arrays(
         FileNotFoundError: if there is no such file.
         TypeError: if levels come without a quantisation, or floats with one.
         ValueError: if the file is damaged, is of another kind or holds objects, there is no array of that name, or
-            the values are refused by `Arrays`.
+            the values are refused by `Dataset`.
 
     Example:
         >>> import pathlib, tempfile, numpy as np, scorefp as sfp
@@ -51,7 +50,7 @@ def read_arrays(
         ...     np.savez(path, x_train=np.zeros((6, 28, 28), np.uint8), y_train=np.arange(6))
         ...     bytes_on = sfp.Quantisation(256, -1.0, 1.0)
         ...     source = data.read_arrays(path, "x_train", args="y_train", quantisation=bytes_on)
-        >>> source.shape, len(source), source.args
+        >>> source.shape, len(source), source.dataset.args
         ((28, 28), 6, array([0, 1, 2, 3, 4, 5]))
     """
     conditioning = (args,) if isinstance(args, str) else args or ()
@@ -61,10 +60,10 @@ def read_arrays(
         require(
             name is None and not conditioning,
             f"{path} holds one array without a name; name = {name!r} and args = {args!r} choose from a .npz file. "
-            "Leave them out; conditioning from another file goes to Arrays(values, args=…).",
+            "Leave them out; conditioning from another file goes to OnHost(Dataset(values, args=…)).",
         )
         values = _readable(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
-        return Arrays(values, quantisation, interval=interval)
+        return OnHost(Dataset(values, quantisation, interval=interval))
     # Opened here, as numpy leaves a damaged file open.
     with Path(path).open("rb") as opened, _readable(path, lambda: np.load(opened, allow_pickle=False)) as file:
         if name is None:
@@ -74,9 +73,8 @@ def read_arrays(
         missing = [key for key in (name, *conditioning) if key not in file.files]
         require(not missing, f"{path} has no arrays {missing}; it holds {file.files}.")
         values, *fields = (_readable(path, lambda key=key: file[key]) for key in (name, *conditioning))
-    if isinstance(args, str):
-        return Arrays(values, quantisation, fields[0], interval)
-    return Arrays(values, quantisation, dict(zip(args, fields, strict=True)) if args else None, interval)
+    found = fields[0] if isinstance(args, str) else dict(zip(conditioning, fields, strict=True)) or None
+    return OnHost(Dataset(values, quantisation, found, interval))
 
 
 def _readable(path: str | Path, load: Callable[[], _T]) -> _T:

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from .._checks import require
-from ..likelihood import Quantisation
+from ..dataset import Interval, Quantisation
 from .pictures import BYTES, Layout, agree, needs_pillow
 from .source import AbstractRows, Batch
-from .values import Interval
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,7 +55,7 @@ class ImageFolder(AbstractRows):
         ...         (pathlib.Path(folder) / name).mkdir()
         ...         Image.new("L", (6, 4)).save(pathlib.Path(folder) / name / "1.png")
         ...     source = data.ImageFolder(folder, labels=True)
-        ...     values, classes = next(source.feed(2, seed=0))
+        ...     values, classes = next(source.batches(2, seed=0))
         >>> source.files, source.classes, values.shape
         (('cat/1.png', 'dog/1.png'), ('cat', 'dog'), (2, 1, 4, 6))
     """

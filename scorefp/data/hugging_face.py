@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from .._checks import require
-from ..likelihood import Quantisation
+from ..dataset import Interval, Quantisation
 from .pictures import BYTES, Layout, agree
 from .source import AbstractRows, Batch
-from .values import Interval
 
 
 @runtime_checkable
@@ -130,7 +129,7 @@ def _table(dataset: Any, columns: list[str]) -> Table:
     if not isinstance(dataset, Table):
         raise TypeError(
             f"dataset is a {type(dataset).__name__}, whose rows have no index or no columns; give a datasets.Dataset. "
-            "Of a stream, give batches: Batches(…)."
+            "Of a stream, give batches: Loader(…)."
         )
     missing = [name for name in columns if name not in dataset.column_names]
     require(not missing, f"the table has no columns {missing}; it has {list(dataset.column_names)}.")

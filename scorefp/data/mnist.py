@@ -6,8 +6,7 @@ from typing import Any, Literal, cast
 import jax.numpy as jnp
 import numpy as np
 
-from ..likelihood import Quantisation
-from .dataset import Dataset
+from ..dataset import Dataset, Quantisation
 
 
 def mnist(split: Literal["train", "test"], *, labels: bool = False) -> Dataset:

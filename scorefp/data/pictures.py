@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from .._checks import require
-from ..likelihood import Quantisation
+from ..dataset import Quantisation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +51,7 @@ class Layout:
         if image.mode not in (*_GREY, *_COLOUR):
             raise ValueError(
                 f"{name} has the mode {image.mode} of Pillow; pictures have 8 bits a channel here. Convert it first, "
-                "or read arrays by read_arrays or Arrays."
+                "or read arrays by read_arrays."
             )
         if self.channels is None and image.has_transparency_data:
             raise ValueError(

@@ -13,9 +13,9 @@ from jaxtyping import Int, Shaped
 
 from .._checks import require
 from .._module import AbstractModule
-from ..likelihood import Quantisation
-from .dataset import Dataset, mean_square
-from .values import BLOCK, Interval, check_args, check_kind, check_values
+from ..dataset import Dataset, Interval, Quantisation
+from ..dataset.dataset import mean_square
+from ..dataset.values import BLOCK, check_args, check_kind, check_values
 
 Batch: TypeAlias = tuple[Shaped[np.ndarray, "..."], Any]
 """Samples on the host of shape `(batch, *event)`, floats or integer levels, and their conditioning: a pytree of arrays
@@ -23,7 +23,7 @@ with as many rows."""
 
 
 @runtime_checkable
-class Feed(Protocol):
+class Batches(Protocol):
     """An endless iterator of batches whose place can be saved."""
 
     def __iter__(self) -> Iterator[Batch]: ...
@@ -38,7 +38,7 @@ class Feed(Protocol):
         """Goes to a place: the batches that follow are, to the bit, those that followed it before.
 
         Raises:
-            ValueError: if the place is not one of this feed: other data, another batch size or another seed.
+            ValueError: if the place is not one of these batches: other data, another batch size or another seed.
         """
         ...
 
@@ -63,7 +63,7 @@ class AbstractSource(AbstractModule):
         interval: eqx.AbstractVar[Interval | None]
 
     @abstractmethod
-    def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Feed:
+    def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:
         """The batches in training order, without end.
 
         Args:
@@ -127,11 +127,11 @@ class AbstractRows(AbstractSource):
         check_args(args, len(index))
         return values, args
 
-    def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Feed:
+    def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:
         check_batch(batch_size, len(self))
         require(self.threads >= 0, f"threads = {self.threads}; give zero to read without threads, or more.")
         require(0 <= seed < 2**32, f"seed = {seed}; a seed is a number of 32 bits.")
-        return _RowFeed(self, batch_size, seed, part_of(batch_size, share))
+        return _RowBatches(self, batch_size, seed, part_of(batch_size, share))
 
     @property
     def std(self) -> float:
@@ -182,7 +182,7 @@ class _Order:
 
 
 @final
-class _RowFeed:
+class _RowBatches:
     """The batches of rows, read by grain."""
 
     def __init__(self, rows: AbstractRows, batch_size: int, seed: int, part: slice) -> None:
@@ -213,7 +213,7 @@ class _RowFeed:
         facts = {name: value for name, value in state.items() if name != "grain"}
         require(
             facts == self._facts and "grain" in state,
-            f"the saved place is one of a feed with {facts}, this feed has {self._facts}; the batches that follow "
+            f"the saved place is one of batches with {facts}, these have {self._facts}; the batches that follow "
             "would be others. Give the data, the batch size and the seed of the saved run.",
         )
         self._batches.set_state(state["grain"])

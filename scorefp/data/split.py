@@ -2,15 +2,12 @@
 
 from typing import overload
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
 from .._checks import require
-from ..likelihood import Quantisation
-from .dataset import Dataset
+from ..dataset import Dataset, Interval, Quantisation
 from .source import AbstractRows, Batch
-from .values import Interval
 
 
 class Part(AbstractRows):
@@ -95,10 +92,5 @@ def split(data: Dataset | AbstractRows, share: float, *, seed: int) -> tuple[Dat
     order = np.random.RandomState(seed).permutation(len(data))
     rest, part = np.sort(order[count:]), np.sort(order[:count])
     if isinstance(data, Dataset):
-        return _rows(data, rest), _rows(data, part)
+        return data.rows(rest), data.rows(part)
     return Part(data, rest), Part(data, part)
-
-
-def _rows(data: Dataset, index: Int[np.ndarray, " part"]) -> Dataset:
-    values, args = jax.tree.map(lambda a: a[index], (data.values, data.args))
-    return Dataset(values, data.quantisation, args, data.interval)

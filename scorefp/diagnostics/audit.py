@@ -1,28 +1,32 @@
 """The audit of a score: a sequence of measures, in one table, one figure and one JSON."""
 
+import importlib.metadata
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Shaped
+import numpy as np
+from jaxtyping import ArrayLike, Float
 
-from .._checks import finite, floating, require, same_shape
+from .._checks import same_shape
+from .._describe import JSON, settings
 from .._module import AbstractModule
 from .._types import Key
-from ..likelihood import Quantisation
+from ..calculus import AbstractTrace
+from ..dataset import AbstractDequantiser, Dataset, as_dataset
+from ..flow import Integrator
 from ..score import AbstractScore
-from ..sde import AbstractLinearSDE
+from ..sde import AbstractLinearSDE, AbstractSDE
 from .bound import Bound
-from .configuration import Json, configuration, fields, plain
 from .consistency import ConsistencyCurves
 from .curves import CurlCurve, MatchingCurve, ResidualCurve
 from .gap import Gap
 from .likelihood import Likelihood
-from .measure import AbstractMeasure, CleanSamples, Section
+from .measure import AbstractMeasure, Curve, Estimate, Section
 from .table import table
 
 if TYPE_CHECKING:
@@ -38,30 +42,6 @@ DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (
     ConsistencyCurves(),
 )
 """What an audit measures where it is not told."""
-
-
-@runtime_checkable
-class AuditData(Protocol):
-    """A data set that an audit takes whole, with its levels and range: `scorefp.data.Dataset` is one."""
-
-    @property
-    def values(self) -> Shaped[Array, "n *event"]:
-        """The samples: floats, or integer levels."""
-        ...
-
-    @property
-    def quantisation(self) -> Quantisation | None:
-        """The levels and their range; `None` for floats."""
-        ...
-
-    @property
-    def args(self) -> Any:
-        """Conditioning of each sample for the model."""
-        ...
-
-    def dequantised(self, key: Key) -> Float[Array, "n *event"]:
-        """All samples as floats."""
-        ...
 
 
 class Audit(AbstractModule):
@@ -84,7 +64,7 @@ class Audit(AbstractModule):
 
     sections: dict[str, Section]
     notes: tuple[str, ...]
-    configuration: dict[str, Json]
+    configuration: dict[str, JSON]
 
     def __getitem__(self, title: str) -> Section:
         """The section of that title.
@@ -116,14 +96,14 @@ class Audit(AbstractModule):
 
         return written_to(curves_figure({"": list(self.sections.values())}), path)
 
-    def to_dict(self) -> dict[str, Json]:
+    def to_dict(self) -> dict[str, JSON]:
         """All numbers, curves, notes and settings as plain values; what is not finite is `None`."""
         return {
             "configuration": self.configuration,
             "sections": {
                 title: {
-                    "numbers": {name: fields(number) for name, number in section.numbers.items()},
-                    "curves": {name: fields(curve) for name, curve in section.curves.items()},
+                    "numbers": {name: _fields(number) for name, number in section.numbers.items()},
+                    "curves": {name: _fields(curve) for name, curve in section.curves.items()},
                     "notes": list(section.notes),
                 }
                 for title, section in self.sections.items()
@@ -143,12 +123,10 @@ class Audit(AbstractModule):
 
 def audit(
     score: AbstractScore,
-    x: ArrayLike | AuditData,
+    data: Dataset | Float[ArrayLike, "n *event"],
     *,
     key: Key,
     measures: Sequence[AbstractMeasure] | None = None,
-    quantisation: Quantisation | None = None,
-    args: Any = None,
 ) -> Audit:
     r"""A full account of how far a score is from being the score of its diffusion.
 
@@ -163,23 +141,20 @@ def audit(
 
     Args:
         score: Any score.
-        x: Clean samples as floats, stacked along the leading axis; or a data set such as `scorefp.data.Dataset`, which
-            is dequantised once and brings its quantisation and conditioning.
+        data: A data set, with its quantisation and conditioning; or clean samples as floats, stacked along the leading
+            axis. Levels are dequantised once for all measures, by uniform noise, but for those that draw their own.
         key: A random key.
         measures: What to measure, in this order. `None` is `DEFAULT_MEASURES`, of which a score on an SDE without a
             Gaussian kernel gets those that need none.
-        quantisation: The levels and the range that samples given as floats were dequantised from; it turns
-            likelihoods into bits per dimension.
-        args: Conditioning of each sample for the model, a pytree of arrays with the same leading axis.
 
     Returns:
         The audit: `print` it, `.plot(path)` it, write it `.to_json(path)`, or look up
         `report["residual"].numbers["r_FP"].value`.
 
     Raises:
-        TypeError: if `x` is not floating, or a measure given by name needs a Gaussian kernel that the SDE has not.
-        ValueError: if there are fewer than two samples, one is not finite, their shape is not that of the score, or
-            quantisation or conditioning come twice.
+        TypeError: if the data are integers without a quantisation, or a measure given by name needs a Gaussian kernel
+            that the SDE has not.
+        ValueError: if there are fewer than two samples, one is not finite, or their shape is not that of the score.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -190,44 +165,128 @@ def audit(
         >>> report["likelihood"].numbers["exploded"].value
         0.0
     """
+    if measures is not None:
+        return _audit(score, data, measures, (), key)
+    return _audit(score, data, *_suited(DEFAULT_MEASURES, score.sde), key)
+
+
+def evaluate(
+    score: AbstractScore,
+    data: Dataset | Float[ArrayLike, "n *event"],
+    *,
+    key: Key,
+    dequantiser: AbstractDequantiser | None = None,
+    repeats: int = 1,
+    trace: AbstractTrace | None = None,
+    integrator: Integrator = Integrator(throw=False),
+    draws: int = 64,
+    batch_size: int = 64,
+) -> Audit:
+    r"""The negative log-likelihood of the probability-flow ODE [K1] and the bound of the reverse SDE [K3], [K4] on a
+    data set, as a paper reports them: the audit of `Likelihood` and `Bound` with common settings.
+
+    Bits per dimension where the data have a quantisation [K7], nats a sample where they have none. With a dequantiser
+    both numbers have its term $E[\log q(u \mid k)]$ added (Song 2021, Eq. 13), so that they bound the code length of
+    the levels. The bound is left out where the SDE has no Gaussian kernel.
+
+    Args:
+        score: Any score.
+        data: A data set, with its quantisation and conditioning; or clean samples as floats, stacked along the leading
+            axis.
+        key: A random key.
+        dequantiser: How levels become floats; uniform noise for `None`.
+        repeats: How often each sample is taken, each time with its own noise, probe and times.
+        trace: `Exact()` or `Hutchinson(samples, law)`. `None` is `Exact()` for samples of up to 16 elements and
+            `Hutchinson()` for larger ones.
+        integrator: How the ODE is solved. With `throw=True` a failed trajectory raises.
+        draws: Times a sample for the bound.
+        batch_size: How many samples are taken at once, each with all its draws.
+
+    Returns:
+        An audit with the sections `"likelihood"` and `"bound"`. The values of each sample are in their `points`: two
+        scores are compared by the differences of theirs.
+
+    Raises:
+        TypeError: if the data are integers without a quantisation.
+        ValueError: if there are fewer than two samples, one is not finite or has another shape than the score, a
+            dequantiser comes with floats or has another quantisation than the data, or a count is too small.
+        RuntimeError: if a solve fails and the integrator has `throw=True`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> levels = jax.random.randint(jax.random.key(0), (200, 2), 0, 4)
+        >>> data = sfp.Dataset(levels, sfp.Quantisation(4, -2.0, 2.0))
+        >>> found = sfp.evaluate(sfp.Score(lambda t, x: -x, sfp.VP()), data, key=jax.random.key(1))
+        >>> nll = found["likelihood"].numbers["bits_per_dim"]
+        >>> # Samples uniform on [-2, 2] under a standard normal law:
+        >>> want = (jnp.log(2 * jnp.pi) / 2 + 2 / 3) / jnp.log(2.0)
+        >>> bool(abs(nll.value - want) < 2 * nll.error), found["bound"].points["bound"].shape
+        (True, (200,))
+    """
+    nll = Likelihood(trace, integrator, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
+    bound = Bound(draws=draws, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
+    return _audit(score, data, *_suited((nll, bound), score.sde), key)
+
+
+def _suited(measures: Sequence[AbstractMeasure], sde: AbstractSDE) -> tuple[Sequence[AbstractMeasure], tuple[str, ...]]:
+    """The measures that an SDE has a kernel for, and a note on the others."""
+    if isinstance(sde, AbstractLinearSDE):
+        return measures, ()
+    left_out = ", ".join(type(measure).__name__ for measure in measures if measure.needs_kernel)
+    note = f"Left out: {left_out}; they need a Gaussian kernel, which {type(sde).__name__} has not."
+    return [measure for measure in measures if not measure.needs_kernel], (note,)
+
+
+def _audit(
+    score: AbstractScore,
+    data: Dataset | ArrayLike,
+    measures: Sequence[AbstractMeasure],
+    notes: tuple[str, ...],
+    key: Key,
+) -> Audit:
     data_key, measure_key = jr.split(key)
-    samples = _clean(x, quantisation, args, data_key)
+    data = as_dataset(data)
     if score.shape is not None:
-        same_shape("a sample of x", samples.values.shape[1:], "the score's own", score.shape)
-    linear = isinstance(score.sde, AbstractLinearSDE)
-    chosen, notes = list(DEFAULT_MEASURES) if measures is None else list(measures), list[str]()
-    if measures is None and not linear:
-        left_out = [type(measure).__name__ for measure in chosen if measure.needs_kernel]
-        chosen = [measure for measure in chosen if not measure.needs_kernel]
-        notes.append(
-            f"Left out: {', '.join(left_out)}; they need a Gaussian kernel, which {type(score.sde).__name__} has not."
-        )
+        same_shape("a sample of data", data.shape, "the score's own", score.shape)
+    floats = data.dequantised(data_key)
     sections = dict[str, Section]()
-    for place, measure in enumerate(chosen):
-        section = measure(score, samples, key=jr.fold_in(measure_key, place))
+    for place, measure in enumerate(measures):
+        section = measure(score, data if measure.needs_levels else floats, key=jr.fold_in(measure_key, place))
         sections[_free(section.title, sections)] = section
-    settings = {
-        **configuration(score, samples.values, samples.quantisation, key),
-        "measures": [plain(measure) for measure in chosen],
+    configuration = {
+        "scorefp": _version(),
+        "jax": jax.__version__,
+        "score": settings(score),
+        "sde": settings(score.sde),
+        "samples": {
+            "count": len(data),
+            "shape": list(data.shape),
+            "dtype": str(floats.values.dtype),
+            "quantisation": settings(data.quantisation),
+        },
+        "key": settings(jr.key_data(key)),
+        "measures": [settings(measure) for measure in measures],
     }
-    return Audit(sections, tuple(notes), settings)
+    return Audit(sections, notes, configuration)
 
 
-def _clean(x: ArrayLike | AuditData, quantisation: Quantisation | None, args: Any, key: Key) -> CleanSamples:
-    if isinstance(x, AuditData):
-        for name, given in (("quantisation", quantisation), ("args", args)):
-            require(
-                given is None, f"{name} is given, but x is a {type(x).__name__}, which brings its own. Leave it out."
-            )
-        values, quantisation, args = x.dequantised(key), x.quantisation, x.args
-    else:
-        values = floating("x", x)
-    require(
-        values.ndim >= 1 and values.shape[0] >= 2,
-        f"x has shape {values.shape}; an audit needs at least two samples, stacked along the leading axis, for its "
-        "confidence intervals.",
-    )
-    return CleanSamples(finite("x", values), quantisation, jax.tree.map(jnp.asarray, args))
+def _fields(value: Estimate | Curve) -> dict[str, JSON]:
+    """The fields as JSON, arrays in full; what is not finite is `None`."""
+
+    def plain(item: Any) -> JSON:
+        if isinstance(item, np.ndarray):
+            return [plain(entry) for entry in item.tolist()]
+        return None if isinstance(item, float) and not math.isfinite(item) else item
+
+    return {name: plain(item) for name, item in vars(value).items()}
+
+
+def _version() -> str | None:
+    """The version of this package; `None` where it runs from its source without being installed."""
+    try:
+        return importlib.metadata.version("scorefp")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _free(title: str, taken: dict[str, Section]) -> str:

@@ -2,20 +2,17 @@
 
 from typing import ClassVar
 
-import equinox as eqx
 import jax.random as jr
-from jaxtyping import Array, Float, Int
 
-from .._batches import in_batches
 from .._checks import require
-from .._module import AbstractModule
-from .._types import Key
-from ..likelihood import evaluate_bound
-from ..score import AbstractScore, linear_sde
+from .._describe import described
+from .._types import Event, Key
+from ..dataset import AbstractDequantiser, Dataset
+from ..likelihood import LikelihoodBound, evaluate_bound
+from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .configuration import described
-from .likelihood import Unit
-from .measure import AbstractMeasure, CleanSamples, Section
+from .measure import AbstractMeasure, Section
+from .repeats import Unit, check_samples, in_repeats, told
 from .statistics import mean_of
 
 
@@ -35,16 +32,20 @@ class Bound(AbstractMeasure):
         draws: Times a sample. A draw evaluates the score four times.
         time: How they are drawn.
         batch_size: How many samples are taken at once, each with all its draws.
+        repeats: How often each sample is taken, with its own draws; its value is the mean. Levels are dequantised
+            anew each time.
+        dequantiser: How levels become floats; its term is part of the bound (Song 2021, Eq. 13). `None` is uniform
+            noise.
 
     Raises:
         TypeError: on a call, if the SDE has no Gaussian kernel.
-        ValueError: if `samples`, `draws` or `batch_size` is too small.
+        ValueError: if `samples`, `draws`, `batch_size` or `repeats` is too small; on a call, if a dequantiser is given
+            for floats, or has another quantisation than the data.
 
     Example:
         >>> import jax, scorefp as sfp
-        >>> from scorefp.diagnostics import Bound, CleanSamples
-        >>> x = CleanSamples(jax.random.normal(jax.random.key(0), (400, 2)))
-        >>> section = Bound()(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
+        >>> x = jax.random.normal(jax.random.key(0), (400, 2))
+        >>> section = sfp.diagnostics.Bound()(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> bound = section.numbers["bound"]
         >>> bool(abs(bound.value - 2.838) < 2 * bound.error)
         True
@@ -54,51 +55,43 @@ class Bound(AbstractMeasure):
     draws: int = 32
     time: AbstractTimeSampler = UniformLogSNR()
     batch_size: int = 64
+    repeats: int = 1
+    dequantiser: AbstractDequantiser | None = None
 
     needs_kernel: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        require(
-            self.samples is None or self.samples >= 2,
-            f"samples = {self.samples}; a confidence interval needs at least two samples.",
-        )
+        check_samples(self.samples, self.repeats, self.batch_size)
         require(self.draws >= 2, f"draws = {self.draws}; the standard error of a point needs at least two draws.")
-        require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one sample is taken at once.")
 
-    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
-        linear_sde(score)
+    @property
+    def needs_levels(self) -> bool:
+        return self.repeats > 1 or self.dequantiser is not None
+
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         sample_key, key = jr.split(key)
-        chosen, _ = x.drawn(self.samples, key=sample_key)
-        found = _bounds(score, chosen, self.draws, self.time, key, self.batch_size)
-        unit = Unit(x.size, x.quantisation)
+        chosen, _ = data.drawn(self.samples, key=sample_key)
+        found, log_noise = in_repeats(
+            self._at, score, chosen, self.dequantiser, self.repeats, key=key, batch_size=self.batch_size
+        )
+        unit = Unit(data.size, data.quantisation)
         name = unit.name
+        points = {
+            "bound": unit.negative(-found.value - log_noise).mean(axis=0),
+            "denoising": unit.part(found.denoising - found.kernel_entropy).mean(axis=0),
+            "point_error": unit.part(found.error).mean(axis=0),
+        }
         return Section(
             "bound",
             {
-                "bound": mean_of(unit.negative(-found.value), name, "bound of the SDE, mean"),
-                "denoising": mean_of(unit.part(found.denoising), name, "of it the denoising step"),
-                "point_error": mean_of(unit.part(found.error), name, "standard error of one sample, mean"),
+                "bound": mean_of(points["bound"], name, "bound of the SDE, mean"),
+                "denoising": mean_of(points["denoising"], name, "of it the denoising step"),
+                "point_error": mean_of(points["point_error"], name, "standard error of one sample, mean"),
             },
             {},
-            (f"{chosen.count} samples with {self.draws} draws of {described(self.time)} each.",),
+            (f"{told(len(chosen), self.repeats)} with {self.draws} draws of {described(self.time)} each.",),
+            points,
         )
 
-
-class _Bounds(AbstractModule):
-    """Of each sample, in nats: the bound, its standard error, and the share of the denoising step."""
-
-    value: Float[Array, "*n"]
-    error: Float[Array, "*n"]
-    denoising: Float[Array, "*n"]
-
-
-@eqx.filter_jit
-def _bounds(
-    score: AbstractScore, x: CleanSamples, draws: int, time: AbstractTimeSampler, key: Key, batch_size: int
-) -> _Bounds:
-    def one(row: Int[Array, ""]) -> _Bounds:
-        own = jr.fold_in(key, row)
-        found = evaluate_bound(x.bind(score, row), x.values[row], key=own, draws=draws, time=time)
-        return _Bounds(found.value, found.error, found.denoising - found.kernel_entropy)
-
-    return in_batches(one, x.count, batch_size)
+    def _at(self, score: AbstractScore, x: Event, key: Key) -> LikelihoodBound:
+        return evaluate_bound(score, x, key=key, draws=self.draws, time=self.time)

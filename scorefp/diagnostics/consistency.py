@@ -12,13 +12,14 @@ from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches
 from .._checks import require
+from .._describe import described
 from .._types import Event, Key
+from ..dataset import Dataset
 from ..martingale import mean_product
 from ..reverse import ReverseStep, ancestral_step
 from ..sampling import log_snr_grid
-from ..score import AbstractScore, linear_sde
-from .configuration import described
-from .measure import AbstractMeasure, CleanSamples, Section
+from ..score import AbstractScore, conditioned, linear_sde
+from .measure import AbstractMeasure, Section
 from .statistics import mean_of, root_mean_curve, root_mean_of
 
 
@@ -51,8 +52,8 @@ class ConsistencyCurves(AbstractMeasure):
 
     Example:
         >>> import jax, scorefp as sfp
-        >>> from scorefp.diagnostics import CleanSamples, ConsistencyCurves
-        >>> x = CleanSamples(jax.random.normal(jax.random.key(0), (50, 2)))
+        >>> from scorefp.diagnostics import ConsistencyCurves
+        >>> x = jax.random.normal(jax.random.key(0), (50, 2))
         >>> point = sfp.DenoiserScore(lambda t, x: 0 * x, sfp.VP(), None)  # a martingale, though not that of the data
         >>> section = ConsistencyCurves(steps=16, times=4)(point, x, key=jax.random.key(1))
         >>> section.numbers["consistency"].value
@@ -67,6 +68,7 @@ class ConsistencyCurves(AbstractMeasure):
     batch_size: int = 128
 
     needs_kernel: ClassVar[bool] = True
+    needs_levels: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         require(self.times >= 1, f"times = {self.times}; a curve has at least one time.")
@@ -79,17 +81,17 @@ class ConsistencyCurves(AbstractMeasure):
         require(self.paths >= 2, f"paths = {self.paths}; the square without bias is a product of two paths.")
         require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one sample is taken at once.")
 
-    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
-        linear_sde(score)
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         sample_key, key = jr.split(key)
-        chosen, _ = x.drawn(self.samples, key=sample_key)
+        chosen, _ = data.drawn(self.samples, key=sample_key)
         found = _products(self, score, chosen, key)
         times, products = np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)
-        start, end, size = products[0], products[:, -1], x.size
+        start, end, size = products[0], products[:, -1], data.size
+        loss = 0.5 * end.mean(axis=0)
         label = r"$(\frac{1}{D}E\,\Vert E[h'|x_t] - h\Vert^2)^{1/2}$"
         notes = [
-            f"{chosen.count} samples with {self.paths} paths each of {self.steps} steps of {described(self.step)} "
-            "from t1 to t0; what is left for the exact score is theirs."
+            f"{len(chosen)} samples with {self.paths} paths each of {self.steps} steps of {described(self.step)} "
+            "from t1 to t0; the exact score has the defect of these steps alone."
         ]
         broken = 1 - float(np.mean(np.isfinite(products[np.triu_indices(self.times)])))
         if broken > 0:
@@ -97,9 +99,9 @@ class ConsistencyCurves(AbstractMeasure):
         return Section(
             "consistency",
             {
-                "consistency": mean_of(0.5 * end.mean(axis=0), "length²", "consistency loss to t0, mean over the grid"),
+                "consistency": mean_of(loss, "length²", "consistency loss to t0, mean over the grid"),
                 "consistency_rms": root_mean_of(
-                    end.mean(axis=0) / size, "length", "defect to t0 of one entry, root mean square"
+                    2 * loss / size, "length", "defect to t0 of one entry, root mean square"
                 ),
             },
             {
@@ -109,24 +111,25 @@ class ConsistencyCurves(AbstractMeasure):
                 "to_t0": root_mean_curve(times[-2::-1], end[::-1] / size, "length", f"{label}, $t' = t_0$"),
             },
             tuple(notes),
+            {"consistency": loss, "consistency_rms": 2 * loss / size},
         )
 
 
 @eqx.filter_jit
 def _products(
-    measure: ConsistencyCurves, score: AbstractScore, x: CleanSamples, key: Key
+    measure: ConsistencyCurves, score: AbstractScore, data: Dataset, key: Key
 ) -> tuple[Float[Array, " ends"], Float[Array, "times times n"]]:
     """The descending times of the grid; and of each sample the squared defect, without bias, from the start of each of
     the cells between them to the end of each.
     """
     sde, cells, each = linear_sde(score), measure.times, measure.steps // measure.times
-    grid = log_snr_grid(sde, measure.steps).astype(x.values.dtype)
+    grid = log_snr_grid(sde, measure.steps).astype(data.values.dtype)
     noise_key, path_key = jr.split(key)
 
     def from_start(start: Int[Array, ""]) -> Float[Array, "n times"]:
         def one(row: Int[Array, ""]) -> Float[Array, " times"]:
-            bound, clean, t = x.bind(score, row), x.values[row], grid[start * each]
-            place = start * x.count + row
+            bound, clean, t = conditioned(score, data.args, row), data.values[row], grid[start * each]
+            place = start * len(data) + row
             noise = jr.normal(jr.fold_in(noise_key, place), clean.shape, clean.dtype)
             diffused = sde.alpha(t) * clean + sde.sigma(t) * noise
             told = bound.denoise(t, diffused)
@@ -152,7 +155,7 @@ def _products(
             states = jnp.broadcast_to(diffused, (measure.paths, *diffused.shape))
             return jax.lax.fori_loop(start, cells, through_cell, (states, jnp.zeros((cells,), clean.dtype)))[1]
 
-        return in_batches(one, x.count, measure.batch_size)
+        return in_batches(one, len(data), measure.batch_size)
 
     products = jax.lax.map(from_start, jnp.arange(cells))
     return grid[::each], jnp.swapaxes(products, 1, 2)

@@ -6,13 +6,14 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .._describe import described
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, curl, squared_curl
+from ..dataset import Dataset
 from ..fokker_planck import Form, ResidualMethod, resolve
 from ..score import AbstractScore, linear_sde
-from .configuration import described
 from .ensemble import Ensemble
-from .measure import AbstractMeasure, CleanSamples, Section, default_trace
+from .measure import AbstractMeasure, Section, default_trace
 from .statistics import mean_curve, mean_of, root_mean_curve, root_mean_of
 
 
@@ -49,9 +50,9 @@ class ResidualCurve(AbstractMeasure):
 
     Example:
         >>> import jax, scorefp as sfp
-        >>> from scorefp.diagnostics import CleanSamples, ResidualCurve
+        >>> from scorefp.diagnostics import ResidualCurve
         >>> stationary = sfp.Score(lambda t, x: -x, sfp.VP())
-        >>> x = CleanSamples(jax.random.normal(jax.random.key(0), (100, 2)))
+        >>> x = jax.random.normal(jax.random.key(0), (100, 2))
         >>> section = ResidualCurve()(stationary, x, key=jax.random.key(1))
         >>> bool(section.numbers["r_FP_scale_free"].value < 1e-5)
         True
@@ -62,37 +63,40 @@ class ResidualCurve(AbstractMeasure):
     ensemble: Ensemble = Ensemble()
 
     needs_kernel: ClassVar[bool] = True
+    needs_levels: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         if self.method is not None:
             resolve(self.method, self.form)
 
-    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
-        t, values = self.ensemble.evaluate(self._at, score, x, key=key)
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, data, key=key)
         plain, free = values["square"], values["scale_free_square"]
-        unit, size = "1/(length·time)", x.size
+        unit, size = "1/(length·time)", data.size
         method = self._method(size)
         random = resolve(method, self.form)[0].random
         if random:
-            number = root_mean_of(
-                plain.mean(axis=0), unit, "r_FP, (1/D) root of mean square over the grid", scale=1 / size
-            )
+            points = plain.mean(axis=0)
+            number = root_mean_of(points, unit, "r_FP, (1/D) root of mean square over the grid", scale=1 / size)
             label = r"$r_\mathrm{FP} = \frac{1}{D}(E\,\Vert\varepsilon\Vert^2)^{1/2}$"
             curve = root_mean_curve(t, plain, unit, label, scale=1 / size)
         else:
             norms = np.sqrt(plain) / size
-            number = mean_of(norms.mean(axis=0), unit, "r_FP, mean over the grid")
+            points = norms.mean(axis=0)
+            number = mean_of(points, unit, "r_FP, mean over the grid")
             curve = mean_curve(t, norms, unit, r"$r_\mathrm{FP} = \frac{1}{D}E\,\Vert\varepsilon\Vert$")
-        scale_free = root_mean_of(free.mean(axis=0) / size, "1", "r_FP scale-free, root mean square over the grid")
+        free = free / size
+        scale_free = root_mean_of(free.mean(axis=0), "1", "r_FP scale-free, root mean square over the grid")
         label = r"$(\frac{1}{D}E\,\Vert\sigma^3 g^{-2}\varepsilon\Vert^2)^{1/2}$"
-        notes = [taken(self.ensemble, x, f"{described(method)}, {resolve(method, self.form)[1]} form")]
+        notes = [taken(self.ensemble, data, f"{described(method)}, {resolve(method, self.form)[1]} form")]
         if random:
             notes.append("r_FP is the root of an unbiased mean square, an upper bound of the mean norm over D.")
         return Section(
             "residual",
             {"r_FP": number, "r_FP_scale_free": scale_free},
-            {"r_FP": curve, "r_FP_scale_free": root_mean_curve(t, free / size, "1", label)},
+            {"r_FP": curve, "r_FP_scale_free": root_mean_curve(t, free, "1", label)},
             tuple(notes),
+            {"r_FP": points, "r_FP_scale_free": free.mean(axis=0)},
         )
 
     def _method(self, size: int) -> ResidualMethod:
@@ -125,8 +129,8 @@ class MatchingCurve(AbstractMeasure):
 
     Example:
         >>> import jax, scorefp as sfp
-        >>> from scorefp.diagnostics import CleanSamples, MatchingCurve
-        >>> x = CleanSamples(jax.random.normal(jax.random.key(0), (100, 2)))
+        >>> from scorefp.diagnostics import MatchingCurve
+        >>> x = jax.random.normal(jax.random.key(0), (100, 2))
         >>> section = MatchingCurve()(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> bool(0 < section.numbers["r_DSM_scale_free"].value < 1)
         True
@@ -135,10 +139,11 @@ class MatchingCurve(AbstractMeasure):
     ensemble: Ensemble = Ensemble()
 
     needs_kernel: ClassVar[bool] = True
+    needs_levels: ClassVar[bool] = False
 
-    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
-        t, values = self.ensemble.evaluate(self._at, score, x, key=key)
-        norms, squares = values["norm"] / x.size, values["scale_free_square"] / x.size
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, data, key=key)
+        norms, squares = values["norm"] / data.size, values["scale_free_square"] / data.size
         label = r"$(\frac{1}{D}E\,\Vert\sigma s + \epsilon\Vert^2)^{1/2}$"
         return Section(
             "matching",
@@ -154,7 +159,8 @@ class MatchingCurve(AbstractMeasure):
                 ),
                 "r_DSM_scale_free": root_mean_curve(t, squares, "1", label),
             },
-            (taken(self.ensemble, x, "no probes"),),
+            (taken(self.ensemble, data, "no probes"),),
+            {"r_DSM": norms.mean(axis=0), "r_DSM_scale_free": squares.mean(axis=0)},
         )
 
     def _at(self, score: AbstractScore, t: Scalar, x: Event, noise: Event, key: Key) -> dict[str, Scalar]:
@@ -186,9 +192,9 @@ class CurlCurve(AbstractMeasure):
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
-        >>> from scorefp.diagnostics import CleanSamples, CurlCurve
+        >>> from scorefp.diagnostics import CurlCurve
         >>> swirl = sfp.Score(lambda t, x: jnp.stack([-x[1], x[0]]), sfp.VP())
-        >>> section = CurlCurve()(swirl, CleanSamples(jnp.zeros((10, 2))), key=jax.random.key(0))
+        >>> section = CurlCurve()(swirl, jnp.zeros((10, 2)), key=jax.random.key(0))
         >>> round(section.numbers["curl"].value, 3)
         4.0
     """
@@ -197,10 +203,11 @@ class CurlCurve(AbstractMeasure):
     ensemble: Ensemble = Ensemble()
 
     needs_kernel: ClassVar[bool] = True
+    needs_levels: ClassVar[bool] = False
 
-    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
-        t, values = self.ensemble.evaluate(self._at, score, x, key=key)
-        squares, free = values["square"], values["scale_free_square"] / x.size
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, data, key=key)
+        squares, free = values["square"], values["scale_free_square"] / data.size
         label = r"$(\frac{1}{D}E\,\frac{1}{2}\Vert\sigma^2(J-J^\top)\Vert_F^2)^{1/2}$"
         return Section(
             "curl",
@@ -214,7 +221,8 @@ class CurlCurve(AbstractMeasure):
                 "curl": mean_curve(t, squares, "1/length⁴", r"$E\,\frac{1}{2}\Vert J-J^\top\Vert_F^2$"),
                 "curl_scale_free": root_mean_curve(t, free, "1", label),
             },
-            (taken(self.ensemble, x, described(self._trace(x.size))),),
+            (taken(self.ensemble, data, described(self._trace(data.size))),),
+            {"curl": squares.mean(axis=0), "curl_scale_free": free.mean(axis=0)},
         )
 
     def _trace(self, size: int) -> AbstractTrace:
@@ -233,7 +241,7 @@ class CurlCurve(AbstractMeasure):
         return {"square": square, "scale_free_square": linear_sde(score).sigma(t) ** 4 * square}
 
 
-def taken(ensemble: Ensemble, x: CleanSamples, how: str) -> str:
+def taken(ensemble: Ensemble, data: Dataset, how: str) -> str:
     """A note on times, samples and method."""
-    samples = min(ensemble.samples, x.count)
+    samples = min(ensemble.samples, len(data))
     return f"{samples} samples at each of {ensemble.times} times of {described(ensemble.grid)}; {how}."

@@ -14,9 +14,9 @@ from .._batches import in_batches
 from .._checks import require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
-from ..score import AbstractScore, linear_sde
+from ..dataset import Dataset
+from ..score import AbstractScore, conditioned, linear_sde
 from ..sde import AbstractLinearSDE
-from .measure import CleanSamples
 
 TimeGrid: TypeAlias = Callable[[AbstractLinearSDE, int], Float[Array, " times"]]
 """Called as `grid(sde, times)`, it returns so many ascending times."""
@@ -84,14 +84,14 @@ class Ensemble(AbstractModule):
         require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one sample is taken at once.")
 
     def evaluate(
-        self, integrand: Integrand, score: AbstractScore, x: CleanSamples, *, key: Key
+        self, integrand: Integrand, score: AbstractScore, data: Dataset, *, key: Key
     ) -> tuple[Float[np.ndarray, " times"], dict[str, Float[np.ndarray, "times n"]]]:
         """The times, and the values of an integrand at all times and samples.
 
         Args:
             integrand: A function of one diffused sample. A method of a measure: it is then compiled once.
             score: A score on a linear SDE.
-            x: Clean samples.
+            data: Clean samples as floats.
             key: A random key.
 
         Raises:
@@ -99,7 +99,7 @@ class Ensemble(AbstractModule):
         """
         sde = linear_sde(score)
         sample_key, key = jr.split(key)
-        chosen, _ = x.drawn(self.samples, key=sample_key)
+        chosen, _ = data.drawn(self.samples, key=sample_key)
         t = _times(self.grid, sde, self.times).astype(chosen.values.dtype)
         require(t.shape == (self.times,), f"the grid has shape {t.shape}; it returns times = {self.times} times.")
         values = _evaluate(integrand, score, chosen, t, key, self.batch_size)
@@ -115,7 +115,7 @@ def _times(grid: TimeGrid, sde: AbstractLinearSDE, times: int) -> Float[Array, "
 def _evaluate(
     integrand: Integrand,
     score: AbstractScore,
-    x: CleanSamples,
+    data: Dataset,
     times: Float[Array, " times"],
     key: Key,
     batch_size: int,
@@ -124,14 +124,14 @@ def _evaluate(
     noise_key, own_key = jr.split(key)
 
     def one(index: Int[Array, ""]) -> dict[str, Scalar]:
-        row, t = index % x.count, times[index // x.count]
-        clean = x.values[row]
+        row, t = index % len(data), times[index // len(data)]
+        clean = data.values[row]
         noise = jr.normal(jr.fold_in(noise_key, index), clean.shape, clean.dtype)
         diffused = sde.alpha(t) * clean + sde.sigma(t) * noise
-        return integrand(x.bind(score, row), t, diffused, noise, jr.fold_in(own_key, index))
+        return integrand(conditioned(score, data.args, row), t, diffused, noise, jr.fold_in(own_key, index))
 
-    values = in_batches(one, times.size * x.count, batch_size)
-    return jax.tree.map(lambda value: value.reshape(times.size, x.count), values)
+    values = in_batches(one, times.size * len(data), batch_size)
+    return jax.tree.map(lambda value: value.reshape(times.size, len(data)), values)
 
 
 def _midpoints(times: int) -> Float[Array, " times"]:

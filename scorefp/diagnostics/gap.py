@@ -8,20 +8,20 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
 
-from .._checks import finite, floating, require, same_shape
+from .._checks import require, same_shape
+from .._describe import described
 from .._module import AbstractModule
 from .._monte_carlo import MonteCarlo
 from .._types import Key
 from ..calculus import Box
+from ..dataset import Dataset, as_dataset
 from ..flow import Integrator
 from ..sampling import AbstractSampler, EulerMaruyama, Langevin, ProbabilityFlow, log_snr_grid, sample, uniform_grid
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE, AbstractSDE
-from .configuration import described
-from .histogram import Histogram
-from .measure import AbstractMeasure, CleanSamples, Estimate, Section
+from ..transport import AbstractTransport, Histogram, wasserstein2
+from .measure import AbstractMeasure, Estimate, Section
 from .statistics import NORMAL, share_interval
-from .transport import AbstractTransport, wasserstein2
 
 _MOST = 1024
 """How many samples a gap takes where it is not told: their exact transport takes about a second."""
@@ -46,10 +46,10 @@ class OdeSdeGap(AbstractModule):
         sde_data: Between the samples of the SDE and the data, where data were given.
         langevin_sde: Between where Langevin dynamics takes the SDE's samples and where it took them from.
         langevin_data: Between where it takes them and the data.
-        exploded: The share of the ODE's trajectories that did not get to `t0` with finite values.
-        sde_exploded: The same of the SDE's.
-        langevin_exploded: The same of Langevin dynamics.
-        ode: The samples of the ODE; not finite where a trajectory exploded.
+        failed: The share of the ODE's trajectories that did not get to `t0` with finite values.
+        sde_failed: The same of the SDE's.
+        langevin_failed: The same of Langevin dynamics.
+        ode: The samples of the ODE; not finite where a trajectory failed.
         sde: The samples of the SDE from the same draws of the prior, likewise.
         langevin: Where Langevin dynamics takes these, likewise; `None` where it was not asked for.
     """
@@ -60,9 +60,9 @@ class OdeSdeGap(AbstractModule):
     sde_data: MonteCarlo | None
     langevin_sde: MonteCarlo | None
     langevin_data: MonteCarlo | None
-    exploded: float
-    sde_exploded: float
-    langevin_exploded: float
+    failed: float
+    sde_failed: float
+    langevin_failed: float
     ode: Float[np.ndarray, "n *event"]
     sde: Float[np.ndarray, "n *event"]
     langevin: Float[np.ndarray, "n *event"] | None
@@ -75,8 +75,8 @@ class OdeSdeGap(AbstractModule):
 
     def __str__(self) -> str:
         lines = [f"{_LABELS[name]:32}   {distance}" for name, distance in self.distances.items()]
-        shares = {"ODE": self.exploded, "SDE": self.sde_exploded, "Langevin": self.langevin_exploded}
-        lines += [f"{f'exploded trajectories of the {n}':32}   {share:.2%}" for n, share in shares.items() if share > 0]
+        shares = {"ODE": self.failed, "SDE": self.sde_failed, "Langevin": self.langevin_failed}
+        lines += [f"{f'failed trajectories of the {n}':32}   {share:.2%}" for n, share in shares.items() if share > 0]
         return "\n".join(lines)
 
 
@@ -84,7 +84,7 @@ def ode_sde_gap(
     score: AbstractScore,
     *,
     key: Key,
-    data: Float[ArrayLike, "m *event"] | None = None,
+    data: Dataset | Float[ArrayLike, "m *event"] | None = None,
     samples: int | None = None,
     ode: AbstractSampler = ProbabilityFlow(Integrator(throw=False)),
     sde: AbstractSampler | None = None,
@@ -109,8 +109,8 @@ def ode_sde_gap(
     SDE's samples of the same size. Only a gap that is clearly above its floor says something about the score. More
     samples lower it; in one to three dimensions histograms of very many samples (`box`) do so cheaply.
 
-    **Exploded trajectories.** The distance to a sample that is not finite is not finite. A draw of the prior from which
-    one of the two samplers explodes is left out of both sets, and the shares are reported: they belong beside the gap.
+    **Failed trajectories.** The distance to a sample that is not finite is not finite. A draw of the prior from which
+    one of the two samplers fails is left out of both sets, and the shares are reported: they belong beside the gap.
     A sample that is far away and finite counts in full; its mark is an error of the size of the distance. Histograms
     keep it at the edge of the box.
 
@@ -124,8 +124,8 @@ def ode_sde_gap(
     Args:
         score: Any score on any SDE.
         key: A random key; the same key gives the same gap.
-        data: Clean samples, stacked along the leading axis; at least as many as `samples`, of which as many are drawn
-            without replacement. Histograms take all of any number.
+        data: Clean samples: floats stacked along the leading axis, or a `Dataset`, whose levels are dequantised; at
+            least as many as `samples`, of which as many are drawn without replacement. Histograms take all of them.
         samples: How many samples of each kind. `None` is 1024, or as many as the data has where these are fewer.
         ode: The first sampler.
         sde: The second. `None` is Euler–Maruyama with 512 steps, on `log_snr_grid` for a linear SDE and on
@@ -135,12 +135,13 @@ def ode_sde_gap(
         bins: The number of cells along each side of the box.
         transport: How the transport is found, the `method` of `wasserstein2`.
         resamples: How many bootstrap samples give the errors, as in `wasserstein2`.
-        args: Conditioning, a pytree of arrays with `samples` as leading axis, given to the model.
+        args: Conditioning, a pytree of arrays with `samples` as leading axis, given to the model; `None` is that of the
+            data.
         shape: The event shape, where neither the score nor the data know it.
         batch_size: How many trajectories are solved at once.
 
     Returns:
-        The distances with standard errors, the shares of exploded trajectories, and the samples.
+        The distances with standard errors, the shares of failed trajectories, and the samples.
 
     Raises:
         ImportError: if the transport needs an extra that is not installed: histograms of two and more elements do.
@@ -152,25 +153,27 @@ def ode_sde_gap(
         >>> import jax, scorefp as sfp
         >>> data = sfp.GaussianMixture(jax.numpy.array([-1.0, 1.0]), 0.1 * jax.numpy.ones(2), jax.numpy.ones(2) / 2)
         >>> found = sfp.ode_sde_gap(data.score(sfp.VP()), samples=200, key=jax.random.key(0))
-        >>> bool(found.ode_sde.value < 0.1), found.exploded
+        >>> bool(found.ode_sde.value < 0.1), found.failed
         (True, 0.0)
     """
     sample_key, other_key, data_key, resample_key = jr.split(key, 4)
+    clean = None
     if data is not None:
-        data = finite("data", floating("data", data))
-        shape = data.shape[1:] if shape is None else shape
-        same_shape("a sample of data", data.shape[1:], "a sample of the gap", shape)
-    available = _MOST if data is None else min(_MOST, data.shape[0])
+        clean = as_dataset(data).dequantised(jr.fold_in(data_key, 1))
+        shape = clean.shape if shape is None else shape
+        same_shape("a sample of data", clean.shape, "a sample of the gap", shape)
+    available = _MOST if clean is None else min(_MOST, len(clean))
     samples = available if samples is None else samples
     require(samples >= 2, f"samples = {samples}; a gap needs at least two samples of each kind.")
-    if data is not None and box is None:
+    if clean is not None and box is None:
         require(
-            data.shape[0] >= samples,
-            f"data holds {data.shape[0]} samples, fewer than samples = {samples}; all distances are taken between sets "
-            f"of one size, to have one floor. Set samples = {data.shape[0]}, or give a box for histograms.",
+            len(clean) >= samples,
+            f"data holds {len(clean)} samples, fewer than samples = {samples}; all distances are taken between sets "
+            f"of one size, to have one floor. Set samples = {len(clean)}, or give a box for histograms.",
         )
-        data = data[jr.permutation(data_key, data.shape[0])[:samples]]
-    clean = None if data is None else np.asarray(data)
+        clean = clean.rows(jr.permutation(data_key, len(clean))[:samples])
+    args = clean.args if args is None and clean is not None else args
+    real = None if clean is None else np.asarray(clean.values)
     sde = euler_maruyama(score.sde, 512) if sde is None else sde
 
     def drawn(
@@ -204,13 +207,13 @@ def ode_sde_gap(
     return OdeSdeGap(
         ode_sde=distance(of_ode[whole], of_sde[whole]),
         floor=distance(of_sde[sde_whole], other[other_whole]),
-        ode_data=None if clean is None else distance(of_ode[ode_whole], clean),
-        sde_data=None if clean is None else distance(of_sde[sde_whole], clean),
+        ode_data=None if real is None else distance(of_ode[ode_whole], real),
+        sde_data=None if real is None else distance(of_sde[sde_whole], real),
         langevin_sde=of_third(of_sde[sde_whole]),
-        langevin_data=of_third(clean),
-        exploded=1 - float(ode_whole.mean()),
-        sde_exploded=1 - float(sde_whole.mean()),
-        langevin_exploded=0.0 if third_whole is None else 1 - float(third_whole.mean()),
+        langevin_data=of_third(real),
+        failed=1 - float(ode_whole.mean()),
+        sde_failed=1 - float(sde_whole.mean()),
+        langevin_failed=0.0 if third_whole is None else 1 - float(third_whole.mean()),
         ode=of_ode,
         sde=of_sde,
         langevin=third,
@@ -221,9 +224,9 @@ class Gap(AbstractMeasure):
     r"""The gap between the samples of the ODE and those of the SDE, and the distance of either to the data, as squared
     Wasserstein distances [G2] (Deveney 2023, Tables 1–3), by `ode_sde_gap`.
 
-    Four distances, each with 1.96 standard errors, and the share of exploded trajectories of the ODE. The **floor** is
-    the distance of two sets of the SDE's own samples: a gap near it says nothing against the score. It is
-    high for few samples and in many dimensions; `ode_sde_gap` takes more samples, and histograms.
+    Four distances, each with 1.96 standard errors, and the share of the ODE's trajectories that failed. The **floor**
+    is the distance of two sets of the SDE's own samples: a gap near it says nothing against the score. It is high
+    for few samples and in many dimensions; `ode_sde_gap` takes more samples, and histograms.
 
     Args:
         samples: How many samples of each kind; as many as there are clean samples where these are fewer.
@@ -238,8 +241,8 @@ class Gap(AbstractMeasure):
 
     Example:
         >>> import jax, scorefp as sfp
-        >>> from scorefp.diagnostics import CleanSamples, Gap
-        >>> x = CleanSamples(jax.random.normal(jax.random.key(0), (100, 2)))
+        >>> from scorefp.diagnostics import Gap
+        >>> x = jax.random.normal(jax.random.key(0), (100, 2))
         >>> section = Gap(ode=sfp.Euler(100))(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> gap, floor = (section.numbers[name].value for name in ("ode_sde", "floor"))
         >>> bool(gap < 2 * floor)
@@ -253,34 +256,34 @@ class Gap(AbstractMeasure):
     batch_size: int = 256
 
     needs_kernel: ClassVar[bool] = False
+    needs_levels: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         require(self.samples >= 2, f"samples = {self.samples}; a gap needs at least two samples of each kind.")
         require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one trajectory is solved at once.")
 
-    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         sample_key, key = jr.split(key)
-        chosen, _ = x.drawn(self.samples, key=sample_key)
+        chosen, _ = data.drawn(self.samples, key=sample_key)
         sde = euler_maruyama(score.sde, 128) if self.sde is None else self.sde
         found = ode_sde_gap(
             score,
             key=key,
-            data=chosen.values,
-            samples=chosen.count,
+            data=chosen,
+            samples=len(chosen),
             ode=self.ode,
             sde=sde,
             transport=self.transport,
-            args=chosen.args,
             batch_size=self.batch_size,
         )
         numbers = {name: _estimate(distance, _LABELS[name]) for name, distance in found.distances.items()}
-        share, error = share_interval(round(found.exploded * chosen.count), chosen.count)
-        numbers["exploded"] = Estimate(share, error, "1", "share of exploded trajectories of the ODE")
-        notes = [f"{chosen.count} samples of each kind by {described(self.ode)} and {described(sde)}."]
-        if found.sde_exploded > 0:
-            notes.append(f"{found.sde_exploded:.2%} of the SDE's trajectories exploded.")
-        if found.exploded + found.sde_exploded > 0:
-            notes.append("The distances are without exploded trajectories.")
+        share, error = share_interval(round(found.failed * len(chosen)), len(chosen))
+        numbers["failed"] = Estimate(share, error, "1", "share of failed trajectories of the ODE")
+        notes = [f"{len(chosen)} samples of each kind by {described(self.ode)} and {described(sde)}."]
+        if found.sde_failed > 0:
+            notes.append(f"{found.sde_failed:.2%} of the SDE's trajectories failed.")
+        if found.failed + found.sde_failed > 0:
+            notes.append("The distances are without failed trajectories, those that are not finite at t0.")
         return Section("gap", numbers, {}, tuple(notes))
 
 

@@ -1,21 +1,18 @@
 """What a measure of an audit is, and what it returns."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
-import jax
+import equinox as eqx
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import ArrayLike, Float
 
-from .._checks import same_shape
 from .._module import AbstractModule
 from .._types import Key
 from ..calculus import Exact, Hutchinson
-from ..likelihood import Quantisation
-from ..score import AbstractScore
-
-_S = TypeVar("_S", bound=AbstractScore)
+from ..dataset import Dataset, as_dataset
+from ..score import AbstractScore, linear_sde
 
 
 class Estimate(AbstractModule):
@@ -72,89 +69,54 @@ class Section(AbstractModule):
         numbers: The numbers, by name.
         curves: The curves, by name.
         notes: What a reader must know: how it was taken, and what went wrong.
+        points: Of each sample what the number of that name is the mean of (the squares, where it is their root); NaN
+            for a sample without a value. Two scores measured with one key look at the same samples, in the same order:
+            they are compared by the differences of their points.
     """
 
     title: str
     numbers: dict[str, Estimate]
     curves: dict[str, Curve]
     notes: tuple[str, ...] = ()
-
-
-class CleanSamples(AbstractModule):
-    """What a measure looks at: clean samples as floats, stacked along the leading axis, and what belongs to them.
-
-    Args:
-        values: The samples.
-        quantisation: Their levels and range, where they stem from levels.
-        args: Conditioning of each sample for the model, a pytree of arrays with the same leading axis.
-    """
-
-    values: Float[Array, "n *event"]
-    quantisation: Quantisation | None = None
-    args: Any = None
-
-    def __check_init__(self) -> None:
-        check_args(self.args, self.count)
-
-    @property
-    def count(self) -> int:
-        """The number of samples."""
-        return self.values.shape[0]
-
-    @property
-    def size(self) -> int:
-        """The number of elements `D` of one sample."""
-        return int(np.prod(self.values.shape[1:]))
-
-    def drawn(self, most: int | None, *, key: Key) -> "tuple[CleanSamples, Int[np.ndarray, ' rows']]":
-        """At most so many of the samples, drawn without replacement, and their rows; all of them for `None`.
-
-        They have no quantisation: what is compiled for floats serves levels as well.
-
-        Args:
-            most: How many at most.
-            key: A random key.
-        """
-        if most is None or most >= self.count:
-            return CleanSamples(self.values, None, self.args), np.arange(self.count)
-        rows = jr.permutation(key, self.count)[:most]
-        args = jax.tree.map(lambda a: a[rows], self.args)
-        return CleanSamples(self.values[rows], None, args), np.asarray(rows)
-
-    def bind(self, score: _S, row: Int[Array, ""]) -> _S:
-        """The score with the conditioning of one sample closed over."""
-        return conditioned(score, self.args, row)
-
-
-def check_args(args: Any, count: int) -> None:
-    """Refuses conditioning that has not one row for each of `count` samples."""
-    for leaf in jax.tree.leaves(args):
-        same_shape("a leading axis of args", leaf.shape[:1], "that of the samples", (count,))
-
-
-def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:
-    """The score with the conditioning of one sample closed over, where there is any."""
-    return score if args is None else score.bind(args=jax.tree.map(lambda a: a[row], args))
+    points: dict[str, Float[np.ndarray, " n"]] = eqx.field(default_factory=dict)
 
 
 class AbstractMeasure(AbstractModule):
-    """One thing to measure on a score: a value with its settings as fields, called with clean samples.
+    """One thing to measure on a score: a value with its settings as fields, called with a score and a data set.
 
-    An audit is a sequence of measures, so that a new one is a new class and changes no other.
-    `needs_kernel` says whether it takes a linear SDE, whose Gaussian kernel diffuses the samples.
+    An audit is a sequence of measures, so that a new one is a new class and changes no other. `needs_kernel` says
+    whether it takes a linear SDE, whose Gaussian kernel diffuses the samples; `needs_levels` whether it draws the noise
+    inside the levels of quantised data itself. Where it does not, it is given floats.
     """
 
-    needs_kernel: ClassVar[bool]
+    if TYPE_CHECKING:
+        needs_kernel: ClassVar[bool]
+        needs_levels: ClassVar[bool]
+    else:
+        needs_kernel: eqx.AbstractVar[bool]
+        needs_levels: eqx.AbstractVar[bool]
 
     @abstractmethod
-    def __call__(self, score: AbstractScore, x: CleanSamples, *, key: Key) -> Section:
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
+        """What a call returns, from data that were checked, and that are floats unless `needs_levels`."""
+
+    def __call__(self, score: AbstractScore, data: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> Section:
         """Measures the score.
 
         Args:
             score: Any score.
-            x: Clean samples; at least two.
+            data: A data set; or clean samples as floats, stacked along the leading axis.
             key: A random key; the same key gives the same section.
+
+        Raises:
+            TypeError: if the measure needs a Gaussian kernel, which the SDE has not.
         """
+        data = as_dataset(data)
+        if self.needs_kernel:
+            linear_sde(score)
+        # No measure and no sample has this number.
+        data = data if self.needs_levels else data.dequantised(jr.fold_in(key, 2**32 - 1))
+        return self.section(score, data, key=key)
 
 
 EXACT_UP_TO = 16

@@ -3,13 +3,13 @@
 import io
 from collections.abc import Mapping, Sequence
 
-from .configuration import Json
+from .._describe import JSON
 from .measure import Section, written
 
 _WIDTH = 110
 
 
-def table(configuration: Mapping[str, Json], sections: Sequence[Section], notes: Sequence[str]) -> str:
+def table(configuration: Mapping[str, JSON], sections: Sequence[Section], notes: Sequence[str]) -> str:
     """A table of all numbers, with the notes below."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -29,7 +29,7 @@ def table(configuration: Mapping[str, Json], sections: Sequence[Section], notes:
             )
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
-        console.print(heading("Audit", configuration))
+        console.print(_heading(configuration))
         console.print(grid)
         for section in sections:
             for note in section.notes:
@@ -39,11 +39,11 @@ def table(configuration: Mapping[str, Json], sections: Sequence[Section], notes:
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
-def heading(what: str, configuration: Mapping[str, Json]) -> str:
+def _heading(configuration: Mapping[str, JSON]) -> str:
     """What was looked at, and how to read the numbers."""
     score, sde, samples = (configuration[name] for name in ("score", "sde", "samples"))
     return (
-        f"{what} of a {score['type']} on {sde['type']}: {samples['count']} samples of shape "
+        f"Audit of a {score['type']} on {sde['type']}: {samples['count']} samples of shape "
         f"{tuple(samples['shape'])}, {samples['dtype']}.\n"
         "± is the half-width of a 95 % confidence interval over samples."
     )

@@ -8,13 +8,6 @@ from .bounds import (
     evaluate_bound as evaluate_bound,
     likelihood_bound as likelihood_bound,
 )
-from .dequantise import (
-    AbstractDequantiser as AbstractDequantiser,
-    Dequantised as Dequantised,
-    Quantisation as Quantisation,
-    UniformDequantiser as UniformDequantiser,
-    bits_per_dim as bits_per_dim,
-)
 from .entropy import EntropyForm as EntropyForm, entropy as entropy
 from .flow import (
     FlowLikelihood as FlowLikelihood,

@@ -5,11 +5,12 @@ from typing import Literal, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import floating
 from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar
+from ..dataset import Dataset
 from ..score import AbstractScore, linear_sde
 from ..time import AbstractTimeSampler, UniformLogSNR
 from .expectation import clean_samples, diffused_integral, uncontrolled
@@ -21,7 +22,7 @@ EntropyForm: TypeAlias = Literal["divergence", "drift"]
 
 def entropy(
     score: AbstractScore,
-    xs: Float[Array, "n *event"],
+    xs: Dataset | Float[ArrayLike, "n *event"],
     *,
     key: Key,
     form: EntropyForm = "divergence",
@@ -40,7 +41,7 @@ def entropy(
 
     Args:
         score: The score of the data, on a linear SDE.
-        xs: Clean samples, stacked along the leading axis.
+        xs: Clean samples: floats stacked along the leading axis, or a `Dataset`, whose levels are dequantised.
         key: A random key.
         form: `"divergence"` is the first estimator, with the divergence of the drift integrated exactly; `"drift"` the
             second.
@@ -67,17 +68,16 @@ def entropy(
         True
     """
     linear_sde(score)
-    xs = clean_samples(xs)
     if form not in ("divergence", "drift"):
         raise ValueError(f'form = {form!r}; the entropy has the forms "divergence" and "drift".')
     end = None if terminal is None else floating("terminal", terminal)
-    return _entropy(score, xs, key, form, draws, time, end, batch_size)
+    return _entropy(score, clean_samples(xs, key), key, form, draws, time, end, batch_size)
 
 
 @eqx.filter_jit
 def _entropy(
     score: AbstractScore,
-    xs: Float[Array, "n *event"],
+    x: Dataset,
     key: Key,
     form: EntropyForm,
     draws: int,
@@ -86,17 +86,18 @@ def _entropy(
     batch_size: int,
 ) -> MonteCarlo:
     sde = linear_sde(score)
-    size = xs[0].size
 
-    def loss(t: Scalar, x: Event, noise: Event) -> Scalar:
+    def loss(score: AbstractScore, t: Scalar, x: Event, noise: Event) -> Scalar:
         value, g2 = score(t, x), sde.g2(t)
         # Near the prior x is sigma noise, s is -noise/sigma: what they give by chance is taken off, its mean is zero.
-        chance = uncontrolled(sde.log_snr(t)) * (jnp.sum(noise**2) - size)
+        chance = uncontrolled(sde.log_snr(t)) * (jnp.sum(noise**2) - noise.size)
         square = 0.5 * g2 * (jnp.sum(value**2) - chance / sde.sigma(t) ** 2)
         return square if form == "divergence" else square - sde.rate(t) * (jnp.sum(x * value) + chance)
 
-    losses = diffused_integral(loss, sde, xs, key=key, draws=draws, time=time, batch_size=batch_size)
+    losses = diffused_integral(loss, score, x, key=key, draws=draws, time=time, batch_size=batch_size)
     if form == "divergence":
-        losses = losses + size * (sde.log_alpha(sde.t1) - sde.log_alpha(sde.t0)).astype(xs.dtype)
-    end = jax.vmap(lambda x: end_cross_entropy(sde, x))(xs) if terminal is None else terminal.astype(xs.dtype)
+        losses = losses + x.size * (sde.log_alpha(sde.t1) - sde.log_alpha(sde.t0)).astype(losses.dtype)
+    end = (
+        jax.vmap(lambda x0: end_cross_entropy(sde, x0))(x.values) if terminal is None else terminal.astype(losses.dtype)
+    )
     return mean_of(end - losses)

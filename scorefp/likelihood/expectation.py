@@ -9,10 +9,12 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._batches import in_batches
-from .._checks import finite, floating, require
+from .._checks import require
 from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar
-from ..sde import AbstractLinearSDE, Normal
+from ..dataset import Dataset, as_dataset
+from ..score import AbstractScore, conditioned, linear_sde
+from ..sde import Normal
 from ..time import AbstractTimeSampler, SoftTruncation, TimeInterval
 
 _T = TypeVar("_T")
@@ -42,20 +44,26 @@ def stratified_mean_of(t: Float[Array, " n"], values: Float[Array, " n"]) -> Mon
     return MonteCarlo(jnp.mean(values), jnp.sqrt(jnp.sum(steps**2) / (2.0 * count * (count - 1))))
 
 
-def clean_samples(xs: Float[ArrayLike, "n *event"]) -> Float[Array, "n *event"]:
-    """Clean samples, refused unless they are finite floats and at least two."""
-    xs = finite("xs", floating("xs", xs))
-    require(
-        xs.ndim >= 1 and xs.shape[0] >= 2,
-        f"xs has shape {xs.shape}; a standard error needs at least two samples, stacked along the leading axis.",
-    )
-    return xs
+def clean_samples(xs: Dataset | ArrayLike, key: Key | None = None) -> Dataset:
+    """Clean samples as floats; levels are dequantised by uniform noise.
+
+    Args:
+        xs: Floats, or a data set.
+        key: A random key, which levels need. Other draws may fold numbers of samples into it.
+    """
+    data = as_dataset(xs)
+    if not data.has_levels:
+        return data
+    if key is None:
+        raise ValueError("xs holds levels, and nothing here draws the noise inside them; give xs.dequantised(key).")
+    # No sample has this number.
+    return data.dequantised(jr.fold_in(key, 2**32 - 1))
 
 
 def diffused_integral(
-    integrand: Callable[[Scalar, Event, Event], _T],
-    sde: AbstractLinearSDE,
-    xs: Float[Array, "n *event"],
+    integrand: Callable[[AbstractScore, Scalar, Event, Event], _T],
+    score: AbstractScore,
+    x: Dataset,
     *,
     key: Key,
     draws: int,
@@ -68,9 +76,10 @@ def diffused_integral(
     The estimates of different samples are independent.
 
     Args:
-        integrand: $\ell$, called as `integrand(t, x_t, noise)`; a pytree of scalars.
-        sde: The forward process.
-        xs: Clean samples.
+        integrand: $\ell$, called as `integrand(score, t, x_t, noise)` with the score that knows the conditioning of the
+            sample; a pytree of scalars.
+        score: A score on a linear SDE.
+        x: Clean samples as floats.
         key: A random key.
         draws: Times a sample.
         time: How they are drawn.
@@ -82,20 +91,21 @@ def diffused_integral(
     check_whole(time)
     require(draws >= 1, f"draws = {draws}; at least one time is drawn.")
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
+    sde = linear_sde(score)
 
     def one(row: Int[Array, ""]) -> _T:
-        x0 = xs[row]
+        bound, x0 = conditioned(score, x.args, row), x.values[row]
         time_key, noise_key = jr.split(jr.fold_in(key, row))
         t, weight = time.sample(sde, draws, key=time_key)
         t, weight = t.astype(x0.dtype), weight.astype(x0.dtype)
         noise = jr.normal(noise_key, (draws, *x0.shape), x0.dtype)
 
         def at(t: Scalar, noise: Event) -> _T:
-            return integrand(t, sde.alpha(t) * x0 + sde.sigma(t) * noise, noise)
+            return integrand(bound, t, sde.alpha(t) * x0 + sde.sigma(t) * noise, noise)
 
         return jax.tree.map(lambda values: jnp.mean(weight * values), jax.vmap(at)(t, noise))
 
-    return in_batches(one, xs.shape[0], batch_size)
+    return in_batches(one, len(x), batch_size)
 
 
 def cross_entropy(prior: Normal, mean: Event, std: Scalar) -> Scalar:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._batches import in_batches
 from .._checks import floating, require, same_shape, scalar_time, time_within
@@ -14,8 +14,9 @@ from .._module import AbstractModule
 from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
+from ..dataset import Dataset
 from ..flow import Integrator
-from ..score import AbstractPotential, AbstractScore, linear_sde, require_potential
+from ..score import AbstractPotential, AbstractScore, conditioned, linear_sde, require_potential
 from ..sde import AbstractLinearSDE
 from ..time import AbstractTimeSampler, UniformLogSNR
 from .expectation import clean_samples, cross_entropy, diffused_integral
@@ -61,13 +62,13 @@ def gaussian_kl(
     return 0.5 * (jnp.trace(solved[:, :-1]) + shift @ solved[:, -1] - mean.size + log_det)
 
 
-def prior_kl(truth: AbstractPotential, xs: Float[Array, "n *event"], *, key: Key) -> MonteCarlo:
+def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> MonteCarlo:
     r"""$\mathrm{KL}(q_{t_1}\Vert\pi)$, what the data have not forgotten when the prior takes over, by exact logs
     [K9].
 
     Args:
         truth: The exact, normalised log-density of the diffused data, such as `GaussianMixture.score(sde)`.
-        xs: Clean samples.
+        xs: Clean samples: floats, or a `Dataset`, whose levels are dequantised.
         key: A random key.
 
     Returns:
@@ -86,24 +87,24 @@ def prior_kl(truth: AbstractPotential, xs: Float[Array, "n *event"], *, key: Key
         True
     """
     linear_sde(require_potential(truth))
-    return _prior_kl(truth, clean_samples(xs), key)
+    return _prior_kl(truth, clean_samples(xs, key), key)
 
 
 @eqx.filter_jit
-def _prior_kl(truth: AbstractPotential, xs: Float[Array, "n *event"], key: Key) -> MonteCarlo:
-    sde = linear_sde(truth)
-    t1 = jnp.asarray(sde.t1, xs.dtype)
-    ends = sde.alpha(t1) * xs + sde.sigma(t1) * jr.normal(key, xs.shape, xs.dtype)
+def _prior_kl(truth: AbstractPotential, x: Dataset, key: Key) -> MonteCarlo:
+    sde, x0 = linear_sde(truth), x.values
+    t1 = jnp.asarray(sde.t1, x0.dtype)
+    ends = sde.alpha(t1) * x0 + sde.sigma(t1) * jr.normal(key, x0.shape, x0.dtype)
     return mean_of(jax.vmap(lambda x: truth.potential(t1, x) - sde.prior.log_prob(x))(ends))
 
 
-def prior_kl_bound(sde: AbstractLinearSDE, xs: Float[Array, "n *event"]) -> MonteCarlo:
+def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *event"]) -> MonteCarlo:
     r"""An upper bound of $\mathrm{KL}(q_{t_1}\Vert\pi)$ from clean samples alone: the divergence is convex, so it is
     below the mean of $\mathrm{KL}\big(q(x_{t_1}\mid x_0)\,\Vert\,\pi\big)$, each between two Gaussians [K9].
 
     Args:
         sde: The forward process.
-        xs: Clean samples.
+        xs: Clean samples: floats, or a `Dataset` of them.
 
     Returns:
         The bound in nats, with its standard error.
@@ -117,9 +118,10 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Float[Array, "n *event"]) -> Mont
         >>> float(found.value)  # 1/2 (1/2)^2
         0.125
     """
-    xs = clean_samples(xs)
-    entropy = xs[0].size * (0.5 * jnp.log(2 * jnp.pi * jnp.e) + sde.log_sigma(sde.t1)).astype(xs.dtype)
-    return mean_of(jax.vmap(lambda x: end_cross_entropy(sde, x))(xs) - entropy)
+    data = clean_samples(xs)
+    x = data.values
+    entropy = data.size * (0.5 * jnp.log(2 * jnp.pi * jnp.e) + sde.log_sigma(sde.t1)).astype(x.dtype)
+    return mean_of(jax.vmap(lambda x0: end_cross_entropy(sde, x0))(x) - entropy)
 
 
 def end_cross_entropy(sde: AbstractLinearSDE, x0: Event) -> Scalar:
@@ -131,7 +133,7 @@ def end_cross_entropy(sde: AbstractLinearSDE, x0: Event) -> Scalar:
 def kl_bound(
     score: AbstractScore,
     truth: AbstractPotential,
-    xs: Float[Array, "n *event"],
+    xs: Dataset | Float[ArrayLike, "n *event"],
     *,
     key: Key,
     draws: int = 32,
@@ -148,7 +150,7 @@ def kl_bound(
     Args:
         score: The model's score.
         truth: The exact, normalised log-density of the diffused data, on the same SDE.
-        xs: Clean samples.
+        xs: Clean samples: floats, or a `Dataset`, whose levels are dequantised.
         key: A random key.
         draws: Times a sample.
         time: How times are drawn.
@@ -172,25 +174,23 @@ def kl_bound(
         True
     """
     _same_sde(score, truth)
-    xs = clean_samples(xs)
-    return _kl_bound(score, truth, xs, key, draws, time, batch_size)
+    return _kl_bound(score, truth, clean_samples(xs, key), key, draws, time, batch_size)
 
 
 @eqx.filter_jit
 def _kl_bound(
     score: AbstractScore,
     truth: AbstractPotential,
-    xs: Float[Array, "n *event"],
+    x: Dataset,
     key: Key,
     draws: int,
     time: AbstractTimeSampler,
     batch_size: int,
 ) -> MonteCarlo:
-    sde = linear_sde(score)
     path_key, end_key = jr.split(key)
-    error = partial(_matching_error, score, truth)
-    found = mean_of(diffused_integral(error, sde, xs, key=path_key, draws=draws, time=time, batch_size=batch_size))
-    prior = prior_kl(truth, xs, key=end_key)
+    error = partial(_matching_error, truth)
+    found = mean_of(diffused_integral(error, score, x, key=path_key, draws=draws, time=time, batch_size=batch_size))
+    prior = _prior_kl(truth, x, end_key)
     return MonteCarlo(found.value + prior.value, jnp.hypot(found.error, prior.error))
 
 
@@ -266,7 +266,7 @@ class KLDecomposition(AbstractModule):
 def kl_decomposition(
     score: AbstractScore,
     truth: AbstractPotential,
-    xs: Float[Array, "n *event"],
+    xs: Dataset | Float[ArrayLike, "n *event"],
     *,
     key: Key,
     draws: int = 8,
@@ -283,7 +283,7 @@ def kl_decomposition(
     Args:
         score: The model's score.
         truth: The exact, normalised log-density of the diffused data, on the same SDE.
-        xs: Clean samples.
+        xs: Clean samples: floats, or a `Dataset`, whose levels are dequantised.
         key: A random key.
         draws: Times a sample.
         time: How times are drawn.
@@ -309,15 +309,14 @@ def kl_decomposition(
         (True, True)
     """
     _same_sde(score, truth)
-    xs = clean_samples(xs)
-    return _kl_decomposition(score, truth, xs, key, draws, time, integrator, batch_size)
+    return _kl_decomposition(score, truth, clean_samples(xs, key), key, draws, time, integrator, batch_size)
 
 
 @eqx.filter_jit
 def _kl_decomposition(
     score: AbstractScore,
     truth: AbstractPotential,
-    xs: Float[Array, "n *event"],
+    x: Dataset,
     key: Key,
     draws: int,
     time: AbstractTimeSampler,
@@ -326,30 +325,30 @@ def _kl_decomposition(
 ) -> KLDecomposition:
     sde = linear_sde(score)
     kl_key, prior_key, matching_key, ode_key = jr.split(key, 4)
-    t0, t1 = jnp.asarray(sde.t0, xs.dtype), jnp.asarray(sde.t1, xs.dtype)
+    t0, t1 = jnp.asarray(sde.t0, x.values.dtype), jnp.asarray(sde.t1, x.values.dtype)
 
     def diffused(t: Scalar, row: Int[Array, ""], key: Key) -> Event:
-        noise = jr.normal(jr.fold_in(key, row), xs.shape[1:], xs.dtype)
-        return sde.alpha(t) * xs[row] + sde.sigma(t) * noise
+        noise = jr.normal(jr.fold_in(key, row), x.shape, x.values.dtype)
+        return sde.alpha(t) * x.values[row] + sde.sigma(t) * noise
 
     def kl(row: Int[Array, ""]) -> Scalar:
-        x = diffused(t0, row, kl_key)
-        return truth.potential(t0, x) - log_likelihood(score, x, integrator=integrator)
+        end, bound = diffused(t0, row, kl_key), conditioned(score, x.args, row)
+        return truth.potential(t0, end) - log_likelihood(bound, end, integrator=integrator)
 
     def prior(row: Int[Array, ""]) -> Scalar:
-        x = diffused(t1, row, prior_key)
-        return truth.potential(t1, x) - sde.prior.log_prob(x)
+        end = diffused(t1, row, prior_key)
+        return truth.potential(t1, end) - sde.prior.log_prob(end)
 
-    def by_ode(t: Scalar, x: Event, noise: Event) -> tuple[Scalar, Scalar]:
+    def by_ode(score: AbstractScore, t: Scalar, x: Event, noise: Event) -> tuple[Scalar, Scalar]:
         value, g2 = score(t, x), sde.g2(t)
         off = ode_score(score, t, x, integrator=integrator) - value
         return 0.5 * g2 * jnp.sum((value - truth(t, x)) * off), 0.5 * g2 * jnp.sum(off**2)
 
-    left = in_batches(kl, xs.shape[0], batch_size)
-    at_end = in_batches(prior, xs.shape[0], batch_size)
-    error = partial(_matching_error, score, truth)
-    matched = diffused_integral(error, sde, xs, key=matching_key, draws=draws, time=time, batch_size=batch_size)
-    difference, fisher = diffused_integral(by_ode, sde, xs, key=ode_key, draws=draws, time=time, batch_size=batch_size)
+    left = in_batches(kl, len(x), batch_size)
+    at_end = in_batches(prior, len(x), batch_size)
+    error = partial(_matching_error, truth)
+    matched = diffused_integral(error, score, x, key=matching_key, draws=draws, time=time, batch_size=batch_size)
+    difference, fisher = diffused_integral(by_ode, score, x, key=ode_key, draws=draws, time=time, batch_size=batch_size)
     return KLDecomposition(
         kl=mean_of(left),
         prior=mean_of(at_end),
@@ -360,7 +359,7 @@ def _kl_decomposition(
     )
 
 
-def _matching_error(score: AbstractScore, truth: AbstractPotential, t: Scalar, x: Event, noise: Event) -> Scalar:
+def _matching_error(truth: AbstractPotential, score: AbstractScore, t: Scalar, x: Event, noise: Event) -> Scalar:
     """The integrand of the matching loss with the weight of the likelihood."""
     return 0.5 * linear_sde(score).g2(t) * jnp.sum((score(t, x) - truth(t, x)) ** 2)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Integer
 
 from .._checks import require
 from .._types import Event, Key, Scalar
-from .dequantise import AbstractDequantiser, Quantisation
+from ..dataset import AbstractDequantiser, Quantisation
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ from .base import (
     AbstractScore as AbstractScore,
     Potential as Potential,
     Score as Score,
+    conditioned as conditioned,
     linear_sde as linear_sde,
     require_potential as require_potential,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from .._checks import floating, same_shape, scalar_time
 from .._module import AbstractModule
@@ -15,6 +15,9 @@ from .._types import Event, Key, Scalar, Time
 from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
 
 _S = TypeVar("_S", bound="AbstractScore")
+
+GIVEN = {"given": True}
+"""Metadata of a field that training leaves alone, such as the conditioning that `bind` closes over."""
 
 
 class AbstractScore(AbstractModule):
@@ -41,6 +44,32 @@ class AbstractScore(AbstractModule):
         Only what is given reaches the function or network, as keyword arguments `args` and `key`; the mathematics
         sees a function of `(t, x)` alone.
         """
+
+    def trained(self: _S) -> _S:
+        """Which leaves training changes: this score with a truth value in the place of each.
+
+        They are the floating arrays, but for those of the SDE and of what the score knows of its data: the fields that
+        its class declares `given`.
+
+        Example:
+            >>> import equinox as eqx, jax, scorefp as sfp
+            >>> network = sfp.nn.MLP(shape=(2,), width=8, key=jax.random.key(0))
+            >>> score = sfp.NoiseScore(network, sfp.VP(), data_std=jax.numpy.ones(2))
+            >>> params, rest = eqx.partition(score, score.trained())
+            >>> params.data_std is None, rest.data_std.shape
+            (True, (2,))
+        """
+        fields = dataclasses.fields(self)
+        held = [self.sde, *(getattr(self, field.name) for field in fields if field.metadata.get("given", False))]
+        ids = {id(leaf) for leaf in jax.tree.leaves(held) if eqx.is_array(leaf)}
+
+        def inner(node: Any) -> bool:
+            return isinstance(node, AbstractScore) and node is not self
+
+        def of(node: Any) -> Any:
+            return node.trained() if inner(node) else eqx.is_inexact_array(node) and id(node) not in ids
+
+        return jax.tree.map(of, self, is_leaf=inner)
 
     def noise(self, t: Time, x: Event) -> Event:
         r"""The noise prediction $\epsilon = -\sigma s$ [P1].
@@ -135,7 +164,7 @@ class Score(AbstractScore):
     fn: Callable[..., Event]
     sde: AbstractSDE
     shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
-    args: Any = None
+    args: Any = eqx.field(default=None, metadata=GIVEN)
     key: Key | None = None
 
     def __call__(self, t: Time, x: Event) -> Event:
@@ -171,7 +200,7 @@ class Potential(AbstractPotential):
     fn: Callable[..., Scalar]
     sde: AbstractSDE
     shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
-    args: Any = None
+    args: Any = eqx.field(default=None, metadata=GIVEN)
     key: Key | None = None
 
     def potential(self, t: Time, x: Event) -> Scalar:
@@ -199,6 +228,11 @@ def call_bound(
     value = floating(f"the value of {name}", fn(t, x, **keywords))
     same_shape(f"the value of {name}", value.shape, want, shape)
     return value.astype(x.dtype)
+
+
+def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:
+    """The score with the conditioning of one sample of a data set closed over, where there is any."""
+    return score if args is None else score.bind(args=jax.tree.map(lambda a: a[row], args))
 
 
 def linear_sde(score: AbstractScore) -> AbstractLinearSDE:

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import equinox as eqx
-from jaxtyping import Array
 
 from .._checks import require
+from .._describe import JSON, digest, form, settings, unequal
 from .._module import AbstractModule
+from .._types import Key
 from ..data import AbstractRows, AbstractSource, Dataset
 from ..score import AbstractScore
-from .describe import JSON, described, unequal
-from .loop import TrainState
-from .step import TrainStep, split
+from .batches import AbstractBatches
+from .loop import TrainState, TrainStep
 from .store import CheckpointError, Store
 
 _S = TypeVar("_S", bound=AbstractScore)
@@ -51,65 +51,82 @@ class Saver(AbstractModule):
     """Writes the states of one run, and finds the last one.
 
     Args:
-        store: The folder.
+        checkpoints: The settings; with `None` nothing is written and nothing found.
         skeleton: The model without its trained arrays.
         configuration: What a run that goes on must have in common with the one that wrote.
     """
 
-    store: Store
+    checkpoints: Checkpoints | None
     skeleton: AbstractScore
     configuration: dict[str, JSON] = eqx.field(static=True)
 
-    def save(self, state: TrainState, feed: Mapping[str, JSON], metrics: Mapping[str, float]) -> None:
-        """Writes a checkpoint, unless there is one of this step.
+    @property
+    def store(self) -> Store | None:
+        """The folder."""
+        chosen = self.checkpoints
+        return None if chosen is None else Store(chosen.path, chosen.keep, chosen.best)
 
-        Args:
-            state: The state; every process holds all of it.
-            feed: Where the reading of the data stands.
-            metrics: Numbers measured at this step.
-        """
-        step = int(state.step)
-        if step in self.store.steps():
-            return
-        facts = {
-            "configuration": self.configuration,
-            "model": described(self.skeleton, contents=False),
-            "feed": dict(feed),
-        }
-        self.store.save(step, _packed(state, self.skeleton), facts, metrics)
-
-    def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The last state with where the reading of the data stood; `None` if nothing was saved.
+    def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> tuple[TrainState, int]:
+        """The last saved state and the number of its step, with the batches behind it; `like` and 0 if there is none.
 
         Args:
             like: The state before the first step.
+            batches: The batches of the run.
+            steps: How many steps the run has in all.
 
         Raises:
             CheckpointError: if the last checkpoint is damaged or not that of this run.
+            ValueError: if it is behind the last step.
         """
-        if self.store.latest() is None:
-            return None
-        arrays, facts = self.store.restore(_packed(like, self.skeleton), configuration=self.configuration)
-        state = TrainState(
-            params=arrays["params"],
-            averages=tuple(arrays[_average(i)] for i in range(len(like.averages))),
-            optimizer=arrays["optimizer"],
-            step=arrays["loop"]["step"],
-            key=arrays["loop"]["key"],
+        store = self.store
+        if store is None or store.latest() is None:
+            return like, 0
+        arrays, facts = store.restore(_packed(like, self.skeleton), configuration=self.configuration)
+        start = int(arrays["loop"]["step"])
+        require(start <= steps, f"steps = {steps}, and the run was saved at step {start} already; give at least that.")
+        batches.go_to(facts["batches"])
+        averages = tuple(arrays[_average(i)] for i in range(len(like.averages)))
+        return TrainState(arrays["params"], averages, arrays["optimizer"], **arrays["loop"]), start
+
+    def save(self, state: TrainState, batches: AbstractBatches, metrics: Mapping[str, float], steps: int) -> None:
+        """Writes a checkpoint where one is due, unless there is one of this step.
+
+        Args:
+            state: The state; every process holds all of it.
+            batches: The batches of the run, behind those of the last step.
+            metrics: Numbers measured at this step.
+            steps: How many steps the run has in all.
+        """
+        store, step = self.store, int(state.step)
+        if store is None or self.checkpoints is None or not due(step, self.checkpoints.every, steps):
+            return
+        require(
+            store.best is None or store.best in metrics,
+            f'checkpoints.best = "{store.best}" is not among the numbers {sorted(metrics)}; name one.',
         )
-        return state, facts["feed"]
+        if step in store.steps():
+            return
+        facts = {
+            "configuration": self.configuration,
+            "model": settings(self.skeleton, form),
+            "batches": batches.place(),
+        }
+        store.save(step, _packed(state, self.skeleton), facts, metrics)
 
     def offer(self) -> str:
         """A sentence on the last good model, with a space before it; nothing if nothing was saved."""
-        step = self.store.latest()
-        return "" if step is None else f" load({str(self.store.path)!r}, model) gives the model of step {step}."
+        store = self.store
+        if store is None or (step := store.latest()) is None:
+            return ""
+        return f" load({str(store.path)!r}, model) gives the model of step {step}."
 
 
 def saver(
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     step: TrainStep,
-    like: TrainState,
-    data: Dataset | AbstractSource | Array,
+    data: Dataset | AbstractSource,
+    *,
+    key: Key,
     clip: float | None,
 ) -> Saver:
     """What `fit` saves with.
@@ -117,24 +134,30 @@ def saver(
     Args:
         checkpoints: The settings.
         step: The step of the run.
-        like: The state before the first step.
         data: What is trained on.
+        key: The key of the run.
         clip: The largest norm of a gradient.
     """
-    configuration = {
-        "model": described(step.skeleton),
-        "loss": described(step.objective),
-        "time": described(step.time),
-        "batch_size": step.batch_size,
-        "decay": list(step.decays),
-        "clip": clip,
-        "accumulate": step.accumulate,
-        "dropout": step.dropout,
-        "key": described(like.key),
-        "data": _described_data(data),
-    }
-    store = Store(checkpoints.path, checkpoints.keep, checkpoints.best)
-    return Saver(store, step.skeleton, configuration)
+    configuration: dict[str, JSON] = {}
+    if checkpoints is not None:
+        described = {
+            "model": step.skeleton,
+            "loss": step.objective,
+            "time": step.time,
+            "batch_size": step.batch_size,
+            "decay": step.decays,
+            "clip": clip,
+            "accumulate": step.accumulate,
+            "dropout": step.dropout,
+            "key": key,
+        }
+        configuration = settings(described, digest) | {"data": _described_data(data)}
+    return Saver(checkpoints, step.skeleton, configuration)
+
+
+def due(taken: int, every: int, steps: int) -> bool:
+    """Whether what happens every so many steps, and at the end, happens after so many."""
+    return taken % every == 0 or taken == steps
 
 
 def load(path: str | Path, like: _S, *, step: int | None = None, average: int | None = 0) -> _S:
@@ -171,14 +194,14 @@ def load(path: str | Path, like: _S, *, step: int | None = None, average: int | 
         ([10, 20], True)
     """
     store = Store(path)
-    params, skeleton = split(like)
+    params, skeleton = eqx.partition(like, like.trained())
     part = "params" if average is None else _average(average)
     facts = store.facts(step)
     decays = facts["configuration"]["decay"]
     if average is not None and not 0 <= average < len(decays):
         raise CheckpointError(f"average = {average}; {store.path} holds the averages of the decays {decays}.")
     arrays, _ = store.restore({part: params, "fixed": _fixed(skeleton)}, step=step)
-    unlike = unequal(facts["model"], described(skeleton, contents=False))
+    unlike = unequal(facts["model"], settings(skeleton, form))
     if unlike:
         raise CheckpointError(f"{store.path} was saved from another model: {unlike}. Build `like` as for that run.")
     return eqx.combine(arrays[part], arrays["fixed"], skeleton)
@@ -214,9 +237,9 @@ def _packed(state: TrainState, skeleton: AbstractScore) -> dict[str, Any]:
     return averages | {"params": state.params, "optimizer": state.optimizer, "loop": loop, "fixed": _fixed(skeleton)}
 
 
-def _described_data(data: Dataset | AbstractSource | Array) -> JSON:
+def _described_data(data: Dataset | AbstractSource) -> JSON:
     """Data in memory by their entries; of a source what does not depend on where it lies."""
-    if not isinstance(data, AbstractSource):
-        return described(data)
-    found = {"class": type(data).__qualname__, "shape": list(data.shape), "quantisation": described(data.quantisation)}
+    if isinstance(data, Dataset):
+        return settings(data, digest)
+    found = {"type": type(data).__qualname__, "shape": list(data.shape), "quantisation": settings(data.quantisation)}
     return found | ({"samples": len(data)} if isinstance(data, AbstractRows) else {})

@@ -8,20 +8,18 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import require
 from .._module import AbstractModule
 from .._types import Key, Scalar
-from ..data import Dataset
-from ..data.source import check_batch
+from ..dataset import Dataset, as_dataset
 from ..likelihood import Truncation, VariationalDequantiser, likelihood_bound
 from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .console import Console
-from .loop import Records, TrainState, descended, repeated, started
-from .parts import check_counts, in_parts
-from .reader import ResidentReader
+from .batches import Samples, batches_of, drawn
+from .loop import Records, Span, TrainState, check_counts, descended, spans, started, whole
+from .report import Console
 
 
 class DequantiserRun(AbstractModule):
@@ -51,9 +49,9 @@ class _Step(AbstractModule):
     draws: int = eqx.field(static=True)
     decay: float
 
-    def step(self, state: TrainState, levels: Int[Array, "n *event"]) -> tuple[TrainState, Records]:
+    def step(self, state: TrainState, samples: Samples, i: Int[Array, ""]) -> tuple[TrainState, Records]:
         index_key, draw_key, bound_key = jr.split(jr.fold_in(state.key, state.step), 3)
-        k = levels[jr.randint(index_key, (self.batch_size,), 0, len(levels))]
+        k, _ = drawn(samples, i, self.batch_size, index_key)
         draw_keys, bound_keys = jr.split(draw_key, self.batch_size), jr.split(bound_key, self.batch_size)
 
         def loss(params: Any) -> tuple[Scalar, dict[str, Scalar]]:
@@ -79,7 +77,7 @@ class _Step(AbstractModule):
 def fit_dequantiser(
     dequantiser: VariationalDequantiser,
     score: AbstractScore,
-    data: Dataset,
+    data: Dataset | ArrayLike,
     *,
     optimizer: optax.GradientTransformation,
     steps: int,
@@ -136,6 +134,7 @@ def fit_dequantiser(
         >>> run.history["loss"].shape, bool(run.history["log_prob"][-1] > 0.1)
         ((100,), True)
     """
+    data = as_dataset(data)
     if data.quantisation is None:
         raise ValueError(
             "data has no quantisation; a dequantiser is trained on integer levels. Give Dataset(levels, quantisation)."
@@ -146,33 +145,16 @@ def fit_dequantiser(
     )
     require(draws >= 1, f"draws = {draws}; it is at least one.")
     check_counts(steps, report_every)
-    check_batch(batch_size, len(data))
     params, skeleton = _split(dequantiser)
+    batches = batches_of(data, batch_size, min(report_every, steps), None, key=key)
     step = _Step(skeleton, score, optimizer, time, batch_size, draws, decay)
+    state, seen = started(params, optimizer, 1, key=key), list[Span]()
+    run = spans(step.step, state, batches, start=0, steps=steps, report_every=report_every)
     with Console(0, steps, shown=progress) as console:
-        trained = in_parts(
-            lambda state, _, count, size: _loop((step, data.values, count), state, size),
-            started(params, optimizer, 1, key=key),
-            ResidentReader(data, min(report_every, steps), mesh=None),
-            start=0,
-            steps=steps,
-            report_every=report_every,
-            report=console,
-            saved=lambda: "",
-        )
-    return DequantiserRun(
-        dequantiser=eqx.combine(trained.state.averages[0], skeleton),
-        history=trained.history,
-        seconds_per_step=trained.seconds_per_step,
-    )
-
-
-@eqx.filter_jit(donate="all-except-first")
-def _loop(
-    fixed: tuple[_Step, Int[Array, "n *event"], Int[Array, ""]], state: TrainState, size: int
-) -> tuple[TrainState, Records]:
-    step, levels, count = fixed
-    return repeated(lambda state, _: step.step(state, levels), state, count, size)
+        for state, span in run:  # noqa: B007
+            seen.append(span)
+            console(span)
+    return DequantiserRun(eqx.combine(state.averages[0], skeleton), *whole(seen))
 
 
 def _split(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequantiser]:

@@ -2,31 +2,28 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import ArrayLike, Float
 
 from .._checks import require
 from .._module import AbstractModule
 from .._types import Key
-from ..data import AbstractSource, Dataset
+from ..data import AbstractSource
+from ..dataset import Dataset, as_dataset
 from ..objective import AbstractObjective
 from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .checkpoint import Checkpoints, saver
-from .console import Console
+from .batches import batches_of
+from .checkpoint import Checkpoints, due, saver
 from .devices import everywhere, local, per_device_batch
-from .loop import Records, TrainState
-from .parts import Span, check_counts, in_parts
-from .reader import reader_of
-from .report import Report
-from .step import TrainStep, split
-from .supply import AbstractSupply
+from .loop import Span, TrainState, TrainStep, check_counts, spans, whole
+from .report import Console, Report
 
 
 class Run(AbstractModule):
@@ -55,7 +52,7 @@ class Run(AbstractModule):
 def fit(
     model: AbstractScore,
     loss: AbstractObjective,
-    data: Dataset | AbstractSource | Float[Array, "n *event"] | Float[np.ndarray, "n *event"],
+    data: Dataset | AbstractSource | Float[ArrayLike, "n *event"],
     *,
     optimizer: optax.GradientTransformation,
     steps: int,
@@ -128,103 +125,90 @@ def fit(
         >>> bool(run.history["loss"][-20:].mean() < run.history["loss"][:20].mean())
         True
     """
+    _check_intervals(steps, report_every, evaluate, evaluate_every, checkpoints)
+    decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
+    require(len(decays) > 0 and all(0 <= d < 1 for d in decays), f"decay = {decay}; a decay lies in [0, 1).")
+    data = data if isinstance(data, AbstractSource) else as_dataset(data)
+    params, skeleton = _parted(model)
+    batches = batches_of(data, batch_size, min(report_every, steps), mesh, key=key)
+    step = TrainStep(
+        skeleton, loss, _clipped(optimizer, clip), time, batch_size, decays, dropout, accumulate, mesh, batches.pick,
+        data.quantisation,
+    )  # fmt: skip
+    saves = saver(checkpoints, step, data, key=key, clip=clip)
+    state, start = saves.begun(step.init(params, key=key), batches, steps)
+    step, state = everywhere((step, state), mesh)
+
+    first_process, seen = jax.process_index() == 0, list[Span]()
+    run = spans(step.step, state, batches, start=start, steps=steps, report_every=report_every, saved=saves.offer)
+    with Console(start, steps, heading=_heading(step), shown=progress and first_process) as console:
+        for state, span in run:
+            seen.append(span)
+            model = eqx.combine(local(state.averages[0]), skeleton)
+            metrics = {name: float(values.mean()) for name, values in span.history.items()}
+            metrics["seconds_per_step"] = span.seconds_per_step
+            if evaluate is not None and due(span.stop, evaluate_every, steps):
+                metrics |= {name: float(value) for name, value in evaluate(model).items()}
+            console(span)
+            for callback in callbacks if first_process else ():
+                callback(Report(span.stop, steps, span.first, metrics, span.history, model))
+            saves.save(state, batches, metrics, steps)
+
+    averages = tuple(eqx.combine(local(average), skeleton) for average in state.averages)
+    last = eqx.combine(local(state.params), skeleton)
+    history, seconds_per_step = whole(seen)
+    return Run(averages[0], averages, last, history, start, seconds_per_step, state)
+
+
+def _parted(model: AbstractScore) -> tuple[Any, AbstractScore]:
+    """The trained arrays of a model, refused where there are none, and the model without them."""
+    params, skeleton = eqx.partition(model, model.trained())
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            f"model is a {type(model).__name__} without floating arrays to train; "
+            "a function that closes over its weights hides them: make it an equinox.Module."
+        )
+    return params, skeleton
+
+
+@functools.lru_cache(maxsize=64)
+def _clipped(optimizer: optax.GradientTransformation, clip: float | None) -> optax.GradientTransformation:
+    """The optimizer behind a clip, the same object for the same two, so that another `fit` compiles nothing new."""
+    if clip is None:
+        return optimizer
+    require(clip > 0, f"clip = {clip}; a norm is positive. Give None to leave gradients alone.")
+    return optax.chain(optax.clip_by_global_norm(clip), optimizer)
+
+
+def _heading(step: TrainStep) -> str:
+    """How a batch is shared, where it is."""
+    if step.mesh is None:
+        return ""
+    each = per_device_batch(step.batch_size, step.mesh, step.accumulate)
+    return f"devices: {step.mesh.size}  samples a step: {step.batch_size}  at a time on each: {each}"
+
+
+def _check_intervals(
+    steps: int,
+    report_every: int,
+    evaluate: Callable[[AbstractScore], Mapping[str, float]] | None,
+    evaluate_every: int,
+    checkpoints: Checkpoints | None,
+) -> None:
+    """Refuses counts below one, and intervals that do not fit into each other."""
+
+    def check_multiple(name: str, every: int, unit: str, count: int) -> None:
+        require(every >= 1 and every % count == 0, f"{name} = {every} is no multiple of {unit} = {count}; choose one.")
+
     check_counts(steps, report_every)
     if evaluate is not None:
-        _check_multiple("evaluate_every", evaluate_every, "report_every", report_every)
-    if checkpoints is not None:
-        _check_multiple("checkpoints.every", checkpoints.every, "report_every", report_every)
-    if checkpoints is not None and checkpoints.best is not None:
+        check_multiple("evaluate_every", evaluate_every, "report_every", report_every)
+    if checkpoints is None:
+        return
+    check_multiple("checkpoints.every", checkpoints.every, "report_every", report_every)
+    if checkpoints.best is not None:
         require(
             evaluate is not None,
             f'checkpoints.best = "{checkpoints.best}" names a number of evaluate, which is None. Give evaluate.',
         )
-        _check_multiple("checkpoints.every", checkpoints.every, "evaluate_every", evaluate_every)
-    if clip is not None:
-        require(clip > 0, f"clip = {clip}; a norm is positive. Give None to leave gradients alone.")
-        optimizer = _clipped(optimizer, clip)
-    decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
-    require(len(decays) > 0 and all(0 <= d < 1 for d in decays), f"decay = {decay}; a decay lies in [0, 1).")
-    data = data if isinstance(data, Dataset | AbstractSource) else Dataset(jnp.asarray(data))
-    params, skeleton = split(model)
-    step = TrainStep(skeleton, loss, optimizer, time, batch_size, decays, dropout, accumulate, mesh)
-    state, start = step.init(params, key=key), 0
-    reader = reader_of(data, batch_size, min(report_every, steps), mesh, key=key)
-    saves = None if checkpoints is None else saver(checkpoints, step, state, data, clip)
-    found = None if saves is None else saves.resume(state)
-    if found is not None:
-        state, place = found
-        reader.restore(place)
-        start = int(state.step)
-        require(start <= steps, f"steps = {steps}, and the run was saved at step {start} already; give at least that.")
-    step, state = everywhere((step, state), mesh)
-
-    def averaged(state: TrainState, which: int = 0) -> AbstractScore:
-        return eqx.combine(local(state.averages[which]), skeleton)
-
-    def due(taken: int, every: int) -> bool:
-        return taken % every == 0 or taken == steps
-
-    heading = ""
-    if mesh is not None:
-        each = per_device_batch(batch_size, mesh, accumulate)
-        heading = f"devices: {mesh.size}  samples a step: {batch_size}  at a time on each: {each}"
-    with Console(start, steps, heading=heading, shown=progress and jax.process_index() == 0) as console:
-
-        def report(span: Span) -> None:
-            metrics = {name: float(values.mean()) for name, values in span.history.items()}
-            metrics["seconds_per_step"] = span.seconds_per_step
-            known = averaged(span.state)
-            if evaluate is not None and due(span.step, evaluate_every):
-                metrics |= {name: float(value) for name, value in evaluate(known).items()}
-            told = Report(span.step, steps, span.first, metrics, span.history, known)
-            console(span)
-            for callback in callbacks if jax.process_index() == 0 else ():
-                callback(told)
-            if saves is not None and checkpoints is not None and due(span.step, checkpoints.every):
-                require(
-                    checkpoints.best is None or checkpoints.best in metrics,
-                    f'checkpoints.best = "{checkpoints.best}" is not among the numbers {sorted(metrics)}; name one.',
-                )
-                saves.save(span.state, reader.state(), metrics)
-
-        trained = in_parts(
-            lambda state, supply, count, size: _loop((step, supply, count), state, size),
-            state,
-            reader,
-            start=start,
-            steps=steps,
-            report_every=report_every,
-            report=report,
-            saved=lambda: "" if saves is None else saves.offer(),
-        )
-    models = tuple(averaged(trained.state, which) for which in range(len(decays)))
-    return Run(
-        model=models[0],
-        averages=models,
-        last=eqx.combine(local(trained.state.params), skeleton),
-        history=trained.history,
-        start=start,
-        seconds_per_step=trained.seconds_per_step,
-        state=trained.state,
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def _clipped(optimizer: optax.GradientTransformation, clip: float) -> optax.GradientTransformation:
-    """The optimizer behind a clip, the same object for the same two, so that another `fit` compiles nothing new."""
-    return optax.chain(optax.clip_by_global_norm(clip), optimizer)
-
-
-@eqx.filter_jit(donate="all-except-first")
-def _loop(
-    fixed: tuple[TrainStep, AbstractSupply, Int[Array, ""]], state: TrainState, size: int
-) -> tuple[TrainState, Records]:
-    step, supply, count = fixed
-    return step.loop(state, supply, count, size)
-
-
-def _check_multiple(name: str, every: int, unit: str, count: int) -> None:
-    require(
-        every >= 1 and every % count == 0,
-        f"{name} = {every} is no multiple of {unit} = {count}; choose one.",
-    )
+        check_multiple("checkpoints.every", checkpoints.every, "evaluate_every", evaluate_every)

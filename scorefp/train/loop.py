@@ -1,15 +1,28 @@
-"""The device's side of every training loop: a state, one step of gradient descent, many steps without the host."""
+"""The loop of every training: a step of gradient descent, many of them on the device, the losses between."""
 
-from collections.abc import Callable
+import time as clock
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from .._checks import require
 from .._module import AbstractModule
 from .._types import Key, Scalar
+from ..dataset import Quantisation
+from ..dataset.dequantise import spread
+from ..objective import AbstractObjective
+from ..score import AbstractScore
+from ..time import AbstractTimeSampler
+from .batches import AbstractBatches, Pick, Samples, drawn
+from .devices import check_mesh, per_device_batch, replicated, shared
 
 
 class TrainState(AbstractModule):
@@ -65,29 +78,240 @@ def descended(
     return TrainState(params, averages, own, state.step + 1, state.key), records
 
 
+class TrainStep(AbstractModule):
+    r"""Take a batch, estimate the objective and its gradient, update the parameters and their averages.
+
+    An average is $\bar\theta \leftarrow \bar\theta + (1 - d)(\theta - \bar\theta)$ with $d = \min(\text{decay}, (1 +
+    k)/(10 + k))$ at step $k$, so that the start is forgotten.
+
+    With `accumulate`, a batch is gone through in that many parts, one after another, and the mean of their gradients
+    is the gradient of the step: the memory is that of one part. With a mesh the devices share each part.
+
+    Args:
+        skeleton: The model without its trained arrays.
+        objective: What is minimised.
+        optimizer: An optax optimizer.
+        time: How times are drawn.
+        batch_size: Samples a step.
+        decays: The decay of each average.
+        dropout: Whether the model takes a key.
+        accumulate: In how many parts a batch is gone through.
+        mesh: The devices, as `data_mesh` returns them; `None` is one.
+        pick: How a step takes its batch from the samples that its loop is given: `drawn`, or `in_order` of a stack.
+        quantisation: The levels of the samples; `None` for floats.
+
+    Raises:
+        ValueError: if the batch does not divide into the parts and among the devices, or the mesh has another axis
+            than `"data"`.
+    """
+
+    skeleton: AbstractScore
+    objective: AbstractObjective
+    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    time: AbstractTimeSampler
+    batch_size: int = eqx.field(static=True)
+    decays: tuple[float, ...]
+    dropout: bool = eqx.field(static=True)
+    accumulate: int = eqx.field(default=1, static=True)
+    mesh: Mesh | None = eqx.field(default=None, static=True)
+    pick: Pick = eqx.field(default=drawn, static=True)
+    quantisation: Quantisation | None = None
+
+    def __check_init__(self) -> None:
+        check_mesh(self.mesh)
+        per_device_batch(self.batch_size, self.mesh, self.accumulate)
+
+    def init(self, params: Any, *, key: Key) -> TrainState:
+        """The state before the first step.
+
+        Args:
+            params: The trained arrays: those of the model where `AbstractScore.trained` is true.
+            key: A random key.
+        """
+        return started(params, self.optimizer, len(self.decays), key=key)
+
+    def step(self, state: TrainState, samples: Samples, i: Int[Array, ""]) -> tuple[TrainState, Records]:
+        """One step: the new state; and before it the value of the objective (`"loss"`), of each term, and the norm of
+        the gradient.
+
+        Args:
+            state: The state.
+            samples: What the batch is picked from.
+            i: The number of the step in its loop.
+        """
+        index_key, level_key, loss_key = jr.split(jr.fold_in(state.key, state.step), 3)
+        values, args = self.pick(samples, i, self.batch_size, index_key)
+        # The levels were checked when they were read; a check here would cost a call of the host a step.
+        x0 = spread(values, self.quantisation, key=level_key)
+        value, terms, grads = self._gradient(state.params, (x0, args), loss_key)
+        return descended(state, value, terms, replicated(grads, self.mesh), self.optimizer, self.decays)
+
+    def loop(self, state: TrainState, samples: Samples, count: Int[Array, ""], size: int) -> tuple[TrainState, Records]:
+        """Up to `size` steps as one loop on the device.
+
+        Args:
+            state: The state.
+            samples: What the batches are picked from.
+            count: How many steps.
+            size: The length of the records, NaN after `count`.
+        """
+        return repeated(self.step, samples, state, count, size)
+
+    def _gradient(
+        self, params: Any, batch: tuple[Float[Array, "batch *event"], Any], key: Key
+    ) -> tuple[Scalar, dict[str, Scalar], Any]:
+        """The objective, its terms and its gradient on a batch."""
+
+        def loss(params: Any, x0: Array, args: Any, key: Key) -> tuple[Scalar, dict[str, Scalar]]:
+            model = eqx.combine(params, self.skeleton)
+            return self.objective.evaluate(model, x0, key=key, time=self.time, args=args, dropout=self.dropout)
+
+        def of_part(batch: tuple[Array, Any], key: Key) -> tuple[Scalar, dict[str, Scalar], Any]:
+            (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(params, *shared(batch, self.mesh), key)
+            return value, terms, grads
+
+        if self.accumulate == 1:
+            return of_part(batch, key)
+
+        def add(total: Any, part: tuple[tuple[Array, Any], Key]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, of_part(*part)), None
+
+        # Part j takes the rows j, j + accumulate, …: each device finds its share of every part among its own rows.
+        parts = jax.tree.map(lambda a: a.reshape((-1, self.accumulate, *a.shape[1:])).swapaxes(0, 1), batch)
+        keys = jr.split(key, self.accumulate)
+        like = jax.eval_shape(of_part, jax.tree.map(lambda a: a[0], parts), key)
+        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+        total, _ = jax.lax.scan(add, zero, (parts, keys))
+        return jax.tree.map(lambda a: a / self.accumulate, total)
+
+
+Step = Callable[[TrainState, Any, Int[Array, ""]], tuple[TrainState, Records]]
+"""One step, called with the state, what its loop is given, and the number of the step in the loop."""
+
+
 def repeated(
-    step: Callable[[TrainState, Int[Array, ""]], tuple[TrainState, Records]],
-    state: TrainState,
-    count: Int[Array, ""],
-    size: int,
+    step: Step, samples: Any, state: TrainState, count: Int[Array, ""], size: int
 ) -> tuple[TrainState, Records]:
     """Up to `size` steps as one loop on the device.
 
     Args:
-        step: One step, called with the state and the number of the step in this loop.
+        step: One step.
+        samples: What each step is given.
         state: The state.
-        count: How many steps; a value, so that a shorter last part compiles nothing new.
+        count: How many steps; a value, so that a shorter last loop compiles nothing new.
         size: The length of the records.
 
     Returns:
         The new state, and records of the loss and its terms, NaN after `count`.
     """
-    names = jax.eval_shape(step, state, count)[1]
+    names = jax.eval_shape(step, state, samples, count)[1]
     records = jax.tree.map(lambda r: jnp.full((size,), jnp.nan, r.dtype), names)
 
     def body(i: Int[Array, ""], carry: tuple[TrainState, Records]) -> tuple[TrainState, Records]:
         state, records = carry
-        state, values = step(state, i)
+        state, values = step(state, samples, i)
         return state, {name: records[name].at[i].set(value) for name, value in values.items()}
 
     return jax.lax.fori_loop(0, count, body, (state, records))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _loop(fixed: tuple[Step, Any, Int[Array, ""]], state: TrainState, size: int) -> tuple[TrainState, Records]:
+    """`repeated`; the buffers of the state are taken over, those of the step and of the samples are kept."""
+    step, samples, count = fixed
+    return repeated(step, samples, state, count, size)
+
+
+class Span(AbstractModule):
+    """The steps between two reports.
+
+    Args:
+        first: The number of the first one.
+        stop: How many steps are taken after them.
+        history: The loss, its terms and the norm of the gradient at each.
+        seconds_per_step: The mean time of one.
+    """
+
+    first: int
+    stop: int
+    history: dict[str, Float[np.ndarray, " steps"]]
+    seconds_per_step: float
+
+
+def spans(
+    step: Step,
+    state: TrainState,
+    batches: AbstractBatches,
+    *,
+    start: int,
+    steps: int,
+    report_every: int,
+    saved: Callable[[], str] = str,
+) -> Iterator[tuple[TrainState, Span]]:
+    """Steps `start … steps - 1`; after every `report_every` the state, and the losses, which were checked.
+
+    Between two spans nothing is copied to the host, and while the device computes the host reads the next batches.
+
+    Args:
+        step: One step, the method of a module.
+        state: The state before step `start`; its buffers are taken over.
+        batches: The batches.
+        start: How many steps are taken already.
+        steps: How many steps in all.
+        report_every: How many steps lie between two reports.
+        saved: What to say about saved states when the loss stops being finite.
+
+    Raises:
+        FloatingPointError: if the loss or the gradient stops being finite; it names the step and the terms.
+    """
+    size = batches.size
+    while start < steps:
+        # Reports stand at multiples of `report_every`, also after a start between two of them.
+        first, stop = start, min(start - start % report_every + report_every, steps)
+        begin = clock.perf_counter()
+        pending: list[tuple[int, Records]] = []
+        for at in range(first, stop, size):
+            count = min(size, stop - at)
+            state, records = _loop((step, batches.take(count), jnp.asarray(count)), state, size)
+            pending.append((count, records))
+            if at + count < stop:
+                batches.prepare(min(size, stop - at - count))
+        batches.prepare(min(size, report_every, steps - stop))
+        history = {
+            name: np.concatenate([np.asarray(r[name])[:n] for n, r in pending]) for name in _names(pending[0][1])
+        }
+        seconds = (clock.perf_counter() - begin) / (stop - first)
+        _check_finite(history, first, saved)
+        yield state, Span(first, stop, history, seconds)
+        start = stop
+
+
+def whole(parts: Sequence[Span]) -> tuple[dict[str, Float[np.ndarray, " steps"]], float]:
+    """The history of all spans together, and the median time of a step; the first span holds the compilation."""
+    names = parts[0].history if parts else ()
+    history = {name: np.concatenate([part.history[name] for part in parts]) for name in names}
+    seconds = [part.seconds_per_step for part in parts[1:]]
+    return history, float(np.median(seconds)) if seconds else float("nan")
+
+
+def check_counts(steps: int, report_every: int) -> None:
+    """Refuses a run without steps or without reports."""
+    require(steps >= 1 and report_every >= 1, f"steps = {steps}, report_every = {report_every}; both are at least 1.")
+
+
+def _names(records: Records) -> list[str]:
+    """The loss, its terms, the norm of the gradient: a compiled function sorts them by name."""
+    return ["loss", *(name for name in records if name not in ("loss", "gradient_norm")), "gradient_norm"]
+
+
+def _check_finite(history: dict[str, np.ndarray], first: int, saved: Callable[[], str]) -> None:
+    bad = ~(np.isfinite(history["loss"]) & np.isfinite(history["gradient_norm"]))
+    if not bad.any():
+        return
+    at = int(bad.argmax())
+    named = "loss" if not np.isfinite(history["loss"][at]) else "gradient"
+    terms = [name for name in list(history)[1:-1] if not np.isfinite(history[name][at])]
+    raise FloatingPointError(
+        f"the {named} is not finite at step {first + at}; not finite are the terms {terms or 'none by itself'}. "
+        f"Lower the learning rate or the weight of the term, or clip gradients.{saved()}"
+    )

@@ -1,12 +1,22 @@
-"""What a training run tells while it runs."""
+"""What a training run tells while it runs: to callbacks, on the console, and of held-out data."""
 
-from collections.abc import Mapping
+import time as clock
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 
 import numpy as np
-from jaxtyping import Float
+import rich.console
+from jaxtyping import ArrayLike, Float
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from .._module import AbstractModule
+from .._types import Key
+from ..dataset import Dataset, as_dataset
+from ..diagnostics import AbstractMeasure, Likelihood, ResidualCurve, audit
 from ..score import AbstractScore
+from .loop import Span
+
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 class Report(AbstractModule):
@@ -28,3 +38,97 @@ class Report(AbstractModule):
     metrics: Mapping[str, float]
     history: Mapping[str, Float[np.ndarray, " steps"]]
     model: AbstractScore
+
+
+def audit_on(
+    data: Dataset | Float[ArrayLike, "n *event"],
+    *,
+    key: Key,
+    measures: Sequence[AbstractMeasure] = (Likelihood(), ResidualCurve()),
+) -> Callable[[AbstractScore], dict[str, float]]:
+    """An audit on held-out data, for `evaluate` of `fit`.
+
+    All evaluations take the same samples with the same noise, so that their differences are those of the models. What
+    they run is compiled at the first one. Give measures few samples, `Likelihood(samples=64)` for example: they stop
+    the training.
+
+    Args:
+        data: A data set, with its quantisation and conditioning; or clean samples as floats, stacked along the leading
+            axis.
+        key: A random key.
+        measures: What to measure, as in `audit`.
+
+    Returns:
+        A function of a score that returns the numbers of its audit by section and name, such as
+        `"likelihood/bits_per_dim"` and `"residual/r_FP"`.
+
+    Example:
+        >>> import jax, scorefp as sfp
+        >>> from scorefp import train
+        >>> x = jax.random.normal(jax.random.key(0), (100, 2))
+        >>> evaluate = train.audit_on(x, key=jax.random.key(1), measures=(sfp.diagnostics.MatchingCurve(),))
+        >>> numbers = evaluate(sfp.Score(lambda t, x: -x, sfp.VP()))
+        >>> bool(0 < numbers["matching/r_DSM_scale_free"] < 1)
+        True
+    """
+    held_out = as_dataset(data)
+
+    def evaluate(score: AbstractScore) -> dict[str, float]:
+        report = audit(score, held_out, key=key, measures=measures)
+        return {
+            f"{title}/{name}": number.value
+            for title, section in report.sections.items()
+            for name, number in section.numbers.items()
+        }
+
+    return evaluate
+
+
+class Console:
+    """The loss, its terms and the rate: beside a bar in terminals and notebooks, elsewhere in a line now and then.
+
+    Args:
+        start: How many steps are taken already.
+        steps: The number of steps in all.
+        heading: What is shown first, if anything.
+        shown: Whether to show anything.
+    """
+
+    def __init__(self, start: int, steps: int, *, heading: str = "", shown: bool) -> None:
+        self._console = rich.console.Console(quiet=not shown, highlight=False, markup=False, soft_wrap=True)
+        self._heading = heading
+        self._steps = steps
+        self._live = self._console.is_terminal or self._console.is_jupyter
+        self._next_line = clock.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self._console,
+            disable=not (shown and self._live),
+        )
+        self._task = self._bar.add_task("compiling", total=steps, completed=start)
+
+    def __enter__(self) -> "Console":
+        if self._heading:
+            self._console.print(self._heading)
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, span: Span) -> None:
+        loss, *terms, _ = span.history
+        # A single term is the loss.
+        names = [loss, *(terms if len(terms) > 1 else ())]
+        shown = "  ".join(f"{name} {span.history[name].mean():.4g}" for name in names)
+        shown += f"  {1 / span.seconds_per_step:.3g} steps/s"
+        self._bar.update(self._task, completed=span.stop, description=shown)
+        if not self._live and (clock.monotonic() >= self._next_line or span.stop == self._steps):
+            self._next_line = clock.monotonic() + _SECONDS_BETWEEN_LINES
+            self._console.print(f"{span.stop}/{self._steps}  {shown}")

@@ -25,8 +25,8 @@ import jax.random as jr
 import numpy as np
 
 from .._checks import require
+from .._describe import JSON, first, unequal
 from .._module import AbstractModule
-from .describe import JSON, first, unequal
 
 _FORMAT = {"format": "scorefp checkpoint", "version": 1}
 _LIBRARIES = ("scorefp", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -1,23 +1,19 @@
-"""Optimal transport between samples: the squared Wasserstein distance with its error [G2]."""
+"""How the optimal transport from one discrete law to another is found, exactly or nearly [G2]."""
 
-import math
 import warnings
 from abc import abstractmethod
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from .._checks import finite, floating, require, same_shape
+from .._checks import require
 from .._module import AbstractModule
-from .._monte_carlo import MonteCarlo
-from .._types import Key, Scalar
-from .histogram import Histogram
+from .._types import Scalar
 
 
 class Atoms(AbstractModule):
@@ -271,96 +267,3 @@ def _sinkhorn(
     cost, found = divergence(geometry, x, y, a=p, b=q, epsilon=epsilon, relative_epsilon="mean", solve_kwargs=limits)
     (f, g), (own_f, _), (_, own_g) = found.potentials
     return cost, (f - own_f, g - own_g), jnp.stack(found.converged)
-
-
-def wasserstein2(
-    x: Float[ArrayLike, "n *event"] | Histogram,
-    y: Float[ArrayLike, "m *event"] | Histogram,
-    *,
-    method: AbstractTransport | None = None,
-    resamples: int = 0,
-    key: Key | None = None,
-) -> MonteCarlo:
-    r"""The squared Wasserstein distance between the laws of two sets of samples, with its standard error [G2]:
-
-    $$ W_2^2(p, q) = \min_{\pi} E_{(x, y) \sim \pi} |x - y|^2 = \max_{f(x) + g(y) \le |x - y|^2} E_p f + E_q g. $$
-
-    It is the number of Tables 1–3 of Deveney 2023. Its unit is length², that of a sum over all elements.
-
-    **The error** comes from the optimal potentials $f$ and $g$ and costs no further solve:
-    $\mathrm{se}^2 = \mathrm{Var}_p f / n + \mathrm{Var}_q g / m$, the central limit theorem of the transport cost
-    (del Barrio & Loubes 2019) for independent sets of different laws; of one law it is too large. It is the spread
-    around the mean over sets of this size. **That mean is above the distance of the laws**: two sets of one law are not
-    at distance zero, and what is too much falls only like $n^{-2/D}$ in $D > 4$ dimensions. Compare with the distance
-    of two sets of one law, as `ode_sde_gap` does.
-
-    It runs on the host in float64, and has no gradient.
-
-    Args:
-        x: Samples, stacked along the leading axis; or a histogram.
-        y: Samples of the same event shape, or a histogram where `x` is one.
-        method: `Quantile()`, `Assignment()`, `ExactTransport()` or `Sinkhorn(epsilon)`. `None` is `Quantile()` for one
-            element a sample, `Assignment()` for sets of equally many samples, and `ExactTransport()` for all else.
-        resamples: How many bootstrap samples give the error in place of the potentials; each costs a solve.
-        key: A random key, for the bootstrap.
-
-    Returns:
-        The squared distance and its standard error.
-
-    Raises:
-        ImportError: if the method needs an extra that is not installed.
-        TypeError: if a sample is not floating, or one argument is a histogram and the other is not.
-        ValueError: if the event shapes differ, a sample is not finite, there are none, the method does not take these
-            samples, `resamples` is 1 or negative, or the bootstrap has no key.
-        RuntimeError: if the method's iterations run out.
-
-    Example:
-        >>> import jax, scorefp as sfp
-        >>> x = jax.random.normal(jax.random.key(0), (100, 2))
-        >>> print(sfp.wasserstein2(x, x + 0.5))
-        0.5 ± 0.14
-    """
-    if isinstance(x, Histogram) != isinstance(y, Histogram):
-        raise TypeError(
-            "one of x and y is a Histogram and the other is not; make one of the samples: Histogram.of(samples, box)."
-        )
-    require(
-        resamples == 0 or resamples >= 2,
-        f"resamples = {resamples}; the bootstrap needs at least two, and 0 takes the error from the potentials.",
-    )
-    event, start = _atoms("x", x)
-    other, end = _atoms("y", y)
-    same_shape("a sample of y", other, "a sample of x", event)
-    if method is None:
-        method = _default(start, end)
-    found = method(start, end)
-    if resamples == 0:
-        error = math.sqrt(start.variance(found.start) + end.variance(found.end))
-    else:
-        generator = _generator(key)
-        costs = [method(start.resampled(generator), end.resampled(generator)).cost for _ in range(resamples)]
-        error = float(np.std(costs, ddof=1))
-    return MonteCarlo(jnp.asarray(found.cost), jnp.asarray(error))
-
-
-def _generator(key: Key | None) -> np.random.Generator:
-    if key is None:
-        raise ValueError("key is None, but the bootstrap draws samples; pass key=jax.random.key(seed).")
-    return np.random.default_rng(np.ravel(jr.key_data(key)).tolist())
-
-
-def _atoms(name: str, x: Any) -> tuple[tuple[int, ...], Atoms]:
-    """The event shape, and the law."""
-    if isinstance(x, Histogram):
-        full = x.weights > 0
-        return x.box.shape, Atoms(x.centres[full].reshape(full.sum(), -1), x.weights[full], x.count)
-    x = finite(name, floating(name, x))
-    require(x.ndim >= 1 and x.size >= 1, f"{name} has shape {x.shape}; it needs samples along a leading axis.")
-    return x.shape[1:], Atoms(np.asarray(x, np.float64).reshape(x.shape[0], -1), None, x.shape[0])
-
-
-def _default(start: Atoms, end: Atoms) -> AbstractTransport:
-    if start.points.shape[1] == 1:
-        return Quantile()
-    equal = len(start.points) == len(end.points) and start.weights is None and end.weights is None
-    return Assignment() if equal else ExactTransport()

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from .._checks import require
-from ..likelihood import Quantisation
-from .source import AbstractSource, Batch, Feed, part_of
-from .values import Interval, check_args, check_kind, check_values
+from ..dataset import Interval, Quantisation
+from ..dataset.values import check_args, check_kind, check_values
+from .source import AbstractSource, Batch, Batches, part_of
 
 
 @runtime_checkable
@@ -24,7 +24,7 @@ class Stateful(Protocol):
     def set_state(self, state: Any, /) -> Any: ...
 
 
-class Batches(AbstractSource):
+class Loader(AbstractSource):
     """Any Python iterable of batches: the loader of another library, a list, a generator.
 
     A batch is an array of samples, or a pair of such an array and the conditioning, a pytree of arrays with as many
@@ -50,9 +50,9 @@ class Batches(AbstractSource):
     Example:
         >>> import numpy as np
         >>> from scorefp import data
-        >>> source = data.Batches([np.zeros((3, 2)), np.ones((2, 2))], shape=(2,))
-        >>> feed = source.feed(4, seed=0)
-        >>> next(feed)[0][:, 0], next(feed)[0][:, 0]
+        >>> source = data.Loader([np.zeros((3, 2)), np.ones((2, 2))], shape=(2,))
+        >>> batches = source.batches(4, seed=0)
+        >>> next(batches)[0][:, 0], next(batches)[0][:, 0]
         (array([0., 0., 0., 1.]), array([1., 0., 0., 0.]))
     """
 
@@ -71,9 +71,9 @@ class Batches(AbstractSource):
     ) -> None:
         self.origin, self.shape, self.quantisation, self.interval = _Origin(batches), shape, quantisation, interval
 
-    def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Feed:
+    def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:
         require(batch_size >= 1, f"batch_size = {batch_size}; a batch has at least one sample.")
-        return _BatchFeed(self, batch_size, part_of(batch_size, share))
+        return _Recut(self, batch_size, part_of(batch_size, share))
 
     def read(self, batch: Any, number: int) -> Batch:
         """A batch as arrays, checked.
@@ -145,10 +145,10 @@ class _Piece(NamedTuple):
 
 
 @final
-class _BatchFeed:
+class _Recut:
     """The batches of an iterable, cut and joined to one length."""
 
-    def __init__(self, source: Batches, batch_size: int, part: slice) -> None:
+    def __init__(self, source: Loader, batch_size: int, part: slice) -> None:
         self._source, self._batch_size, self._part = source, batch_size, part
         self._iterator = source.origin.started()
         self._epoch, self._taken = 0, 0
@@ -176,8 +176,8 @@ class _BatchFeed:
         here = self.get_state()
         require(
             state.keys() == here.keys() and state["batch_size"] == self._batch_size,
-            f"the saved place is {state}, this feed is at {here}; they differ in the data or in the batch size. Give "
-            "those of the saved run.",
+            f"the saved place is {state}, these batches are at {here}; they differ in the data or in the batch size. "
+            "Give those of the saved run.",
         )
         self._iterator, self._rest = self._source.origin.started(), None
         self._epoch, self._taken = state["epoch"], state["taken"]

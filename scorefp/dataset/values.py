@@ -1,4 +1,4 @@
-"""The values that a source may hand out: what is refused, and how a message names it."""
+"""The values and the conditioning of samples: what is refused, and how a message names it."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 
 from .._checks import require
 from .._module import AbstractModule
-from ..likelihood import Quantisation
+from .quantisation import Quantisation
 
 BLOCK = 1024
 """How many samples are looked at a time where all are."""

@@ -37,7 +37,7 @@ class Histogram(AbstractModule):
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
-        >>> from scorefp.diagnostics import Histogram
+        >>> from scorefp.transport import Histogram
         >>> box = sfp.Box(jnp.array(0.0), jnp.array(1.0))
         >>> Histogram(box, jnp.array([1.0, 3.0])).centres
         array([0.25, 0.75])
@@ -80,7 +80,7 @@ class Histogram(AbstractModule):
 
         Example:
             >>> import jax, jax.numpy as jnp, scorefp as sfp
-            >>> from scorefp.diagnostics import Histogram
+            >>> from scorefp.transport import Histogram
             >>> box = sfp.Box(-2 * jnp.ones(2), 2 * jnp.ones(2))
             >>> found = Histogram.of(jax.random.normal(jax.random.key(0), (10_000, 2)), box)
             >>> found.weights.shape, round(found.outside, 2)

@@ -1,6 +1,6 @@
-"""What a run was set up with, as JSON that can be compared: names of classes and functions, numbers, digests.
+"""What an object is set up with: as text and JSON for readers, and as JSON that tells two runs apart.
 
-Its sibling `diagnostics.configuration` says the same for readers, shorter, and leaves out what is large.
+Modules are described by their class and fields, functions by their name: what a function closes over is not seen.
 """
 
 import dataclasses
@@ -9,10 +9,11 @@ import math
 import re
 import types
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, TypeAlias, cast
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,23 +21,42 @@ import numpy as np
 JSON: TypeAlias = Any
 """`None`, booleans, numbers, strings, and lists and string-keyed mappings of them."""
 
+_SMALL = 16
 
-def described(value: Any, *, contents: bool = True) -> JSON:
-    """A description of a value, equal for values that do the same.
 
-    Modules are described by their class and fields, functions by their name: what a function closes over is not seen.
+def form(array: Any) -> JSON:
+    """An array by its dtype and shape."""
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def shown(array: Any) -> JSON:
+    """An array for readers: a small one in full, a larger one by its form."""
+    return settings(array.tolist()) if array.size <= _SMALL else form(array)
+
+
+def digest(array: Any) -> JSON:
+    """An array for comparison: by its form and a digest of its entries, a number in full."""
+    if array.ndim == 0:
+        return f"{form(array)} {array}"
+    return f"{form(array)} #{zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data):08x}"
+
+
+def settings(value: Any, array: Callable[[Any], JSON] = shown) -> JSON:
+    """A value as JSON, equal for values that do the same.
 
     Args:
         value: Anything: a loss, a model, a data set.
-        contents: Whether an array is described by its entries too, or by shape and dtype alone.
+        array: How arrays are told: `shown`, `digest` or `form`.
     """
-    inner = functools.partial(described, contents=contents)
+    inner = functools.partial(settings, array=array)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no such numbers, and NaN differs from itself
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, jax.Array | np.ndarray | np.generic):
-        return _array(value, contents)
+        is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        # The entries of a large array are left on the device where they are not looked at.
+        return array(value if array is form else np.asarray(jax.random.key_data(value) if is_key else value))
     if isinstance(value, Enum):
         return str(value)
     if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
@@ -46,13 +66,25 @@ def described(value: Any, *, contents: bool = True) -> JSON:
         return {"partial": inner(value.func), "args": inner(value.args), "keywords": inner(value.keywords)}
     if dataclasses.is_dataclass(value):
         fields = {f.name: inner(getattr(value, f.name, None)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__qualname__} | fields
+        return {"type": type(value).__qualname__} | fields
     if isinstance(value, Mapping):
         return {str(k): inner(v) for k, v in cast(Mapping[Any, Any], value).items()}
     if isinstance(value, list | tuple):
         return [inner(v) for v in cast(list[Any], value)]
     # An address in memory differs from process to process.
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def described(value: Any) -> str:
+    """A setting in one line: a class by its name with the fields that differ from their defaults."""
+    if isinstance(value, eqx.Module):
+        given = [
+            f"{field.name}={described(getattr(value, field.name))}"
+            for field in dataclasses.fields(value)
+            if not _is_default(field, getattr(value, field.name))
+        ]
+        return f"{type(value).__name__}({', '.join(given)})"
+    return str(settings(value))
 
 
 def unequal(before: JSON, after: JSON) -> str:
@@ -69,8 +101,8 @@ def first(parts: list[str], count: int = 3) -> str:
 def _differences(before: JSON, after: JSON, name: str) -> Iterator[tuple[str, str, str]]:
     """Where two descriptions differ: the place, what stood there and what stands there."""
     if isinstance(before, dict) and isinstance(after, dict):
-        if before.get("class") != after.get("class"):
-            yield name, str(before.get("class")), str(after.get("class"))
+        if before.get("type") != after.get("type"):
+            yield name, str(before.get("type")), str(after.get("type"))
             return
         for key in [*before, *(key for key in after if key not in before)]:
             inner = f"{name}.{key}" if name else key
@@ -82,20 +114,12 @@ def _differences(before: JSON, after: JSON, name: str) -> Iterator[tuple[str, st
         yield name, _short(before), _short(after)
 
 
-def _array(value: Any, contents: bool) -> str:
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        value = jax.random.key_data(value)
-    form = f"{value.dtype}{list(value.shape)}"
-    if not contents:
-        return form
-    value = np.asarray(value)
-    if value.ndim == 0:
-        return f"{form} {value}"
-    return f"{form} #{zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data):08x}"
-
-
 def _short(value: JSON, length: int = 60) -> str:
-    if isinstance(value, dict) and "class" in value:
-        return str(value["class"])
+    if isinstance(value, dict) and "type" in value:
+        return str(value["type"])
     text = str(value)
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _is_default(field: "dataclasses.Field[Any]", value: Any) -> bool:
+    return field.default is not dataclasses.MISSING and eqx.tree_equal(value, field.default) is True

@@ -1,0 +1,171 @@
+"""Samples with the levels and the range that bits per dimension need, and with their conditioning."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, ArrayLike, Int, Shaped
+
+from .._checks import finite, is_concrete, require
+from .._module import AbstractModule
+from .._types import Key
+from .dequantise import UniformDequantiser
+from .quantisation import Quantisation
+from .values import Interval, check_args, check_kind, check_reshape, check_values
+
+
+class Dataset(AbstractModule):
+    """Samples stacked along the first axis: floats, or integer levels with their quantisation; and their conditioning.
+
+    The quantisation travels with the data, so that bits per dimension are computed with the range that training used.
+    Arrays of JAX are in the memory of the device, those of numpy in that of the host or mapped from a file; what
+    takes a data set moves it to the device, but for `scorefp.data.OnHost`, which reads it where it is.
+
+    Args:
+        values: The samples, of shape `(n, *event)`: floats, or levels in `0 … levels - 1`.
+        quantisation: The levels and the interval they are mapped to; `None` for floats.
+        args: Conditioning of each sample for the model, a pytree of arrays with `n` rows.
+        interval: The range that floats are declared to lie on; `None` for floats without bounds.
+
+    Raises:
+        TypeError: if levels come without a quantisation, or floats with one.
+        ValueError: if there are fewer than two samples, a value is NaN, infinite or out of its range, or `args` has
+            another number of rows.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from scorefp.data import Dataset
+        >>> data = Dataset(jnp.ones((10, 3)))
+        >>> data.shape, len(data)
+        ((3,), 10)
+    """
+
+    values: Shaped[Array | np.ndarray, "n *event"]
+    quantisation: Quantisation | None = None
+    args: Any = None
+    interval: Interval | None = None
+
+    def __check_init__(self) -> None:
+        if not is_concrete(self.values):
+            return
+        values = np.asarray(self.values)
+        require(
+            values.ndim >= 1 and len(values) >= 2,
+            f"values has shape {values.shape}; it needs two samples or more, stacked along the first axis.",
+        )
+        check_args(self.args, len(values))
+        check_kind(values.dtype, self.quantisation, self.interval)
+        check_values(values, self.quantisation, self.interval, "sample {}".format)
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape."""
+        return self.values.shape[1:]
+
+    @property
+    def size(self) -> int:
+        """The number of elements `D` of one sample."""
+        return math.prod(self.shape)
+
+    @property
+    def std(self) -> float:
+        """The root mean square of the entries as the model sees them, for `data_std` of a score.
+
+        About zero, not about the mean: the preconditioning takes the data as centred. Levels are those after
+        dequantisation, whose uniform noise is counted by its variance.
+        """
+        return float(np.sqrt(mean_square(np.asarray(self.values), self.quantisation)))
+
+    def reshaped(self, shape: tuple[int, ...]) -> "Dataset":
+        """The same samples with another event shape, such as flat images as `(1, 28, 28)` for a U-Net.
+
+        Args:
+            shape: The event shape.
+
+        Raises:
+            ValueError: if it has another number of entries.
+        """
+        check_reshape(self.shape, shape)
+        return self._with(self.values.reshape(len(self), *shape), self.args)
+
+    def rows(self, index: Int[Array | np.ndarray, " rows"]) -> "Dataset":
+        """The chosen samples, with their conditioning.
+
+        Args:
+            index: Which samples, in which order.
+        """
+        return self._with(*jax.tree.map(lambda a: a[index], (self.values, self.args)))
+
+    def drawn(self, most: int | None, *, key: Key) -> "tuple[Dataset, Int[np.ndarray, ' rows']]":
+        """At most so many of the samples, drawn without replacement, and their rows; all of them for `None`.
+
+        Args:
+            most: How many at most.
+            key: A random key.
+        """
+        if most is None or most >= len(self):
+            return self, np.arange(len(self))
+        rows = jr.permutation(key, len(self))[:most]
+        return self.rows(rows), np.asarray(rows)
+
+    def dequantised(self, key: Key) -> "Dataset":
+        """The same samples as floats, levels spread uniformly over their width.
+
+        It still has the quantisation, so that likelihoods of it are told in bits per dimension.
+
+        Args:
+            key: A random key; floats need none and are returned as they are.
+        """
+        if self.quantisation is None or not self.has_levels:
+            return self
+        return self._with(UniformDequantiser(self.quantisation)(self.values, key=key), self.args)
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether the values are integer levels."""
+        return bool(jnp.issubdtype(self.values.dtype, jnp.integer))
+
+    def _with(self, values: Shaped[Array | np.ndarray, "m *other"], args: Any) -> "Dataset":
+        """Other values of the same kind, which need no check."""
+        held = (values, args)
+        return eqx.tree_at(lambda data: (data.values, data.args), self, held, is_leaf=lambda node: node is None)
+
+
+def as_dataset(data: Dataset | ArrayLike) -> Dataset:
+    """A data set in the memory of the device, from one, or from an array of clean samples as floats.
+
+    All that takes samples takes either, and calls this.
+
+    Args:
+        data: A data set, or floats of shape `(n, *event)`.
+
+    Raises:
+        TypeError: if an array holds integers; levels come as a `Dataset` with their quantisation.
+        ValueError: if an array holds fewer than two samples, or NaN or infinite entries.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp.dataset import as_dataset
+        >>> len(as_dataset(jnp.ones((10, 3))))
+        10
+    """
+    if not isinstance(data, Dataset):
+        values = jnp.asarray(data)
+        data = Dataset(values if is_concrete(values) else finite("data", values))
+    return data._with(*jax.tree.map(jnp.asarray, (data.values, data.args)))  # pyright: ignore[reportPrivateUsage]
+
+
+def mean_square(values: Shaped[np.ndarray, "*shape"], quantisation: Quantisation | None) -> float:
+    """The mean square of the entries as the model sees them; the uniform noise of levels is counted by its variance."""
+    x = np.asarray(values, np.float64)
+    if quantisation is None:
+        return float(np.mean(x**2))
+    width = quantisation.width
+    return float(np.mean((quantisation.low + (x + 0.5) * width) ** 2) + width**2 / 12)

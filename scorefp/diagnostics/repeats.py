@@ -1,0 +1,125 @@
+"""Values of each sample by several draws of its levels and of its estimate, and what likelihoods are told in."""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from .._batches import in_batches
+from .._checks import require
+from .._describe import described
+from .._module import AbstractModule
+from .._types import Event, Key, Scalar
+from ..dataset import AbstractDequantiser, Dataset, Quantisation, UniformDequantiser, bits_per_dim
+from ..score import AbstractScore, conditioned
+
+_T = TypeVar("_T")
+
+
+def check_samples(samples: int | None, repeats: int, batch_size: int) -> None:
+    """Refuses counts that are too small."""
+    require(samples is None or samples >= 2, f"samples = {samples}; a confidence interval needs at least two samples.")
+    require(repeats >= 1, f"repeats = {repeats}; each sample is taken at least once.")
+    require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
+
+
+def in_repeats(
+    fn: Callable[[AbstractScore, Event, Key], _T],
+    score: AbstractScore,
+    data: Dataset,
+    dequantiser: AbstractDequantiser | None,
+    repeats: int,
+    *,
+    key: Key,
+    batch_size: int,
+) -> tuple[_T, Float[Array, "repeats n"]]:
+    """`fn` of every repeat of every sample, and the log-density of the noise inside its levels.
+
+    Args:
+        fn: Called as `fn(score, x, key)` with the score that knows the conditioning of the sample. A module, or the
+            method of one: it is then compiled once.
+        score: Any score.
+        data: Floats, or levels, which each repeat dequantises anew.
+        dequantiser: How; uniform noise for `None`.
+        repeats: How often each sample is taken.
+        key: A random key.
+        batch_size: How many are taken at once.
+
+    Raises:
+        ValueError: if a dequantiser is given for floats, or has another quantisation than the data.
+    """
+    if not data.has_levels:
+        require(
+            dequantiser is None,
+            f"dequantiser is a {type(dequantiser).__name__}, but the data have no levels to dequantise. Give levels "
+            "with their quantisation, as a Dataset, or leave the dequantiser out.",
+        )
+    elif data.quantisation is not None:
+        dequantiser = UniformDequantiser(data.quantisation) if dequantiser is None else dequantiser
+        require(
+            dequantiser.quantisation == data.quantisation,
+            f"the dequantiser has the quantisation {described(dequantiser.quantisation)}, the data have "
+            f"{described(data.quantisation)}. Build the dequantiser from that of the data.",
+        )
+    return _in_repeats(fn, score, data, dequantiser, repeats, key, batch_size)
+
+
+@eqx.filter_jit
+def _in_repeats(
+    fn: Callable[[AbstractScore, Event, Key], _T],
+    score: AbstractScore,
+    data: Dataset,
+    dequantiser: AbstractDequantiser | None,
+    repeats: int,
+    key: Key,
+    batch_size: int,
+) -> tuple[_T, Float[Array, "repeats n"]]:
+    def one(index: Int[Array, ""]) -> tuple[_T, Scalar]:
+        row, own = index % len(data), jr.fold_in(key, index)
+        x, log_noise = data.values[row], jnp.zeros(())
+        if dequantiser is not None:
+            noise_key, own = jr.split(own)
+            u, log_noise = dequantiser.positions(x, key=noise_key)
+            x = dequantiser.quantisation.place(x, u)
+        return fn(conditioned(score, data.args, row), x, own), log_noise
+
+    found = in_batches(one, repeats * len(data), batch_size)
+    return jax.tree.map(lambda leaf: leaf.reshape(repeats, len(data), *leaf.shape[1:]), found)
+
+
+def told(count: int, repeats: int) -> str:
+    """How many values there are, for a note."""
+    return f"{count} samples" if repeats == 1 else f"{count} samples, {repeats} times each,"
+
+
+class Unit(AbstractModule):
+    """What likelihoods are told in: bits per dimension where there is a quantisation [K7], nats a sample elsewhere.
+
+    Args:
+        size: The number of elements of one sample.
+        quantisation: The levels of the samples.
+    """
+
+    size: int
+    quantisation: Quantisation | None
+
+    @property
+    def name(self) -> str:
+        """Its name beside a number."""
+        return "nats" if self.quantisation is None else "bits/dim"
+
+    def negative(self, log_prob: Float[Array, "*batch"]) -> Float[np.ndarray, "*batch"]:
+        """Negative log-likelihoods from log-likelihoods in nats."""
+        if self.quantisation is None:
+            return -np.asarray(log_prob, np.float64)
+        return np.asarray(bits_per_dim(log_prob, self.size, self.quantisation), np.float64)
+
+    def part(self, nats: Float[Array, "*batch"]) -> Float[np.ndarray, "*batch"]:
+        """Terms of a log-likelihood, or differences of two, from nats: the width of a level has no part in them."""
+        return np.asarray(nats, np.float64) / (1 if self.quantisation is None else self.size * math.log(2))

@@ -1,0 +1,171 @@
+"""The batches of a run: where they come from, how the host hands them to the device, and which one a step takes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Shaped
+
+from .._checks import require
+from .._types import Key
+from ..data import AbstractSource, Dataset
+from ..data.source import check_batch
+from .devices import everywhere, in_shares, share
+
+_LARGEST_STACK = 2**26
+"""Bytes of batches that one loop on the device is handed."""
+
+_ORDER = 2**32 - 1
+"""What the key of the order of the batches is folded with: no step has this number."""
+
+Samples: TypeAlias = tuple[Shaped[Array, "..."], Any]
+"""Samples on the device, floats or levels, and their conditioning."""
+
+Pick: TypeAlias = Callable[[Samples, Int[Array, ""], int, Key], Samples]
+"""The batch of a step, called as `pick(samples, i, size, key)` with the number of the step in its loop."""
+
+
+def drawn(samples: Samples, i: Int[Array, ""], size: int, key: Key) -> Samples:
+    """A batch drawn from all samples with replacement."""
+    rows = jr.randint(key, (size,), 0, len(samples[0]))
+    return jax.tree.map(lambda a: a[rows], samples)
+
+
+def in_order(samples: Samples, i: Int[Array, ""], size: int, key: Key) -> Samples:
+    """The next one of stacked batches."""
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), samples)
+
+
+class AbstractBatches(ABC):
+    """The batches of a run. `size` is the largest number of steps of a loop, `pick` how each takes its batch."""
+
+    size: int
+    pick: Pick
+
+    @abstractmethod
+    def take(self, count: int) -> Samples:
+        """What the loop of the next `count` steps, at least one, picks its batches from."""
+
+    @abstractmethod
+    def prepare(self, count: int) -> None:
+        """Reads what the next `take(count)` will return, while the device computes."""
+
+    @abstractmethod
+    def place(self) -> dict[str, Any]:
+        """Where the reading stands after the last `take`, for JSON."""
+
+    @abstractmethod
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Goes on from a place."""
+
+
+class Resident(AbstractBatches):
+    """Batches drawn from a data set on the device: there is nothing to read."""
+
+    def __init__(self, data: Dataset, size: int, mesh: Mesh | None) -> None:
+        self.size, self.pick = size, drawn
+        self._samples = everywhere((data.values, data.args), mesh)
+
+    def take(self, count: int) -> Samples:
+        return self._samples
+
+    def prepare(self, count: int) -> None:
+        pass
+
+    def place(self) -> dict[str, Any]:
+        return {}
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        pass
+
+
+class Read(AbstractBatches):
+    """Batches of a source, read on the host and stacked for one loop; of several processes each reads its rows."""
+
+    def __init__(self, source: AbstractSource, batch_size: int, size: int, mesh: Mesh | None, *, seed: int) -> None:
+        self._batches = source.batches(batch_size, seed=seed, share=share())
+        self._shape = (batch_size // share()[1], *source.shape)
+        self._mesh = mesh
+        self._place = self._batches.get_state()
+        self._prepared: Samples | Exception | None = None
+        self._first: tuple[np.ndarray, Any] | None = None
+        self._first = self._next()
+        each = sum(leaf.nbytes for leaf in jax.tree.leaves(self._first))
+        # A divisor, so that the loops of a report have one length.
+        self.size = max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or d * each <= _LARGEST_STACK))
+        self.pick = in_order
+
+    def take(self, count: int) -> Samples:
+        self.prepare(count)
+        prepared, self._prepared = self._prepared, None
+        if isinstance(prepared, Exception):
+            raise prepared
+        assert prepared is not None
+        self._place = self._batches.get_state()
+        return prepared
+
+    def prepare(self, count: int) -> None:
+        if self._prepared is None and count > 0:
+            try:
+                self._prepared = self._stacked(count)
+            except Exception as error:
+                # Raised where these batches are wanted: the steps before them are reported and saved first.
+                self._prepared = error
+
+    def place(self) -> dict[str, Any]:
+        return self._place
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        self._batches.set_state(place)
+        self._place, self._first, self._prepared = place, None, None
+
+    def _stacked(self, count: int) -> Samples:
+        stacks: Any = None
+        for i in range(count):
+            batch = self._next()
+            if stacks is None:
+                # New buffers every time: the device may still read the last ones.
+                stacks = jax.tree.map(lambda a: np.zeros((self.size, *a.shape), a.dtype), batch)
+            jax.tree.map(lambda stack, a, i=i: stack.__setitem__(i, a), stacks, batch)
+        return in_shares(stacks, self._mesh)
+
+    def _next(self) -> tuple[np.ndarray, Any]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        try:
+            values, args = next(self._batches)
+        except StopIteration:
+            raise ValueError(
+                "the batches of the source ended before the last step; they have no end. Start them anew, or give "
+                "fewer steps."
+            ) from None
+        require(
+            values.shape == self._shape,
+            f"data gave a batch of shape {values.shape}, batch_size and the shape of a sample want {self._shape}.",
+        )
+        return values, args
+
+
+def batches_of(
+    data: Dataset | AbstractSource, batch_size: int, size: int, mesh: Mesh | None, *, key: Key
+) -> AbstractBatches:
+    """The batches of a run.
+
+    Args:
+        data: A data set, from which they are drawn on the device, or a source, which is read on the host.
+        batch_size: Samples a step.
+        size: The largest number of steps of a loop.
+        mesh: The devices.
+        key: The key of the run. The order of a source is drawn from one that is derived from it, and that no step has.
+    """
+    if isinstance(data, AbstractSource):
+        seed = int(jr.bits(jr.fold_in(key, _ORDER), dtype=jnp.uint32))
+        return Read(data, batch_size, size, mesh, seed=seed)
+    check_batch(batch_size, len(data))
+    return Resident(data, size, mesh)
