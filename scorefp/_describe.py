@@ -54,9 +54,10 @@ def settings(value: Any, array: Callable[[Any], JSON] = shown) -> JSON:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, jax.Array | np.ndarray | np.generic):
-        is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-        # The entries of a large array are left on the device where they are not looked at.
-        return array(value if array is form else np.asarray(jax.random.key_data(value) if is_key else value))
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        # The entries stay on the device where they are not looked at.
+        return array(value if array is form else np.asarray(value))
     if isinstance(value, Enum):
         return str(value)
     if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from .._checks import require
-from ..dataset import Interval, Quantisation
+from ..dataset import Dataset, Interval, Quantisation
 from .on_host import OnHost
 
 _T = TypeVar("_T")
