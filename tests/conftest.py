@@ -4,10 +4,12 @@ jaxtyping and beartype check every signature of the package while the tests run:
 pyproject.toml installs the import hook before anything imports `scorefp`, in each worker too.
 """
 
+import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # Read when jax first makes a backend. The workers share the cores; one thread each is the fastest.
@@ -113,3 +115,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def root() -> Path:
     """The root folder of the repository."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def example(root: Path) -> Iterator[Callable[[str], ModuleType]]:
+    """A function that imports a script of `examples/` by its name; the script finds its neighbours there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root / "examples")
+        yield importlib.import_module

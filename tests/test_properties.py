@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers.properties import PACKAGES, ROWS, Row, Shape
 from jaxtyping import Array
-from properties import PACKAGES, ROWS, Row, Shape
 
 T = 0.2
 PRECISIONS = (jnp.float64, jnp.float32, jnp.float32)

@@ -1,0 +1,321 @@
+"""Evaluations: means of the ODE's likelihood and of the SDE's bound over a data set [K1], [K3], [K4], [K7], [K8]."""
+
+import json
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import lineax as lx
+import numpy as np
+import pytest
+from helpers.references import Perturbed, line_mixture
+from jaxtyping import Array
+from scipy import stats
+
+import scorefp as sfp
+from scorefp.data import Dataset
+from scorefp.diagnostics import Bound, CleanSamples, Estimate, Evaluation, evaluate
+from scorefp.diagnostics.measure import written
+from scorefp.diagnostics.statistics import share_interval
+from scorefp.likelihood import AbstractDequantiser
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+class Changed(eqx.Module):
+    """The exact score plus a multiple of another field [X3], as an array: one program serves all multiples."""
+
+    exact: sfp.AbstractScore
+    eta: Array
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        return self.exact(t, x) + self.eta * Perturbed(1.0)(t, x)
+
+
+def changed(eta: float) -> sfp.Score:
+    exact = line_mixture().score(sfp.VP())
+    return sfp.Score(Changed(exact, jnp.asarray(eta)), exact.sde, shape=())
+
+
+class Scaled(eqx.Module):
+    """A multiple of the score of a standard normal law, which VP leaves as it is."""
+
+    weight: Array
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        return -self.weight * x
+
+
+def scaled(weight: float = 1.0) -> sfp.Score:
+    return sfp.Score(Scaled(jnp.asarray(weight)), sfp.VP())
+
+
+QUANTISATION = sfp.Quantisation(8, -2.0, 2.0)
+programs = 0
+
+
+class Middle(AbstractDequantiser):
+    """Uniform on the middle half of each level, of density 2 an entry; it counts the programs that it is part of."""
+
+    quantisation: sfp.Quantisation = QUANTISATION
+
+    def positions(self, k: Array, *, key: Array) -> tuple[Array, Array]:
+        global programs
+        programs += 1
+        return 0.25 + 0.5 * jr.uniform(key, k.shape), jnp.asarray(k.size * math.log(2))
+
+
+def levels() -> Dataset:
+    return Dataset(jr.randint(jr.key(0), (60, 2), 0, 8), QUANTISATION)
+
+
+def of_levels(score: sfp.Score, data: Dataset, *, seed: int = 1, **settings: Any) -> Evaluation:
+    """In batches of 30 samples, so that one program serves every number of samples and repeats."""
+    settings = {"batch_size": 30, "progress": False, **settings}
+    return evaluate(score, data, key=jr.key(seed), dequantiser=Middle(), draws=8, **settings)
+
+
+def is_within(estimate: Estimate, want: float) -> None:
+    """The value is `want` within twice the half-width, about four standard errors."""
+    assert estimate.error is not None
+    assert abs(estimate.value - want) < 2 * estimate.error, f"{estimate}, not {want}"
+
+
+def score_matching_error() -> float:
+    r"""$\tfrac12\int g^2 E\|\eta p\|^2 dt$ of `changed(1.0)` [K2], with $p = \cos 3t\,\sin x$.
+
+    Under a normal law of mean m and variance v, the mean of cos 2x is cos(2m) exp(-2v).
+    """
+    sde, mixture = sfp.VP(), line_mixture()
+    t = jnp.linspace(sde.t0, sde.t1, 2001)
+    alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+    variances = alpha**2 * jnp.array([0.1, 0.2]) + sigma**2
+    cosines = jnp.cos(2 * alpha * mixture.means) * jnp.exp(-2 * variances)
+    square = 0.5 * jnp.cos(3 * t) ** 2 * (1 - cosines @ mixture.weights)
+    return float(jnp.trapezoid(0.5 * sde.g2(t) * square, t))
+
+
+# ----------------------------------------------------------------------------------------------------- what it measures
+
+
+def test_exact_and_perturbed_score_of_a_mixture() -> None:
+    """With the exact score ODE and SDE have the data's own law, and the bound is tight (Song 2021, Theorem 2)."""
+    mixture = line_mixture()
+    x = mixture.sample(jr.key(0), 300)
+    want = -np.asarray(jax.vmap(mixture.log_prob)(x))
+    exact = evaluate(changed(0.0), x, key=jr.key(1), progress=False)
+    nll, bound = exact.numbers["nll"], exact.numbers["bound"]
+    assert nll.unit == bound.unit == "nats"
+    # Up to the prior: at t1 a share alpha = 7e-3 of the sample is left.
+    assert np.allclose(exact.points["nll"], want, atol=2e-2)
+    assert nll.value == pytest.approx(want.mean(), abs=1e-3)
+    low, high = stats.t.interval(0.95, 299, want.mean(), stats.sem(want))
+    assert nll.error == pytest.approx((high - low) / 2, rel=1e-2)
+    assert exact.numbers["nll_median"].value == pytest.approx(np.median(want), abs=1e-2)
+    assert exact.numbers["exploded"].value == 0
+    assert exact.numbers["exploded"].error == pytest.approx(share_interval(0, 300)[1])
+    gap = exact.points["bound"] - want
+    assert stats.sem(gap) < 0.05
+    assert abs(gap.mean()) < 4 * stats.sem(gap)
+    wrong = evaluate(changed(1.0), x, key=jr.key(1), progress=False)
+    rise = wrong.points["bound"] - exact.points["bound"]
+    assert rise.mean() > 10 * stats.sem(rise)
+    assert abs(rise.mean() - score_matching_error()) < 4 * stats.sem(rise)
+
+    text = str(exact)
+    assert text.startswith("Evaluation of a Score on VP: 300 samples of shape (), float64.")
+    assert list(exact.numbers) == ["nll", "nll_median", "bound", "exploded"]
+    for number in exact.numbers.values():
+        assert number.label in text
+        assert written(number.value, number.error) in text
+    plain = json.loads(json.dumps(exact.to_dict(), allow_nan=False))
+    assert plain["numbers"]["nll"] == vars(nll)
+    assert plain["configuration"]["samples"]["count"] == 300
+    assert plain["configuration"]["draws"] == 64
+    assert plain["configuration"]["dequantiser"] is None
+    assert "bits" not in text
+
+
+def test_bits_per_dim_of_levels_and_the_dequantisation_term() -> None:
+    """Under a standard normal law, with the noise inside a level averaged in closed form for each sample."""
+    data = levels()
+    once, often = of_levels(scaled(), data), of_levels(scaled(), data, repeats=16)
+    middle = -2 + (np.asarray(data.values) + 0.5) / 2
+    # Levels are 1/2 wide, the noise 1/4 with a variance of (1/4)² / 12.
+    square = np.mean(middle**2, axis=1) + 1 / 192
+    bits = 0.5 * (square + math.log(2 * math.pi)) / math.log(2) + math.log2(8 / 4) + 1
+    for found in (once, often):
+        assert np.allclose(found.points["dequantisation"], 1)
+        assert found.numbers["dequantisation"].value == pytest.approx(1)
+        for name in ("nll", "bound"):
+            assert found.numbers[name].unit == "bits/dim"
+            rest = found.points[name] - bits
+            assert stats.sem(rest) < 0.2
+            assert abs(rest.mean()) < 4 * stats.sem(rest)
+    # Repeats are averaged within a sample; the ratio of two variances with 59 degrees of freedom each.
+    low, high = stats.f.interval(0.999, 59, 59)
+    for name in ("nll", "bound"):
+        ratio = np.var(once.points[name] - bits) / np.var(often.points[name] - bits)
+        assert low < ratio / 16 < high
+        # The interval is over samples, however many repeats.
+        assert often.numbers[name].error == pytest.approx(
+            np.std(often.points[name], ddof=1) / math.sqrt(60) * stats.t.ppf(0.975, 59)
+        )
+    assert often.configuration["repeats"] == 16
+    assert often.configuration["samples"]["quantisation"]["levels"] == 8
+    assert "8 levels on [-2, 2], dequantised by a Middle" in str(often)
+    assert list(often.numbers) == ["nll", "nll_median", "bound", "dequantisation", "exploded"]
+
+
+def test_conditioning_explosions_and_failures_without_a_kernel() -> None:
+    """An Ornstein–Uhlenbeck process as a general SDE: nothing moves with its exact score, that of variance 1/2.
+
+    Conditioning scales the score: with half of it, samples spread by exp(1/2).
+    """
+    one = jnp.ones(2)
+    sde = sfp.GeneralSDE(
+        lambda t, x: -x, lambda t, x: lx.DiagonalLinearOperator(one), sfp.sde.Normal(math.sqrt(0.5)), t0=0.0, t1=1.0
+    )
+
+    def score(t: Array, x: Array, *, args: Array) -> Array:
+        return jnp.where(jnp.linalg.norm(x) > 100, jnp.nan, -2 * args * x)
+
+    x = 0.5 * jr.normal(jr.key(0), (40, 2))
+    x = x.at[7].set(200.0).at[11].set(20.0)
+    share = jnp.where(jnp.arange(40) < 20, 1.0, 0.5)
+    found = evaluate(
+        sfp.Score(score, sde), CleanSamples(x, None, share), key=jr.key(1), repeats=2, batch_size=30, progress=False
+    )
+    rate = np.asarray(1 - share)
+    log_prob = -np.sum((np.asarray(x) * np.exp(-rate)[:, None]) ** 2, 1) - math.log(math.pi) - 2 * rate
+    assert np.allclose(np.delete(found.points["nll"] + log_prob, 7), 0, atol=1e-3)
+    assert np.flatnonzero(np.isnan(found.points["nll"])).tolist() == [7]
+    assert found.numbers["nll"].value == pytest.approx(-np.delete(log_prob, 7).mean(), abs=1e-3)
+    log_prob[7] = -np.inf
+    assert found.numbers["nll_median"].value == pytest.approx(np.median(-log_prob), abs=1e-3)
+    assert found.numbers["exploded"].value == 2 / 40
+    text = str(found)
+    assert "1 of 40 samples have a failed trajectory (rows 7); the mean is without them" in text
+    assert "2 of 40 samples have an exploded trajectory (rows 7, 11)" in text
+    assert "Left out: the bound; it needs a Gaussian kernel, which GeneralSDE has not." in text
+    assert "bound" not in found.numbers
+
+
+# ------------------------------------------------------------------------------------------------------- how it runs
+
+
+def test_one_program_for_all_batches_keys_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    data = levels()
+    first = of_levels(scaled(), data)
+    count = programs
+    assert capsys.readouterr().out == ""
+    same = of_levels(scaled(), data, progress=True)
+    shown = capsys.readouterr().out
+    assert "evaluating" in shown
+    assert "100%" in shown
+    assert same.to_dict() == first.to_dict()
+    repeats = of_levels(scaled(), data, repeats=2)
+    assert programs == count > 0
+    for other in (of_levels(scaled(1.1), data), of_levels(scaled(), data, seed=2), repeats):
+        for name in ("nll", "bound"):
+            assert np.all(other.points[name] != first.points[name])
+    assert programs == count
+    # Of 60 samples in batches of at most 50, or of 120 in batches of 50, the last one is filled up.
+    uneven = of_levels(scaled(), data, batch_size=47, repeats=2)
+    assert programs == count + 1
+    for name in ("nll", "bound", "dequantisation"):
+        assert np.allclose(uneven.points[name], repeats.points[name], rtol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------ the measure of audits
+
+
+def test_bound_over_samples() -> None:
+    mixture, sde = line_mixture(), sfp.VP()
+    x = CleanSamples(mixture.sample(jr.key(0), 300))
+    want = -np.asarray(jax.vmap(mixture.log_prob)(x.values))
+    measure = Bound(batch_size=100)
+    exact, wrong, absurd = (measure(changed(eta), x, key=jr.key(1)).numbers for eta in (0.0, 1.0, 1000.0))
+    is_within(exact["bound"], want.mean())
+    assert wrong["bound"].value > exact["bound"].value + 0.1
+    # The interval is that of the exact values, widened by the noise of the draws.
+    error, of_data = exact["bound"].error, stats.sem(want) * stats.t.ppf(0.975, 299)
+    assert error is not None
+    assert of_data < error < math.hypot(of_data, 3 * exact["point_error"].value / math.sqrt(300))
+    # The denoising step gives half the square of sigma s + noise, less that of the noise: nothing for a score that is
+    # bounded, since sigma = 1e-3 at t0.
+    assert abs(exact["denoising"].value) < 1e-4
+    t0 = jnp.asarray(sde.t0)
+    off = 1000 * sde.sigma(t0) * jax.vmap(lambda x: Perturbed(1.0)(t0, sde.alpha(t0) * x))(x.values)
+    is_within(absurd["denoising"], 0.5 * float(jnp.mean(off**2)))
+    assert absurd["denoising"].value > 0.1
+    quantised = measure(changed(1000.0), CleanSamples(x.values, sfp.Quantisation(16, -4.0, 4.0)), key=jr.key(1)).numbers
+    for name, offset in (("bound", 1.0), ("denoising", 0.0), ("point_error", 0.0)):
+        assert quantised[name].unit == "bits/dim"
+        assert quantised[name].value == pytest.approx(absurd[name].value / math.log(2) + offset, rel=1e-9)
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+def quietly(*args: Any, **kwargs: Any) -> Evaluation:
+    return evaluate(*args, key=jr.key(0), progress=False, **kwargs)
+
+
+@pytest.mark.quick
+def test_bad_input_is_refused() -> None:
+    quantisation = sfp.Quantisation(8, -1.0, 1.0)
+    levels = np.zeros((4, 2), np.uint8)
+    data, floats = Dataset(jnp.asarray(levels), quantisation), np.zeros((4, 2))
+    for arguments, message in (
+        ({"repeats": 0}, "repeats = 0; it is at least 1"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"draws": 0}, "draws = 0"),
+        (
+            {"dequantiser": sfp.UniformDequantiser(sfp.Quantisation(8, 0.0, 1.0))},
+            r"the dequantiser has the quantisation Quantisation\(levels=8, low=0.0, high=1.0\), the data have "
+            r"Quantisation\(levels=8, low=-1.0, high=1.0\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            quietly(scaled(), data, **arguments)
+    with pytest.raises(ValueError, match="the data have no levels to dequantise"):
+        quietly(scaled(), floats, dequantiser=sfp.UniformDequantiser(quantisation))
+    for few in (floats[:1], floats[0, 0]):
+        with pytest.raises(ValueError, match="needs at least two samples"):
+            quietly(scaled(), few)
+    with pytest.raises(TypeError, match="data has dtype uint8"):
+        quietly(scaled(), levels)
+    with pytest.raises(ValueError, match="data holds NaN or infinite entries"):
+        quietly(scaled(), floats * np.nan)
+    with pytest.raises(ValueError, match=r"a sample of data has shape \(3,\), but the score's own has shape \(\)"):
+        quietly(changed(0.0), np.zeros((4, 3)))
+    for arguments, message in (
+        ({"samples": 1}, "samples = 1"),
+        ({"draws": 1}, "draws = 1"),
+        ({"batch_size": 0}, "batch_size = 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Bound(**arguments)
+
+
+@pytest.mark.quick
+def test_levels_of_any_data_set_are_checked() -> None:
+    """A data set that is none of ours may hold anything."""
+
+    class Foreign(eqx.Module):
+        values: Array
+        quantisation: sfp.Quantisation | None
+        args: Any = None
+
+        def dequantised(self, key: Array) -> Array:
+            raise NotImplementedError
+
+    quantisation = sfp.Quantisation(8, -1.0, 1.0)
+    with pytest.raises(ValueError, match="k holds levels outside 0 … 7"):
+        quietly(scaled(), Foreign(jnp.full((4, 2), 8), quantisation))
+    with pytest.raises(ValueError, match="a leading axis of args has shape"):
+        quietly(scaled(), Foreign(jnp.full((4, 2), 1), quantisation, jnp.zeros(3)))

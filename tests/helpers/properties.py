@@ -1,0 +1,249 @@
+"""One row for every public class of the core: how it is made for an event shape, and what it is used for.
+
+`tests/test_properties.py` runs every row through the same properties. A class without a row fails there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import lineax as lx
+from helpers.references import inverse_linear
+from jaxtyping import Array
+
+import scorefp as sfp
+from scorefp import densities, fokker_planck, sde as sdes
+
+Shape = tuple[int, ...]
+SHAPES: tuple[Shape, ...] = ((3,), (), (2, 1, 2))
+
+
+@dataclass(frozen=True)
+class Row:
+    """How the instances of a class are made and used.
+
+    Attributes:
+        cls: The class.
+        make: An instance for samples of an event shape and a dtype.
+        use: Its public functions at one time and one sample, as a pytree of arrays.
+        shapes: The event shapes it takes.
+    """
+
+    cls: type
+    make: Callable[[Shape, Any], Any]
+    use: Callable[[Any, Array, Array, Array], Any]
+    shapes: tuple[Shape, ...] = SHAPES
+
+
+def use_sde(sde: Any, t: Array, x: Array, key: Array) -> Any:
+    score = jnp.cos(x)
+    return {
+        "drift": sde.drift(t, x),
+        "diffusion": sde.diffusion(t, x).mv(jnp.ones(sde.diffusion(t, x).in_structure().shape, x.dtype)),
+        "covariance": sde.covariance(t, x, score),
+        "covariance_divergence": sde.covariance_divergence(t, x),
+        "probability_flow": sde.probability_flow(t, x, score),
+        "reverse_drift": sde.reverse_drift(t, x, score),
+        "prior": sde.prior.log_prob(x),
+    }
+
+
+def use_linear(sde: Any, t: Array, x: Array, key: Array) -> Any:
+    log_snr = sde.log_snr(t)
+    return use_sde(sde, t, x, key) | {
+        "functions of time": [sde.log_alpha(t), sde.log_sigma(t), sde.rate(t), sde.g2(t), sde.alpha(t), sde.sigma(t)],
+        "log_snr": log_snr,
+        "time_of_log_snr": sde.time_of_log_snr(log_snr),
+        "transition": sde.transition(t, 1.1 * t),
+        "perturb": sde.perturb(t, x, jnp.cos(x)),
+    }
+
+
+def use_score(score: Any, t: Array, x: Array, key: Array) -> Any:
+    return {
+        "score": score(t, x),
+        "predictions": [score.noise(t, x), score.denoise(t, x), score.velocity(t, x)],
+        "flows": [score.probability_flow(t, x), score.reverse_drift(t, x)],
+    }
+
+
+def use_potential(potential: Any, t: Array, x: Array, key: Array) -> Any:
+    return use_score(potential, t, x, key) | {"potential": potential.potential(t, x)}
+
+
+def use_method(method: Any, t: Array, x: Array, key: Array) -> Any:
+    score = sfp.Score(lambda t, x: -jnp.sin((1 + t) * x), sfp.VP())
+    taken, form = fokker_planck.resolve(method, None)
+    return sfp.score_fpe_residual(score, t, x, method=method, key=key), taken.squared_norm(score, t, x, form, key)
+
+
+def use_log_method(method: Any, t: Array, x: Array, key: Array) -> Any:
+    potential = sfp.Potential(lambda t, x: jnp.sum(jnp.cos((1 + t) * x)), sfp.VP())
+    residual = sfp.log_fpe_residual(potential, t, x, method=method, key=key)
+    return residual, method.log_square(potential, t, x, key)[1]
+
+
+def use_rule(rule: Any, t: Array, x: Array, key: Array) -> Any:
+    potential = sfp.Potential(lambda t, x: jnp.sum(jnp.cos((1 + t) * x)), sfp.VP())
+    return sfp.log_fpe_mean_square(potential, sfp.Box(x - 1, x + 1), start=t, rule=rule, method=sfp.Ito(), key=key)
+
+
+def use_trace(trace: Any, t: Array, x: Array, key: Array) -> Any:
+    field = lambda x: jnp.sin(x + jnp.roll(x, 1) if x.ndim else x)
+    return [
+        sfp.divergence(field, x, method=trace, key=key),
+        sfp.laplacian(field, x, method=trace, key=key),
+        sfp.squared_curl(field, x, method=trace, key=key),
+        use_method(trace, t, x, key),
+    ]
+
+
+def use_box(box: Any, t: Array, x: Array, key: Array) -> Any:
+    return box.contains(x) + x * box.sample(key, 1)[0]
+
+
+def use_law(law: Any, t: Array, x: Array, key: Array) -> Any:
+    return x * law.draw(key, x.shape, x.dtype)
+
+
+def use_mixture(mixture: Any, t: Array, x: Array, key: Array) -> Any:
+    return mixture.log_prob(x), mixture.sample(key, 3)
+
+
+def use_errors(errors: Any, t: Array, x: Array, key: Array) -> Any:
+    truth = sfp.Score(lambda t, x: -jnp.sin((1 + t) * x), sfp.VP())
+    return sfp.high_order_bound(truth, errors, 2 * t, x, start=t, nodes=4)
+
+
+def use_suprema(suprema: Any, t: Array, x: Array, key: Array) -> Any:
+    return x * suprema.M * suprema.m * suprema.M_weighted
+
+
+def use_log_prob(density: Any, t: Array, x: Array, key: Array) -> Any:
+    return density.log_prob(x)
+
+
+def use_surface(surface: Any, t: Array, x: Array, key: Array) -> Any:
+    return surface.energy(x), surface.potential(x)
+
+
+def use_rolls(rolls: Any, t: Array, x: Array, key: Array) -> Any:
+    return x + rolls.sample(key, 1)[0].astype(x.dtype)
+
+
+def mixture(shape: Shape, dtype: Any) -> sfp.GaussianMixture:
+    means = jnp.stack([jnp.full(shape, -0.5, dtype), jnp.full(shape, 0.7, dtype)])
+    return sfp.GaussianMixture(means, jnp.array([0.3, 0.4], dtype), jnp.array([0.25, 0.75], dtype))
+
+
+def network(t: Array, x: Array) -> Array:
+    return jnp.sin(x + t)
+
+
+def general(shape: Shape, dtype: Any) -> sfp.GeneralSDE:
+    diffusion = lambda t, x: lx.DiagonalLinearOperator(1 + 0.1 * jnp.sin(x) + t)
+    return sfp.GeneralSDE(lambda t, x: -t * x, diffusion, sdes.Normal(1.0), t0=0.0, t1=1.0)
+
+
+def brownian(shape: Shape, dtype: Any) -> sdes.GeometricBrownianMotion:
+    return sdes.GeometricBrownianMotion(jnp.full(shape, 0.1, dtype), jnp.full((*shape, *shape), 0.2, dtype))
+
+
+def plain(cls: Callable[..., Any], *args: Any) -> Callable[[Shape, Any], Any]:
+    """An instance that does not depend on the samples."""
+    return lambda shape, dtype: cls(*args)
+
+
+PLANE: tuple[Shape, ...] = ((2,),)
+ROWS: dict[str, Row] = {
+    # sde
+    **{
+        cls.__name__: Row(cls, plain(cls), use_linear)
+        for cls in (sfp.VE, sfp.VP, sfp.SubVP, sfp.OU, sfp.EDM, sfp.Cosine)
+    },
+    "VE from zero": Row(sfp.VE, lambda shape, dtype: sfp.VE(from_zero=True), use_linear),
+    "LinearSDE": Row(sfp.LinearSDE, plain(inverse_linear), use_linear),
+    "GeneralSDE": Row(sfp.GeneralSDE, general, use_sde),
+    "GeometricBrownianMotion": Row(sdes.GeometricBrownianMotion, brownian, use_sde, ((3,),)),
+    "CriticallyDampedLangevin": Row(
+        sdes.CriticallyDampedLangevin, plain(sdes.CriticallyDampedLangevin), use_sde, ((2, 3),)
+    ),
+    "Normal": Row(sdes.Normal, plain(sdes.Normal, 2.0), use_log_prob),
+    "Normal with an array": Row(
+        sdes.Normal, lambda shape, dtype: sdes.Normal(jnp.full(shape, 2.0, dtype)), use_log_prob
+    ),
+    # score
+    "Score": Row(sfp.Score, lambda shape, dtype: sfp.Score(network, sfp.VP(), shape), use_score),
+    "Potential": Row(
+        sfp.Potential, lambda shape, dtype: sfp.Potential(lambda t, x: jnp.sum(network(t, x)), sfp.OU()), use_potential
+    ),
+    "MixturePotential": Row(
+        densities.MixturePotential, lambda shape, dtype: mixture(shape, dtype).score(sfp.SubVP()), use_potential
+    ),
+    **{
+        cls.__name__: Row(cls, plain(cls, network, sfp.VP()), use_score)
+        for cls in (sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore, sfp.EDMScore)
+    },
+    **{
+        f"bare {cls.__name__}": Row(cls, plain(cls, network, sfp.Cosine(), None), use_score)
+        for cls in (sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore)
+    },
+    "NoiseScore, one deviation an entry": Row(
+        sfp.NoiseScore,
+        lambda shape, dtype: sfp.NoiseScore(network, sfp.EDM(), jnp.full(shape, 0.5, dtype)),
+        use_score,
+    ),
+    **{
+        cls.__name__: Row(cls, plain(cls, network, sfp.VP(), 0.5, jnp.sin), use_potential)
+        for cls in (sfp.DistancePotential, sfp.InnerPotential)
+    },
+    **{
+        f"bare {cls.__name__}": Row(cls, plain(cls, network, sfp.Cosine(), None), use_potential)
+        for cls in (sfp.DistancePotential, sfp.InnerPotential)
+    },
+    # calculus
+    "Box": Row(sfp.Box, lambda shape, dtype: sfp.Box(-jnp.ones(shape, dtype), jnp.ones(shape, dtype)), use_box),
+    "Exact": Row(sfp.Exact, plain(sfp.Exact), use_trace),
+    "Hutchinson": Row(sfp.Hutchinson, plain(sfp.Hutchinson, 2), use_trace),
+    "Rademacher": Row(sfp.Rademacher, plain(sfp.Rademacher), use_law),
+    "Gaussian": Row(sfp.Gaussian, plain(sfp.Gaussian), use_law),
+    "FiniteDifference": Row(sfp.FiniteDifference, plain(sfp.FiniteDifference), use_method),
+    # fokker_planck
+    "Ito": Row(sfp.Ito, plain(sfp.Ito), use_method),
+    "Antithetic": Row(sfp.Antithetic, plain(sfp.Antithetic), use_method),
+    "Sliced": Row(sfp.Sliced, plain(sfp.Sliced), use_method),
+    "Sliced, random trace": Row(sfp.Sliced, lambda shape, dtype: sfp.Sliced(trace=sfp.Hutchinson()), use_method),
+    "Smoothed": Row(sfp.Smoothed, plain(sfp.Smoothed), use_log_method),
+    "Ito of a potential": Row(sfp.Ito, plain(sfp.Ito), use_log_method),
+    "Antithetic of a potential": Row(sfp.Antithetic, plain(sfp.Antithetic), use_log_method),
+    "UniformDraws": Row(sfp.UniformDraws, plain(sfp.UniformDraws, 8), use_rule),
+    "GaussLegendre": Row(sfp.GaussLegendre, plain(sfp.GaussLegendre, 2, 2), use_rule, ((3,), ())),
+    "Pointwise": Row(fokker_planck.Pointwise, plain(fokker_planck.Pointwise), use_method),
+    # densities
+    "AnchoredPotential": Row(
+        sfp.AnchoredPotential,
+        lambda shape, dtype: sfp.AnchoredPotential(
+            sfp.Score(network, sfp.VP()), lambda x: -0.5 * jnp.sum(x**2), 0.5, nodes=4
+        ),
+        use_potential,
+    ),
+    "MatchingErrors": Row(
+        fokker_planck.MatchingErrors,
+        lambda shape, dtype: fokker_planck.MatchingErrors(*jnp.asarray([0.1, 0.2, 0.3], dtype)),
+        use_errors,
+    ),
+    "ResidualSuprema": Row(
+        fokker_planck.ResidualSuprema,
+        lambda shape, dtype: fokker_planck.ResidualSuprema(*jnp.ones((6, 4), dtype)),
+        use_suprema,
+    ),
+    "GaussianMixture": Row(sfp.GaussianMixture, mixture, use_mixture),
+    "Checkerboard": Row(densities.Checkerboard, plain(densities.Checkerboard), use_log_prob, PLANE),
+    "Circles": Row(densities.Circles, plain(densities.Circles), use_log_prob, PLANE),
+    "SwissRolls": Row(densities.SwissRolls, plain(densities.SwissRolls), use_rolls, PLANE),
+    "MuellerBrown": Row(densities.MuellerBrown, plain(densities.MuellerBrown), use_surface, PLANE),
+}
+
+PACKAGES = (sfp.calculus, sfp.sde, sfp.score, sfp.fokker_planck, sfp.densities)
+"""The packages whose public classes must all have a row."""

@@ -1,0 +1,631 @@
+"""Samplers against the laws they should draw, with their orders: those of SDE and ODE [G1], Langevin dynamics [G3]."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import lineax as lx
+import numpy as np
+import pytest
+from helpers.gaussian import gaussian, gaussian_flow, geometric
+from helpers.references import LINEAR, assert_mean, fitted_order, line_mixture, mean_is, plane_mixture
+from jaxtyping import Array
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+import scorefp as sfp
+from scorefp.reverse import heun_step
+from scorefp.sampling import AbstractSampler, AbstractStepSampler
+from scorefp.sde import AbstractLinearSDE
+
+
+def standard(shape: tuple[int, ...] | None = None) -> sfp.Score:
+    """The score of standard normal data under VP, which stay so."""
+    return sfp.Score(lambda t, x: -x, sfp.VP(), shape)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("make", LINEAR.values(), ids=LINEAR.keys())
+def test_grids(make: Callable[[], AbstractLinearSDE]) -> None:
+    sde = make()
+    for grid in (sfp.uniform_grid, sfp.log_snr_grid, sfp.rho_grid):
+        times = np.asarray(grid(sde, 10))
+        assert times.shape == (11,)
+        assert (times[0], times[-1]) == (sde.t1, sde.t0)
+        assert np.all(np.diff(times) < 0)
+    np.testing.assert_allclose(np.diff(sfp.uniform_grid(sde, 10)), -(sde.t1 - sde.t0) / 10)
+    log_snr = sde.log_snr(sfp.log_snr_grid(sde, 10))
+    np.testing.assert_allclose(np.diff(log_snr), (log_snr[-1] - log_snr[0]) / 10, rtol=1e-6)
+    for rho, grid in ((7.0, sfp.rho_grid), (1.0, sfp.RhoGrid(1.0))):
+        root = np.exp(-0.5 * sde.log_snr(grid(sde, 10))) ** (1 / rho)
+        np.testing.assert_allclose(np.diff(root), (root[-1] - root[0]) / 10, rtol=1e-6)
+
+
+MEAN, VARIANCE = 0.7, 0.3
+
+
+def normal_data(sde: AbstractLinearSDE) -> sfp.AbstractScore:
+    return sfp.GaussianMixture(jnp.array([MEAN]), jnp.array([VARIANCE]), jnp.ones(1)).score(sde)
+
+
+def stepped(method: AbstractStepSampler) -> Callable[[sfp.AbstractScore, Array, Array, Array, Array], Array]:
+    return lambda score, t, earlier, x, key: method.step(score, t, earlier, x, key=key)
+
+
+STOCHASTIC: dict[str, Callable[..., Array]] = {
+    "EulerMaruyama": stepped(sfp.EulerMaruyama()),
+    "ancestral": stepped(sfp.ExponentialIntegrator(noise=1.0)),
+    "half the noise": stepped(sfp.ExponentialIntegrator(noise=0.5)),
+    "PredictorCorrector": stepped(sfp.PredictorCorrector(ratio=0.5)),
+    "heun_step": heun_step,
+}
+
+
+@pytest.fixture
+def moments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
+    """Mean and variance at the end of the steps of each grid for `N(MEAN, VARIANCE)`, without sampling error.
+
+    A step `a x + b + c_1 z_1 + ...` is affine in the state and in its draws. Its coefficients are its values at zeros
+    and unit vectors: what stands in for `jax.random.normal` is one at one draw and zero at the others.
+    """
+    most = 2
+
+    def run(
+        step: Callable[..., Array], sde: AbstractLinearSDE, grids: list[Array], start: tuple[float, float]
+    ) -> np.ndarray:
+        score = normal_data(sde)
+
+        def at(t: Array, earlier: Array) -> Array:
+            values: list[Array] = []
+            for x, which in [(1.0, -1), (0.0, -1), *((0.0, i) for i in range(most))]:
+                draws = itertools.count()
+                fake = lambda key, shape, dtype, d=draws, i=which: jnp.full(shape, float(next(d) == i), dtype)
+                monkeypatch.setattr(jr, "normal", fake)
+                values.append(step(score, t, earlier, jnp.asarray(x), jr.key(0)))
+                assert next(draws) <= most
+            monkeypatch.undo()
+            return jnp.stack(values)
+
+        starts, stops = (jnp.concatenate([grid[part] for grid in grids]) for part in (slice(None, -1), slice(1, None)))
+        values = np.asarray(jax.jit(jax.vmap(at))(starts, stops))
+        found: list[tuple[float, float]] = []
+        for one, zero, *units in (v.T for v in np.split(values, np.cumsum([grid.size - 1 for grid in grids])[:-1])):
+            m, v = start
+            for gain, shift, noise in zip(one - zero, zero, (np.array(units) - zero).T, strict=True):
+                m, v = gain * m + shift, gain**2 * v + np.sum(noise**2)
+            found.append((float(m), float(v)))
+        return np.array(found)
+
+    return run
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_weak_order(name: str, moments: Callable[..., np.ndarray]) -> None:
+    """Mean, variance and W2 of the laws approach their limit at the order of the method.
+
+    From the marginal of `t1`. The limit is the law of the data at `t0`. Steps that hold the denoiser fixed have its
+    mean from the start. The steps of a corrector stay as long as they are: its limit is the stationary law of the last.
+    """
+    sde = sfp.OU(t0=0.05, t1=5.0)
+    ends = [(float(sde.alpha(t)), float(sde.sigma(t)) ** 2) for t in (sde.t0, sde.t1)]
+    (mean, variance), start = ((alpha * MEAN, alpha**2 * VARIANCE + noise) for alpha, noise in ends)
+    if name == "PredictorCorrector":
+        variance /= 1 - 0.5**2 * ends[0][1] / variance
+    steps = [200, 400, 800]
+    means, variances = moments(STOCHASTIC[name], sde, [sfp.log_snr_grid(sde, n) for n in steps], start).T
+    errors = {
+        "mean": np.abs(means - mean),
+        "variance": np.abs(variances - variance),
+        "W2": np.hypot(means - mean, np.sqrt(variances) - np.sqrt(variance)),
+    }
+    orders = dict.fromkeys(errors, 2.0 if name == "heun_step" else 1.0)
+    if name in ("ancestral", "half the noise"):
+        assert errors.pop("mean").max() < 1e-12
+    if name == "PredictorCorrector":
+        orders["mean"] = 2.0  # It forgets an error of the mean within a few steps.
+    for which, error in errors.items():
+        assert fitted_order([1 / n for n in steps], list(error)) == pytest.approx(orders[which], abs=0.2)
+        assert error[0] > 1e-6
+        assert error[-1] < 5e-3
+
+
+MIXTURE_MEANS, MIXTURE_WEIGHTS, MIXTURE_VARIANCES = np.array([[-0.8, 0.6], [0.3, 0.7], [0.1, 0.2]])
+
+
+def on_modes(fn: Callable[..., Any], sde: AbstractLinearSDE, t: float, x: Any) -> np.ndarray:
+    """The density or distribution function of `line_mixture` at `t`, from `norm.pdf` or `norm.cdf`."""
+    alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+    means, stds = alpha * MIXTURE_MEANS, np.sqrt(alpha**2 * MIXTURE_VARIANCES + sigma**2)
+    return fn(np.asarray(x)[..., None], means, stds) @ MIXTURE_WEIGHTS
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["EulerMaruyama", "ancestral", "half the noise"])
+def test_weak_order_on_a_mixture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for `line_mixture`, without sampling error: each step is a normal kernel, the law a density on a grid.
+
+    The kernel's mean and width are the step's own, with zeros and ones in place of what `jax.random.normal` draws.
+    """
+    sde, x = sfp.OU(t0=0.05, t1=5.0), np.linspace(-4.0, 4.0, 401)
+    score, steps = line_mixture().score(sde), [64, 128, 256]
+
+    def at(t: Array, earlier: Array) -> tuple[Array, Array]:
+        def moved(x: Array, noise: float) -> Array:
+            monkeypatch.setattr(jr, "normal", lambda key, shape, dtype: jnp.full(shape, noise, dtype))
+            return STOCHASTIC[name](score, t, earlier, x, jr.key(0))
+
+        means = jax.vmap(lambda x: moved(x, 0.0))(jnp.asarray(x))
+        return means, moved(jnp.asarray(x)[0], 1.0) - means[0]
+
+    grids = [sfp.log_snr_grid(sde, n) for n in steps]
+    starts, stops = (jnp.concatenate([grid[part] for grid in grids]) for part in (slice(None, -1), slice(1, None)))
+    means, widths = (np.asarray(value) for value in jax.jit(jax.vmap(at))(starts, stops))
+    monkeypatch.undo()
+
+    def numbers(density: np.ndarray) -> tuple[float, float, np.ndarray]:
+        mass = np.cumsum(density) * (x[1] - x[0])
+        levels = np.interp((np.arange(500) + 0.5) / 500, mass, x + 0.5 * (x[1] - x[0]))
+        return float(np.average(x, weights=density)), float(np.average(x**2, weights=density)), levels
+
+    want = numbers(on_modes(norm.pdf, sde, sde.t0, x))
+    errors: list[list[float]] = []
+    for which in np.split(np.arange(sum(steps)), np.cumsum(steps)[:-1]):
+        density = on_modes(norm.pdf, sde, sde.t1, x)
+        for i in which:
+            kernel = norm.pdf((x[:, None] - means[i]) / widths[i]) / widths[i]
+            density = kernel @ density * (x[1] - x[0])
+        got = numbers(density)
+        w2 = np.sqrt(np.mean((got[2] - want[2]) ** 2))
+        errors.append([abs(got[0] - want[0]), abs(got[1] - want[1]), float(w2)])
+    for error in np.array(errors).T:
+        assert fitted_order([1 / n for n in steps], list(error)) == pytest.approx(1.0, abs=0.2)
+        assert 1e-5 < error[-1] < 0.03
+
+
+@pytest.mark.usefixtures("x64")
+def test_churn_keeps_the_order(moments: Callable[..., np.ndarray]) -> None:
+    """A fixed amount of churn, for normal data: with more steps the error falls as without, though it is larger."""
+    sde = sfp.OU(t0=0.05, t1=5.0)
+    ends = [(float(sde.alpha(t)), float(sde.sigma(t)) ** 2) for t in (sde.t0, sde.t1)]
+    limit, start = ((alpha * MEAN, alpha**2 * VARIANCE + noise) for alpha, noise in ends)
+    steps = [100, 300]
+    runs = [moments(stepped(sfp.Heun(n, churn=sfp.Churn(20.0))), sde, [sfp.rho_grid(sde, n)], start)[0] for n in steps]
+    without = moments(stepped(sfp.Heun(100)), sde, [sfp.rho_grid(sde, 100)], start)[0, 1]
+    means, variances = np.abs(np.array(runs) - limit).T
+    assert means.max() < 1e-12
+    assert fitted_order([1 / n for n in steps], list(variances)) == pytest.approx(2.0, abs=0.2)
+    assert variances[0] > 4 * abs(without - limit[1]) > 1e-4
+
+
+@pytest.mark.usefixtures("x64")
+def test_law_of_the_samples(moments: Callable[..., np.ndarray], getkey: Callable[[], Array]) -> None:
+    """The loop of a sampler draws what its steps say, from the prior."""
+    sde, method = sfp.OU(t0=0.05, t1=5.0), sfp.EulerMaruyama(20)
+    got = sfp.sample(normal_data(sde), 40_000, key=getkey(), method=method)
+    start = 0.0, float(sde.sigma(sde.t1)) ** 2
+    ((mean, variance),) = moments(stepped(method), sde, [sfp.uniform_grid(sde, 20)], start)
+    assert_mean(got, jnp.asarray(mean))
+    assert_mean((got - mean) ** 2, jnp.asarray(variance))
+
+
+@pytest.mark.usefixtures("x64")
+def test_euler_maruyama_takes_any_sde(getkey: Callable[[], Array]) -> None:
+    """A linear SDE written as a general one gives the same samples; the noise may have more entries than the sample."""
+    exact = plane_mixture().score(sfp.VP())
+    linear, method = exact.sde, sfp.EulerMaruyama(10)
+    general = sfp.GeneralSDE(linear.drift, linear.diffusion, linear.prior, t0=linear.t0, t1=linear.t1)
+    want = sfp.sample(exact, 100, key=jr.key(0), method=method)
+    got = sfp.sample(sfp.Score(exact, general, (2,)), 100, key=jr.key(0), method=method)
+    np.testing.assert_allclose(got, want, atol=1e-10)
+
+    mixing = jnp.array([[0.6, 0.0, 0.8], [0.6, 0.8, 0.0]])
+    wide = sfp.GeneralSDE(
+        lambda t, x: jnp.zeros_like(x), lambda t, x: lx.MatrixLinearOperator(mixing), linear.prior, t0=0.5, t1=1.0
+    )
+    score, one_step = sfp.Score(lambda t, x: jnp.zeros_like(x), wide), sfp.EulerMaruyama(1)
+    x0 = jax.jit(jax.vmap(lambda key: one_step(score, jnp.zeros(2), key=key)))(jr.split(getkey(), 10_000))
+    assert_mean(x0[:, :, None] * x0[:, None, :], 0.5 * mixing @ mixing.T)
+
+
+@pytest.mark.usefixtures("x64")
+def test_euler_maruyama_with_state_dependent_noise(getkey: Callable[[], Array]) -> None:
+    """Geometric Brownian motion with exact score and prior: the samples at `t0` are log-normal as the data.
+
+    Without the divergence of `GG^T`, which is at least 0.2 a unit of time here, the means would be off by about that.
+    """
+    score = geometric()
+    rates = np.asarray(score.sde.volatility @ score.sde.volatility.T)
+    assert (rates.sum(axis=1) + np.diag(rates)).min() > 0.2
+    log_x = np.log(sfp.sample(score, 10_000, key=getkey(), method=sfp.EulerMaruyama(100)))
+    np.testing.assert_allclose(log_x.mean(axis=0), [0.1, -0.2], atol=0.03)
+    np.testing.assert_allclose(np.cov(log_x.T), [[0.3, 0.1], [0.1, 0.2]], atol=0.03)
+
+
+@pytest.mark.usefixtures("x64")
+def test_probability_flow_is_the_flow_map_and_comes_back() -> None:
+    sde, score = sfp.SubVP(), gaussian().score(sfp.SubVP())
+    tight = sfp.Integrator(diffrax.Dopri8(), rtol=1e-10, atol=1e-10)
+    x1 = jnp.array([0.8, -0.4])
+    x0 = sfp.ProbabilityFlow(tight)(score, x1)
+    np.testing.assert_allclose(x0, gaussian_flow(sde, sde.t1, sde.t0)[0](x1), atol=1e-7)
+    np.testing.assert_allclose(sfp.flow_likelihood(score, x0, integrator=tight).latent, x1, atol=1e-7)
+
+
+def test_probability_flow_draws_the_data(getkey: Callable[[], Array]) -> None:
+    mixture = line_mixture()
+    got = sfp.sample(mixture.score(sfp.VP()), 20_000, key=getkey(), method=sfp.ProbabilityFlow())
+    means, weights, variances = np.array([-0.8, 0.6]), np.array([0.3, 0.7]), np.array([0.1, 0.2])
+    assert_mean(got, jnp.asarray(weights @ means))
+    assert_mean(got**2, jnp.asarray(weights @ (means**2 + variances)))
+    assert_mean(got**3, jnp.asarray(weights @ (means**3 + 3 * means * variances)))
+
+
+def ode_ends(sde: AbstractLinearSDE, x1: np.ndarray) -> np.ndarray:
+    """Where the ODE of `line_mixture` takes points at `t1`: on a line it keeps the quantiles of the marginals."""
+    levels = on_modes(norm.cdf, sde, sde.t1, x1)
+    below = lambda x, u: float(on_modes(norm.cdf, sde, sde.t0, x)) - u
+    return np.array([brentq(below, -9, 9, (u,), xtol=1e-13) for u in levels])
+
+
+DETERMINISTIC: dict[str, tuple[Callable[[int], AbstractSampler], float]] = {
+    "Euler": (lambda n: sfp.Euler(n), 1.0),
+    "Euler, log-SNR": (lambda n: sfp.Euler(n, sfp.log_snr_grid), 1.0),
+    "ExponentialIntegrator": (sfp.ExponentialIntegrator, 1.0),
+    "Heun": (sfp.Heun, 2.0),
+    "DPMSolver": (sfp.DPMSolver, 2.0),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_order_of_the_odes_samplers(name: str) -> None:
+    """The samples, their mean, second moment and W2 approach those of the exact ODE at the order of the method.
+
+    From quantiles of the prior, without sampling error. Samples and exact ends are in the same order along the line,
+    so that the root mean square of their differences is W2.
+    """
+    make, order = DETERMINISTIC[name]
+    score = line_mixture().score(sfp.OU(t0=0.05, t1=5.0))
+    x1 = float(score.sde.sigma(score.sde.t1)) * norm.ppf((np.arange(32) + 0.5) / 32)
+    want, steps = ode_ends(score.sde, x1), [64, 128, 256]
+
+    @jax.jit
+    def ends(x1: Array) -> list[Array]:
+        return [jax.vmap(lambda x, n=n: make(n)(score, x, key=jr.key(0)))(x1) for n in steps]
+
+    got = np.asarray(ends(jnp.asarray(x1)))
+    assert np.all(np.diff(got) > 0)
+    errors = (
+        np.abs(got.mean(axis=1) - want.mean()),
+        np.abs((got**2).mean(axis=1) - (want**2).mean()),
+        np.sqrt(((got - want) ** 2).mean(axis=1)),
+    )
+    for error in errors:
+        assert fitted_order([1 / n for n in steps], list(error)) == pytest.approx(order, abs=0.2)
+    assert 1e-5 < errors[-1][-1] < (1e-2 if order == 1 else 2e-4)
+
+
+@pytest.mark.usefixtures("x64")
+def test_noise_keeps_the_law(getkey: Callable[[], Array]) -> None:
+    """Churn moves each sample and keeps the law, as do corrections; inflated noise does not keep it."""
+    n, sde, heun = 5_000, sfp.OU(t0=0.01, t1=5.0), sfp.Heun(80)
+    methods: dict[str, AbstractSampler] = {
+        "plain": heun,
+        "churned": sfp.Heun(80, churn=sfp.Churn(20.0, 0.05, 50.0)),
+        "inflated": sfp.Heun(80, churn=sfp.Churn(20.0, inflation=1.1)),
+        "corrected": sfp.PredictorCorrector(heun, corrections=2),
+    }
+    score, keys, x1 = line_mixture().score(sde), jr.split(getkey(), n), sde.prior.sample(getkey(), (n,))
+
+    @jax.jit
+    def ends(x1: Array, keys: Array) -> dict[str, Array]:
+        return {
+            name: jax.vmap(lambda x, key, method=method: method(score, x, key=key))(x1, keys)
+            for name, method in methods.items()
+        }
+
+    alpha, sigma = float(sde.alpha(sde.t0)), float(sde.sigma(sde.t0))
+    means, variances = alpha * MIXTURE_MEANS, alpha**2 * MIXTURE_VARIANCES + sigma**2
+    second = MIXTURE_WEIGHTS @ (means**2 + variances)
+    got = ends(x1, keys)
+    for name in ("plain", "churned", "corrected"):
+        assert_mean(got[name], jnp.asarray(MIXTURE_WEIGHTS @ means))
+        assert_mean(got[name] ** 2, jnp.asarray(second))
+        assert_mean(got[name] ** 3, jnp.asarray(MIXTURE_WEIGHTS @ (means**3 + 3 * means * variances)))
+        assert name == "plain" or float(jnp.abs(got[name] - got["plain"]).mean()) > 0.1
+    assert not mean_is(got["inflated"] ** 2, second)
+
+
+@pytest.mark.usefixtures("x64")
+def test_langevin_on_a_gaussian(getkey: Callable[[], Array]) -> None:
+    """A step is `x -> (1 - h/v) x + sqrt(2h) noise`, so that mean and variance after any number of them are known.
+
+    The stationary variance is `v / (1 - h / 2v)`: clearly not `v` for large steps.
+    """
+    variance, n = 0.3, 20_000
+    score = sfp.Score(lambda t, x: -x / t, sfp.OU(t0=0.1, t1=1.0))
+
+    def after(steps: int, share: float, start: float) -> Array:
+        method = sfp.Langevin(steps, jnp.asarray(share * variance), jnp.asarray(variance))
+        return sfp.sample(score, n, key=getkey(), method=method, initial=jnp.full(n, start))
+
+    for steps, share, start in [(40, 1.0, 2.0), (40, 0.5, 0.0), (3, 0.5, 2.0), (3, 0.1, 2.0)]:
+        got, gain = after(steps, share, start), 1 - share
+        mean = gain**steps * start
+        stationary = variance / (1 - share / 2)
+        assert_mean(1 + got, jnp.asarray(1 + mean))
+        assert_mean((got - mean) ** 2, jnp.asarray(stationary * (1 - gain ** (2 * steps))))
+    assert abs(float(jnp.var(after(40, 1.0, 0.0))) - 2 * variance) < 0.1 * variance
+
+
+def test_langevin_keeps_the_law_at_its_time(getkey: Callable[[], Array]) -> None:
+    """The exact score at a time leaves that time's marginal as it is, `t0` if no other is given; of a wrong one not."""
+    mixture, sde, n = line_mixture(), sfp.OU(t0=0.1, t1=2.0), 20_000
+    means, weights, variances = np.array([-0.8, 0.6]), np.array([0.3, 0.7]), np.array([0.1, 0.2])
+
+    def diffused(t: float) -> tuple[Array, np.ndarray]:
+        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+        x = alpha * mixture.sample(getkey(), n) + sigma * jr.normal(getkey(), (n,))
+        m, v = alpha * means, alpha**2 * variances + sigma**2
+        return x, np.array([weights @ (m**2 + v), weights @ (m**3 + 3 * m * v)])
+
+    def moved(method: sfp.Langevin, x: Array) -> Array:
+        return sfp.sample(mixture.score(sde), n, key=getkey(), method=method, initial=x)
+
+    early, want = diffused(sde.t0)
+    got = moved(sfp.Langevin(100, 2e-3), early)
+    assert float(jnp.abs(got - early).mean()) > 0.2
+    assert_mean(got**2, jnp.asarray(want[0]))
+    assert_mean(got**3, jnp.asarray(want[1]))
+    late, want = diffused(0.8)
+    assert_mean(moved(sfp.Langevin(100, 2e-3, 0.8), late) ** 2, jnp.asarray(want[0]))
+    drifted = moved(sfp.Langevin(100, 2e-3), late) ** 2
+    assert abs(float(drifted.mean()) - want[0]) > 5 * float(drifted.std()) / np.sqrt(n)
+
+
+class Start(AbstractSampler):
+    """Gives back the point it starts at."""
+
+    def __call__(self, score: sfp.AbstractScore, x1: Array, *, key: Array) -> Array:
+        return x1
+
+
+METHODS = {
+    "EulerMaruyama": sfp.EulerMaruyama(20),
+    "Euler": sfp.Euler(20),
+    "ProbabilityFlow": sfp.ProbabilityFlow(),
+    "Langevin": sfp.Langevin(20, 1e-3, 0.5),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_prior_draws_and_batches(method: AbstractSampler) -> None:
+    """One key draws the same points of the prior for every method, which `initial` can give; batches change nothing."""
+    score, n = sfp.Score(lambda t, x: -jnp.sin(x) / (0.1 + t), sfp.VP(), (2,)), 11
+    starts = sfp.sample(score, n, key=jr.key(3), method=Start())
+    got = sfp.sample(score, n, key=jr.key(3), method=method)
+    assert np.abs(got - starts).min() > 1e-4
+    in_fours = sfp.sample(score, n, key=jr.key(3), method=method, initial=starts, batch_size=4)
+    np.testing.assert_allclose(in_fours, got, rtol=1e-9)
+
+
+@pytest.mark.quick
+def test_one_compilation_and_one_key() -> None:
+    traces: list[int] = []
+
+    def fn(t: Array, x: Array) -> Array:
+        traces.append(1)
+        return -x
+
+    score, method = sfp.Score(fn, sfp.VP(), (3,)), sfp.EulerMaruyama(5)
+    first = sfp.sample(score, 4, key=jr.key(0), method=method)
+    count = len(traces)
+    again = sfp.sample(score, 4, key=jr.key(0), method=sfp.EulerMaruyama(5))
+    other = sfp.sample(score, 4, key=jr.key(1), method=method)
+    assert len(traces) == count
+    assert first.shape == (4, 3)
+    np.testing.assert_array_equal(first, again)
+    assert not np.any(np.asarray(first) == np.asarray(other))
+    assert np.unique(np.asarray(first)).size == first.size
+    sfp.sample(score, 4, key=jr.key(0), method=sfp.EulerMaruyama(6))
+    assert len(traces) > count
+
+
+def test_conditioning_reaches_its_sample() -> None:
+    """One entry of `args` a sample: the score of `N(args, tiny)` puts each sample at its own place."""
+
+    def fn(t: Array, x: Array, *, args: Array) -> Array:
+        sde = sfp.VP()
+        return -(x - sde.alpha(t) * args) / sde.sigma(t) ** 2
+
+    score, places = sfp.Score(fn, sfp.VP(), ()), jnp.array([-2.0, 0.0, 5.0])
+    method = sfp.EulerMaruyama(100, sfp.log_snr_grid)
+    got = sfp.sample(score, 3, key=jr.key(0), method=method, args=places)
+    np.testing.assert_allclose(got, places, atol=0.02)
+    in_twos = sfp.sample(score, 3, key=jr.key(0), method=method, args=places, batch_size=2)
+    np.testing.assert_allclose(in_twos, got, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"args holds an array of shape \(3,\); its leading axis must be n = 2"):
+        sfp.sample(score, 2, key=jr.key(0), method=method, args=places)
+
+
+def test_float32_stays_float32() -> None:
+    with jax.enable_x64(True):
+        score = sfp.Score(lambda t, x: -x, sfp.VP())
+        x1 = jnp.ones(2, jnp.float32)
+        assert sfp.EulerMaruyama(3)(score, x1, key=jr.key(0)).dtype == jnp.float32
+        assert sfp.Euler(3)(score, x1).dtype == jnp.float32
+        assert sfp.Langevin(3, 0.1)(score, x1, key=jr.key(0)).dtype == jnp.float32
+        assert sfp.ProbabilityFlow()(score, x1).dtype == jnp.float32
+        image = jax.ShapeDtypeStruct((2, 1, 2), jnp.float32)
+        for method in (
+            sfp.Heun(3, churn=sfp.Churn(1.0)),
+            sfp.DPMSolver(3),
+            sfp.ExponentialIntegrator(3),
+            sfp.ExponentialIntegrator(3, noise=0.5),
+            sfp.Denoised(sfp.PredictorCorrector(sfp.EulerMaruyama(3))),
+        ):
+            assert jax.eval_shape(lambda x, method=method: method(score, x, key=jr.key(0)), image) == image
+        starts = jnp.ones((2, 2), jnp.float32)
+        assert sfp.sample(score, 2, key=jr.key(0), method=sfp.Euler(3), initial=starts).dtype == jnp.float32
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("amount", [0.0, 3.0])
+def test_algorithms_of_karras(amount: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Denoised(Heun(N - 1))` is the published algorithm of N steps, written plainly here: 2 N - 1 evaluations.
+
+    Every draw of noise is one. The first step would leave the horizon, and has no churn.
+    """
+    calls: list[float] = []
+    lowest, highest, n = 0.01, 2.0, 7
+
+    def denoiser(x: Any, sigma: Any) -> Any:
+        return x / (1 + sigma**2) + 0.1 * jnp.sin(3 * x)
+
+    def fn(t: Array, x: Array) -> Array:
+        calls.append(1)
+        return (denoiser(x, t) - x) / t**2
+
+    def published(x: float) -> float:
+        levels = (3.0 ** (1 / 7) + np.arange(n) / (n - 1) * (0.02 ** (1 / 7) - 3.0 ** (1 / 7))) ** 7
+        for i, level in enumerate(levels):
+            gamma = min(amount / (n - 1), np.sqrt(2) - 1) if lowest <= level <= highest and i < n - 1 else 0.0
+            raised, following = level * (1 + gamma), levels[i + 1] if i < n - 1 else 0.0
+            x = x + np.sqrt(raised**2 - level**2) * 1.01
+            slope = (x - denoiser(x, raised)) / raised
+            end = x + (following - raised) * slope
+            if following > 0:
+                end = x + (following - raised) * 0.5 * (slope + (end - denoiser(end, following)) / following)
+            x = float(end)
+        return x
+
+    monkeypatch.setattr(jr, "normal", lambda key, shape, dtype: jnp.ones(shape, dtype))
+    churn = None if amount == 0 else sfp.Churn(amount, lowest, highest, 1.01)
+    score, method = sfp.Score(fn, sfp.EDM(t0=0.02, t1=3.0)), sfp.Denoised(sfp.Heun(n - 1, churn=churn))
+    with jax.disable_jit():
+        got = method(score, jnp.asarray(2.5), key=jr.key(0))
+    np.testing.assert_allclose(got, published(2.5), rtol=1e-10)
+    assert len(calls) == 2 * n - 1
+
+
+def test_state_in_float64() -> None:
+    """A float64 state takes many steps without piling up their rounding; the score stays in its own precision."""
+    seen: set[Any] = set()
+
+    class Watched(sfp.AbstractScore):
+        inner: sfp.AbstractScore
+
+        @property
+        def sde(self) -> AbstractLinearSDE:
+            return sfp.VP()
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return ()
+
+        def __call__(self, t: Array, x: Array) -> Array:
+            seen.add((t.dtype, x.dtype))
+            return self.inner(t, x)
+
+        def bind(self, *, args: Any = None, key: Array | None = None) -> "Watched":
+            return self
+
+    single = Watched(line_mixture().score(sfp.VP()))
+    with jax.enable_x64(True):
+        double = Watched(line_mixture().score(sfp.VP()))
+        draw = lambda score, dtype: sfp.sample(
+            score, 64, key=jr.key(0), method=sfp.ExponentialIntegrator(2000), dtype=dtype
+        )
+        coarse, fine, exact = draw(single, jnp.float32), draw(single, jnp.float64), draw(double, None)
+        assert (coarse.dtype, fine.dtype, exact.dtype) == (jnp.float32, jnp.float64, jnp.float64)
+        assert seen == {(jnp.dtype(d), jnp.dtype(d)) for d in (jnp.float32, jnp.float64)}
+        error = lambda x: float(jnp.sqrt(jnp.mean((x - exact) ** 2)))
+        assert 100 * error(fine) < error(coarse)
+        starts = [sfp.sample(single, 3, key=jr.key(0), method=Start(), dtype=d) for d in (None, jnp.float32)]
+        np.testing.assert_array_equal(starts[0].astype(jnp.float32), starts[1])
+
+
+@pytest.mark.quick
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input() -> None:
+    key = jr.key(0)
+    unknown = (
+        r"event shape is not known: score is a Score with shape = None\. Call sample\(score, n, shape=\(\.\.\.\)\)"
+    )
+    with pytest.raises(ValueError, match=unknown):
+        sfp.sample(standard(), 2, key=key)
+    with pytest.raises(ValueError, match=r"a sample has shape \(2,\), but the score's own has shape \(3,\)"):
+        sfp.sample(standard((3,)), 2, key=key, shape=(2,))
+    with pytest.raises(ValueError, match="n = 0"):
+        sfp.sample(standard((3,)), 0, key=key)
+    with pytest.raises(ValueError, match="batch_size = 0; at least one sample at once"):
+        sfp.sample(standard((3,)), 2, key=key, batch_size=0)
+    with pytest.raises(ValueError, match=r"initial has shape \(3, 3\); it must be \(n, \*event\) = \(2, 3\)"):
+        sfp.sample(standard((3,)), 2, key=key, initial=jnp.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"initial has shape \(2, 4\); it must be \(n, \*event\) = \(2, 3\)"):
+        sfp.sample(standard((3,)), 2, key=key, initial=jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"initial has shape \(\); it must be"):
+        sfp.sample(standard(), 2, key=key, initial=jnp.ones(()))
+    with pytest.raises(TypeError, match="initial has dtype int32"):
+        sfp.sample(standard(), 2, key=key, initial=jnp.ones((2, 3), int))
+    for wrong in ({"dtype": jnp.int32}, {"dtype": "int8"}):
+        with pytest.raises(TypeError, match=r"dtype = int[0-9]*; a sample is an array of floats"):
+            sfp.sample(standard((3,)), 2, key=key, **wrong)
+    with pytest.raises(ValueError, match=r"float64 turned off here\. Call sample inside `with jax\.enable_x64\(True\)"):
+        sfp.sample(standard((3,)), 2, key=key, dtype=jnp.float64)
+    steppers = (sfp.EulerMaruyama, sfp.Euler, sfp.Heun, sfp.ExponentialIntegrator, sfp.DPMSolver)
+    for method in (*steppers, lambda steps: sfp.Langevin(steps, 0.1)):
+        with pytest.raises(ValueError, match="steps = 0; a sampler needs at least one step"):
+            method(0)
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"step_size = {wrong}; a step is positive"):
+            sfp.Langevin(1, wrong)
+    with pytest.raises(ValueError, match=r"t = 2\.0 lies outside \[t0, t1\]"):
+        sfp.Langevin(1, 0.1, 2.0)(standard(), jnp.ones(2), key=key)
+    with pytest.raises(ValueError, match=r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"):
+        sfp.Euler(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))(standard(), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"):
+        sfp.EulerMaruyama(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))(standard(), jnp.ones(2), key=key)
+    for grid in (sfp.log_snr_grid, sfp.rho_grid):
+        with pytest.raises(TypeError, match="has no Gaussian kernel"):
+            grid(sfp.sde.CriticallyDampedLangevin(), 10)
+    general = sfp.Score(lambda t, x: -x, sfp.sde.CriticallyDampedLangevin())
+    for method in (
+        sfp.Heun(4, sfp.uniform_grid),
+        sfp.DPMSolver(4, sfp.uniform_grid),
+        sfp.ExponentialIntegrator(4, sfp.uniform_grid),
+        sfp.PredictorCorrector(sfp.EulerMaruyama(4)),
+        sfp.Denoised(Start()),
+    ):
+        with pytest.raises(TypeError, match="has no Gaussian kernel"):
+            method(general, jnp.ones((2, 2)), key=key)
+    for method in (
+        sfp.EulerMaruyama(4),
+        sfp.Heun(4, churn=sfp.Churn(1.0)),
+        sfp.ExponentialIntegrator(4, noise=0.5),
+        sfp.PredictorCorrector(sfp.Euler(4)),
+    ):
+        with pytest.raises(ValueError, match=f"key is None, but {type(method).__name__} draws noise"):
+            method(standard(), jnp.ones(2))
+    for make, message in (
+        (lambda: sfp.RhoGrid(0.0), r"rho = 0\.0; the exponent is positive"),
+        (lambda: sfp.Churn(-1.0), r"amount = -1\.0; the noise to add is not negative"),
+        (lambda: sfp.Churn(1.0, 2.0, 1.0), r"lowest = 2\.0 and highest = 1\.0; the range of noise levels"),
+        (lambda: sfp.Churn(1.0, inflation=0.0), r"inflation = 0\.0; a standard deviation is positive"),
+        (lambda: sfp.ExponentialIntegrator(noise=1.5), r"noise = 1\.5; the share of the noise lies in \[0, 1\]"),
+        (lambda: sfp.PredictorCorrector(corrections=0), "corrections = 0; without any, use the predictor alone"),
+        (lambda: sfp.PredictorCorrector(ratio=0.0), r"ratio = 0\.0; a correction's step is positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    with pytest.raises(TypeError, match="predictor is a DPMSolver, which does not go by independent steps"):
+        sfp.PredictorCorrector(sfp.DPMSolver(4))
+    few = sfp.ProbabilityFlow(sfp.Integrator(max_steps=2))
+    with pytest.raises(RuntimeError, match=r"max_steps = 2 did not bring it from t = 1\.0 to t = 1e-05"):
+        jax.block_until_ready(sfp.sample(standard((2,)), 3, key=key, method=few))

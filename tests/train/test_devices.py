@@ -1,0 +1,203 @@
+"""Many devices and processes: the numbers of one device, up to rounding; each with its share of the work."""
+
+import functools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from helpers import devices_worker as worker
+from jax.sharding import AxisType, Mesh
+
+import scorefp as sfp
+from scorefp import train
+from scorefp.data import Arrays
+
+
+@contextmanager
+def launched(folder: Path, runs: list[str], *, devices: int, processes: int) -> Iterator[None]:
+    """The worker, in processes of its own."""
+    flags = f"--xla_force_host_platform_device_count={devices} {os.environ['XLA_FLAGS']}"
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(worker.__file__).parents[2])}
+    command = [sys.executable, worker.__file__, str(folder), ",".join(runs)]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    started = [
+        subprocess.Popen(
+            command if processes == 1 else [*command, address, str(processes), str(i)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+    try:
+        yield
+        for process in started:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@functools.cache
+def on_one_device(run: str) -> train.Run:
+    return worker.RUNS[run](None)
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def rounding(dtype: Any) -> float:
+    """What two orders of one sum may make of the parameters.
+
+    A step rounds each parameter to its precision, by half a unit at most. The gradients of two runs differ by a few
+    units of their own, which the learning rate makes small against that: it decides in which direction a rounding
+    falls, so that a step sets them apart by a unit at most, and the next step does not amplify it.
+    """
+    return worker.STEPS * float(np.finfo(dtype).eps)
+
+
+def check_equal_to_one_device(found: Any, run: str, dtype: Any) -> None:
+    one = on_one_device(run)
+    assert relative(worker.flat(one.last), worker.flat(worker.model(jnp.float32))) > 0.05
+    for name, value in {"params": worker.flat(one.last), "average": worker.flat(one.model)}.items():
+        assert relative(found[f"{run} {name}"], value) < rounding(dtype)
+    assert relative(found[f"{run} loss"], one.history["loss"]) < rounding(dtype)
+
+
+SEVERAL = [
+    pytest.param(4, 1, ["resident", "source"], id="four devices"),
+    pytest.param(1, 2, ["source"], id="two processes"),
+    pytest.param(4, 1, ["float64", "source"], id="four devices, float64", marks=pytest.mark.slow),
+    pytest.param(2, 2, list(worker.RUNS), id="two processes of two devices", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("devices", "processes", "runs"), SEVERAL)
+def test_many_devices_train_as_one(tmp_path: Path, devices: int, processes: int, runs: list[str]) -> None:
+    worker.saved_by(None, tmp_path / "saved", 10)
+    with launched(tmp_path, runs, devices=devices, processes=processes):
+        for run in runs:
+            on_one_device(run)
+    found, *others = [np.load(tmp_path / f"{i}.npz") for i in range(processes)]
+    seen = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(processes)]
+    for run in runs:
+        check_equal_to_one_device(found, run, np.float64 if run == "float64" else np.float32)
+    for other in others:
+        assert all(np.array_equal(found[name], other[name]) for name in found.files)
+
+    # From a checkpoint of one device, in the middle, up to rounding; from one of their own, to the bit.
+    one = on_one_device("source")
+    assert relative(found["resumed params"], worker.flat(one.last)) < rounding(np.float32)
+    assert relative(found["resumed loss"], one.history["loss"][10:]) < rounding(np.float32)
+    for name in ("params", "average"):
+        np.testing.assert_array_equal(found[f"again {name}"], found[f"source {name}"])
+
+    # The first process alone reports, and a device multiplies its share of the batch with the weights, never the whole.
+    total = devices * processes
+    assert [s["reports"] for s in seen] == [[20], [], []][:processes]
+    for s in seen:
+        assert (s["devices"], s["processes"], s["start"]) == (total, processes, 10)
+        assert s["per device"] == worker.BATCH // total
+        assert f"choose a multiple of {total}." in s["odd batch"]
+        assert f"choose a multiple of {total * worker.BATCH}." in s["odd parts"]
+        assert processes == 1 or f"mesh is None, and there are {processes} processes" in s["no mesh"]
+        assert processes > 1 or worker.BATCH // total in s["rows"]
+        assert worker.BATCH not in s["rows"]
+
+
+def by_hand(parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters and losses of the run `"resident"`, with so many parts of a batch that each draw the same noise."""
+    data, start = worker.resident(), worker.model(jnp.float32)
+    params, skeleton = eqx.partition(start, lambda leaf: eqx.is_inexact_array(leaf) and leaf.ndim > 0)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), worker.OPTIMIZER)
+
+    def loss(params: Any, x: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+        score = eqx.combine(params, skeleton)
+        cut = lambda a: a.reshape(parts, -1, *a.shape[1:])
+        of_part = lambda x, labels: worker.loss()(score, x, key=key, args=labels, dropout=True)
+        return jnp.mean(jax.vmap(of_part)(cut(x), cut(labels)))
+
+    @jax.jit
+    def step(carry: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+        params, state = carry
+        index_key, level_key, loss_key = jr.split(jr.fold_in(jr.key(2), i), 3)
+        x, labels = data.batch(jr.randint(index_key, (worker.BATCH,), 0, len(data)), key=level_key)
+        value, grads = jax.value_and_grad(loss)(params, x, labels, loss_key)
+        updates, state = optimizer.update(grads, state)
+        return (optax.apply_updates(params, updates), state), value
+
+    (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(worker.STEPS))
+    return worker.flat(eqx.combine(params, skeleton)), np.asarray(losses)
+
+
+def test_devices_with_the_same_noise_would_be_far_off() -> None:
+    """The mistake that sharing by hand invites stands out from rounding by orders of magnitude."""
+    run = on_one_device("resident")
+    for parts, far in ((1, False), (4, True)):
+        params, losses = by_hand(parts)
+        off = relative(params, worker.flat(run.last)), relative(losses, run.history["loss"])
+        assert all((error > 1e4 * rounding(np.float32)) == far for error in off)
+        assert all((error < rounding(np.float32)) != far for error in off)
+
+
+def test_a_mesh_of_another_axis_is_refused() -> None:
+    mesh = Mesh(np.array(jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
+    with pytest.raises(
+        ValueError, match=r'axes \(\'batch\',\); training shares the batch along one axis called "data"'
+    ):
+        worker.fitted(worker.resident(), mesh)
+
+
+def test_the_host_reads_nothing_between_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays are read where losses are reported: after all loops of a report are under way, never among them.
+
+    JAX's guard of transfers sees none on CPUs, where the host reads the memory of the device; so the reads are counted.
+    """
+    seen = ""
+
+    def note(letter: str) -> None:
+        nonlocal seen
+        seen += letter
+
+    def run() -> None:
+        train.fit(
+            sfp.NoiseScore(sfp.nn.MLP((3,), width=8, depth=1, key=jr.key(0)), sfp.VP()),
+            sfp.DSM(),
+            Arrays(worker.LEVELS, worker.QUANTISATION),
+            optimizer=worker.OPTIMIZER,
+            steps=30,
+            key=jr.key(1),
+            batch_size=worker.BATCH,
+            mesh=train.data_mesh(),
+            report_every=10,
+            progress=False,
+        )
+
+    array, asarray, module = type(jnp.zeros(())), np.asarray, sys.modules["scorefp.train.fit"]
+    value, loop = array._value.fget, module._loop
+    monkeypatch.setattr("scorefp.train.reader._LARGEST_STACK", 5 * worker.BATCH * 3)
+    run()
+    monkeypatch.setattr(array, "_value", property(lambda self: (note("r"), value(self))[1]))
+    monkeypatch.setattr(np, "asarray", lambda a, *rest: (isinstance(a, jax.Array) and note("r"), asarray(a, *rest))[1])
+    monkeypatch.setattr(module, "_loop", lambda *args: (note("L"), loop(*args))[1])
+    run()
+    assert re.fullmatch("r*(LLr+){3}", seen), seen
