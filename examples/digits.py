@@ -82,7 +82,7 @@ def main() -> None:
         console.print(f"seed {seed} done after {time.perf_counter() - begin:.0f} s", style="dim")
         if seed == options.seeds[0]:
             plot.compare(audits, options.out / "digits_audit.png")
-            real = {"test digits": test.dequantised(jr.key(2000))[:64]}
+            real = {"test digits": test.dequantised(jr.key(2000)).values[:64]}
             plot.image_grid(real | samples(runs, seed), options.out / "digits_samples.png", columns=8)
 
     body = rows(results)
