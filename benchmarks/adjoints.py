@@ -11,12 +11,6 @@ float64, rtol = atol = 1e-10 and `RecursiveCheckpointAdjoint`. Once at the defau
 here that of the gradient. The keys are fixed.
 """
 
-import argparse
-import json
-import os
-import platform
-import time
-from pathlib import Path
 from typing import Any
 
 import diffrax
@@ -26,6 +20,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from _timing import Row, arguments, in_turns, machine, milliseconds, report, spread, table, timed
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -39,6 +34,12 @@ ADJOINTS: dict[str, diffrax.AbstractAdjoint] = {
 }
 SOLVES = ("vmap", "batch")
 MAX_STEPS = 256
+
+TABLE = """\
+| adjoint | solve | ms | over the default, batch | temporary memory, MB | error, float32, 1e-5 | error, float64, 1e-8 |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |
+| `{adjoint}` | {solve} | {ms:.1f} | {ratio:.2f} | {megabytes:.2f} | {error at 1e-5:.1e} | {error at 1e-8:.1e} |
+"""
 
 
 def setting() -> tuple[Any, Any, Array]:
@@ -81,11 +82,12 @@ def flat(tree: Any) -> np.ndarray:
     return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
 
 
+def markdown(rows: list[Row]) -> str:
+    return table(TABLE, rows).replace("`ForwardMode(), one direction`", "`ForwardMode()`, one direction")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="folder for adjoints.md and .json")
-    options = parser.parse_args()
+    options = arguments(__doc__, 7, "adjoints").parse_args()
     params, rest, xs = setting()
     with jax.enable_x64(True):
         tight = sfp.Integrator(diffrax.Dopri8(), rtol=1e-10, atol=1e-10, max_steps=MAX_STEPS)
@@ -99,7 +101,7 @@ def main() -> None:
         return float(np.linalg.norm(found - target) / np.linalg.norm(want))
 
     programs: dict[tuple[str, str], Any] = {}
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str], Row] = {}
     for name, adjoint in ADJOINTS.items():
         for solve in SOLVES:
             default = sfp.Integrator(max_steps=MAX_STEPS, adjoint=adjoint)
@@ -112,37 +114,12 @@ def main() -> None:
                 finer = gradient(double(params), rest, double(xs), solve, fine, unit)
                 row["error at 1e-8"] = error(finer(double(params), double(xs)))
             print(row, flush=True)
-    seconds = {key: np.zeros(options.rounds) for key in programs}
-    for i in range(options.rounds):
-        for key, program in programs.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(program(params, xs))
-            seconds[key][i] = time.perf_counter() - begin
+    seconds = in_turns({key: timed(program, params, xs) for key, program in programs.items()}, options.rounds)
     base = seconds["RecursiveCheckpointAdjoint()", "batch"]
-    lines = [
-        "| adjoint | solve | ms | over the default, batch | temporary memory, MB | error, float32, 1e-5 "
-        "| error, float64, 1e-8 |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
     for key, row in rows.items():
-        low, middle, high = np.quantile(seconds[key] / base, [0.1, 0.5, 0.9])
-        row |= {"ms": float(1e3 * np.median(seconds[key])), "ratio": [float(middle), float(low), float(high)]}
-        lines.append(
-            f"| `{row['adjoint']}` | {row['solve']} | {row['ms']:.1f} | {middle:.2f} ({low:.2f}, {high:.2f}) "
-            f"| {row['megabytes']:.2f} | {row['error at 1e-5']:.1e} | {row['error at 1e-8']:.1e} |".replace(
-                "`ForwardMode(), one direction`", "`ForwardMode()`, one direction"
-            )
-        )
-    note = (
-        f"{options.rounds} rounds, jax {jax.__version__}, diffrax {diffrax.__version__}, {platform.machine()}, "
-        f"{os.cpu_count()} CPUs; in brackets deciles 1 and 9."
-    )
-    print("\n".join(lines), note, sep="\n\n")
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "adjoints.md").write_text("\n".join(lines) + f"\n\n{note}\n")
-        text = json.dumps({"note": note, "rows": list(rows.values())}, indent=1)
-        (options.out / "adjoints.json").write_text(text + "\n")
+        row |= {"ms": milliseconds(seconds[key]), "ratio": spread(seconds[key] / base)}
+    note = f"{options.rounds} rounds, {machine(diffrax)}; in brackets deciles 1 and 9."
+    report("adjoints", markdown(list(rows.values())), list(rows.values()), note, options.out)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,8 @@ diffrax chooses the first step; with `dt0` given it is the time in which the log
 the library's choice: `vmap` then differs from the library's by the variable in which steps are taken alone.
 """
 
-import argparse
 import functools
-import json
-import os
-import platform
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import diffrax
@@ -31,6 +25,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from _timing import Row, arguments, in_turns, machine, report, spread, table, timed
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -41,6 +36,13 @@ COUNT, CHECKED = 1024, 128
 SDE = sfp.VP()
 FIRST = float(SDE.sigma(SDE.t0) ** 2 / SDE.g2(SDE.t0))
 Program = Callable[[sfp.AbstractScore, Array], tuple[Array, Array]]
+
+TABLE = """\
+| data | solve | seconds | over the fastest by hand | evaluations | median error | mean | largest |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| {data} | {program} | {seconds:.2f} | {ratio:.2f} | {evaluations} \
+| {median error:.1e} | {mean error:.1e} | {largest error:.1e} |
+"""
 
 
 def plane(steps: int) -> tuple[sfp.AbstractScore, Array]:
@@ -79,15 +81,9 @@ def of_a_batch(t: Array, state: tuple[Array, Array], score: sfp.AbstractScore) -
 
 
 def solve(field: Any, score: sfp.AbstractScore, x: Array, growth: Array, first: float | None) -> tuple[Array, Array]:
+    term, control = diffrax.ODETerm(field), diffrax.PIDController(rtol=1e-5, atol=1e-5)
     found = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        diffrax.Tsit5(),
-        SDE.t0,
-        SDE.t1,
-        first,
-        (x, growth),
-        score,
-        stepsize_controller=diffrax.PIDController(rtol=1e-5, atol=1e-5),
+        term, diffrax.Tsit5(), SDE.t0, SDE.t1, first, (x, growth), score, stepsize_controller=control
     )
     latent, growth = (y[-1] for y in found.ys)
     prior = -0.5 * jnp.sum(latent**2, axis=-1) - 0.5 * x.shape[-1] * jnp.log(2 * jnp.pi)
@@ -141,78 +137,47 @@ def reference(score: sfp.AbstractScore, xs: Array) -> np.ndarray:
         return np.asarray(jax.jit(jax.vmap(one))(double(xs)))
 
 
-def compared(title: str, score: sfp.AbstractScore, xs: Array, rounds: int) -> list[dict[str, Any]]:
+def compared(title: str, score: sfp.AbstractScore, xs: Array, rounds: int) -> list[Row]:
     """One row a program."""
     arrays, static = eqx.partition(score, eqx.is_array)
     truth = reference(score, xs[:CHECKED])
+    whole = lambda arrays, xs, program: program(eqx.combine(arrays, static), xs)
     compiled = {
-        name: jax.jit(lambda arrays, xs, program=program: program(eqx.combine(arrays, static), xs))
-        .lower(arrays, xs)
-        .compile()
+        name: jax.jit(functools.partial(whole, program=program)).lower(arrays, xs).compile()
         for name, program in PROGRAMS.items()
     }
-    rows = {name: {"data": title, "program": name} for name in PROGRAMS}
-    seconds = {name: np.zeros(rounds) for name in PROGRAMS}
+    seconds = in_turns({name: timed(program, arrays, xs) for name, program in compiled.items()}, rounds)
+    best = min((name for name in PROGRAMS if name.startswith("by hand")), key=lambda name: np.median(seconds[name]))
+    rows: dict[str, Row] = {}
     for name, program in compiled.items():
-        log_prob, evaluations = jax.block_until_ready(program(arrays, xs))
+        log_prob, evaluations = program(arrays, xs)
         if PROGRAMS[name] is by_library_batch:
             evaluations = evaluations_of_a_batch(score, xs)
         error = np.abs(np.asarray(log_prob[:CHECKED], np.float64) - truth)
-        rows[name] |= {
+        rows[name] = {
+            "data": title,
+            "program": name,
             "evaluations": int(np.max(evaluations)),
             "median error": float(np.median(error)),
             "mean error": float(error.mean()),
             "largest error": float(error.max()),
+            "seconds": float(np.median(seconds[name])),
+            "ratio": spread(seconds[name] / seconds[best]),
         }
-    for i in range(rounds):
-        for name, program in compiled.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(program(arrays, xs))
-            seconds[name][i] = time.perf_counter() - begin
-    best = min((name for name in PROGRAMS if name.startswith("by hand")), key=lambda name: np.median(seconds[name]))
-    for name in PROGRAMS:
-        ratios = np.quantile(seconds[name] / seconds[best], [0.5, 0.1, 0.9])
-        rows[name] |= {"seconds": float(np.median(seconds[name])), "ratio": [float(ratio) for ratio in ratios]}
     return list(rows.values())
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| data | solve | seconds | over the fastest by hand | evaluations | median error | mean | largest |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        middle, low, high = row["ratio"]
-        errors = " | ".join(f"{row[kind + ' error']:.1e}" for kind in ("median", "mean", "largest"))
-        lines.append(
-            f"| {row['data']} | {row['program']} | {row['seconds']:.2f} | {middle:.2f} ({low:.2f}, {high:.2f}) "
-            f"| {row['evaluations']} | {errors} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="in the plane; a third of it for digits")
-    parser.add_argument("--out", type=Path, help="folder for likelihood_speed.md and .json")
-    options = parser.parse_args()
+    options = arguments(__doc__, 15, "likelihood_speed", "in the plane; a third of it for digits").parse_args()
+    fewer = max(options.rounds // 3, 3)
     note = (
-        f"{options.rounds} rounds in the plane, {max(options.rounds // 3, 3)} for digits; jax {jax.__version__}, "
-        f"diffrax {diffrax.__version__}, {platform.machine()}, {os.cpu_count()} CPUs. In brackets deciles 1 and 9; "
+        f"{options.rounds} rounds in the plane, {fewer} for digits; {machine(diffrax)}. In brackets deciles 1 and 9; "
         "errors in nats."
     )
     rows = compared("plane, D = 2", *plane(1000), options.rounds)
-    report(rows, note, options.out)
-    rows += compared("digits, D = 64", *digits(1000), max(options.rounds // 3, 3))
-    report(rows, note, options.out)
-
-
-def report(rows: list[dict[str, Any]], note: str, out: Path | None) -> None:
-    print(markdown(rows), note, sep="\n", flush=True)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "likelihood_speed.json").write_text(json.dumps({"note": note, "rows": rows}, indent=1) + "\n")
-        (out / "likelihood_speed.md").write_text(f"{markdown(rows)}\n{note}\n")
+    report("likelihood_speed", table(TABLE, rows), rows, note, options.out)
+    rows += compared("digits, D = 64", *digits(1000), fewer)
+    report("likelihood_speed", table(TABLE, rows), rows, note, options.out)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,16 @@ system. All rows take turns in a round, so that a machine that slows down slows 
 rounds of the steps per second over those of the floor in the same round; in brackets deciles 1 and 9.
 """
 
-import argparse
-import json
-import os
-import platform
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
-import jax
 import jax.random as jr
 import numpy as np
 import optax
+from _timing import Row, arguments, in_turns, machine, milliseconds, report, spread, table
 from PIL import Image
 
 import scorefp as sfp
@@ -46,6 +42,12 @@ SPANS = 6
 
 ADAM = optax.adam(1e-4)
 Source = data.Dataset | data.AbstractSource
+
+TABLE = """\
+| network | images in | ms a step | images a second | steps per second over those of the batch in memory |
+| --- | --- | ---: | ---: | ---: |
+| {network} | {source} | {ms:.2f} | {images a second:,.0f} | {over floor:.2f} |
+"""
 
 
 class Cut:
@@ -84,64 +86,31 @@ def fitted(network: str, source: Source, steps: int) -> Callable[[], float]:
     """A run that returns the seconds of a step."""
     width, depth = NETWORKS[network]
     model = sfp.NoiseScore(sfp.nn.MLP((1, 28, 28), width=width, depth=depth, key=jr.key(0)), sfp.VP(), data_std=0.6)
+    run = functools.partial(train.fit, optimizer=ADAM, batch_size=BATCH, key=jr.key(1), progress=False)
     # The median over five spans: the first holds the start of the reading, and the last reads nothing ahead.
-    return lambda: (
-        train.fit(
-            model,
-            sfp.DSM(),
-            source,
-            optimizer=ADAM,
-            steps=SPANS * steps,
-            batch_size=BATCH,
-            report_every=steps,
-            key=jr.key(1),
-            progress=False,
-        ).seconds_per_step
-    )
+    return lambda: run(model, sfp.DSM(), source, steps=SPANS * steps, report_every=steps).seconds_per_step
 
 
-def compared(network: str, places: dict[str, Source], rounds: int, steps: int) -> list[dict[str, Any]]:
+def compared(network: str, places: dict[str, Source], rounds: int, steps: int) -> list[Row]:
     """One row a source."""
-    programs = {name: fitted(network, source, steps) for name, source in places.items()}
-    for program in programs.values():
-        program()
-    seconds = {name: np.zeros(rounds) for name in programs}
-    for i in range(rounds):
-        for name, program in programs.items():
-            seconds[name][i] = program()
+    seconds = in_turns({name: fitted(network, source, steps) for name, source in places.items()}, rounds)
     return [
         {
             "network": network,
             "source": name,
-            "ms": 1e3 * float(np.median(times)),
+            "ms": milliseconds(times),
             "images a second": BATCH / float(np.median(times)),
-            "over floor": [float(q) for q in np.quantile(seconds[FLOOR] / times, [0.5, 0.1, 0.9])],
+            "over floor": spread(seconds[FLOOR] / times),
         }
         for name, times in seconds.items()
     ]
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| network | images in | ms a step | images a second | steps per second over those of the batch in memory |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
-    spread = lambda q: f"{q[0]:.2f} ({q[1]:.2f}, {q[2]:.2f})"
-    lines += [
-        f"| {row['network']} | {row['source']} | {row['ms']:.2f} | {row['images a second']:,.0f} "
-        f"| {spread(row['over floor'])} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = arguments(__doc__, 7, "pipeline")
     parser.add_argument("--steps", type=int, default=50, help="between two reports")
     parser.add_argument("--images", type=int, default=60_000, help="how many, where they are not PNG")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--out", type=Path, help="folder for pipeline.md and .json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         places = sources(Path(folder), options.images)
@@ -149,13 +118,9 @@ def main() -> None:
     sizes = ", ".join(f"{name}: width {width}, depth {depth}" for name, (width, depth) in NETWORKS.items())
     note = (
         f"{options.rounds} rounds of {SPANS * options.steps} steps, batches of {BATCH} images of 28×28, MLP "
-        f"({sizes}); jax {jax.__version__}, {platform.machine()}, {os.cpu_count()} CPUs. In brackets deciles 1 and 9."
+        f"({sizes}); {machine()}. In brackets deciles 1 and 9."
     )
-    print(markdown(rows), note, sep="\n")
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "pipeline.json").write_text(json.dumps({"note": note, "rows": rows}, indent=1) + "\n")
-        (options.out / "pipeline.md").write_text(f"{markdown(rows)}\n{note}\n")
+    report("pipeline", table(TABLE, rows), rows, note, options.out)
 
 
 if __name__ == "__main__":

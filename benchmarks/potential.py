@@ -12,13 +12,7 @@ The rows "by hand" are the same steps as a user of equinox and optax would write
 `jax.nn.softplus`, `jax.grad` for the score and `jax.hessian` for its divergence. Key 0 throughout, float32.
 """
 
-import argparse
-import json
-import os
-import platform
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -27,6 +21,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from _timing import Row, arguments, in_turns, machine, milliseconds, report, spread, table, timed
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -36,6 +31,12 @@ from scorefp.train import Resident, TrainStep, split
 SDE, BATCH, WIDTH, SIDE = sfp.OU(t0=1e-4, t1=10.0), 256, 80, 3.5
 OPTIMIZER = optax.adam(1e-3)
 BASE, PLAIN = "DSM", "by hand: DSM + jax.hessian"
+
+TABLE = """\
+| D | loss | ms a step | over DSM | over by hand with `jax.hessian` | operations over DSM |
+| ---: | --- | ---: | ---: | ---: | ---: |
+| {D} | {loss} | {ms:.2f} | {over DSM:.2f} | {over by hand:.2f} | {operations over DSM:.2f} |
+"""
 
 METHODS: dict[str, dict[str, Any]] = {
     "Exact": {"method": sfp.Exact()},
@@ -127,75 +128,46 @@ def check() -> None:
     plain = eqx.nn.MLP(3, "scalar", WIDTH, 2, jax.nn.softplus, key=jr.key(0))
     plain = eqx.tree_at(lambda n: n.layers, plain, (*network.layers, network.leave))
     t, x = jnp.asarray(0.3), jnp.array([0.4, -1.0])
-    np.testing.assert_allclose(
-        residual(plain, t, x), sfp.log_fpe_residual(sfp.Potential(network, SDE), t, x), rtol=1e-4
-    )
+    ours = sfp.log_fpe_residual(sfp.Potential(network, SDE), t, x)
+    np.testing.assert_allclose(residual(plain, t, x), ours, rtol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------ times
 
 
-def compared(size: int, rounds: int, steps: int) -> list[dict[str, Any]]:
+def compared(size: int, rounds: int, steps: int) -> list[Row]:
     """One row a loss."""
     loops = {name: by_library(size, loss, steps) for name, loss in losses(size).items()}
     loops |= {"by hand: DSM": by_hand(size, False, steps), PLAIN: by_hand(size, True, steps)}
     programs = {name: jax.jit(loop).lower(arrays).compile() for name, (loop, arrays) in loops.items()}
     # Of the body of the loop: XLA counts it once.
     operations = {name: program.cost_analysis()["flops"] for name, program in programs.items()}
-    seconds = {name: np.zeros(rounds) for name in loops}
-    for name, program in programs.items():
-        jax.block_until_ready(program(loops[name][1]))
-    for i in range(rounds):
-        for name, program in programs.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(program(loops[name][1]))
-            seconds[name][i] = (time.perf_counter() - begin) / steps
-    ratio = lambda name, base: [float(q) for q in np.quantile(seconds[name] / seconds[base], [0.5, 0.1, 0.9])]
+    seconds = in_turns({name: timed(programs[name], loops[name][1], steps=steps) for name in loops}, rounds)
     return [
         {
             "D": size,
             "loss": name,
-            "ms": 1e3 * float(np.median(seconds[name])),
-            "over DSM": ratio(name, BASE),
-            "over by hand": ratio(name, PLAIN),
+            "ms": milliseconds(seconds[name]),
+            "over DSM": spread(seconds[name] / seconds[BASE]),
+            "over by hand": spread(seconds[name] / seconds[PLAIN]),
             "operations over DSM": operations[name] / operations[BASE],
         }
         for name in loops
     ]
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| D | loss | ms a step | over DSM | over by hand with `jax.hessian` | operations over DSM |",
-        "| ---: | --- | ---: | ---: | ---: | ---: |",
-    ]
-    spread = lambda q: f"{q[0]:.2f} ({q[1]:.2f}, {q[2]:.2f})"
-    lines += [
-        f"| {row['D']} | {row['loss']} | {row['ms']:.2f} | {spread(row['over DSM'])} | {spread(row['over by hand'])} "
-        f"| {row['operations over DSM']:.2f} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = arguments(__doc__, 15, "potential_speed")
     parser.add_argument("--steps", type=int, default=100, help="steps of a loss in one round")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 16], help="the numbers of dimensions")
-    parser.add_argument("--out", type=Path, help="folder for potential_speed.md and .json")
     options = parser.parse_args()
     check()
     rows = [row for size in options.sizes for row in compared(size, options.rounds, options.steps)]
     note = (
-        f"{options.rounds} rounds of {options.steps} steps, batch {BATCH}, 2 layers of {WIDTH} softplus units; jax "
-        f"{jax.__version__}, {platform.machine()}, {os.cpu_count()} CPUs. In brackets deciles 1 and 9."
+        f"{options.rounds} rounds of {options.steps} steps, batch {BATCH}, 2 layers of {WIDTH} softplus units; "
+        f"{machine()}. In brackets deciles 1 and 9."
     )
-    print(markdown(rows), note, sep="\n")
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "potential_speed.json").write_text(json.dumps({"note": note, "rows": rows}, indent=1) + "\n")
-        (options.out / "potential_speed.md").write_text(f"{markdown(rows)}\n{note}\n")
+    report("potential_speed", table(TABLE, rows), rows, note, options.out)
 
 
 if __name__ == "__main__":

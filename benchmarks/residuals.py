@@ -10,8 +10,6 @@ that of `scorefp.train.fit`: batch, loss, gradient, clipping, Adam and the avera
 The activation is `scorefp.nn.silu`; with `--plain-silu` it is `jax.nn.silu`, whose higher derivatives JAX forms itself.
 """
 
-import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +17,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
+from _timing import Row, arguments, in_turns, milliseconds, spread, table, timed
 
 import scorefp as sfp
 from scorefp.data import Dataset
@@ -39,6 +35,12 @@ METHODS: dict[str, sfp.objective.AbstractObjective] = {
     "+ Hutchinson, unbiased square": sfp.DSM() + sfp.ScoreFPE(method=sfp.Hutchinson(), unbiased=True),
     "+ Antithetic, unbiased square": sfp.DSM() + sfp.ScoreFPE(method=sfp.Antithetic(), unbiased=True),
 }
+
+TABLE = """\
+| step | ms, median | time over DSM | operations over DSM |
+| --- | ---: | ---: | ---: |
+| {step} | {ms:.2f} | {time:.2f} | {operations:.2f} |
+"""
 
 
 class ConvNet(eqx.Module):
@@ -72,28 +74,23 @@ class ConvNet(eqx.Module):
         return self.leave(jnp.concatenate([wide, self.activation(self.up(h))]))
 
 
-def networks(plain: bool) -> dict[str, tuple[Callable[..., jax.Array], tuple[int, ...], int]]:
-    """By name: a network, its event shape and the batch."""
+def networks(plain: bool) -> dict[str, tuple[Any, int]]:
+    """By name: a network and the batch."""
     activation = jax.nn.silu if plain else sfp.nn.silu
-    flat = {
-        f"MLP (D, batch, width) = ({size}, {batch}, {width})": (
-            sfp.nn.MLP((size,), width=width, activation=activation, key=jr.key(0)),
-            (size,),
-            batch,
-        )
-        for size, batch, width in [(64, 256, 256), (784, 128, 512)]
-    }
-    conv = ConvNet(16, activation, key=jr.key(0))
-    return flat | {"convolutional, 1×16×16, batch 64": (conv, conv.shape, 64)}
+    found: dict[str, tuple[Any, int]] = {}
+    for size, batch, width in [(64, 256, 256), (784, 128, 512)]:
+        network = sfp.nn.MLP((size,), width=width, activation=activation, key=jr.key(0))
+        found[f"MLP (D, batch, width) = ({size}, {batch}, {width})"] = network, batch
+    return found | {"convolutional, 1×16×16, batch 64": (ConvNet(16, activation, key=jr.key(0)), 64)}
 
 
-def compiled(network: Any, shape: tuple[int, ...], batch: int, loss: Any) -> tuple[Any, Any, float]:
-    """A compiled training step, its state, and the operations XLA counts in it."""
+def compiled(network: Any, batch: int, loss: Any, steps: int) -> tuple[Callable[[], Any], float]:
+    """A run of as many compiled training steps, each from the same state, and the operations XLA counts in a step."""
     if isinstance(network, sfp.nn.MLP):
         # The last layer starts at zero; that of a network in training is not.
         weight = 0.02 * jr.normal(jr.key(1), network.leave.weight.shape)
         network = eqx.tree_at(lambda n: n.leave.weight, network, weight)
-    data = Dataset(jr.normal(jr.key(2), (4 * batch, *shape)))
+    data = Dataset(jr.normal(jr.key(2), (4 * batch, *network.shape)))
     params, skeleton = split(sfp.NoiseScore(network, sfp.VP(), data_std=1.0))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
     step = TrainStep(skeleton, loss, optimizer, sfp.UniformLogSNR(), batch, (0.999,), False)
@@ -105,44 +102,38 @@ def compiled(network: Any, shape: tuple[int, ...], batch: int, loss: Any) -> tup
         return eqx.filter(step.step(state, Resident(data), jnp.asarray(0)), eqx.is_array)
 
     program = jax.jit(one).lower(arrays).compile()
-    return program, arrays, program.cost_analysis()["flops"]
+
+    def run() -> Any:
+        for _ in range(steps):
+            out = program(arrays)
+        return out
+
+    return run, program.cost_analysis()["flops"]
+
+
+def compared(network: Any, batch: int, rounds: int, steps: int) -> list[Row]:
+    """One row a method."""
+    programs = {name: compiled(network, batch, loss, steps) for name, loss in METHODS.items()}
+    seconds = in_turns({name: timed(run, steps=steps) for name, (run, _) in programs.items()}, rounds)
+    return [
+        {
+            "step": name,
+            "ms": milliseconds(seconds[name]),
+            "time": spread(seconds[name] / seconds["DSM"]),
+            "operations": operations / programs["DSM"][1],
+        }
+        for name, (_, operations) in programs.items()
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = arguments(__doc__, 15)
     parser.add_argument("--steps", type=int, default=10, help="steps of a method in one round")
     parser.add_argument("--plain-silu", action="store_true")
     options = parser.parse_args()
-    console = Console(width=100)
-    for title, (network, shape, batch) in networks(options.plain_silu).items():
-        programs = {name: compiled(network, shape, batch, loss) for name, loss in METHODS.items()}
-        seconds = {name: np.zeros(options.rounds) for name in METHODS}
-        for program, arrays, _ in programs.values():
-            jax.block_until_ready(program(arrays))
-        for i in range(options.rounds):
-            for name, (program, arrays, _) in programs.items():
-                begin = time.perf_counter()
-                for _ in range(options.steps):
-                    out = program(arrays)
-                jax.block_until_ready(out)
-                seconds[name][i] = (time.perf_counter() - begin) / options.steps
-        view = Table(title=title, title_justify="left")
-        for heading in ("step", "ms, median", "time over DSM", "operations over DSM"):
-            view.add_column(heading, justify="left" if heading == "step" else "right")
-        for name, (_, _, operations) in programs.items():
-            ratios = seconds[name] / seconds["DSM"]
-            low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])
-            view.add_row(
-                name,
-                f"{1e3 * np.median(seconds[name]):.2f}",
-                f"{middle:.2f} ({low:.2f}, {high:.2f})",
-                f"{operations / programs['DSM'][2]:.2f}",
-            )
-        console.print(view)
-    console.print(
-        f"jax {jax.__version__}, {options.rounds} rounds of {options.steps} steps; in brackets deciles 1 and 9"
-    )
+    for title, setup in networks(options.plain_silu).items():
+        print(title, table(TABLE, compared(*setup, options.rounds, options.steps)), sep="\n\n", flush=True)
+    print(f"jax {jax.__version__}, {options.rounds} rounds of {options.steps} steps; in brackets deciles 1 and 9")
 
 
 if __name__ == "__main__":

@@ -13,26 +13,27 @@ row "floor + normals" is the floor with these draws and nothing else. The last c
 evaluations and draws as the sampler makes.
 """
 
-import argparse
-import json
-import os
-import platform
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
+from _timing import Row, arguments, in_turns, machine, milliseconds, report, spread, table, timed
 from jaxtyping import Array
 
 import scorefp as sfp
 
 SDE, SAMPLES, WIDTH = sfp.VP(), 4096, 128
 FLOOR, NOISY = "floor", "floor + normals"
+
+TABLE = """\
+| D | sampler | ms a step | evaluations, draws | over floor | an evaluation | evaluations and draws |
+| ---: | --- | ---: | ---: | ---: | ---: | ---: |
+| {D} | {sampler} | {ms:.3f} | {evaluations}, {draws} | {over floor:.2f} | {an evaluation:.2f} \
+| {over evaluations and draws:.2f} |
+"""
 
 
 def samplers(steps: int) -> dict[str, tuple[sfp.sampling.AbstractSampler, int, int]]:
@@ -81,27 +82,19 @@ def sampled(size: int, method: sfp.sampling.AbstractSampler) -> Callable[[], Arr
     return lambda: sfp.sample(score, SAMPLES, key=jr.key(2), method=method)
 
 
-def compared(size: int, rounds: int, steps: int) -> list[dict[str, Any]]:
+def compared(size: int, rounds: int, steps: int) -> list[Row]:
     """One row a sampler."""
     methods = samplers(steps)
     programs = {FLOOR: floor(size, steps, False), NOISY: floor(size, steps, True)}
     programs |= {name: sampled(size, method) for name, (method, *_) in methods.items()}
-    for program in programs.values():
-        jax.block_until_ready(program())
-    seconds = {name: np.zeros(rounds) for name in programs}
-    for i in range(rounds):
-        for name, program in programs.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(program())
-            seconds[name][i] = (time.perf_counter() - begin) / steps
-    spread = lambda values: [float(q) for q in np.quantile(values, [0.5, 0.1, 0.9])]
+    seconds = in_turns({name: timed(program, steps=steps) for name, program in programs.items()}, rounds)
     counts = {FLOOR: (1, 0), NOISY: (1, 1)} | {name: (calls, draws) for name, (_, calls, draws) in methods.items()}
     a_draw = seconds[NOISY] - seconds[FLOOR]
     return [
         {
             "D": size,
             "sampler": name,
-            "ms": 1e3 * float(np.median(seconds[name])),
+            "ms": milliseconds(seconds[name]),
             "evaluations": calls,
             "draws": draws,
             "over floor": spread(seconds[name] / seconds[FLOOR]),
@@ -112,38 +105,17 @@ def compared(size: int, rounds: int, steps: int) -> list[dict[str, Any]]:
     ]
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| D | sampler | ms a step | evaluations, draws | over floor | an evaluation | evaluations and draws |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    spread = lambda q: f"{q[0]:.2f} ({q[1]:.2f}, {q[2]:.2f})"
-    lines += [
-        f"| {row['D']} | {row['sampler']} | {row['ms']:.3f} | {row['evaluations']}, {row['draws']} "
-        f"| {spread(row['over floor'])} | {spread(row['an evaluation'])} "
-        f"| {spread(row['over evaluations and draws'])} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments(__doc__, 5, "samplers_speed")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 64], help="the numbers of dimensions")
-    parser.add_argument("--out", type=Path, help="folder for samplers_speed.md and .json")
     options = parser.parse_args()
     rows = [row for size in options.sizes for row in compared(size, options.rounds, options.steps)]
     note = (
-        f"{options.rounds} rounds, {SAMPLES} samples, {options.steps} steps, MLP of width {WIDTH}; jax "
-        f"{jax.__version__}, {platform.machine()}, {os.cpu_count()} CPUs. In brackets deciles 1 and 9."
+        f"{options.rounds} rounds, {SAMPLES} samples, {options.steps} steps, MLP of width {WIDTH}; "
+        f"{machine()}. In brackets deciles 1 and 9."
     )
-    print(markdown(rows), note, sep="\n")
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "samplers_speed.json").write_text(json.dumps({"note": note, "rows": rows}, indent=1) + "\n")
-        (options.out / "samplers_speed.md").write_text(f"{markdown(rows)}\n{note}\n")
+    report("samplers_speed", table(TABLE, rows), rows, note, options.out)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,8 @@ All take turns in a round, so that a machine that slows down slows all of them. 
 the time over that of `scan` in the same round; in brackets deciles 1 and 9. Traces are counted in all rounds together.
 """
 
-import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -30,14 +25,23 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from _timing import Row, arguments, in_turns, machine, milliseconds, report, spread, table
 
 import scorefp as sfp
 from scorefp import data, train
 
 BATCH, CLIP, DECAY, SDE = 128, 1.0, 0.999, sfp.VP()
 ADAM = optax.adam(1e-3)
+BY_HAND = optax.chain(optax.clip_by_global_norm(CLIP), ADAM)
+"""What `fit` makes of `ADAM` and `CLIP`."""
+
 DIGITS = data.digits("train")
 FLOOR = "scan"
+TABLE = """\
+| network | program | ms a step | over `scan` |
+| --- | --- | ---: | ---: |
+| {network} | `{program}` | {ms:.3f} | {over scan:.3f} |
+"""
 Program = Callable[[], tuple[float, np.ndarray]]
 """Returns the seconds of a step, and the losses."""
 
@@ -64,43 +68,36 @@ def models() -> dict[str, tuple[sfp.NoiseScore, data.Dataset]]:
 
 
 def fitted(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
+    common = {"optimizer": ADAM, "key": jr.key(1), "batch_size": BATCH, "decay": DECAY, "clip": CLIP, "progress": False}
+
     def run() -> tuple[float, np.ndarray]:
         at: list[float] = []
-        done = train.fit(
-            model,
-            loss,
-            images,
-            optimizer=ADAM,
-            steps=2 * steps,
-            key=jr.key(1),
-            batch_size=BATCH,
-            decay=DECAY,
-            clip=CLIP,
-            callbacks=(lambda report: at.append(time.perf_counter()),),
-            report_every=steps,
-            progress=False,
-        )
+        clock = lambda report: at.append(time.perf_counter())
+        done = train.fit(model, loss, images, steps=2 * steps, report_every=steps, callbacks=(clock,), **common)
         return (at[1] - at[0]) / steps, done.history["loss"][:steps]
 
     return run
 
 
+def updated(carry: Any, rest: Any, loss: sfp.DSM, x: Any, key: Any, rate: Any) -> tuple[Any, jax.Array]:
+    """Parameters, their average and the state of the optimizer after a step by hand, and its loss."""
+    params, average, state = carry
+    value, grads = jax.value_and_grad(lambda p: loss(eqx.combine(p, rest), x, key=key))(params)
+    updates, state = BY_HAND.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    return (params, optax.incremental_update(params, average, rate), state), value
+
+
 def scanned(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
-    optimizer = optax.chain(optax.clip_by_global_norm(CLIP), ADAM)
     start, rest = train.split(model)
     key, levels, quantisation = jr.key(1), images.values, images.quantisation
     assert quantisation is not None
 
     def step(carry: Any, i: jax.Array) -> tuple[Any, jax.Array]:
-        params, average, state = carry
         index_key, level_key, loss_key = jr.split(jr.fold_in(key, i), 3)
         k = levels[jr.randint(index_key, (BATCH,), 0, len(levels))]
         x = quantisation.low + quantisation.width * (k + jr.uniform(level_key, k.shape))
-        value, grads = jax.value_and_grad(lambda p: loss(eqx.combine(p, rest), x, key=loss_key))(params)
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        rate = 1 - jnp.minimum(DECAY, (1 + i) / (10 + i))
-        return (params, optax.incremental_update(params, average, rate), state), value
+        return updated(carry, rest, loss, x, loss_key, 1 - jnp.minimum(DECAY, (1 + i) / (10 + i)))
 
     @eqx.filter_jit(donate="all")
     def many(carry: Any) -> tuple[Any, jax.Array]:
@@ -108,7 +105,7 @@ def scanned(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: i
 
     def run() -> tuple[float, np.ndarray]:
         params, average = (jax.tree.map(jnp.copy, start) for _ in range(2))
-        carry = jax.block_until_ready((params, average, optimizer.init(params)))
+        carry = jax.block_until_ready((params, average, BY_HAND.init(params)))
         begin = time.perf_counter()
         carry, losses = many(carry)
         losses = np.asarray(losses)
@@ -120,36 +117,30 @@ def scanned(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: i
 
 
 def looped(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
-    optimizer = optax.chain(optax.clip_by_global_norm(CLIP), ADAM)
     levels = np.asarray(images.values, np.float32)
-
     start, rest = train.split(model)
 
     @eqx.filter_jit
-    def step(params: Any, average: Any, state: Any, x: Any, key: Any) -> tuple[Any, Any, Any, jax.Array]:
-        value, grads = jax.value_and_grad(lambda p: loss(eqx.combine(p, rest), x, key=key))(params)
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        return params, optax.incremental_update(params, average, 1 - DECAY), state, value
+    def step(carry: Any, x: Any, key: Any) -> tuple[Any, jax.Array]:
+        return updated(carry, rest, loss, x, key, 1 - DECAY)
 
     def run() -> tuple[float, np.ndarray]:
-        params, average, state = start, start, optimizer.init(start)
+        carry = start, start, BY_HAND.init(start)
         rng, key, losses = np.random.default_rng(0), jr.key(1), list[jax.Array]()
         begin = time.perf_counter()
         for _ in range(steps):
             key, step_key = jr.split(key)
             k = levels[rng.integers(len(levels), size=BATCH)]
             x = (k + rng.random(k.shape, np.float32)) * (2 / 17) - 1
-            params, average, state, value = step(params, average, state, x, step_key)
+            carry, value = step(carry, x, step_key)
             losses.append(value)
-        jax.block_until_ready((params, average, state))
-        seconds = (time.perf_counter() - begin) / steps
-        return seconds, np.asarray(losses)
+        jax.block_until_ready(carry)
+        return (time.perf_counter() - begin) / steps, np.asarray(losses)
 
     return run
 
 
-def compared(name: str, rounds: int, steps: int) -> list[dict[str, Any]]:
+def compared(name: str, rounds: int, steps: int) -> list[Row]:
     """One row a program."""
     model, images = models()[name]
     counters = {"fit": Traced(), FLOOR: Traced(), "loop": Traced()}
@@ -157,17 +148,14 @@ def compared(name: str, rounds: int, steps: int) -> list[dict[str, Any]]:
     programs = {key: make(model, images, sfp.DSM(counters[key]), steps) for key, make in makers.items()}
     losses = {key: program()[1] for key, program in programs.items()}
     first = {key: counter.times for key, counter in counters.items()}
-    seconds = {key: np.zeros(rounds) for key in programs}
-    for i in range(rounds):
-        for key, program in programs.items():
-            seconds[key][i] = program()[0]
+    seconds = in_turns({key: lambda program=program: program()[0] for key, program in programs.items()}, rounds)
     difference = float(np.max(np.abs(losses["fit"] / losses[FLOOR] - 1)))
     return [
         {
             "network": name,
             "program": key,
-            "ms": 1e3 * float(np.median(seconds[key])),
-            "over scan": [float(q) for q in np.quantile(seconds[key] / seconds[FLOOR], [0.5, 0.1, 0.9])],
+            "ms": milliseconds(seconds[key]),
+            "over scan": spread(seconds[key] / seconds[FLOOR]),
             "traced later": counters[key].times - first[key],
             "loss from scan": difference if key == "fit" else None,
         }
@@ -175,38 +163,20 @@ def compared(name: str, rounds: int, steps: int) -> list[dict[str, Any]]:
     ]
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = ["| network | program | ms a step | over `scan` |", "| --- | --- | ---: | ---: |"]
-    spread = lambda q: f"{q[0]:.3f} ({q[1]:.3f}, {q[2]:.3f})"
-    lines += [
-        f"| {row['network']} | `{row['program']}` | {row['ms']:.3f} | {spread(row['over scan'])} |" for row in rows
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = arguments(__doc__, 15, "train_step")
     parser.add_argument("--steps", type=int, nargs=2, default=[400, 20], help="steps a round of MLP and UNet")
-    parser.add_argument("--out", type=Path, help="folder for train_step.md and .json")
     options = parser.parse_args()
-    rows = [
-        row
-        for name, steps in zip(models(), options.steps, strict=True)
-        for row in compared(name, options.rounds, steps)
-    ]
+    mlp, unet = (compared(name, options.rounds, steps) for name, steps in zip(models(), options.steps, strict=True))
+    rows = mlp + unet
     parts = [row for row in rows if row["program"] == "fit"]
     note = (
-        f"{options.rounds} rounds of {options.steps[0]} and {options.steps[1]} steps, batches of {BATCH}; jax "
-        f"{jax.__version__}, {platform.machine()}, {os.cpu_count()} CPUs. In brackets deciles 1 and 9. Losses of `fit` "
-        f"and `scan` differ by {max(row['loss from scan'] for row in parts):.0e} at most, relatively; `fit` was traced "
+        f"{options.rounds} rounds of {options.steps[0]} and {options.steps[1]} steps, batches of {BATCH}; "
+        f"{machine()}. In brackets deciles 1 and 9. Losses of `fit` and `scan` differ by "
+        f"{max(row['loss from scan'] for row in parts):.0e} at most, relatively; `fit` was traced "
         f"{sum(row['traced later'] for row in parts)} times after its first call."
     )
-    print(markdown(rows), note, sep="\n")
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "train_step.json").write_text(json.dumps({"note": note, "rows": rows}, indent=1) + "\n")
-        (options.out / "train_step.md").write_text(f"{markdown(rows)}\n{note}\n")
+    report("train_step", table(TABLE, rows), rows, note, options.out)
 
 
 if __name__ == "__main__":
