@@ -55,7 +55,7 @@ class Dataset(AbstractModule):
         values = np.asarray(self.values)
         require(
             values.ndim >= 1 and len(values) >= 2,
-            f"values has shape {values.shape}; it needs two samples or more, stacked along the first axis.",
+            f"values has shape {values.shape}; it needs at least two samples, stacked along the first axis.",
         )
         check_args(self.args, len(values))
         check_kind(values.dtype, self.quantisation, self.interval)
