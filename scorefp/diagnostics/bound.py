@@ -12,7 +12,7 @@ from ..likelihood import LikelihoodBound, evaluate_bound
 from ..score import AbstractScore
 from ..time import AbstractTimeSampler, UniformLogSNR
 from .measure import AbstractMeasure, Section
-from .repeats import Unit, check_samples, in_repeats, told
+from .repeats import Unit, check_samples, in_repeats, own_dequantiser, told
 from .statistics import mean_of
 
 
@@ -71,8 +71,9 @@ class Bound(AbstractMeasure):
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         sample_key, key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=sample_key)
+        dequantiser = own_dequantiser(data, self.dequantiser)
         found, log_noise = in_repeats(
-            self._at, score, chosen, self.dequantiser, self.repeats, key=key, batch_size=self.batch_size
+            self._at, score, chosen, dequantiser, self.repeats, key=key, batch_size=self.batch_size
         )
         unit = Unit(data.size, data.quantisation)
         name = unit.name
@@ -89,7 +90,7 @@ class Bound(AbstractMeasure):
                 "point_error": mean_of(points["point_error"], name, "standard error of one sample, mean"),
             },
             {},
-            (f"{told(len(chosen), self.repeats)} with {self.draws} draws of {described(self.time)} each.",),
+            (f"{told(len(chosen), self.repeats, dequantiser)} with {self.draws} draws of {described(self.time)} each.",),
             points,
         )
 

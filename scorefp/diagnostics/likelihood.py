@@ -19,7 +19,7 @@ from ..likelihood import flow_likelihood
 from ..score import AbstractScore
 from ..sde import AbstractPrior, Normal
 from .measure import AbstractMeasure, Estimate, Section, default_trace
-from .repeats import Unit, check_samples, in_repeats, told
+from .repeats import Unit, check_samples, in_repeats, own_dequantiser, told
 from .statistics import mean_of, median_interval, share_interval
 
 _WITHOUT_FAILED = "the mean is without them, the median counts them as ∞"
@@ -94,11 +94,12 @@ class Likelihood(AbstractMeasure):
         trace = default_trace(data.size) if self.trace is None else self.trace
         dtype = jnp.result_type(float) if chosen.has_levels else chosen.values.dtype
         scale = _prior_scale(score.sde.prior, jax.ShapeDtypeStruct(data.shape, dtype), scale_key)
+        dequantiser = own_dequantiser(data, self.dequantiser)
         solved, log_noise = in_repeats(
             _Solve(trace, self.integrator, scale),
             score,
             chosen,
-            self.dequantiser,
+            dequantiser,
             self.repeats,
             key=probe_key,
             batch_size=self.batch_size,
@@ -126,7 +127,7 @@ class Likelihood(AbstractMeasure):
             numbers,
             {},
             (
-                f"{told(len(chosen), self.repeats)} by {described(trace)} and {type(self.integrator.solver).__name__}, "
+                f"{told(len(chosen), self.repeats, dequantiser)} by {described(trace)} and {type(self.integrator.solver).__name__}, "
                 f"rtol = {self.integrator.rtol:g}, atol = {self.integrator.atol:g}. A trajectory has exploded if its "
                 f"solve failed, or if it ends beyond {self.threshold:g} scales of the prior.",
                 *_named("have an exploded trajectory", rows[exploded.any(axis=0)], rows.size, _WITH_EXPLODED),

@@ -29,6 +29,28 @@ def check_samples(samples: int | None, repeats: int, batch_size: int) -> None:
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
 
 
+def own_dequantiser(data: Dataset, given: AbstractDequantiser | None) -> AbstractDequantiser | None:
+    """What dequantises the data: what is given, else uniform noise; `None` for floats.
+
+    Raises:
+        ValueError: if one is given for floats, or it has another quantisation than the data.
+    """
+    if data.quantisation is None or not data.has_levels:
+        require(
+            given is None,
+            f"dequantiser is a {type(given).__name__}, but the data have no levels to dequantise. Give levels "
+            "with their quantisation, as a Dataset, or leave the dequantiser out.",
+        )
+        return None
+    found = UniformDequantiser(data.quantisation) if given is None else given
+    require(
+        found.quantisation == data.quantisation,
+        f"the dequantiser has the quantisation {described(found.quantisation)}, the data have "
+        f"{described(data.quantisation)}. Build the dequantiser from that of the data.",
+    )
+    return found
+
+
 def in_repeats(
     fn: Callable[[AbstractScore, Event, Key], _T],
     score: AbstractScore,
@@ -46,27 +68,11 @@ def in_repeats(
             method of one: it is then compiled once.
         score: Any score.
         data: Floats, or levels, which each repeat dequantises anew.
-        dequantiser: How; uniform noise for `None`.
+        dequantiser: How; `None` for floats.
         repeats: How often each sample is taken.
         key: A random key.
         batch_size: How many are taken at once.
-
-    Raises:
-        ValueError: if a dequantiser is given for floats, or has another quantisation than the data.
     """
-    if not data.has_levels:
-        require(
-            dequantiser is None,
-            f"dequantiser is a {type(dequantiser).__name__}, but the data have no levels to dequantise. Give levels "
-            "with their quantisation, as a Dataset, or leave the dequantiser out.",
-        )
-    elif data.quantisation is not None:
-        dequantiser = UniformDequantiser(data.quantisation) if dequantiser is None else dequantiser
-        require(
-            dequantiser.quantisation == data.quantisation,
-            f"the dequantiser has the quantisation {described(dequantiser.quantisation)}, the data have "
-            f"{described(data.quantisation)}. Build the dequantiser from that of the data.",
-        )
     return _in_repeats(fn, score, data, dequantiser, repeats, key, batch_size)
 
 
@@ -93,9 +99,16 @@ def _in_repeats(
     return jax.tree.map(lambda leaf: leaf.reshape(repeats, len(data), *leaf.shape[1:]), found)
 
 
-def told(count: int, repeats: int) -> str:
-    """How many values there are, for a note."""
-    return f"{count} samples" if repeats == 1 else f"{count} samples, {repeats} times each,"
+def told(count: int, repeats: int, dequantiser: AbstractDequantiser | None) -> str:
+    """Of what the values are, for a note."""
+    parts = [f"{count} samples"]
+    if repeats > 1:
+        parts.append(f"{repeats} times each")
+    if dequantiser is not None:
+        levels = dequantiser.quantisation
+        parts.append(f"{levels.levels} levels on [{levels.low:g}, {levels.high:g}]")
+        parts.append(f"dequantised by a {type(dequantiser).__name__}")
+    return ", ".join(parts) + ("" if len(parts) == 1 else ",")
 
 
 class Unit(AbstractModule):

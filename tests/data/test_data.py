@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 
 import scorefp as sfp
 from scorefp.data import Dataset, Interval, digits, mnist
+from scorefp.dataset.dequantise import spread
 
 pytestmark = pytest.mark.quick
 
@@ -123,10 +124,10 @@ def test_batches_lie_inside_their_levels(dtype: type, getkey: Callable[[], Array
     levels = np.arange(256).reshape(128, 2)
     data = Dataset(jnp.asarray(levels, dtype), sfp.Quantisation(256, -1.0, 1.0))
     index = jnp.asarray([3, 127, 3, 0])
-    batch = jax.jit(lambda key: data.batch(index, key=key)[0])
+    batch = jax.jit(lambda key: spread(data.rows(index).values, data.quantisation, key=key))
     x = batch(getkey())
     assert x.dtype == jnp.float32
-    for values, level in ((x, levels[np.asarray(index)]), (data.dequantised(getkey()), levels)):
+    for values, level in ((x, levels[np.asarray(index)]), (data.dequantised(getkey()).values, levels)):
         place = (np.asarray(values, np.float64) + 1) * 128 - level
         # The round-off of float32 at level 256.
         assert place.min() > -1e-4
@@ -143,11 +144,11 @@ def test_batches_of_floats(getkey: Callable[[], Array]) -> None:
     x = jr.normal(getkey(), (6, 2, 1))
     args = {"label": jnp.arange(6), "c": jr.normal(getkey(), (6, 3))}
     data, index = Dataset(x, args=args), jnp.asarray([5, 0, 5])
-    batch, chosen = data.batch(index, key=getkey())
-    np.testing.assert_array_equal(batch, x[index])
-    np.testing.assert_array_equal(chosen["label"], [5, 0, 5])
-    np.testing.assert_array_equal(chosen["c"], args["c"][index])
-    np.testing.assert_array_equal(data.dequantised(getkey()), x)
+    batch = data.rows(index)
+    np.testing.assert_array_equal(spread(batch.values, batch.quantisation, key=getkey()), x[index])
+    np.testing.assert_array_equal(batch.args["label"], [5, 0, 5])
+    np.testing.assert_array_equal(batch.args["c"], args["c"][index])
+    np.testing.assert_array_equal(data.dequantised(getkey()).values, x)
     assert (len(data), data.shape) == (6, (2, 1))
 
 
@@ -159,7 +160,7 @@ def test_std() -> None:
     even = Dataset(jnp.array([[0], [1], [2]]), sfp.Quantisation(3, -1.0, 1.0))
     assert even.std == pytest.approx(np.sqrt(1 / 3))
     train = digits("train")
-    squares = [np.mean(np.asarray(train.dequantised(key), np.float64) ** 2) for key in jr.split(jr.key(0), 20)]
+    squares = [np.mean(np.asarray(train.dequantised(key).values, np.float64) ** 2) for key in jr.split(jr.key(0), 20)]
     assert train.std**2 == pytest.approx(np.mean(squares), rel=1e-4)
 
 
@@ -177,9 +178,9 @@ def test_bad_values() -> None:
             Dataset(jnp.full((5, 2), bad), quantisation)
     with pytest.raises(ValueError, match=r"sample 4 holds 2\.0, outside \[0\.0, 1\.0\]; 1 of 5 samples have such"):
         Dataset(jnp.ones((5, 2)).at[4, 1].set(2.0), interval=Interval(0.0, 1.0))
-    with pytest.raises(ValueError, match=r"values has shape \(1, 3\); it needs two samples"):
+    with pytest.raises(ValueError, match=r"values has shape \(1, 3\); it needs at least two samples"):
         Dataset(jnp.ones((1, 3)))
-    with pytest.raises(ValueError, match=r"values has shape \(\); it needs two samples"):
+    with pytest.raises(ValueError, match=r"values has shape \(\); it needs at least two samples"):
         Dataset(jnp.asarray(1.0))
     with pytest.raises(ValueError, match=r"args has arrays with \[\(5,\), \(4,\)\] rows, values has 5; each sample"):
         Dataset(jnp.ones((5, 2)), args=[jnp.ones((5, 1)), jnp.ones(4)])

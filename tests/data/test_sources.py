@@ -25,13 +25,13 @@ from scorefp import train
 from scorefp.data import (
     AbstractRows,
     AbstractSource,
-    Arrays,
     Batches,
     Dataset,
-    Feed,
     HuggingFace,
     ImageFolder,
     Interval,
+    Loader,
+    OnHost,
     Part,
     digits,
     read_arrays,
@@ -66,15 +66,15 @@ def written(folder: Path, arrays: np.ndarray, classes: int = 3) -> Path:
 CLASSES = np.arange(COUNT) * 3 // COUNT
 
 
-def arrays(_: Path) -> Arrays:
-    return Arrays(pictures(), BYTES, CLASSES)
+def arrays(_: Path) -> OnHost:
+    return OnHost(Dataset(pictures(), BYTES, CLASSES))
 
 
-def threaded(_: Path) -> Arrays:
-    return Arrays(pictures(), BYTES, CLASSES, threads=3)
+def threaded(_: Path) -> OnHost:
+    return OnHost(Dataset(pictures(), BYTES, CLASSES), threads=3)
 
 
-def npz(folder: Path) -> Arrays:
+def npz(folder: Path) -> OnHost:
     np.savez(folder / "set.npz", x=pictures(), y=CLASSES, z=CLASSES)
     return read_arrays(folder / "set.npz", "x", args="y", quantisation=BYTES)
 
@@ -91,13 +91,13 @@ def hugging_face(_: Path) -> HuggingFace:
 
 def part(_: Path) -> Part:
     """All of twice as many, by their index."""
-    doubled = Arrays(np.repeat(pictures(), 2, axis=0), BYTES, np.repeat(CLASSES, 2))
+    doubled = OnHost(Dataset(np.repeat(pictures(), 2, axis=0), BYTES, np.repeat(CLASSES, 2)))
     return Part(doubled, 2 * np.arange(COUNT))
 
 
 def batches(_: Path) -> Batches:
     """In batches of five, five and three."""
-    return Batches(
+    return Loader(
         [(pictures()[i : i + 5], CLASSES[i : i + 5]) for i in range(0, COUNT, 5)], shape=(1, 4, 3), quantisation=BYTES
     )
 
@@ -106,7 +106,7 @@ ROWS: list[Callable[[Path], AbstractRows]] = [arrays, threaded, npz, image_folde
 SOURCES: list[Callable[[Path], AbstractSource]] = [*ROWS, batches]
 
 
-def taken(feed: Feed, count: int) -> list[tuple[np.ndarray, Any]]:
+def taken(feed: Batches, count: int) -> list[tuple[np.ndarray, Any]]:
     return [next(feed) for _ in range(count)]
 
 
@@ -122,7 +122,7 @@ def assert_same(found: list[tuple[np.ndarray, Any]], wanted: list[tuple[np.ndarr
 
 @pytest.mark.parametrize("make", ROWS)
 def test_rows_are_those_of_the_arrays(make: Callable[[Path], AbstractRows], tmp_path: Path) -> None:
-    source, plain = make(tmp_path), Arrays(pictures(), BYTES, CLASSES)
+    source, plain = make(tmp_path), OnHost(Dataset(pictures(), BYTES, CLASSES))
     assert (len(source), source.shape, source.quantisation, source.interval) == (COUNT, (1, 4, 3), BYTES, None)
     index = np.asarray([12, 0, 5, 5])
     assert_same([source.read(index)], [plain.read(index)])
@@ -131,7 +131,7 @@ def test_rows_are_those_of_the_arrays(make: Callable[[Path], AbstractRows], tmp_
     np.testing.assert_array_equal(values, pictures()[index])
     np.testing.assert_array_equal(classes, CLASSES[index])
     # The order depends on the seed, the size and the batch alone, and so do the batches.
-    assert_same(taken(source.feed(4, seed=3), 5), taken(plain.feed(4, seed=3), 5))
+    assert_same(taken(source.batches(4, seed=3), 5), taken(plain.batches(4, seed=3), 5))
     loaded = source.load()
     np.testing.assert_array_equal(loaded.values, pictures())
     np.testing.assert_array_equal(loaded.args, CLASSES)
@@ -145,9 +145,9 @@ def test_a_resumed_feed_is_the_uninterrupted_one(make: Callable[[Path], Abstract
     """To the bit, from any place, also within an epoch and after several, through JSON, in another process's feed."""
     source = make(tmp_path)
     for share in [(0, 1), *SHARES]:
-        new = lambda share=share: source.feed(4, seed=7, share=share)
+        new = lambda share=share: source.batches(4, seed=7, share=share)
         feed = new()
-        assert isinstance(feed, Feed)
+        assert isinstance(feed, Batches)
         assert iter(feed) is feed
         places, whole = [], []
         for _ in range(11):
@@ -165,16 +165,16 @@ def test_a_resumed_feed_is_the_uninterrupted_one(make: Callable[[Path], Abstract
 @pytest.mark.parametrize("make", SOURCES)
 def test_shares_make_up_the_batch(make: Callable[[Path], AbstractSource], tmp_path: Path) -> None:
     source = make(tmp_path)
-    whole = taken(source.feed(4, seed=1), 5)
+    whole = taken(source.batches(4, seed=1), 5)
     for count in (2, 4):
-        parts = [taken(source.feed(4, seed=1, share=(i, count)), 5) for i in range(count)]
+        parts = [taken(source.batches(4, seed=1, share=(i, count)), 5) for i in range(count)]
         assert all(len(batch[0]) == 4 // count for batches in parts for batch in batches)
         joined = [jax.tree.map(lambda *rows: np.concatenate(rows), *step) for step in zip(*parts, strict=True)]
         assert_same(joined, whole)
     # A run of two processes goes on in one.
-    first = source.feed(4, seed=1, share=(1, 2))
+    first = source.batches(4, seed=1, share=(1, 2))
     taken(first, 3)
-    alone = source.feed(4, seed=1)
+    alone = source.batches(4, seed=1)
     alone.set_state(first.get_state())
     assert_same(taken(alone, 2), whole[3:])
 
@@ -184,40 +184,40 @@ def test_shares_make_up_the_batch(make: Callable[[Path], AbstractSource], tmp_pa
 def test_bad_shares_and_batches(make: Callable[[Path], AbstractSource], tmp_path: Path) -> None:
     source = make(tmp_path)
     with pytest.raises(ValueError, match=r"batch_size = 4 does not divide by 3 processes; choose a multiple of 3"):
-        source.feed(4, seed=0, share=(0, 3))
+        source.batches(4, seed=0, share=(0, 3))
     with pytest.raises(ValueError, match=r"share = \(2, 2\); it is \(i, n\) for process i of n, with 0 <= i < n"):
-        source.feed(4, seed=0, share=(2, 2))
+        source.batches(4, seed=0, share=(2, 2))
     with pytest.raises(ValueError, match=r"batch_size = 0; "):
-        source.feed(0, seed=0)
+        source.batches(0, seed=0)
 
 
 def test_bad_feeds(tmp_path: Path) -> None:
     source = arrays(tmp_path)
     with pytest.raises(ValueError, match=r"batch_size = 14; the data have 13 samples\. Choose a batch between 1 and"):
-        source.feed(14, seed=0)
+        source.batches(14, seed=0)
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match=rf"seed = {seed}; a seed is a number of 32 bits"):
-            source.feed(4, seed=seed)
+            source.batches(4, seed=seed)
     with pytest.raises(ValueError, match=r"threads = -1; give zero to read without threads, or more"):
-        Arrays(pictures(), BYTES, threads=-1).feed(4, seed=0)
+        OnHost(Dataset(pictures(), BYTES), threads=-1).batches(4, seed=0)
 
 
 def test_a_place_of_other_data_is_refused(tmp_path: Path) -> None:
-    place = arrays(tmp_path).feed(4, seed=0).get_state()
+    place = arrays(tmp_path).batches(4, seed=0).get_state()
     others = [
-        Arrays(pictures(12), BYTES).feed(4, seed=0),
-        arrays(tmp_path).feed(5, seed=0),
-        arrays(tmp_path).feed(4, seed=1),
+        OnHost(Dataset(pictures(12), BYTES)).batches(4, seed=0),
+        arrays(tmp_path).batches(5, seed=0),
+        arrays(tmp_path).batches(4, seed=1),
     ]
     for other in others:
         before = other.get_state()
         with pytest.raises(
-            ValueError, match=r"the saved place is one of a feed with \{'samples': 13, 'batch_size': 4, "
+            ValueError, match=r"the saved place is one of batches with \{'samples': 13, 'batch_size': 4, "
         ):
             other.set_state(place)
         assert other.get_state() == before
-    for feed in (batches(tmp_path).feed(4, seed=0), batches(tmp_path).feed(3, seed=0)):
-        for state in (place, {**batches(tmp_path).feed(5, seed=0).get_state()}):
+    for feed in (batches(tmp_path).batches(4, seed=0), batches(tmp_path).batches(3, seed=0)):
+        for state in (place, {**batches(tmp_path).batches(5, seed=0).get_state()}):
             with pytest.raises(ValueError, match=r"they differ in the data or in the batch size"):
                 feed.set_state(state)
 
@@ -227,22 +227,22 @@ def test_a_place_of_other_data_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 12, 13])
 def test_each_sample_comes_once_an_epoch(batch_size: int) -> None:
-    source = Arrays(np.arange(13.0)[:, None])
-    flat = np.concatenate([values[:, 0] for values, _ in taken(source.feed(batch_size, seed=5), 3 * 13)])
+    source = OnHost(Dataset(np.arange(13.0)[:, None]))
+    flat = np.concatenate([values[:, 0] for values, _ in taken(source.batches(batch_size, seed=5), 3 * 13)])
     epochs = flat[: len(flat) // 13 * 13].reshape(-1, 13)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(13), (len(epochs), 1)))
     # In another order each time, which is that of the seed and not that of the batch size.
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
-    one = np.concatenate([values[:, 0] for values, _ in taken(source.feed(13, seed=5), 3)])
+    one = np.concatenate([values[:, 0] for values, _ in taken(source.batches(13, seed=5), 3)])
     np.testing.assert_array_equal(flat[:39], one)
-    other = np.concatenate([values[:, 0] for values, _ in taken(source.feed(13, seed=6), 3)])
+    other = np.concatenate([values[:, 0] for values, _ in taken(source.batches(13, seed=6), 3)])
     assert np.mean(one == other) < 0.5
 
 
 def test_order_is_uniform() -> None:
     """Over epochs and seeds, each sample stands at each place equally often."""
-    source, epochs = Arrays(np.arange(5.0)), 400
-    order = np.stack([values for seed in range(4) for values, _ in taken(source.feed(5, seed=seed), epochs)])
+    source, epochs = OnHost(Dataset(np.arange(5.0))), 400
+    order = np.stack([values for seed in range(4) for values, _ in taken(source.batches(5, seed=seed), epochs)])
     counts = np.stack([np.bincount(order[:, place].astype(int), minlength=5) for place in range(5)])
     expected = 4 * epochs / 5
     # Chi-squared with 16 degrees of freedom: 39.3 is exceeded once in a thousand.
@@ -255,7 +255,7 @@ def test_order_is_uniform() -> None:
 def test_arrays_of_floats() -> None:
     x = np.random.default_rng(0).uniform(0, 1, (6, 2)).astype(np.float32)
     args = {"label": np.arange(6), "c": jnp.ones((6, 3))}
-    source = Arrays(x, args=args, interval=Interval(0.0, 1.0))
+    source = OnHost(Dataset(x, args=args, interval=Interval(0.0, 1.0)))
     values, chosen = source.read(np.asarray([5, 0]))
     np.testing.assert_array_equal(values, x[[5, 0]])
     np.testing.assert_array_equal(chosen["label"], [5, 0])
@@ -270,21 +270,21 @@ def test_arrays_of_floats() -> None:
 def test_a_npy_file_is_mapped(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", pictures())
     source = read_arrays(tmp_path / "x.npy", quantisation=BYTES)
-    for values in (source.values, source.reshaped((12,)).values):
+    for values in (source.dataset.values, source.reshaped((12,)).dataset.values):
         while isinstance(values, np.ndarray):
             values = values.base
         assert isinstance(values, mmap.mmap)
-    assert_same(taken(source.feed(4, seed=0), 4), taken(Arrays(pictures(), BYTES).feed(4, seed=0), 4))
+    assert_same(taken(source.batches(4, seed=0), 4), taken(OnHost(Dataset(pictures(), BYTES)).batches(4, seed=0), 4))
 
 
 def test_npz_files(tmp_path: Path) -> None:
     several = read_arrays(npz(tmp_path) and tmp_path / "set.npz", "x", args=("y", "z"), quantisation=BYTES)
-    assert several.args.keys() == {"y", "z"}
+    assert several.dataset.args.keys() == {"y", "z"}
     np.savez(tmp_path / "one.npz", x=np.ones((3, 2)))
     assert read_arrays(tmp_path / "one.npz").shape == (2,)
     # Without a name where what remains beside the conditioning is one.
     np.savez(tmp_path / "two.npz", x=np.ones((3, 2)), y=np.arange(3))
-    assert read_arrays(tmp_path / "two.npz", args="y").args.tolist() == [0, 1, 2]
+    assert read_arrays(tmp_path / "two.npz", args="y").dataset.args.tolist() == [0, 1, 2]
 
 
 class Bomb:
@@ -325,41 +325,41 @@ def test_bad_files(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_bad_arrays() -> None:
+def test_bad_arrays(unchecked: None) -> None:
     x = np.ones((2000, 2))
     x[1500, 1] = np.nan
     with pytest.raises(ValueError, match=r"sample 1500 holds nan; 1 of 2000 samples have NaN or infinite entries"):
-        Arrays(x)
+        OnHost(Dataset(x))
     x[1500, 1], x[1501, 0] = 1.5, -3.0
     with pytest.raises(
         ValueError,
         match=r"sample 1500 holds 1\.5, outside \[-1\.0, 1\.0\]; 2 of 2000 samples .* Declare the interval that",
     ):
-        Arrays(x, interval=Interval(-1.0, 1.0))
-    assert len(Arrays(x, interval=Interval(-3.0, 1.5))) == 2000
+        OnHost(Dataset(x, interval=Interval(-1.0, 1.0)))
+    assert len(OnHost(Dataset(x, interval=Interval(-3.0, 1.5)))) == 2000
     levels = np.ones((5, 2), np.int64)
     levels[3, 1] = 17
     with pytest.raises(ValueError, match=r"sample 3 holds the level 17, outside 0 … 16; 1 of 5 samples"):
-        Arrays(levels, sfp.Quantisation(17, -1.0, 1.0))
+        OnHost(Dataset(levels, sfp.Quantisation(17, -1.0, 1.0)))
     with pytest.raises(ValueError, match=r"sample 0 holds the level -1, outside 0 … 255"):
-        Arrays(-levels.astype(np.int8), BYTES)
+        OnHost(Dataset(-levels.astype(np.int8), BYTES))
     with pytest.raises(TypeError, match=r"dtype int64 and quantisation is None; integer levels need Quantisation\("):
-        Arrays(levels)
+        OnHost(Dataset(levels))
     with pytest.raises(TypeError, match=r"dtype float64 and a quantisation; .* np\.round\(values \* 255\)"):
-        Arrays(np.ones((5, 2)), BYTES)
+        OnHost(Dataset(np.ones((5, 2)), BYTES))
     with pytest.raises(TypeError, match=r"dtype bool and quantisation is None"):
-        Arrays(np.ones((5, 2), bool))
+        OnHost(Dataset(np.ones((5, 2), bool)))
     with pytest.raises(ValueError, match=r"have the quantisation .* and the interval .* Leave interval out"):
-        Arrays(levels, BYTES, interval=Interval(0.0, 1.0))
+        OnHost(Dataset(levels, BYTES, interval=Interval(0.0, 1.0)))
     with pytest.raises(ValueError, match=r"args has arrays with \[\(4,\)\] rows, values has 5; each sample needs"):
-        Arrays(levels, BYTES, np.arange(4))
+        OnHost(Dataset(levels, BYTES, np.arange(4)))
     with pytest.raises(TypeError, match=r"args has an array of dtype <U3; .* np\.unique\(names, return_inverse=True\)"):
-        Arrays(levels, BYTES, np.asarray(["cat"] * 5))
+        OnHost(Dataset(levels, BYTES, np.asarray(["cat"] * 5)))
     for empty in (np.ones((0, 3)), np.asarray(1.0)):
-        with pytest.raises(ValueError, match=r"values has shape .*; samples are stacked along the first axis"):
-            Arrays(empty)
+        with pytest.raises(ValueError, match=r"values has shape .* samples, stacked along the first axis"):
+            OnHost(Dataset(empty))
     with pytest.raises(ValueError, match=r"shape = \(1, 3\) has 3 entries, the samples have shape \(2,\) with 2"):
-        Arrays(levels, BYTES).reshaped((1, 3))
+        OnHost(Dataset(levels, BYTES)).reshaped((1, 3))
 
 
 @pytest.mark.parametrize("ends", [(1.0, 1.0), (0.0, np.inf), (2.0, 1.0)])
@@ -389,11 +389,11 @@ class Wrong(AbstractRows):
 
 def test_what_a_source_reads_is_checked() -> None:
     """While it trains too, by the name that it gives."""
-    assert len(taken(Wrong().feed(5, seed=0), 2)) == 2
+    assert len(taken(Wrong().batches(5, seed=0), 2)) == 2
     with pytest.raises(ValueError, match=r"line 4 holds nan"):
-        next(Wrong(value=np.nan).feed(5, seed=0))
+        next(Wrong(value=np.nan).batches(5, seed=0))
     with pytest.raises(ValueError, match=r"line 4 holds 2\.0, outside \[0\.0, 1\.0\]"):
-        next(Wrong(value=2.0, interval=Interval(0.0, 1.0), threads=1).feed(5, seed=0))
+        next(Wrong(value=2.0, interval=Interval(0.0, 1.0), threads=1).batches(5, seed=0))
     with pytest.raises(ValueError, match=r"Wrong\.rows gave values of shape \(5, 2\) for 5 samples of shape \(3,\)"):
         Wrong(shape=(3,)).load()
 
@@ -491,7 +491,7 @@ def test_corrupt_pictures_are_named_and_left_out_if_asked(head: bool, tmp_path: 
     bad.write_bytes(b"no picture" if head else whole[: len(whole) // 2])
     message = r"class 1.003\.png cannot be read: .* or give skip_corrupt=True to leave such files out"
     with pytest.raises(ValueError, match=message):
-        taken(ImageFolder(folder).feed(3, seed=0), 2)
+        taken(ImageFolder(folder).batches(3, seed=0), 2)
     with pytest.warns(UserWarning, match=r"1 of 6 pictures in .* are left out: class 1/003\.png\.") as caught:
         source = ImageFolder(folder, labels=True, skip_corrupt=True)
     assert len(caught) == 1
@@ -546,7 +546,7 @@ def test_bad_tables() -> None:
         HuggingFace(table, "y", args=("k", "z"))
     with pytest.raises(TypeError, match=r"dataset is a dictionary of the splits \['train', 'test'\]; give one of them"):
         HuggingFace({"train": table, "test": table}, "x")
-    with pytest.raises(TypeError, match=r"dataset is a IterableDataset, whose rows have no index .* Batches"):
+    with pytest.raises(TypeError, match=r"dataset is a IterableDataset, whose rows have no index .* Loader"):
         HuggingFace(table.to_iterable_dataset(), "x")
     with pytest.raises(ValueError, match=r"the table has no rows"):
         HuggingFace(table.select([]), "x")
@@ -574,13 +574,13 @@ def test_bad_pictures_in_a_table() -> None:
     encoded[2]["bytes"] = encoded[2]["bytes"][:40]
     damaged = Table.from_dict({"image": encoded}, features=Features({"image": Pictures()}))
     with pytest.raises(ValueError, match=r"row 2 of the table cannot be read: .* dataset\.select"):
-        next(HuggingFace(damaged, "image").feed(4, seed=0))
+        next(HuggingFace(damaged, "image").batches(4, seed=0))
 
 
 # ------------------------------------------------------------------------------------------- batches of others
 
 
-class Loader:
+class Torch:
     """Iterated anew each time, in the same order, as a loader without shuffling."""
 
     def __init__(self, values: np.ndarray, size: int) -> None:
@@ -617,9 +617,9 @@ class Placed:
 def test_batches_are_cut_and_joined(size: int) -> None:
     """Nothing is lost or doubled between batches or epochs, whatever the lengths are."""
     values = np.arange(10.0)[:, None]
-    loader = Loader(values, size)
+    loader = Torch(values, size)
     for batch_size in (1, 4, 10, 25):
-        feed = Batches(loader, shape=(1,)).feed(batch_size, seed=0)
+        feed = Loader(loader, shape=(1,)).batches(batch_size, seed=0)
         found = taken(feed, 7)
         assert all(batch.shape == (batch_size, 1) for batch, _ in found)
         flat = np.concatenate([batch for batch, _ in found])
@@ -627,16 +627,16 @@ def test_batches_are_cut_and_joined(size: int) -> None:
 
 
 def test_batches_keep_their_range() -> None:
-    source = Batches([np.full((3, 2), 0.5)], shape=(2,), interval=Interval(0.0, 1.0))
+    source = Loader([np.full((3, 2), 0.5)], shape=(2,), interval=Interval(0.0, 1.0))
     assert (source.shape, source.quantisation, source.interval) == ((2,), None, Interval(0.0, 1.0))
 
 
 def test_an_iterator_with_a_place_is_asked() -> None:
-    source = lambda: Batches(Placed(100), shape=(2,))
-    feed = source().feed(4, seed=0)
+    source = lambda: Loader(Placed(100), shape=(2,))
+    feed = source().batches(4, seed=0)
     taken(feed, 5)
     place, following = json.loads(json.dumps(feed.get_state())), taken(feed, 6)
-    resumed = source().feed(4, seed=0)
+    resumed = source().batches(4, seed=0)
     resumed.set_state(place)
     assert_same(taken(resumed, 6), following)
     # It goes there by itself, without reading what comes before.
@@ -646,42 +646,42 @@ def test_an_iterator_with_a_place_is_asked() -> None:
 def test_a_pipeline_of_grain() -> None:
     """Across the borders of its epochs too."""
     pipeline = grain.MapDataset.range(10).seed(3).shuffle().map(lambda i: np.full(2, float(i))).batch(3)
-    source = Batches(pipeline.to_iter_dataset(), shape=(2,))
-    feed = source.feed(4, seed=0)
+    source = Loader(pipeline.to_iter_dataset(), shape=(2,))
+    feed = source.batches(4, seed=0)
     flat = np.concatenate([values[:, 0] for values, _ in taken(feed, 5)])
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
     for _ in range(4):
         place, following = json.loads(json.dumps(feed.get_state())), taken(feed, 3)
-        resumed = source.feed(4, seed=0)
+        resumed = source.batches(4, seed=0)
         resumed.set_state(place)
         assert_same(taken(resumed, 3), following)
 
 
 def test_batches_that_are_read_once() -> None:
     generator = lambda: (np.full((4, 2), float(i)) for i in range(5))
-    feed = Batches(generator(), shape=(2,)).feed(4, seed=0)
+    feed = Loader(generator(), shape=(2,)).batches(4, seed=0)
     assert [batch[0, 0] for batch, _ in taken(feed, 5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"the batches ended after 5: they come from a generator, which is read once"):
         next(feed)
     place = feed.get_state()
     with pytest.raises(ValueError, match=r"a generator, which is read once; the place behind its batch 5 cannot be"):
-        Batches(generator(), shape=(2,)).feed(4, seed=0).set_state(place)
+        Loader(generator(), shape=(2,)).batches(4, seed=0).set_state(place)
     # What has a place of its own but ends does not start anew either.
-    feed = Batches(Placed(2), shape=(2,)).feed(3, seed=0)
+    feed = Loader(Placed(2), shape=(2,)).batches(3, seed=0)
     taken(feed, 2)
     with pytest.raises(ValueError, match=r"the batches ended after 2: they come from a Placed"):
         next(feed)
 
 
 def test_resuming_skips_without_reading_twice() -> None:
-    loader = Loader(np.arange(10.0)[:, None], 4)
-    feed = Batches(loader, shape=(1,)).feed(4, seed=0)
+    loader = Torch(np.arange(10.0)[:, None], 4)
+    feed = Loader(loader, shape=(1,)).batches(4, seed=0)
     taken(feed, 4)
-    resumed = Batches(loader, shape=(1,)).feed(4, seed=0)
+    resumed = Loader(loader, shape=(1,)).batches(4, seed=0)
     started = loader.started
     resumed.set_state(feed.get_state())
     assert_same(taken(resumed, 2), taken(feed, 2))
-    shorter = Batches(Loader(np.arange(4.0)[:, None], 4), shape=(1,)).feed(4, seed=0)
+    shorter = Loader(Torch(np.arange(4.0)[:, None], 4), shape=(1,)).batches(4, seed=0)
     with pytest.raises(ValueError, match=r"the batches end after 1, the saved place is behind 2"):
         shorter.set_state({"batch_size": 4, "epoch": 0, "taken": 2, "own": None, "used": 0})
     assert loader.started - started <= 3
@@ -691,7 +691,7 @@ def test_resuming_skips_without_reading_twice() -> None:
 def test_bad_batches() -> None:
     good, first = (
         np.ones((3, 2)),
-        lambda *batches, **options: next(Batches(batches, shape=(2,), **options).feed(6, seed=0)),
+        lambda *batches, **options: next(Loader(batches, shape=(2,), **options).batches(6, seed=0)),
     )
     with pytest.raises(
         ValueError, match=r"batch 1 has shape \(3, 4\), and shape = \(2,\); a batch has the shape \(n, \*"
@@ -714,9 +714,9 @@ def test_bad_batches() -> None:
     with pytest.raises(TypeError, match=r"batch 0 is a dict; a batch is an array, or a pair"):
         first({"x": good})
     with pytest.raises(TypeError, match=r"not iterable"):
-        Batches(3.0, shape=(2,)).feed(4, seed=0)
+        Loader(3.0, shape=(2,)).batches(4, seed=0)
     with pytest.raises(TypeError, match=r"get_state of the batches gives bytes, which a checkpoint cannot hold"):
-        Batches(Placed(2, plain=False), shape=(2,)).feed(4, seed=0)
+        Loader(Placed(2, plain=False), shape=(2,)).batches(4, seed=0)
 
 
 # ------------------------------------------------------------------------------------------- splits
@@ -752,7 +752,7 @@ def test_split_of_a_data_set() -> None:
     levels = split(digits("test"), 0.5, seed=0)[1]
     assert levels.quantisation == digits("test").quantisation
     # It is the split of the source.
-    np.testing.assert_array_equal(split(Arrays(np.arange(20.0)), 0.25, seed=1)[1].index, held_out.args["i"])
+    np.testing.assert_array_equal(split(OnHost(Dataset(np.arange(20.0))), 0.25, seed=1)[1].index, held_out.args["i"])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.97, 1.0, -1.0, 2.0])
@@ -760,7 +760,7 @@ def test_bad_splits(share: float) -> None:
     with pytest.raises(
         ValueError, match=rf"share = {share} puts .* of 13 samples into the second part; each part needs"
     ):
-        split(Arrays(pictures(), BYTES), share, seed=0)
+        split(OnHost(Dataset(pictures(), BYTES)), share, seed=0)
     with pytest.raises(ValueError, match=r"each part needs at least 2"):
         split(Dataset(jnp.ones((13, 1))), share, seed=0)
 
@@ -769,7 +769,7 @@ def test_bad_splits(share: float) -> None:
 def test_bad_parts() -> None:
     for index in ([], [13], [-1, 2]):
         with pytest.raises(ValueError, match=rf"index holds {len(index)} numbers; .* all in 0 … 12"):
-            Part(Arrays(pictures(), BYTES), np.asarray(index, int))
+            Part(OnHost(Dataset(pictures(), BYTES)), np.asarray(index, int))
 
 
 # ------------------------------------------------------------------------------------------- training
@@ -788,14 +788,14 @@ def trained(data: AbstractSource | Dataset, **options: Any) -> list[np.ndarray]:
 
 def test_fit_reads_every_source(tmp_path: Path) -> None:
     """The same samples in the same order give the same parameters, wherever they are read from."""
-    plain = [trained(Arrays(pictures(), BYTES)) for _ in range(2)]
+    plain = [trained(OnHost(Dataset(pictures(), BYTES))) for _ in range(2)]
     written(tmp_path / "pictures", pictures())
     np.save(tmp_path / "x.npy", pictures())
     table = Table.from_dict(
         {"image": [picture(array) for array in pictures()]}, features=Features({"image": Pictures()})
     )
     sources = [
-        Part(Arrays(np.repeat(pictures(), 2, axis=0), BYTES), 2 * np.arange(COUNT)),
+        Part(OnHost(Dataset(np.repeat(pictures(), 2, axis=0), BYTES)), 2 * np.arange(COUNT)),
         read_arrays(tmp_path / "x.npy", quantisation=BYTES),
         ImageFolder(tmp_path / "pictures"),
         HuggingFace(table, "image"),
@@ -804,7 +804,7 @@ def test_fit_reads_every_source(tmp_path: Path) -> None:
         for one, other in zip(found, plain[0], strict=True):
             np.testing.assert_array_equal(one, other)
     # In another order, or drawn with replacement, they are others.
-    for other in (Batches([pictures()], shape=(1, 4, 3), quantisation=BYTES), Arrays(pictures(), BYTES).load()):
+    for other in (Loader([pictures()], shape=(1, 4, 3), quantisation=BYTES), OnHost(Dataset(pictures(), BYTES)).load()):
         assert not all(np.array_equal(*pair) for pair in zip(trained(other), plain[0], strict=True))
 
 

@@ -11,16 +11,16 @@ import jax.random as jr
 import lineax as lx
 import numpy as np
 import pytest
-from helpers.references import Perturbed, line_mixture
+from helpers.references import Perturbed, inside, line_mixture
 from jaxtyping import Array
 from scipy import stats
 
 import scorefp as sfp
 from scorefp.data import Dataset
-from scorefp.diagnostics import Bound, CleanSamples, Estimate, Evaluation, evaluate
+from scorefp.dataset import AbstractDequantiser
+from scorefp.diagnostics import Audit, Bound, Estimate, evaluate
 from scorefp.diagnostics.measure import written
 from scorefp.diagnostics.statistics import share_interval
-from scorefp.likelihood import AbstractDequantiser
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -72,10 +72,18 @@ def levels() -> Dataset:
     return Dataset(jr.randint(jr.key(0), (60, 2), 0, 8), QUANTISATION)
 
 
-def of_levels(score: sfp.Score, data: Dataset, *, seed: int = 1, **settings: Any) -> Evaluation:
+def of_levels(score: sfp.Score, data: Dataset, *, seed: int = 1, **settings: Any) -> Audit:
     """In batches of 30 samples, so that one program serves every number of samples and repeats."""
-    settings = {"batch_size": 30, "progress": False, **settings}
+    settings = {"batch_size": 30, **settings}
     return evaluate(score, data, key=jr.key(seed), dequantiser=Middle(), draws=8, **settings)
+
+
+def numbers(found: Audit) -> dict[str, Estimate]:
+    return {name: number for section in found.sections.values() for name, number in section.numbers.items()}
+
+
+def points(found: Audit) -> dict[str, np.ndarray]:
+    return {name: values for section in found.sections.values() for name, values in section.points.items()}
 
 
 def is_within(estimate: Estimate, want: float) -> None:
@@ -106,36 +114,36 @@ def test_exact_and_perturbed_score_of_a_mixture() -> None:
     mixture = line_mixture()
     x = mixture.sample(jr.key(0), 300)
     want = -np.asarray(jax.vmap(mixture.log_prob)(x))
-    exact = evaluate(changed(0.0), x, key=jr.key(1), progress=False)
-    nll, bound = exact.numbers["nll"], exact.numbers["bound"]
+    exact = evaluate(changed(0.0), x, key=jr.key(1))
+    nll, bound = numbers(exact)["negative_log_likelihood"], numbers(exact)["bound"]
     assert nll.unit == bound.unit == "nats"
     # Up to the prior: at t1 a share alpha = 7e-3 of the sample is left.
-    assert np.allclose(exact.points["nll"], want, atol=2e-2)
+    assert np.allclose(points(exact)["negative_log_likelihood"], want, atol=2e-2)
     assert nll.value == pytest.approx(want.mean(), abs=1e-3)
     low, high = stats.t.interval(0.95, 299, want.mean(), stats.sem(want))
     assert nll.error == pytest.approx((high - low) / 2, rel=1e-2)
-    assert exact.numbers["nll_median"].value == pytest.approx(np.median(want), abs=1e-2)
-    assert exact.numbers["exploded"].value == 0
-    assert exact.numbers["exploded"].error == pytest.approx(share_interval(0, 300)[1])
-    gap = exact.points["bound"] - want
+    assert numbers(exact)["median_negative_log_likelihood"].value == pytest.approx(np.median(want), abs=1e-2)
+    assert numbers(exact)["exploded"].value == 0
+    assert numbers(exact)["exploded"].error == pytest.approx(share_interval(0, 300)[1])
+    gap = points(exact)["bound"] - want
     assert stats.sem(gap) < 0.05
     assert abs(gap.mean()) < 4 * stats.sem(gap)
-    wrong = evaluate(changed(1.0), x, key=jr.key(1), progress=False)
-    rise = wrong.points["bound"] - exact.points["bound"]
+    wrong = evaluate(changed(1.0), x, key=jr.key(1))
+    rise = points(wrong)["bound"] - points(exact)["bound"]
     assert rise.mean() > 10 * stats.sem(rise)
     assert abs(rise.mean() - score_matching_error()) < 4 * stats.sem(rise)
 
     text = str(exact)
-    assert text.startswith("Evaluation of a Score on VP: 300 samples of shape (), float64.")
-    assert list(exact.numbers) == ["nll", "nll_median", "bound", "exploded"]
-    for number in exact.numbers.values():
+    assert text.startswith("Audit of a Score on VP: 300 samples of shape (), float64.")
+    assert list(exact.sections) == ["likelihood", "bound"]
+    for number in numbers(exact).values():
         assert number.label in text
         assert written(number.value, number.error) in text
     plain = json.loads(json.dumps(exact.to_dict(), allow_nan=False))
-    assert plain["numbers"]["nll"] == vars(nll)
+    assert plain["sections"]["likelihood"]["numbers"]["negative_log_likelihood"] == vars(nll)
     assert plain["configuration"]["samples"]["count"] == 300
-    assert plain["configuration"]["draws"] == 64
-    assert plain["configuration"]["dequantiser"] is None
+    assert plain["configuration"]["measures"][1]["draws"] == 64
+    assert plain["configuration"]["measures"][0]["dequantiser"] is None
     assert "bits" not in text
 
 
@@ -148,26 +156,25 @@ def test_bits_per_dim_of_levels_and_the_dequantisation_term() -> None:
     square = np.mean(middle**2, axis=1) + 1 / 192
     bits = 0.5 * (square + math.log(2 * math.pi)) / math.log(2) + math.log2(8 / 4) + 1
     for found in (once, often):
-        assert np.allclose(found.points["dequantisation"], 1)
-        assert found.numbers["dequantisation"].value == pytest.approx(1)
-        for name in ("nll", "bound"):
-            assert found.numbers[name].unit == "bits/dim"
-            rest = found.points[name] - bits
+        assert np.allclose(points(found)["dequantisation"], 1)
+        assert numbers(found)["dequantisation"].value == pytest.approx(1)
+        for name in ("bits_per_dim", "bound"):
+            assert numbers(found)[name].unit == "bits/dim"
+            rest = points(found)[name] - bits
             assert stats.sem(rest) < 0.2
             assert abs(rest.mean()) < 4 * stats.sem(rest)
     # Repeats are averaged within a sample; the ratio of two variances with 59 degrees of freedom each.
     low, high = stats.f.interval(0.999, 59, 59)
-    for name in ("nll", "bound"):
-        ratio = np.var(once.points[name] - bits) / np.var(often.points[name] - bits)
+    for name in ("bits_per_dim", "bound"):
+        ratio = np.var(points(once)[name] - bits) / np.var(points(often)[name] - bits)
         assert low < ratio / 16 < high
         # The interval is over samples, however many repeats.
-        assert often.numbers[name].error == pytest.approx(
-            np.std(often.points[name], ddof=1) / math.sqrt(60) * stats.t.ppf(0.975, 59)
+        assert numbers(often)[name].error == pytest.approx(
+            np.std(points(often)[name], ddof=1) / math.sqrt(60) * stats.t.ppf(0.975, 59)
         )
-    assert often.configuration["repeats"] == 16
+    assert [measure["repeats"] for measure in often.configuration["measures"]] == [16, 16]
     assert often.configuration["samples"]["quantisation"]["levels"] == 8
-    assert "8 levels on [-2, 2], dequantised by a Middle" in str(often)
-    assert list(often.numbers) == ["nll", "nll_median", "bound", "dequantisation", "exploded"]
+    assert str(often).count("8 levels on [-2, 2], dequantised by a Middle") == 2
 
 
 def test_conditioning_explosions_and_failures_without_a_kernel() -> None:
@@ -186,48 +193,40 @@ def test_conditioning_explosions_and_failures_without_a_kernel() -> None:
     x = 0.5 * jr.normal(jr.key(0), (40, 2))
     x = x.at[7].set(200.0).at[11].set(20.0)
     share = jnp.where(jnp.arange(40) < 20, 1.0, 0.5)
-    found = evaluate(
-        sfp.Score(score, sde), CleanSamples(x, None, share), key=jr.key(1), repeats=2, batch_size=30, progress=False
-    )
+    found = evaluate(sfp.Score(score, sde), Dataset(x, args=share), key=jr.key(1), repeats=2, batch_size=30)
     rate = np.asarray(1 - share)
     log_prob = -np.sum((np.asarray(x) * np.exp(-rate)[:, None]) ** 2, 1) - math.log(math.pi) - 2 * rate
-    assert np.allclose(np.delete(found.points["nll"] + log_prob, 7), 0, atol=1e-3)
-    assert np.flatnonzero(np.isnan(found.points["nll"])).tolist() == [7]
-    assert found.numbers["nll"].value == pytest.approx(-np.delete(log_prob, 7).mean(), abs=1e-3)
+    assert np.allclose(np.delete(points(found)["negative_log_likelihood"] + log_prob, 7), 0, atol=1e-3)
+    assert np.flatnonzero(np.isnan(points(found)["negative_log_likelihood"])).tolist() == [7]
+    assert numbers(found)["negative_log_likelihood"].value == pytest.approx(-np.delete(log_prob, 7).mean(), abs=1e-3)
     log_prob[7] = -np.inf
-    assert found.numbers["nll_median"].value == pytest.approx(np.median(-log_prob), abs=1e-3)
-    assert found.numbers["exploded"].value == 2 / 40
-    text = str(found)
+    assert numbers(found)["median_negative_log_likelihood"].value == pytest.approx(np.median(-log_prob), abs=1e-3)
+    assert numbers(found)["exploded"].value == 2 / 40
+    text = " ".join(str(found).split())
     assert "1 of 40 samples have a failed trajectory (rows 7); the mean is without them" in text
     assert "2 of 40 samples have an exploded trajectory (rows 7, 11)" in text
-    assert "Left out: the bound; it needs a Gaussian kernel, which GeneralSDE has not." in text
-    assert "bound" not in found.numbers
+    assert "Left out: Bound; they need a Gaussian kernel, which GeneralSDE has not." in text
+    assert "bound" not in found.sections
 
 
 # ------------------------------------------------------------------------------------------------------- how it runs
 
 
-def test_one_program_for_all_batches_keys_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_program_for_all_keys_and_weights() -> None:
     data = levels()
     first = of_levels(scaled(), data)
     count = programs
-    assert capsys.readouterr().out == ""
-    same = of_levels(scaled(), data, progress=True)
-    shown = capsys.readouterr().out
-    assert "evaluating" in shown
-    assert "100%" in shown
-    assert same.to_dict() == first.to_dict()
-    repeats = of_levels(scaled(), data, repeats=2)
+    assert of_levels(scaled(), data).to_dict() == first.to_dict()
+    others = [of_levels(scaled(1.1), data), of_levels(scaled(), data, seed=2)]
     assert programs == count > 0
-    for other in (of_levels(scaled(1.1), data), of_levels(scaled(), data, seed=2), repeats):
-        for name in ("nll", "bound"):
-            assert np.all(other.points[name] != first.points[name])
-    assert programs == count
+    repeats = of_levels(scaled(), data, repeats=2)
+    for other in (*others, repeats):
+        for name in ("bits_per_dim", "bound"):
+            assert np.all(points(other)[name] != points(first)[name])
     # Of 60 samples in batches of at most 50, or of 120 in batches of 50, the last one is filled up.
     uneven = of_levels(scaled(), data, batch_size=47, repeats=2)
-    assert programs == count + 1
-    for name in ("nll", "bound", "dequantisation"):
-        assert np.allclose(uneven.points[name], repeats.points[name], rtol=1e-9)
+    for name in ("bits_per_dim", "bound", "dequantisation"):
+        assert np.allclose(points(uneven)[name], points(repeats)[name], rtol=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------ the measure of audits
@@ -235,8 +234,8 @@ def test_one_program_for_all_batches_keys_and_weights(capsys: pytest.CaptureFixt
 
 def test_bound_over_samples() -> None:
     mixture, sde = line_mixture(), sfp.VP()
-    x = CleanSamples(mixture.sample(jr.key(0), 300))
-    want = -np.asarray(jax.vmap(mixture.log_prob)(x.values))
+    x = mixture.sample(jr.key(0), 300)
+    want = -np.asarray(jax.vmap(mixture.log_prob)(x))
     measure = Bound(batch_size=100)
     exact, wrong, absurd = (measure(changed(eta), x, key=jr.key(1)).numbers for eta in (0.0, 1.0, 1000.0))
     is_within(exact["bound"], want.mean())
@@ -249,10 +248,10 @@ def test_bound_over_samples() -> None:
     # bounded, since sigma = 1e-3 at t0.
     assert abs(exact["denoising"].value) < 1e-4
     t0 = jnp.asarray(sde.t0)
-    off = 1000 * sde.sigma(t0) * jax.vmap(lambda x: Perturbed(1.0)(t0, sde.alpha(t0) * x))(x.values)
+    off = 1000 * sde.sigma(t0) * jax.vmap(lambda x: Perturbed(1.0)(t0, sde.alpha(t0) * x))(x)
     is_within(absurd["denoising"], 0.5 * float(jnp.mean(off**2)))
     assert absurd["denoising"].value > 0.1
-    quantised = measure(changed(1000.0), CleanSamples(x.values, sfp.Quantisation(16, -4.0, 4.0)), key=jr.key(1)).numbers
+    quantised = measure(changed(1000.0), inside(x, sfp.Quantisation(16, -4.0, 4.0)), key=jr.key(1)).numbers
     for name, offset in (("bound", 1.0), ("denoising", 0.0), ("point_error", 0.0)):
         assert quantised[name].unit == "bits/dim"
         assert quantised[name].value == pytest.approx(absurd[name].value / math.log(2) + offset, rel=1e-9)
@@ -261,17 +260,13 @@ def test_bound_over_samples() -> None:
 # --------------------------------------------------------------------------------------------------------------- errors
 
 
-def quietly(*args: Any, **kwargs: Any) -> Evaluation:
-    return evaluate(*args, key=jr.key(0), progress=False, **kwargs)
-
-
 @pytest.mark.quick
-def test_bad_input_is_refused() -> None:
+def test_bad_input_is_refused(unchecked: None) -> None:
     quantisation = sfp.Quantisation(8, -1.0, 1.0)
     levels = np.zeros((4, 2), np.uint8)
     data, floats = Dataset(jnp.asarray(levels), quantisation), np.zeros((4, 2))
     for arguments, message in (
-        ({"repeats": 0}, "repeats = 0; it is at least 1"),
+        ({"repeats": 0}, "repeats = 0; each sample is taken at least once"),
         ({"batch_size": 0}, "batch_size = 0"),
         ({"draws": 0}, "draws = 0"),
         (
@@ -281,18 +276,18 @@ def test_bad_input_is_refused() -> None:
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            quietly(scaled(), data, **arguments)
+            evaluate(scaled(), data, key=jr.key(0), **arguments)
     with pytest.raises(ValueError, match="the data have no levels to dequantise"):
-        quietly(scaled(), floats, dequantiser=sfp.UniformDequantiser(quantisation))
+        evaluate(scaled(), floats, key=jr.key(0), dequantiser=sfp.UniformDequantiser(quantisation))
     for few in (floats[:1], floats[0, 0]):
         with pytest.raises(ValueError, match="needs at least two samples"):
-            quietly(scaled(), few)
-    with pytest.raises(TypeError, match="data has dtype uint8"):
-        quietly(scaled(), levels)
-    with pytest.raises(ValueError, match="data holds NaN or infinite entries"):
-        quietly(scaled(), floats * np.nan)
+            evaluate(scaled(), few, key=jr.key(0))
+    with pytest.raises(TypeError, match="the values have dtype uint8 and quantisation is None"):
+        evaluate(scaled(), levels, key=jr.key(0))
+    with pytest.raises(ValueError, match="sample 0 holds nan"):
+        evaluate(scaled(), floats * np.nan, key=jr.key(0))
     with pytest.raises(ValueError, match=r"a sample of data has shape \(3,\), but the score's own has shape \(\)"):
-        quietly(changed(0.0), np.zeros((4, 3)))
+        evaluate(changed(0.0), np.zeros((4, 3)), key=jr.key(0))
     for arguments, message in (
         ({"samples": 1}, "samples = 1"),
         ({"draws": 1}, "draws = 1"),
@@ -300,22 +295,3 @@ def test_bad_input_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Bound(**arguments)
-
-
-@pytest.mark.quick
-def test_levels_of_any_data_set_are_checked() -> None:
-    """A data set that is none of ours may hold anything."""
-
-    class Foreign(eqx.Module):
-        values: Array
-        quantisation: sfp.Quantisation | None
-        args: Any = None
-
-        def dequantised(self, key: Array) -> Array:
-            raise NotImplementedError
-
-    quantisation = sfp.Quantisation(8, -1.0, 1.0)
-    with pytest.raises(ValueError, match="k holds levels outside 0 … 7"):
-        quietly(scaled(), Foreign(jnp.full((4, 2), 8), quantisation))
-    with pytest.raises(ValueError, match="a leading axis of args has shape"):
-        quietly(scaled(), Foreign(jnp.full((4, 2), 1), quantisation, jnp.zeros(3)))

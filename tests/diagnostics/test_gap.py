@@ -12,7 +12,8 @@ import pytest
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.diagnostics import CleanSamples, Gap, OdeSdeGap
+from scorefp.dataset import Dataset
+from scorefp.diagnostics import Gap, OdeSdeGap
 from scorefp.sampling import AbstractSampler
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -79,7 +80,7 @@ def test_exact_score_is_at_its_floor() -> None:
     for distance in found.distances.values():
         assert 0 < distance.value < 0.01
     assert float(found.ode_sde.value) < float(found.floor.value) + 4 * float(found.ode_sde.error)
-    assert (found.exploded, found.sde_exploded) == (0, 0)
+    assert (found.failed, found.sde_failed) == (0, 0)
 
 
 def test_wrong_score_has_the_gap_of_its_two_laws() -> None:
@@ -119,28 +120,28 @@ def test_shared_draws_of_the_prior_and_a_floor_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("broken", ["ode", "sde"])
-def test_exploded_trajectories_are_left_out_and_reported(broken: str) -> None:
+def test_failed_trajectories_are_left_out_and_reported(broken: str) -> None:
     samplers = STILL | {broken: Stay(0.8)}
     found = sfp.ode_sde_gap(wrong(0.0), key=jr.key(1), samples=200, **samplers)
     share = np.mean(sfp.ode_sde_gap(wrong(0.0), key=jr.key(1), samples=200, **STILL).ode > 0.8)
     assert 0.1 < share < 0.4
-    assert {"ode": found.exploded, "sde": found.sde_exploded}[broken] == pytest.approx(share)
+    assert {"ode": found.failed, "sde": found.sde_failed}[broken] == pytest.approx(share)
     # The same draws are left out of both.
     assert found.ode_sde.value == 0 < found.floor.value < 0.2
-    assert str(found).endswith(f"exploded trajectories of the {broken.upper()}   {share:.2%}")
-    x = CleanSamples(jr.normal(jr.key(2), (200,)))
+    assert str(found).endswith(f"{f'failed trajectories of the {broken.upper()}':32}   {share:.2%}")
+    x = Dataset(jr.normal(jr.key(2), (200,)))
     section = Gap(**samplers)(wrong(0.0), x, key=jr.key(1))
-    assert (section.numbers["exploded"].value > 0) is (broken == "ode")
-    assert section.notes[-1] == "The distances are without exploded trajectories."
+    assert (section.numbers["failed"].value > 0) is (broken == "ode")
+    assert section.notes[-1] == "The distances are without failed trajectories, those that are not finite at t0."
 
 
-def test_all_exploded_is_not_a_number() -> None:
-    x = CleanSamples(jr.normal(jr.key(2), (20,)))
+def test_all_failed_is_not_a_number() -> None:
+    x = Dataset(jr.normal(jr.key(2), (20,)))
     numbers = Gap(ode=Stay(-math.inf), sde=Stay())(wrong(0.0), x, key=jr.key(1)).numbers
     assert math.isnan(numbers["ode_sde"].value)
     assert math.isnan(numbers["ode_data"].value)
     assert math.isfinite(numbers["sde_data"].value)
-    assert numbers["exploded"].value == 1
+    assert numbers["failed"].value == 1
 
 
 def test_conditioning_follows_its_sample() -> None:
@@ -149,7 +150,7 @@ def test_conditioning_follows_its_sample() -> None:
     found = sfp.ode_sde_gap(score, key=jr.key(0), data=place, args=place, ode=Shown(), sde=Stay())
     assert np.array_equal(found.ode, place)
     # In the audit a part of the samples is drawn, with its conditioning.
-    part = Gap(20, Shown(), Stay())(score, CleanSamples(place, args=place), key=jr.key(0))
+    part = Gap(20, Shown(), Stay())(score, Dataset(place, args=place), key=jr.key(0))
     assert part.numbers["ode_data"].value == 0 < part.numbers["sde_data"].value
 
 
@@ -171,7 +172,7 @@ def test_langevin_from_the_samples_of_the_sde() -> None:
         assert abs(float(distance.value) - want) < 4 * float(distance.error) + 0.01
     assert "W₂² of Langevin and SDE" in str(other)
     assert other.langevin.shape == (2000,)
-    assert found(-1e-4).langevin_exploded == 1
+    assert found(-1e-4).langevin_failed == 1
 
 
 # ---------------------------------------------------------------------------------------------------------- the measure
@@ -180,10 +181,10 @@ def test_langevin_from_the_samples_of_the_sde() -> None:
 def test_measure_tells_the_gap_with_its_interval() -> None:
     """Distances without a solve, the same key for the same draws."""
     x, key = jr.normal(jr.key(3), (60, 2)), jr.key(4)
-    section = Gap(60, **STILL)(wrong(0.0, (2,)), CleanSamples(x), key=key)
+    section = Gap(60, **STILL)(wrong(0.0, (2,)), Dataset(x), key=key)
     found = sfp.ode_sde_gap(wrong(0.0, (2,)), key=jr.split(key)[1], data=x, samples=60, **STILL)
     assert section.title == "gap"
-    assert list(section.numbers) == ["ode_sde", "floor", "ode_data", "sde_data", "exploded"]
+    assert list(section.numbers) == ["ode_sde", "floor", "ode_data", "sde_data", "failed"]
     for name, distance in found.distances.items():
         number = section.numbers[name]
         assert number.unit == "length²"
@@ -205,8 +206,8 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
         "data holds 5 samples, fewer than samples = 6",
         call(data=np.ones(5), samples=6),
     ),
-    "NaN": (ValueError, "data holds NaN", call(data=np.array([1.0, np.nan]))),
-    "integers": (TypeError, "data has dtype int", call(data=np.arange(5))),
+    "NaN": (ValueError, "sample 1 holds nan", call(data=np.array([1.0, np.nan]))),
+    "integers": (TypeError, "the values have dtype int64 and quantisation is None", call(data=np.arange(5))),
     "shape of the data": (
         ValueError,
         r"a sample has shape \(2,\), but the score's own has shape \(\)",

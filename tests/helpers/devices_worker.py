@@ -23,8 +23,8 @@ from jax.sharding import Mesh
 
 import scorefp as sfp
 from scorefp import train
-from scorefp.data import Arrays, Dataset
-from scorefp.train import Resident, TrainStep, split
+from scorefp.data import Dataset, OnHost
+from scorefp.train import TrainStep
 from scorefp.train.devices import everywhere
 
 STEPS, BATCH, WIDTH = 20, 64, 24
@@ -68,8 +68,8 @@ def resident() -> Dataset:
     return Dataset(jnp.asarray(LEVELS), QUANTISATION, args=jnp.asarray(LABELS))
 
 
-def source() -> Arrays:
-    return Arrays(LEVELS, QUANTISATION, args=LABELS)
+def source() -> OnHost:
+    return OnHost(Dataset(LEVELS, QUANTISATION, args=LABELS))
 
 
 def in_float64(mesh: Mesh | None) -> train.Run:
@@ -112,10 +112,13 @@ def refused(mesh: Mesh | None, **options: Any) -> str:
 
 def rows_of_matrix_products(mesh: Mesh) -> list[int]:
     """How many rows the activations have that one device multiplies with weights in the compiled loop."""
-    params, skeleton = split(model(jnp.float32))
-    step = TrainStep(skeleton, sfp.DSM(), OPTIMIZER, sfp.UniformLogSNR(), BATCH, (0.9,), True, mesh=mesh)
-    step, state, data = everywhere((step, step.init(params, key=jr.key(0)), resident()), mesh)
-    lowered = eqx.filter_jit(step.loop).lower(state, Resident(data), jnp.asarray(1), 1)
+    params, skeleton = eqx.partition(model(jnp.float32), model(jnp.float32).trained())
+    data = resident()
+    settings = {"mesh": mesh, "quantisation": data.quantisation}
+    step = TrainStep(skeleton, sfp.DSM(), OPTIMIZER, sfp.UniformLogSNR(), BATCH, (0.9,), True, **settings)
+    held = step, step.init(params, key=jr.key(0)), (data.values, data.args)
+    step, state, samples = everywhere(held, mesh)
+    lowered = eqx.filter_jit(step.loop).lower(state, samples, jnp.asarray(1), 1)
     program = lowered.compile().compiled.as_text()
     return sorted({int(rows) for rows in re.findall(rf"= f32\[(\d+),{WIDTH}\]\S* dot\(", program)})
 

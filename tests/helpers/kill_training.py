@@ -22,7 +22,7 @@ from scorefp import data, train
 STEPS, EVERY = 120, 4
 LEVELS = np.random.default_rng(0).integers(0, 8, (50, 3))
 LABELS = np.arange(50) % 4
-SOURCE = data.Arrays(LEVELS, sfp.Quantisation(8, -1.0, 1.0), args=LABELS)
+SOURCE = data.OnHost(data.Dataset(LEVELS, sfp.Quantisation(8, -1.0, 1.0), args=LABELS))
 OPTIMIZER = optax.adamw(optax.cosine_decay_schedule(1e-2, STEPS))
 LOSS = sfp.DSM() + 0.1 * sfp.ScoreFPE(fraction=0.5)
 

@@ -194,3 +194,8 @@ def assert_mean(samples: Array, want: Array | float, *, sigmas: float = 4.0, res
         f"the mean is {np.asarray(samples).mean(axis=0)} ± {error}, not {want}"
     )
     assert not mean_is(samples, want + 2 * sigmas * resolution * size, sigmas=sigmas)
+
+
+def inside(x: Array, quantisation: sfp.Quantisation | None) -> sfp.Dataset:
+    """Floats as they are after the dequantisation of levels, with their quantisation."""
+    return eqx.tree_at(lambda data: data.quantisation, sfp.Dataset(x), quantisation, is_leaf=lambda node: node is None)

@@ -21,8 +21,8 @@ from helpers.kill_training import LEVELS, SOURCE, STEPS, model, trained
 
 import scorefp as sfp
 from scorefp import data, train
+from scorefp._describe import digest, form, settings, unequal
 from scorefp.train import CheckpointError, Checkpoints
-from scorefp.train.describe import described, unequal
 from scorefp.train.store import Store, _digest, _json  # pyright: ignore[reportPrivateUsage]
 
 
@@ -328,24 +328,28 @@ class Method(eqx.Module):
     fn: Callable[..., Any] = eqx.field(static=True)
 
 
+def tell(value: Any, array: Callable[[Any], Any] = digest) -> Any:
+    return settings(value, array)
+
+
 def test_descriptions_differ_where_values_do() -> None:
     one = Method(1.0, jnp.arange(3), jnp.tanh)
-    text = json.dumps(described(one))
-    assert json.loads(text) == described(one)
+    text = json.dumps(tell(one))
+    assert json.loads(text) == tell(one)
     assert " at 0x" not in text
-    assert unequal(described(one), described(Method(1.0, jnp.arange(3), jnp.tanh))) == ""
-    assert unequal(described(one), described(dataclasses.replace(one, size=2.0))) == "size was 1.0, is 2.0"
+    assert unequal(tell(one), tell(Method(1.0, jnp.arange(3), jnp.tanh))) == ""
+    assert unequal(tell(one), tell(dataclasses.replace(one, size=2.0))) == "size was 1.0, is 2.0"
     other = dataclasses.replace(one, table=jnp.arange(3) + 1)
-    assert unequal(described([one]), described([other])).startswith("[0].table was int32[3] #")
-    assert unequal(described(one, contents=False), described(other, contents=False)) == ""
-    assert "fn was" in unequal(described(one), described(dataclasses.replace(one, fn=jnp.sin)))
-    assert unequal(described(one), described({"size": 1.0})) == "the whole was Method, is None"
+    assert unequal(tell([one]), tell([other])).startswith("[0].table was int32[3] #")
+    assert unequal(tell(one, form), tell(other, form)) == ""
+    assert "fn was" in unequal(tell(one), tell(dataclasses.replace(one, fn=jnp.sin)))
+    assert unequal(tell(one), tell({"size": 1.0})) == "the whole was Method, is None"
     assert unequal([1, 2], [1]) == "the whole was [1, 2], is [1]"
     assert unequal({"a": 1}, {"b": 1}) == "a was 1, is absent; b was absent, is 1"
     assert unequal(list(range(9)), list(range(1, 10))).endswith("[2] was 2, is 3; and 6 more")
     key = jr.key(0)
-    assert described(key) != described(jr.key(1))
-    assert unequal(described(float("nan")), described(float("nan"))) == ""
+    assert tell(key) != tell(jr.key(1))
+    assert unequal(tell(float("nan")), tell(float("nan"))) == ""
 
 
 # ---------------------------------------------------------------------------------------------------------------- fit
@@ -452,8 +456,8 @@ def test_another_model_is_not_loaded(change: Callable[[Any], Any], message: str,
         ({"clip": 2.0}, r"clip was 1\.0, is 2\.0"),
         ({"time": sfp.UniformTime()}, "time was UniformLogSNR, is UniformTime"),
         ({"key": jr.key(2)}, "key was uint32"),
-        ({"data": data.Arrays(LEVELS[:40], SOURCE.quantisation)}, "data.samples was 50, is 40"),
-        ({"data": SOURCE.load()}, "data was Arrays, is Dataset"),
+        ({"data": data.OnHost(data.Dataset(LEVELS[:40], SOURCE.quantisation))}, "data.samples was 50, is 40"),
+        ({"data": SOURCE.load()}, "data was OnHost, is Dataset"),
         ({"model": dataclasses.replace(model(), data_std=jnp.ones(3))}, r"model\.data_std was float32\[3\] #"),
         ({"optimizer": optax.sgd(1e-3)}, "optimizer/.* is there, and has no place here"),
     ],

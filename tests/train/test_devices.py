@@ -24,7 +24,6 @@ from jax.sharding import AxisType, Mesh
 
 import scorefp as sfp
 from scorefp import train
-from scorefp.data import Arrays
 
 
 @contextmanager
@@ -182,7 +181,7 @@ def test_the_host_reads_nothing_between_reports(monkeypatch: pytest.MonkeyPatch)
         train.fit(
             sfp.NoiseScore(sfp.nn.MLP((3,), width=8, depth=1, key=jr.key(0)), sfp.VP()),
             sfp.DSM(),
-            Arrays(worker.LEVELS, worker.QUANTISATION),
+            OnHost(Dataset(worker.LEVELS, worker.QUANTISATION)),
             optimizer=worker.OPTIMIZER,
             steps=30,
             key=jr.key(1),

@@ -12,8 +12,10 @@ import pytest
 
 import scorefp as sfp
 from scorefp import train
-from scorefp.data import AbstractSource, Arrays, Dataset
-from scorefp.train import Report, Stacked, TrainStep, split
+from scorefp.data import AbstractSource, Dataset, OnHost
+from scorefp.dataset.dequantise import spread
+from scorefp.train import Report, TrainStep
+from scorefp.train.batches import batches_of, in_order
 
 SDE = sfp.VP()
 OPTIMIZER = optax.adam(optax.linear_schedule(1e-2, 0.0, 100))
@@ -36,15 +38,14 @@ def weights(tree: Any) -> np.ndarray:
 @pytest.mark.quick
 def test_a_source_trains_as_its_batches_taken_one_by_one() -> None:
     """The loop over stacked batches, read ahead, is the step called with each batch in turn."""
-    run = fitted(Arrays(X), report_every=15)
-    params, skeleton = split(model())
+    run = fitted(OnHost(Dataset(X)), report_every=15)
+    params, skeleton = eqx.partition(model(), model().trained())
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), OPTIMIZER)
-    step = TrainStep(skeleton, sfp.DSM(), optimizer, sfp.UniformLogSNR(), 32, (0.999,), False)
+    step = TrainStep(skeleton, sfp.DSM(), optimizer, sfp.UniformLogSNR(), 32, (0.999,), False, pick=in_order)
     state, one = step.init(params, key=jr.key(1)), eqx.filter_jit(step.step)
-    feed = Arrays(X).feed(32, seed=int(jr.bits(jr.key(1), dtype=jnp.uint32)))
+    batches = batches_of(OnHost(Dataset(X)), 32, 1, None, key=jr.key(1))
     for _ in range(45):
-        values, _ = next(feed)
-        state, _ = one(state, Stacked(jnp.asarray(values)[None], None, None), jnp.asarray(0))
+        state, _ = one(state, batches.take(1), jnp.asarray(0))
     np.testing.assert_allclose(weights(state.params), weights(run.state.params), rtol=1e-4, atol=1e-6)
     assert np.abs(weights(run.state.params) - weights(params)).max() > 0.01
 
@@ -59,7 +60,7 @@ def test_one_compile_whatever_the_source_the_steps_and_the_reports() -> None:
 
     def run(steps: int, key: int) -> None:
         options = {"optimizer": OPTIMIZER, "batch_size": 32, "report_every": 20, "progress": False}
-        train.fit(model(), sfp.DSM(weighting), Arrays(X), steps=steps, key=jr.key(key), **options)
+        train.fit(model(), sfp.DSM(weighting), OnHost(Dataset(X)), steps=steps, key=jr.key(key), **options)
 
     run(20, 0)
     once = traces
@@ -71,25 +72,29 @@ def test_one_compile_whatever_the_source_the_steps_and_the_reports() -> None:
 def test_levels_stay_integers_until_the_device() -> None:
     """The loop is handed bytes, and dequantises them anew at each step."""
     levels = np.random.default_rng(0).integers(0, 4, (96, 2)).astype(np.uint8)
-    stack = Stacked(jnp.asarray(levels[None]), None, sfp.Quantisation(4, -1.0, 1.0))
-    assert stack.values.dtype == jnp.uint8
-    keys = {"index_key": jr.key(0), "level_key": jr.key(1)}
-    x, _ = stack.batch(jnp.asarray(0), 96, **keys)
-    other, _ = stack.batch(jnp.asarray(0), 96, index_key=jr.key(0), level_key=jr.key(2))
+    quantisation = sfp.Quantisation(4, -1.0, 1.0)
+    batches = batches_of(OnHost(Dataset(levels, quantisation)), 96, 1, None, key=jr.key(0))
+    values, _ = in_order(batches.take(1), jnp.asarray(0), 96, jr.key(0))
+    assert values.dtype == jnp.uint8
+    x, other = (spread(values, quantisation, key=jr.key(seed)) for seed in (1, 2))
+    levels = levels[np.lexsort(levels.T)]
+    x, other = x[np.lexsort(np.asarray(values).T)], other[np.lexsort(np.asarray(values).T)]
     np.testing.assert_array_equal(jnp.floor((x + 1) / 0.5), levels)
     assert np.abs(x - other).max() > 0.1
 
 
 def test_accumulation_is_the_mean_over_the_parts() -> None:
-    params, skeleton = split(model())
+    params, skeleton = eqx.partition(model(), model().trained())
 
     def step(batch_size: int, accumulate: int) -> TrainStep:
         time = sfp.UniformLogSNR()
-        return TrainStep(skeleton, sfp.DSM(), optax.sgd(1.0), time, batch_size, (0.9,), False, accumulate)
+        return TrainStep(
+            skeleton, sfp.DSM(), optax.sgd(1.0), time, batch_size, (0.9,), False, accumulate, pick=in_order
+        )
 
     whole = step(32, 4)
     state = whole.init(params, key=jr.key(3))
-    moved, records = eqx.filter_jit(whole.step)(state, Stacked(jnp.asarray(X[None, :32]), None, None), jnp.asarray(0))
+    moved, records = eqx.filter_jit(whole.step)(state, (jnp.asarray(X[None, :32]), None), jnp.asarray(0))
     loss_key = jr.split(jr.fold_in(jr.key(3), 0), 3)[2]
     loss = lambda p, x0, key: sfp.DSM()(eqx.combine(p, skeleton), x0, key=key)
     both = jax.jit(jax.value_and_grad(loss))
@@ -143,17 +148,17 @@ def test_fine_tuning_starts_from_the_model_it_is_given() -> None:
 
 
 class Ending(AbstractSource):
-    """A feed that ends after so many batches."""
+    """Batches that end after so many."""
 
     count: int
     quantisation: None = None
     interval: None = None
     shape: tuple[int, ...] = (2,)
 
-    def feed(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Any:
+    def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Any:
         count = self.count
 
-        class Feed:
+        class Ends:
             taken = 0
 
             def __iter__(self) -> Any:
@@ -171,13 +176,13 @@ class Ending(AbstractSource):
             def set_state(self, state: dict[str, Any]) -> None:
                 self.taken = state["taken"]
 
-        return Feed()
+        return Ends()
 
 
 def test_what_was_computed_is_reported_before_reading_fails() -> None:
     """Batches are read ahead; the error waits for the steps that are under way."""
     seen: list[int] = []
-    with pytest.raises(ValueError, match="the feed of data ended before the last step"):
+    with pytest.raises(ValueError, match="the batches of the source ended before the last step"):
         fitted(Ending(25), callbacks=(lambda report: seen.append(report.step),))
     assert seen == [10, 20]
 
@@ -219,4 +224,4 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"checkpoints\.every = 15 is no multiple of report_every = 10"):
         fitted(X, checkpoints=train.Checkpoints("never", every=15))
     with pytest.raises(ValueError, match="batch_size = 300; the data have 96 samples"):
-        fitted(Arrays(X), batch_size=300)
+        fitted(OnHost(Dataset(X)), batch_size=300)

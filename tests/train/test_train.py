@@ -13,7 +13,7 @@ import pytest
 import scorefp as sfp
 from scorefp import train
 from scorefp.data import Dataset
-from scorefp.train import Resident, TrainStep, split
+from scorefp.train import TrainStep
 
 SDE = sfp.VP()
 
@@ -82,11 +82,11 @@ def test_parts_of_a_run_are_one_run() -> None:
 
 
 def test_average_is_its_recursion() -> None:
-    params, skeleton = split(model())
+    params, skeleton = eqx.partition(model(), model().trained())
     step = TrainStep(skeleton, sfp.DSM(), optax.sgd(1e-3), sfp.UniformLogSNR(), 32, (0.3,), False)
     data = Dataset(law().sample(jr.key(9), 256))
     state = step.init(params, key=jr.key(0))
-    advance = eqx.filter_jit(lambda state: step.step(state, Resident(data), jnp.asarray(0))[0])
+    advance = eqx.filter_jit(lambda state: step.step(state, (data.values, data.args), jnp.asarray(0))[0])
     average = np.asarray(state.averages[0].network.enter.weight)
     for k in range(6):
         state = advance(state)
@@ -139,7 +139,7 @@ def test_every_term_is_recorded() -> None:
 def test_the_loop_lowers_for_gpus_and_tpus() -> None:
     """Without a call of the host, which would stop the device at every step."""
     loss = sfp.DSM() + sfp.ScoreFPE() + sfp.TimeDerivativeTaming() + sfp.ZeroCurl()
-    params, skeleton = split(model())
+    params, skeleton = eqx.partition(model(), model().trained())
     step = TrainStep(skeleton, loss, optax.adam(1e-3), sfp.UniformLogSNR(), 32, (0.999,), False)
     data = Dataset(law().sample(jr.key(9), 256))
     state = step.init(params, key=jr.PRNGKey(0))
@@ -147,7 +147,7 @@ def test_the_loop_lowers_for_gpus_and_tpus() -> None:
 
     def loop(arrays: Any, count: jax.Array) -> Any:
         step, state, data = eqx.combine(arrays, rest)
-        return eqx.filter(step.loop(state, Resident(data), count, 10), eqx.is_array)
+        return eqx.filter(step.loop(state, (data.values, data.args), count, 10), eqx.is_array)
 
     exported = jax.export.export(jax.jit(loop), platforms=["cuda", "tpu"])(arrays, jnp.asarray(10))
     assert exported.platforms == ("cuda", "tpu")
@@ -156,11 +156,11 @@ def test_the_loop_lowers_for_gpus_and_tpus() -> None:
 
 def test_nothing_is_handed_to_the_device_inside_a_part() -> None:
     """JAX's guard sees this direction on CPUs; the other is in test_devices.py."""
-    params, skeleton = split(model())
+    params, skeleton = eqx.partition(model(), model().trained())
     step = TrainStep(skeleton, sfp.DSM(), optax.adam(1e-3), sfp.UniformLogSNR(), 32, (0.999,), False)
     data = Dataset(law().sample(jr.key(9), 256))
     state, count = step.init(params, key=jr.key(0)), jnp.asarray(5)
-    loop = eqx.filter_jit(lambda state, count: step.loop(state, Resident(data), count, 5))
+    loop = eqx.filter_jit(lambda state, count: step.loop(state, (data.values, data.args), count, 5))
     jax.block_until_ready(loop(state, count))
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(loop(state, count))
@@ -208,7 +208,14 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"clip = 0\.0; a norm is positive"):
         fitted(5, clip=0.0)
     with pytest.raises(ValueError, match="without floating arrays to train"):
-        split(sfp.Score(lambda t, x: -x, SDE))
+        train.fit(
+            sfp.Score(lambda t, x: -x, SDE),
+            sfp.DSM(),
+            jnp.ones((4, 2)),
+            optimizer=optax.sgd(1.0),
+            steps=1,
+            key=jr.key(0),
+        )
     general = sfp.GeneralSDE(SDE.drift, SDE.diffusion, SDE.prior, t0=SDE.t0, t1=SDE.t1)
     with pytest.raises(TypeError, match="no Gaussian kernel"):
         sfp.DSM()(sfp.Score(lambda t, x: -x, general), jnp.ones((4, 2)), key=jr.key(0))

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import norm
 
 import scorefp as sfp
-from scorefp.diagnostics import (
+from scorefp.transport import (
     AbstractTransport,
     Assignment,
     Atoms,
