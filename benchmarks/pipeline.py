@@ -7,9 +7,9 @@ reading counts, and one of a common size. The floor is `fit` on a `Dataset` of 2
 and nothing is read. A row is a place that the images are read from:
 
 * `Dataset`: 60,000 images on the device, of which each step draws its batch.
-* `Arrays`: the same images in the memory of the host, read by grain.
+* `OnHost`: the same images in the memory of the host, read by grain.
 * `read_arrays`: the same in a `.npy` file, mapped.
-* `Batches`: the same from a Python loop that cuts an array.
+* `Loader`: the same from a Python loop that cuts an array.
 * `HuggingFace`: 4,000 images as PNG in a table of the library `datasets`.
 * `ImageFolder`: 4,000 images as PNG files.
 
@@ -73,10 +73,10 @@ def sources(folder: Path, count: int) -> dict[str, Source]:
     table = datasets.Dataset.from_dict({"image": pictures}, features=datasets.Features({"image": datasets.Image()}))
     return {
         FLOOR: data.Dataset(few.values[:BATCH].reshape(-1, 1, 28, 28), levels),
-        "Dataset": data.Arrays(many[:, None], levels).load(),
-        "Arrays": data.Arrays(many[:, None], levels),
+        "Dataset": data.Dataset(many[:, None], levels),
+        "OnHost": data.OnHost(data.Dataset(many[:, None], levels)),
         "read_arrays": data.read_arrays(folder / "images.npy", quantisation=levels).reshaped((1, 28, 28)),
-        "Batches": data.Batches(Cut(many[:, None]), shape=(1, 28, 28), quantisation=levels),
+        "Loader": data.Loader(Cut(many[:, None]), shape=(1, 28, 28), quantisation=levels),
         "HuggingFace": data.HuggingFace(table, "image"),
         "ImageFolder": data.ImageFolder(folder / "images"),
     }

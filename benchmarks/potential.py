@@ -25,8 +25,7 @@ from _timing import Row, arguments, in_turns, machine, milliseconds, report, spr
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.data import Dataset
-from scorefp.train import Resident, TrainStep, split
+from scorefp.train import TrainStep
 
 SDE, BATCH, WIDTH, SIDE = sfp.OU(t0=1e-4, t1=10.0), 256, 80, 3.5
 OPTIMIZER = optax.adam(1e-3)
@@ -61,14 +60,14 @@ def losses(size: int) -> dict[str, sfp.objective.AbstractObjective]:
 def by_library(size: int, loss: sfp.objective.AbstractObjective, steps: int) -> tuple[Callable[[Any], Any], Any]:
     """A loop of training steps, and its state."""
     potential = sfp.Potential(sfp.nn.ScalarMLP((size,), width=WIDTH, key=jr.key(0)), SDE, shape=(size,))
-    params, skeleton = split(potential)
+    params, skeleton = eqx.partition(potential, potential.trained())
     step = TrainStep(skeleton, loss, OPTIMIZER, sfp.UniformLogSNR(), BATCH, (0.999,), False)
     state = step.init(params, key=jr.key(2))
-    arrays, rest = eqx.partition((step, state, Dataset(samples(size))), eqx.is_array)
+    arrays, rest = eqx.partition((step, state, samples(size)), eqx.is_array)
 
     def loop(arrays: Any) -> Any:
         step, state, data = eqx.combine(arrays, rest)
-        return eqx.filter(step.loop(state, Resident(data), jnp.asarray(steps), steps), eqx.is_array)
+        return eqx.filter(step.loop(state, (data, None), jnp.asarray(steps), steps), eqx.is_array)
 
     return loop, arrays
 

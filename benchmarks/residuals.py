@@ -21,8 +21,7 @@ import optax
 from _timing import Row, arguments, in_turns, milliseconds, spread, table, timed
 
 import scorefp as sfp
-from scorefp.data import Dataset
-from scorefp.train import Resident, TrainStep, split
+from scorefp.train import TrainStep
 
 METHODS: dict[str, sfp.objective.AbstractObjective] = {
     "DSM": sfp.DSM(),
@@ -90,8 +89,8 @@ def compiled(network: Any, batch: int, loss: Any, steps: int) -> tuple[Callable[
         # The last layer starts at zero; that of a network in training is not.
         weight = 0.02 * jr.normal(jr.key(1), network.leave.weight.shape)
         network = eqx.tree_at(lambda n: n.leave.weight, network, weight)
-    data = Dataset(jr.normal(jr.key(2), (4 * batch, *network.shape)))
-    params, skeleton = split(sfp.NoiseScore(network, sfp.VP(), data_std=1.0))
+    data, score = jr.normal(jr.key(2), (4 * batch, *network.shape)), sfp.NoiseScore(network, sfp.VP(), data_std=1.0)
+    params, skeleton = eqx.partition(score, score.trained())
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
     step = TrainStep(skeleton, loss, optimizer, sfp.UniformLogSNR(), batch, (0.999,), False)
     state = step.init(params, key=jr.key(3))
@@ -99,7 +98,7 @@ def compiled(network: Any, batch: int, loss: Any, steps: int) -> tuple[Callable[
 
     def one(arrays: Any) -> Any:
         step, state, data = eqx.combine(arrays, rest)
-        return eqx.filter(step.step(state, Resident(data), jnp.asarray(0)), eqx.is_array)
+        return eqx.filter(step.step(state, (data, None), jnp.asarray(0)), eqx.is_array)
 
     program = jax.jit(one).lower(arrays).compile()
 

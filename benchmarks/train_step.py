@@ -89,7 +89,7 @@ def updated(carry: Any, rest: Any, loss: sfp.DSM, x: Any, key: Any, rate: Any) -
 
 
 def scanned(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
-    start, rest = train.split(model)
+    start, rest = eqx.partition(model, model.trained())
     key, levels, quantisation = jr.key(1), images.values, images.quantisation
     assert quantisation is not None
 
@@ -118,7 +118,7 @@ def scanned(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: i
 
 def looped(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
     levels = np.asarray(images.values, np.float32)
-    start, rest = train.split(model)
+    start, rest = eqx.partition(model, model.trained())
 
     @eqx.filter_jit
     def step(carry: Any, x: Any, key: Any) -> tuple[Any, jax.Array]:
