@@ -10,6 +10,7 @@ import jax.random as jr
 import jaxtyping
 import numpy as np
 import pytest
+from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -136,15 +137,12 @@ def test_fourier_features() -> None:
 
 @pytest.mark.quick
 def test_bad_input(getkey: Callable[[], Array]) -> None:
-    with pytest.raises(ValueError, match="width = 0 and depth = 3; both must be at least one"):
-        MLP(shape=(2,), width=0, key=getkey())
-    with pytest.raises(ValueError, match="width = 8 and depth = 0; both must be at least one"):
-        MLP(shape=(2,), width=8, depth=0, key=getkey())
+    refused("width = 0 and depth = 3; both must be at least one", MLP, shape=(2,), width=0, key=getkey())
+    refused("width = 8 and depth = 0; both must be at least one", MLP, shape=(2,), width=8, depth=0, key=getkey())
     network = filled((2, 3), width=8, depth=1)
     for shape in ((6,), (5, 2, 3), (3, 2)):
         message = rf"x has shape \({', '.join(map(str, shape))},?\), but a sample of this network has shape \(2, 3\)"
-        with pytest.raises(ValueError, match=message):
-            network(0.5, jnp.ones(shape))
+        refused(message, network, 0.5, jnp.ones(shape))
     # What a user sees, without the checks of types that come with the tests.
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
@@ -187,8 +185,7 @@ def test_scalar_network(shape: tuple[int, ...]) -> None:
     value = network(0.3, jnp.asarray(x))
     assert value.shape == ()
     np.testing.assert_allclose(value, np.asarray(network.leave.weight)[0] @ h + network.leave.bias[0], rtol=1e-5)
-    with pytest.raises(ValueError, match=r"x has shape .* are never broadcast"):
-        network(0.3, jnp.ones((7,)))
+    refused(r"x has shape .* are never broadcast", network, 0.3, jnp.ones((7,)))
 
 
 @pytest.mark.quick

@@ -11,6 +11,7 @@ import jaxtyping
 import numpy as np
 import optax
 import pytest
+from helpers.refusals import refused
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array
 
@@ -354,8 +355,7 @@ def test_bfloat16_is_near_float32() -> None:
     ],
 )
 def test_bad_settings(shape: Any, options: dict[str, Any], message: str, unchecked: None) -> None:
-    with pytest.raises(ValueError, match=message):
-        UNet(shape, **options, key=jr.key(0))
+    refused(message, UNet, shape, **options, key=jr.key(0))
 
 
 @pytest.mark.quick
@@ -364,17 +364,13 @@ def test_bad_calls() -> None:
     x = jnp.ones((1, 8, 8))
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        with pytest.raises(ValueError, match=r"x has shape \(2, 1, 8, 8\).* batch them with jax.vmap"):
-            network(0.3, jnp.ones((2, 1, 8, 8)))
-        with pytest.raises(ValueError, match=r"args is given to a network without classes"):
-            network(0.3, x, args=1)
-        with pytest.raises(ValueError, match=r"args = 4; the labels are 0 … 2, and 3 where it is unknown"):
-            with_labels(0.3, x, args=4)
+        refused(r"x has shape \(2, 1, 8, 8\).* batch them with jax.vmap", network, 0.3, jnp.ones((2, 1, 8, 8)))
+        refused(r"args is given to a network without classes", network, 0.3, x, args=1)
+        refused(r"args = 4; the labels are 0 … 2, and 3 where it is unknown", with_labels, 0.3, x, args=4)
         with pytest.raises(
             TypeError, match=r"args has shape \(2,\) .* a label is one integer, and the labels are 0 … 2"
         ):
             with_labels(0.3, x, args=jnp.array([0, 1]))
-        with pytest.raises(TypeError, match=r"dtype float32; a label is one integer"):
-            with_labels(0.3, x, args=jnp.array(1.0))
+        refused(r"dtype float32; a label is one integer", with_labels, 0.3, x, args=jnp.array(1.0), error=TypeError)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
