@@ -3,14 +3,13 @@
 With the type checks of the tests switched off, as for users: the messages are the library's own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import lineax as lx
 import pytest
 from helpers.refusals import refused
@@ -18,14 +17,7 @@ from helpers.refusals import refused
 import scorefp as sfp
 from scorefp.sde import CriticallyDampedLangevin, GeometricBrownianMotion, Normal
 
-pytestmark = pytest.mark.quick
-
-
-@pytest.fixture(autouse=True)
-def unchecked() -> Iterator[None]:
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("unchecked")]
 
 
 X = (3,)

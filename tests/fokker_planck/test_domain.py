@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers import references
 from helpers.references import assert_mean, mean_is, plane_mixture
 from helpers.refusals import refused
 from jaxtyping import Array
@@ -22,10 +23,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 COARSE = sfp.GaussLegendre(6, 4)
 SIDE = 1.5
-
-
-def cube(*shape: int, side: float = SIDE) -> sfp.Box:
-    return sfp.Box(jnp.full(shape, -side), jnp.full(shape, side))
+cube = functools.partial(references.cube, side=SIDE)
 
 
 class Off(eqx.Module):

@@ -15,8 +15,10 @@ import scipy.stats
 from helpers.gaussian import COVARIANCE, MEAN, gaussian
 from helpers.references import (
     LINEAR,
+    RARE,
     Perturbed,
     assert_mean,
+    integral,
     line_mixture,
     mean_is,
     perturbed,
@@ -24,6 +26,7 @@ from helpers.references import (
     standard_error,
 )
 from helpers.refusals import refused
+from helpers.terms import At, Seen, Sign, cost, evaluations
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -37,38 +40,12 @@ pytestmark = pytest.mark.usefixtures("x64")
 PAPER: dict[str, Any] = {"weighting": sfp.unit_weighting, "size_exponent": 1.0}
 """The normalisation of Lai 2023, Eq. 19, with `lambda_FP = 1`; the default of `ScoreFPE` is the time-scale-free one."""
 
-RARE = scipy.stats.norm.sf(4.0)
-"""A test of a law fails at four standard deviations."""
-
 SAMPLERS: dict[str, AbstractTimeSampler] = {
     "UniformTime": sfp.UniformTime(),
     "UniformTime, independent": sfp.UniformTime(stratified=False),
     "UniformLogSNR": sfp.UniformLogSNR(),
     "UniformLogSNR, independent": sfp.UniformLogSNR(stratified=False),
 }
-
-
-class At(AbstractTimeSampler):
-    """One time for all, of weight one."""
-
-    t: float
-    stratified: bool = False
-
-    def sample(self, sde: Any, n: int, *, key: Array) -> tuple[Array, Array]:
-        return jnp.full((n,), self.t), jnp.ones((n,))
-
-
-class Seen(AbstractTerm):
-    """What a term is shown, as a term: a user's own one."""
-
-    look: Callable[[Any, Array], Array] = eqx.field(static=True)
-    fraction: float = 1.0
-
-    def observe(self, score: sfp.AbstractScore, perturbed: Any, *, key: Array) -> tuple[Any, Any]:
-        return None, None
-
-    def integrand(self, sde: Any, perturbed: Any, value: Array, observed: Any) -> Array:
-        return self.look(perturbed, value)
 
 
 class ExplicitMatching(AbstractTerm):
@@ -131,12 +108,6 @@ def added(terms: Iterable[AbstractObjective]) -> AbstractObjective:
 
 
 # ------------------------------------------------------------------------------------------ integrals in closed form
-
-
-def integral(fn: Callable[[np.ndarray], np.ndarray], first: float, last: float) -> float:
-    """Gauss–Legendre, for smooth functions."""
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    return float(0.5 * (last - first) * np.sum(weights * fn(first + 0.5 * (last - first) * (nodes + 1))))
 
 
 def swirl() -> sfp.Score:
@@ -504,15 +475,6 @@ def test_zero_on_the_exact_score_alone() -> None:
     np.testing.assert_allclose(values["wrong"]["Antithetic(0.005)"], want, rtol=0.1)
 
 
-class Sign(sfp.calculus.AbstractLaw):
-    """The probe `(1, sign)`: the two signs are all that Rademacher's law has in the plane."""
-
-    sign: float
-
-    def draw(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return jnp.broadcast_to(jnp.array([1.0, self.sign], dtype), shape)
-
-
 def test_bias_of_the_square() -> None:
     """Two probes give the square without bias; one gives the mean of its own square, which has the variance on top
     [F9]. On the same samples, in the plane."""
@@ -716,31 +678,13 @@ EVALUATIONS: dict[str, tuple[AbstractObjective, int]] = {
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_terms_share_one_evaluation(name: str) -> None:
     loss, want = EVALUATIONS[name]
-    calls = []
-
-    def network(t: Array, x: Array) -> Array:
-        calls.append(t)
-        return -x
-
-    jax.eval_shape(lambda x0: loss(sfp.Score(network, sfp.VP()), x0, key=jr.key(0)), jnp.ones((8, 2)))
-    assert len(calls) == want
+    assert evaluations(loss, sfp.VP()) == want
 
 
 def test_cost_of_a_step() -> None:
     """Operations of a training step: `Antithetic` has three evaluations where DSM has one."""
-    with jax.enable_x64(False):
-        x0 = jnp.ones((32, 16))
-        network = sfp.nn.MLP(shape=(16,), width=128, depth=2, key=jr.key(0))
-
-        def flops(loss: AbstractObjective) -> float:
-            def value(network: sfp.nn.MLP) -> Array:
-                return loss(sfp.NoiseScore(network, sfp.VP()), x0, key=jr.key(0))
-
-            return jax.jit(jax.grad(value)).lower(network).cost_analysis()["flops"]
-
-        plain = flops(sfp.DSM())
-        assert 2.8 < flops(sfp.DSM() + sfp.ScoreFPE(sfp.Antithetic())) / plain < 3.2
-        assert 1.4 < flops(sfp.DSM() + sfp.ScoreFPE(sfp.Antithetic(), fraction=0.25)) / plain < 1.6
+    assert 2.8 < cost(sfp.DSM() + sfp.ScoreFPE(sfp.Antithetic()), sfp.VP()) < 3.2
+    assert 1.4 < cost(sfp.DSM() + sfp.ScoreFPE(sfp.Antithetic(), fraction=0.25), sfp.VP()) < 1.6
 
 
 # ------------------------------------------------------------------------------------------ conditioning, dropout
