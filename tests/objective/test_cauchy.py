@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers.linear_case import alpha, variance
 from helpers.references import assert_mean, mean_is
 from helpers.refusals import refused
 from jaxtyping import Array
@@ -36,9 +37,8 @@ def truth(x: Array) -> Array:
 
 def kernel() -> tuple[float, float, np.ndarray, np.ndarray]:
     """`α`, `σ²` at `t0` of VP, and mean and variance of `x` there."""
-    b = 0.1 * 0.05 + 9.95 * 0.05**2
-    alpha, sigma2 = np.exp(-0.5 * b), -np.expm1(-b)
-    return alpha, sigma2, alpha * MEAN, alpha**2 * VARIANCE + sigma2
+    scale, sigma2 = alpha(0.05), variance(0.05)
+    return scale, sigma2, scale * MEAN, scale**2 * VARIANCE + sigma2
 
 
 def samples(batches: int, n: int) -> Array:

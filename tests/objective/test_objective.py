@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from helpers.gaussian import COVARIANCE, MEAN, gaussian
+from helpers.linear_case import alpha, beta, exponent, variance
 from helpers.references import (
     LINEAR,
     RARE,
@@ -121,9 +122,8 @@ MOMENT = 0.5 + 0.3 + 0.4**2 + 0.3**2
 
 def vp(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`beta`, `alpha^2`, `sigma^2` and the second moment of `x_t`."""
-    total = 0.1 * t + 9.95 * t**2
-    alpha2, sigma2 = np.exp(-total), -np.expm1(-total)
-    return 0.1 + 19.9 * t, alpha2, sigma2, alpha2 * MOMENT + 2 * sigma2
+    alpha2, sigma2 = alpha(t) ** 2, variance(t)
+    return beta(t), alpha2, sigma2, alpha2 * MOMENT + 2 * sigma2
 
 
 def dsm_square(t: np.ndarray) -> np.ndarray:
@@ -270,7 +270,7 @@ def test_scale_free_weighting() -> None:
         beta, _, sigma2, _ = vp(t)
         return 0.5 * (sigma2**1.5 / beta) ** 2 * martingale_square(t)
 
-    ends = [float(-np.log(np.expm1(0.1 * t + 9.95 * t**2))) for t in (1.0, 0.01)]
+    ends = [float(-np.log(np.expm1(exponent(t)))) for t in (1.0, 0.01)]
     over_time = integral(lambda t: weight(t) ** 2 * martingale_square(t), 0.01, 1.0)
     np.testing.assert_allclose(over_time, integral(defect, *ends), rtol=1e-8)
 
@@ -510,13 +510,13 @@ def test_formula_by_hand() -> None:
         (sfp.ScoreFPE(sfp.Exact(), power=1.0, **PAPER), lambda eps, t: np.linalg.norm(eps) / 2),
         (
             sfp.ScoreFPE(sfp.Exact(), power=1.0, weighting=sfp.likelihood_weighting),
-            lambda eps, t: (0.1 + 19.9 * t) * np.linalg.norm(eps),
+            lambda eps, t: beta(t) * np.linalg.norm(eps),
         ),
         # [F15]: half the square of (sigma^3 / g^2) eps, times -dλ/dt.
         (sfp.ScoreFPE(sfp.Exact()), lambda eps, t: 0.5 * vp(t)[2] ** 2 / vp(t)[0] * np.sum(eps**2)),
         (
             sfp.ScoreFPE(sfp.Exact(), power=3.0, weighting=sfp.likelihood_weighting, size_exponent=0.5),
-            lambda eps, t: ((0.1 + 19.9 * t) * np.linalg.norm(eps) / np.sqrt(2)) ** 3,
+            lambda eps, t: (beta(t) * np.linalg.norm(eps) / np.sqrt(2)) ** 3,
         ),
     ]
     loss, weight = added([*looks, *(term for term, _ in cases)]), 2.0
@@ -569,16 +569,15 @@ def test_edm_weighting() -> None:
         return terms["DSM"], jnp.sum((score.denoise(t, x) - x0[0]) ** 2)
 
     value, square = both(jr.key(1))
-    level = np.sqrt(np.expm1(0.1 * t + 9.95 * t**2))
+    level = np.sqrt(np.expm1(exponent(t)))
     np.testing.assert_allclose(value, 0.5 * (level**2 + 0.7**2) / (level * 0.7) ** 2 * square, rtol=1e-10)
 
 
 def test_weightings_by_the_signal_to_noise_ratio() -> None:
     """Hang 2023 caps the weight of the denoiser's error at gamma, Crowson 2024 bends it there [H1]."""
     sde, t = sfp.VP(), np.geomspace(1e-4, 1.0, 30)
-    b = 0.1 * t + 9.95 * t**2
-    snr, variance = 1 / np.expm1(b), -np.expm1(-b)
-    of_denoiser = variance**2 / np.exp(-b)
+    snr = alpha(t) ** 2 / variance(t)
+    of_denoiser = (variance(t) / alpha(t)) ** 2
     for gamma in (0.7, 5.0):
         capped, soft = (
             np.asarray(jax.vmap(lambda t, w=weighting: w(sde, t))(jnp.asarray(t))) / of_denoiser
