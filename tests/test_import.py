@@ -1,10 +1,9 @@
 """`import scorefp` loads the mathematics and nothing else."""
 
 import importlib
-import subprocess
-import sys
 
 import pytest
+from helpers.scripts import ran
 
 import scorefp
 
@@ -27,19 +26,16 @@ UNWANTED = [
 ]
 
 
-def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-
-
 def test_import_is_light() -> None:
-    loaded = run("import sys, scorefp; print(*sys.modules)").split()
+    loaded = ran("-c", "import sys, scorefp; print(*sys.modules)").stdout.split()
     assert "scorefp" in loaded
     assert not set(UNWANTED) & set(loaded)
 
 
 def test_import_leaves_jax_configuration_alone() -> None:
     values = "{k: str(v) for k, v in jax.config.values.items()}"
-    assert run(f"import jax; before = {values}; import scorefp; print(before == {values})").strip() == "True"
+    code = f"import jax; before = {values}; import scorefp; print(before == {values})"
+    assert ran("-c", code).stdout.strip() == "True"
 
 
 PUBLIC = """

@@ -1,21 +1,17 @@
 """The warning about a compiler that gives wrong sums, and that the tests run without its fault."""
 
 import importlib.metadata
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers.scripts import ran
 
 VERSION = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:3]))
 
 
 def imported(flags: str) -> str:
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", "import scorefp"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+    return ran("-c", "import scorefp", flags=flags).stderr
 
 
 def test_warns_where_it_must_and_only_there() -> None:

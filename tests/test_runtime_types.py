@@ -1,10 +1,8 @@
 """The checks of jaxtyping and beartype are on while the tests run, and only then."""
 
-import subprocess
-import sys
-
 import jax.numpy as jnp
 import pytest
+from helpers.scripts import ran
 from jaxtyping import TypeCheckError
 
 import scorefp as sfp
@@ -20,6 +18,5 @@ def test_a_wrong_annotation_is_refused_here() -> None:
 
 def test_users_pay_nothing() -> None:
     code = "import sys, scorefp; print(vars(scorefp.VP.alpha), 'beartype' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert out.strip() == "{} False"
+    assert ran("-c", code).stdout.strip() == "{} False"
     assert vars(sfp.VP.alpha)

@@ -1,7 +1,5 @@
 """The example of scores as forces: its quadrature and bins against closed forms, and its table against its cells."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers.remade import remade
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -66,14 +65,5 @@ def test_bins_of_grid_and_samples_are_the_same(force: ModuleType, name: str) -> 
 
 
 def test_the_table_says_what_the_cells_say(force: ModuleType, root: Path, tmp_path: Path) -> None:
-    """With all cells there nothing is trained; a cell made with other settings is refused."""
-    out = tmp_path / "force"
-    shutil.copytree(root / "docs/assets/force", out)
-    force.main(["--out", str(out)])
-    assert (out / "force.md").read_text(encoding="utf-8") == (root / "docs/assets/force/force.md").read_text(
-        encoding="utf-8"
-    )
-    for cell in out.glob("*.json"):
-        assert all(np.isfinite(at["kl"]) for at in json.loads(cell.read_text(encoding="utf-8"))["curve"])
-    with pytest.raises(SystemExit, match="made with other settings"):
-        force.main(["--out", str(out), "--steps", "3"])
+    for cell in remade(force, root, tmp_path):
+        assert all(np.isfinite(at["kl"]) for at in cell["curve"])

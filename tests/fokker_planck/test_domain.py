@@ -11,20 +11,19 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers.references import assert_mean, mean_is, plane_mixture
+from helpers import references
+from helpers.gaussian import LogNormalDensity, black_scholes
+from helpers.references import assert_mean, mean_is, plane_mixture, standard
+from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.sde import GeometricBrownianMotion
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 COARSE = sfp.GaussLegendre(6, 4)
 SIDE = 1.5
-
-
-def cube(*shape: int, side: float = SIDE) -> sfp.Box:
-    return sfp.Box(jnp.full(shape, -side), jnp.full(shape, side))
+cube = functools.partial(references.cube, side=SIDE)
 
 
 class Off(eqx.Module):
@@ -66,32 +65,21 @@ def test_exact_mixtures_have_none() -> None:
         assert float(right.value) < 1e-18 * float(wrong.value)
 
 
-class LogNormal(eqx.Module):
-    """The log-density of geometric Brownian motion from a log-normal start."""
-
-    sde: GeometricBrownianMotion
-
-    def __call__(self, t: Array, x: Array) -> Array:
-        start = jnp.array([0.1, -0.3]), jnp.array([[0.2, 0.05], [0.05, 0.1]])
-        return self.sde.log_density(t, x, log_mean=start[0], log_covariance=start[1])
-
-
 def test_geometric_brownian_motion_has_none() -> None:
     """The general class: nothing for the log-normal density, a known residual for a drift that is off by 0.1 x."""
-    sde = GeometricBrownianMotion(jnp.array([0.3, -0.2]), jnp.array([[0.5, 0.1], [-0.3, 0.4]]))
-    faster = eqx.tree_at(lambda s: s.growth, sde, sde.growth + 0.1)
+    sde, faster = black_scholes()
     box = sfp.Box(jnp.full(2, 0.5), jnp.full(2, 2.0))
-    rights = three_residuals(LogNormal(sde), sde, box, "gradient")
-    wrongs = three_residuals(LogNormal(sde), faster, box, "gradient")
+    rights = three_residuals(LogNormalDensity(sde), sde, box, "gradient")
+    wrongs = three_residuals(LogNormalDensity(sde), faster, box, "gradient")
     for right, wrong in zip(rights, wrongs, strict=True):
         assert float(wrong.value) > 1e-3
         assert float(right.value) < 1e-18
     # r = 0.1 (x · ∇φ + D), by midpoints of a fine grid.
     t, x, y = np.meshgrid(np.arange(0.5, 40) / 40, *[0.5 + 1.5 * np.arange(0.5, 60) / 60] * 2, indexing="ij")
     points = jnp.asarray(np.stack([x.ravel(), y.ravel()], axis=1))
-    rate = lambda t, x: 0.1 * (x @ jax.grad(LogNormal(sde), argnums=1)(t, x) + 2)
+    rate = lambda t, x: 0.1 * (x @ jax.grad(LogNormalDensity(sde), argnums=1)(t, x) + 2)
     want = float(jnp.mean(jax.jit(jax.vmap(rate))(jnp.asarray(t.ravel()), points) ** 2))
-    fine = sfp.log_fpe_mean_square(sfp.Potential(LogNormal(sde), faster), box, rule=sfp.GaussLegendre(8, 8))
+    fine = sfp.log_fpe_mean_square(sfp.Potential(LogNormalDensity(sde), faster), box, rule=sfp.GaussLegendre(8, 8))
     assert float(fine.value) == pytest.approx(want, rel=1e-3)
     assert 0 < float(fine.error) < 1e-2 * want
 
@@ -246,36 +234,25 @@ def plain() -> sfp.Potential:
     return sfp.Potential(lambda t, x: -jnp.sum(x**2), sfp.OU())
 
 
+def log_mean(potential: Any = None, box: sfp.Box | None = None, **settings: Any) -> sfp.MonteCarlo:
+    potential = plain() if potential is None else potential
+    return sfp.log_fpe_mean_square(potential, cube(2) if box is None else box, **{"rule": COARSE, **settings})
+
+
 @pytest.mark.quick
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
         (lambda: sfp.log_fpe_mean_square(plain(), cube(2)), ValueError, "UniformDraws draws random points"),
-        (
-            lambda: sfp.log_fpe_mean_square(plain(), cube(2), rule=COARSE, method=sfp.Hutchinson()),
-            ValueError,
-            "key is None",
-        ),
-        (lambda: sfp.log_fpe_mean_square(plain(), cube(4), rule=COARSE), ValueError, "beyond three elements"),
-        (lambda: sfp.log_fpe_mean_square(plain(), cube(2), start=10.0, rule=COARSE), ValueError, "start is t1"),
-        (lambda: sfp.log_fpe_mean_square(plain(), cube(2), start=11.0, rule=COARSE), ValueError, "start = 11"),
-        (lambda: sfp.log_fpe_mean_square(plain(), cube(2), rule=COARSE, batch_size=0), ValueError, "batch_size = 0"),
-        (
-            lambda: sfp.log_fpe_mean_square(plane_mixture().score(sfp.OU()), cube(3), rule=COARSE),
-            ValueError,
-            "box has shape",
-        ),
-        (
-            lambda: sfp.log_fpe_mean_square(sfp.Score(lambda t, x: -x, sfp.OU()), cube(2), rule=COARSE),  # pyright: ignore
-            TypeError,
-            "without a potential",
-        ),
-        (
-            lambda: sfp.log_fpe_mean_square(plain(), cube(2), rule=COARSE, method=sfp.Sliced()),  # pyright: ignore
-            TypeError,
-            "residual of a score",
-        ),
+        (lambda: log_mean(method=sfp.Hutchinson()), ValueError, "key is None"),
+        (lambda: log_mean(box=cube(4)), ValueError, "beyond three elements"),
+        (lambda: log_mean(start=10.0), ValueError, "start is t1"),
+        (lambda: log_mean(start=11.0), ValueError, "start = 11"),
+        (lambda: log_mean(batch_size=0), ValueError, "batch_size = 0"),
+        (lambda: log_mean(plane_mixture().score(sfp.OU()), cube(3)), ValueError, "box has shape"),
+        (lambda: log_mean(standard(sfp.OU())), TypeError, "without a potential"),
+        (lambda: log_mean(method=sfp.Sliced()), TypeError, "residual of a score"),
         (
             lambda: sfp.score_fpe_mean_square(plain(), cube(2), rule=COARSE, method=sfp.Ito(), form="mixed"),
             ValueError,
@@ -286,5 +263,4 @@ def plain() -> sfp.Potential:
     ],
 )
 def test_errors(call: Callable[[], Any], error: type[Exception], match: str) -> None:
-    with pytest.raises(error, match=match):
-        call()
+    refused(match, call, error=error)

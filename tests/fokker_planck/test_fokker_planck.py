@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers.gaussian import LogNormalDensity, black_scholes
 from helpers.references import (
     LINEAR,
     MIXTURES,
@@ -87,28 +88,66 @@ def on_all_sdes(mixture: sfp.GaussianMixture, fn: Callable[[sfp.AbstractPotentia
     return jax.tree.map(np.asarray, jax.jit(each)(locals_of_all(5), clean, noise))
 
 
-@functools.cache
-def residuals(shape: str) -> dict[str, Any]:
-    """Of the exact and of a perturbed score, for one event shape."""
+class Residuals(eqx.Module):
+    """Of the exact and of a perturbed score, by `Exact` and by `Ito`, and the size of the terms that cancel."""
 
-    def fn(exact: sfp.AbstractPotential, t: Array, x: Array) -> dict[str, Array]:
+    exact: Any
+    exact_by_ito: Any
+    wrong: Any
+    wrong_by_ito: Any
+    size: Any
+
+
+@functools.cache
+def residuals(shape: str) -> Residuals:
+    """For one event shape."""
+
+    def fn(exact: sfp.AbstractPotential, t: Array, x: Array) -> Residuals:
         wrong = perturbed(exact)
-        return {
-            "exact": residual(exact, t, x),
-            "exact by Ito": residual(exact, t, x, method=sfp.Ito(sfp.Exact())),
-            "wrong": residual(wrong, t, x, form="martingale"),
-            "wrong by Ito": residual(wrong, t, x, method=sfp.Ito(sfp.Exact())),
-            "size": terms(exact, t, x),
-        }
+        return Residuals(
+            exact=residual(exact, t, x),
+            exact_by_ito=residual(exact, t, x, method=ALONG),
+            wrong=residual(wrong, t, x, form="martingale"),
+            wrong_by_ito=residual(wrong, t, x, method=ALONG),
+            size=terms(exact, t, x),
+        )
 
     return on_all_sdes(MIXTURES[shape](), fn)
 
 
-@functools.cache
-def study() -> dict[str, Any]:
-    """All the rest, in the plane: of the exact score, of one not conservative, of one conservative and not exact."""
+class Study(eqx.Module):
+    """In the plane: of the exact score, of one not conservative, of one conservative and not exact."""
 
-    def fn(exact: sfp.AbstractPotential, t: Array, x: Array) -> dict[str, Any]:
+    exact: Any
+    wrong: dict[str, Any]
+    """By form, as is the next."""
+    conservative: dict[str, Any]
+    size: Any
+    turned: Any
+    """The two parts by which the forms differ: this and `spread`."""
+    spread: Any
+    generator: Any
+    generator_size: Any
+    bridge: Any
+    operator: Any
+    printed_operator: Any
+    log_slope: Any
+    """The time derivative of the exact log-density."""
+    log_residual: Any
+    log_residual_by_ito: Any
+    log_residual_unnormalised: Any
+    log_residual_wrong: Any
+    log_residual_wrong_by_ito: Any
+    log_residual_gradient: Any
+    """Of the wrong one, as are the next two."""
+    density: Any
+    density_residual: Any
+    t: Any
+
+
+@functools.cache
+def study() -> Study:
+    def fn(exact: sfp.AbstractPotential, t: Array, x: Array) -> Study:
         sde = exact.sde
         assert isinstance(sde, Local)
         wrong, potential = perturbed(exact), wrong_potential(exact)
@@ -119,31 +158,29 @@ def study() -> dict[str, Any]:
         along, size = generator(wrong, t, x)
         unnormalised = sfp.Potential(lambda t, x: exact.potential(t, x) + jnp.sin(2 * t), sde)
         log_residual, gradient = jax.value_and_grad(lambda x: sfp.log_fpe_residual(potential, t, x))(x)
-        return {
-            "exact": residual(exact, t, x, form="mixed"),
-            "wrong": {form: residual(wrong, t, x, form=form) for form in FORMS},
-            "conservative": {form: residual(potential, t, x, form=form) for form in FORMS},
-            "size": terms(exact, t, x),
-            "turned": turn @ (f - g2 * s),
-            "spread": 0.5 * g2 * jnp.einsum("ijj->i", second),
-            "generator": along,
-            "size of the generator": size,
-            "bridge": -(sde.sigma(t) ** 2) / sde.alpha(t),
-            "operator": sfp.fpe_operator(wrong, t, x),
-            "operator as printed": (
-                0.5 * g2 * (jnp.trace(jacobian) + jnp.sum(s**2)) - jnp.sum(f * s) - sde.rate(t) * x.size
-            ),
-            "log slope": jax.jvp(lambda t: exact.potential(t, x), (t,), (jnp.ones_like(t),))[1],
-            "log residual": sfp.log_fpe_residual(exact, t, x),
-            "log residual, unnormalised": sfp.log_fpe_residual(unnormalised, t, x),
-            "log residual, wrong": log_residual,
-            "log residual, wrong, by Ito": sfp.log_fpe_residual(potential, t, x, method=ALONG),
-            "log residual by Ito": sfp.log_fpe_residual(exact, t, x, method=ALONG),
-            "its gradient": gradient,
-            "density residual": sfp.fpe_residual(lambda t, x: jnp.exp(potential.potential(t, x)), t, x, sde=sde),
-            "density": jnp.exp(potential.potential(t, x)),
-            "t": t,
-        }
+        return Study(
+            exact=residual(exact, t, x, form="mixed"),
+            wrong={form: residual(wrong, t, x, form=form) for form in FORMS},
+            conservative={form: residual(potential, t, x, form=form) for form in FORMS},
+            size=terms(exact, t, x),
+            turned=turn @ (f - g2 * s),
+            spread=0.5 * g2 * jnp.einsum("ijj->i", second),
+            generator=along,
+            generator_size=size,
+            bridge=-(sde.sigma(t) ** 2) / sde.alpha(t),
+            operator=sfp.fpe_operator(wrong, t, x),
+            printed_operator=0.5 * g2 * (jnp.trace(jacobian) + jnp.sum(s**2)) - jnp.sum(f * s) - sde.rate(t) * x.size,
+            log_slope=jax.jvp(lambda t: exact.potential(t, x), (t,), (jnp.ones_like(t),))[1],
+            log_residual=sfp.log_fpe_residual(exact, t, x),
+            log_residual_by_ito=sfp.log_fpe_residual(exact, t, x, method=ALONG),
+            log_residual_unnormalised=sfp.log_fpe_residual(unnormalised, t, x),
+            log_residual_wrong=log_residual,
+            log_residual_wrong_by_ito=sfp.log_fpe_residual(potential, t, x, method=ALONG),
+            log_residual_gradient=gradient,
+            density=jnp.exp(potential.potential(t, x)),
+            density_residual=sfp.fpe_residual(lambda t, x: jnp.exp(potential.potential(t, x)), t, x, sde=sde),
+            t=t,
+        )
 
     return on_all_sdes(plane_mixture(), fn)
 
@@ -159,9 +196,9 @@ def cells(name: str, *found: np.ndarray) -> Any:
 def test_exact_scores_have_no_residual(name: str, shape: str) -> None:
     """[X1]: relative to the terms that cancel. The other side: a perturbed score, in the same units."""
     found = residuals(shape)
-    for taken in ("exact", "exact by Ito"):
-        assert all(relative(eps, size) < 1e-9 for eps, size in cells(name, found[taken], found["size"]))
-    assert all(relative(eps, size) > 1e-3 for eps, size in cells(name, found["wrong"], found["size"]))
+    for taken in (found.exact, found.exact_by_ito):
+        assert all(relative(eps, size) < 1e-9 for eps, size in cells(name, taken, found.size))
+    assert all(relative(eps, size) > 1e-3 for eps, size in cells(name, found.wrong, found.size))
 
 
 @pytest.mark.parametrize("shape", MIXTURES)
@@ -169,7 +206,7 @@ def test_exact_scores_have_no_residual(name: str, shape: str) -> None:
 def test_ito_with_all_probes_is_exact(name: str, shape: str) -> None:
     """[F6], on a score that is neither exact nor conservative."""
     found = residuals(shape)
-    for got, want in cells(name, found["wrong by Ito"], found["wrong"]):
+    for got, want in cells(name, found.wrong_by_ito, found.wrong):
         assert relative(got - want, want) < 1e-10
 
 
@@ -177,9 +214,9 @@ def test_ito_with_all_probes_is_exact(name: str, shape: str) -> None:
 def test_operator(name: str) -> None:
     """[F2] as printed, with a dense Jacobian; on the exact score it is the time derivative of the log-density [F3]."""
     found = study()
-    for got, want in cells(name, found["operator"], found["operator as printed"]):
+    for got, want in cells(name, found.operator, found.printed_operator):
         np.testing.assert_allclose(got, want, atol=1e-11 * np.abs(want).max())
-    for got, slope in cells(name, found["log residual"], found["log slope"]):
+    for got, slope in cells(name, found.log_residual, found.log_slope):
         assert np.abs(got).max() < 1e-9 * np.abs(slope).max()
 
 
@@ -190,15 +227,15 @@ def test_forms_differ_by_the_curl(name: str) -> None:
     Mixed - gradient is the first term alone. Conservative scores have one residual.
     """
     found = study()
-    wrong, turned, spread = found["wrong"], found["turned"], found["spread"]
+    wrong, turned, spread = found.wrong, found.turned, found.spread
     for form, difference in [("martingale", turned - spread), ("mixed", turned)]:
-        for a, b, want, size in cells(name, wrong[form], wrong["gradient"], difference, found["size"]):
+        for a, b, want, size in cells(name, wrong[form], wrong["gradient"], difference, found.size):
             assert relative(a - b - want, size) < 1e-9
             assert relative(want, size) > 1e-3
-        for a, b, size in cells(name, found["conservative"][form], found["conservative"]["gradient"], found["size"]):
+        for a, b, size in cells(name, found.conservative[form], found.conservative["gradient"], found.size):
             assert relative(a - b, size) < 1e-9
             assert relative(a, size) > 1e-3
-    for eps, size in cells(name, found["exact"], found["size"]):
+    for eps, size in cells(name, found.exact, found.size):
         assert relative(eps, size) < 1e-9
 
 
@@ -206,8 +243,8 @@ def test_forms_differ_by_the_curl(name: str) -> None:
 def test_bridge_to_consistency(name: str) -> None:
     """[F8]: along a model's own reverse SDE its denoiser drifts by -(sigma^2 / alpha) times its residual."""
     found = study()
-    bridge = found["bridge"][..., None] * found["wrong"]["martingale"]
-    rows = list(cells(name, found["generator"], bridge, found["size of the generator"]))
+    bridge = found.bridge[..., None] * found.wrong["martingale"]
+    rows = list(cells(name, found.generator, bridge, found.generator_size))
     for got, want, size in rows:
         assert relative(got - want, size) < 1e-9
     # At t0 the denoiser is the identity for any score, and there is nothing to see.
@@ -218,12 +255,12 @@ def test_bridge_to_consistency(name: str) -> None:
 def test_residuals_of_densities(name: str) -> None:
     """[F3]: unnormalised potentials are off by d log Z / dt; the gradient is the score's residual; [F1] is p r."""
     found = study()
-    for got, t, slope in cells(name, found["log residual, unnormalised"], found["t"], found["log slope"]):
+    for got, t, slope in cells(name, found.log_residual_unnormalised, found.t, found.log_slope):
         np.testing.assert_allclose(got, 2 * np.cos(2 * t), atol=1e-9 * (1 + np.abs(slope).max()))
-    for got, want, size in cells(name, found["its gradient"], found["conservative"]["gradient"], found["size"]):
+    for got, want, size in cells(name, found.log_residual_gradient, found.conservative["gradient"], found.size):
         assert relative(got - want, size) < 1e-9
     for got, p, r, slope in cells(
-        name, found["density residual"], found["density"], found["log residual, wrong"], found["log slope"]
+        name, found.density_residual, found.density, found.log_residual_wrong, found.log_slope
     ):
         np.testing.assert_allclose(got, p * r, atol=1e-10 * np.abs(p * slope).max())
 
@@ -232,11 +269,9 @@ def test_residuals_of_densities(name: str) -> None:
 def test_log_residual_along_a_curve(name: str) -> None:
     """[F16]: zero on exact potentials, and on others the residual with the Laplacian, by orthonormal probes."""
     found = study()
-    for got, slope in cells(name, found["log residual by Ito"], found["log slope"]):
+    for got, slope in cells(name, found.log_residual_by_ito, found.log_slope):
         np.testing.assert_allclose(got, 0, atol=1e-9 * (1 + np.abs(slope).max()))
-    for got, want, slope in cells(
-        name, found["log residual, wrong, by Ito"], found["log residual, wrong"], found["log slope"]
-    ):
+    for got, want, slope in cells(name, found.log_residual_wrong_by_ito, found.log_residual_wrong, found.log_slope):
         np.testing.assert_allclose(got, want, atol=1e-10 * (1 + np.abs(slope).max()))
         assert np.abs(want).max() > 1e-3 * np.abs(slope).max()
 
@@ -280,39 +315,37 @@ def test_linear_scores_have_the_residual_computed_by_hand() -> None:
 
 def test_black_scholes() -> None:
     """[F0]: a correlated diffusion that depends on the state, with a known log-normal density."""
-    sde = GeometricBrownianMotion(jnp.array([0.3, -0.2]), jnp.array([[0.5, 0.1], [-0.3, 0.4]]))
-    faster = eqx.tree_at(lambda s: s.growth, sde, sde.growth + 0.1)
-    start = {"log_mean": jnp.array([0.1, -0.3]), "log_covariance": jnp.array([[0.2, 0.05], [0.05, 0.1]])}
-    energy = functools.partial(sde.log_density, **start)
+    sde, faster = black_scholes()
+    energy = LogNormalDensity(sde)
     exact, wrong = sfp.Potential(energy, sde), sfp.Potential(energy, faster)
 
     @jax.jit
     @jax.vmap
-    def everything(t: Array, x: Array) -> dict[str, Array]:
-        return {
-            "exact": residual(exact, t, x),
-            "wrong": residual(wrong, t, x),
-            "log": sfp.log_fpe_residual(exact, t, x),
-            "log, wrong": sfp.log_fpe_residual(wrong, t, x),
-            "log by Ito": sfp.log_fpe_residual(exact, t, x, method=ALONG),
-            "log by Ito, wrong": sfp.log_fpe_residual(wrong, t, x, method=ALONG),
-            "density, wrong": sfp.fpe_residual(lambda t, x: jnp.exp(energy(t, x)), t, x, sde=faster),
-            "density": jnp.exp(energy(t, x)),
-            "slope": sfp.time_derivative(exact, t, x),
-            "transport": -0.1 * jnp.sum(x * exact(t, x)) - 0.2,
-        }
+    def everything(t: Array, x: Array) -> tuple[Array, ...]:
+        return (
+            residual(exact, t, x),
+            residual(wrong, t, x),
+            sfp.log_fpe_residual(exact, t, x),
+            sfp.log_fpe_residual(wrong, t, x),
+            sfp.log_fpe_residual(exact, t, x, method=ALONG),
+            sfp.log_fpe_residual(wrong, t, x, method=ALONG),
+            sfp.fpe_residual(lambda t, x: jnp.exp(energy(t, x)), t, x, sde=faster),
+            jnp.exp(energy(t, x)),
+            sfp.time_derivative(exact, t, x),
+            # A drift that is too fast by 0.1 x leaves r = ∇·(0.1 x q) / q, known exactly.
+            0.1 * jnp.sum(x * exact(t, x)) + 0.2,
+        )
 
     t = jnp.linspace(0.0, 1.0, 5)
     x = jnp.exp(0.1 + 0.6 * jr.normal(jr.key(0), (5, 2)))
-    found = everything(t, x)
-    assert relative(found["exact"], found["slope"]) < 1e-11
-    assert float(jnp.abs(found["log"]).max()) < 1e-11
-    assert float(jnp.abs(found["log by Ito"]).max()) < 1e-11
-    np.testing.assert_allclose(found["log by Ito, wrong"], found["log, wrong"], rtol=1e-9)
-    # A drift that is too fast by 0.1 x leaves r = ∇·(0.1 x q) / q, known exactly.
-    np.testing.assert_allclose(found["log, wrong"], -found["transport"], rtol=1e-9)
-    np.testing.assert_allclose(found["density, wrong"], found["density"] * found["log, wrong"], rtol=1e-9)
-    assert relative(found["wrong"], found["slope"]) > 1e-2
+    of_exact, of_wrong, log, log_wrong, along, along_wrong, density_wrong, density, slope, known = everything(t, x)
+    assert relative(of_exact, slope) < 1e-11
+    assert float(jnp.abs(log).max()) < 1e-11
+    assert float(jnp.abs(along).max()) < 1e-11
+    np.testing.assert_allclose(along_wrong, log_wrong, rtol=1e-9)
+    np.testing.assert_allclose(log_wrong, known, rtol=1e-9)
+    np.testing.assert_allclose(density_wrong, density * log_wrong, rtol=1e-9)
+    assert relative(of_wrong, slope) > 1e-2
 
 
 def test_critically_damped_langevin() -> None:
@@ -369,21 +402,31 @@ METHODS: dict[str, tuple[Any, str]] = {
 }
 
 
+class Draws(eqx.Module):
+    """Many estimates of a residual, and some of its square, by method; the residual itself by form."""
+
+    exact: dict[str, Any]
+    mixed_derivative: Any
+    estimates: dict[str, Any]
+    squares: dict[str, Any]
+
+
 @functools.cache
-def draws() -> dict[str, Any]:
-    """Many estimates of the residual of one perturbed score at one point, and of its square, by each method."""
+def draws() -> Draws:
+    """Of one perturbed score at one point."""
     score, t, x = perturbed(plane_mixture().score(sfp.VP()), eta=1.0), 0.2, jnp.array([0.4, -0.3])
 
     @jax.jit
-    def everything(keys: Array) -> dict[str, Any]:
-        found: dict[str, Any] = {"exact": {form: residual(score, t, x, form=form) for form in FORMS}}
+    def everything(keys: Array) -> Draws:
         second = jax.jacfwd(jax.jacfwd(lambda x: score(t, x)))(x)
-        found["mixed derivative"] = second[:, 0, 1]
+        found = Draws({form: residual(score, t, x, form=form) for form in FORMS}, second[:, 0, 1], {}, {})
         for name, (method, form) in METHODS.items():
             taken, form = resolve(method, form)
             one = lambda key, method=method, form=form: residual(score, t, x, form=form, method=method, key=key)
             square = lambda key, taken=taken, form=form: taken.squared_norm(score, jnp.asarray(t), x, form, key)[1]
-            found[name] = jax.vmap(one)(keys), jax.vmap(square)(keys) if name in SQUARED else None
+            found.estimates[name] = jax.vmap(one)(keys)
+            if name in SQUARED:
+                found.squares[name] = jax.vmap(square)(keys)
         return found
 
     return jax.tree.map(np.asarray, everything(jr.split(jr.key(0), 10_000)))
@@ -393,31 +436,30 @@ def draws() -> dict[str, Any]:
 def test_mean_of_each_method(name: str) -> None:
     """Within four standard errors of the exact residual of the same form, and no such thing for another form."""
     found, form = draws(), METHODS[name][1]
-    estimates, squares = found[name]
-    exact = found["exact"][form]
+    estimates, exact = found.estimates[name], found.exact[form]
     assert_mean(estimates, exact, resolution=0.05)
-    if squares is not None:
-        assert_mean(squares, np.sum(exact**2), resolution=0.05)
-    other = found["exact"]["martingale" if form != "martingale" else "gradient"]
+    if name in SQUARED:
+        assert_mean(found.squares[name], np.sum(exact**2), resolution=0.05)
+    other = found.exact["martingale" if form != "martingale" else "gradient"]
     assert not mean_is(estimates, other)
 
 
 def test_the_square_of_one_probe_is_biased() -> None:
     r"""[F9]: by the variance, which for signs in the plane is $g^4\|\partial_1\partial_2 s\|^2$."""
     found = draws()
-    exact = np.sum(found["exact"]["martingale"] ** 2)
+    exact = np.sum(found.exact["martingale"] ** 2)
     g2 = float(sfp.VP().g2(0.2))
-    variance = g2**2 * np.sum(found["mixed derivative"] ** 2)
+    variance = g2**2 * np.sum(found.mixed_derivative**2)
     for name in ("Hutchinson, martingale", "Ito"):
-        one_probe = np.sum(found[name][0] ** 2, axis=1)
+        one_probe = np.sum(found.estimates[name] ** 2, axis=1)
         assert_mean(one_probe, exact + variance, resolution=0.05)
         assert not mean_is(one_probe, exact)
 
 
 def test_ito_and_hutchinson_see_the_same_probes() -> None:
     """[F6] is [F5] probe by probe: the same key gives the same estimate."""
-    found = draws()
-    np.testing.assert_allclose(found["Ito"][0], found["Hutchinson, martingale"][0], rtol=1e-10)
+    found = draws().estimates
+    np.testing.assert_allclose(found["Ito"], found["Hutchinson, martingale"], rtol=1e-10)
 
 
 @pytest.mark.parametrize("shape", ["()", "(2,)"])
@@ -425,7 +467,7 @@ def test_antithetic_is_of_first_order(shape: str) -> None:
     """[F7] against [F6] with the same probe: what is left is the bias."""
     sde, steps = sfp.VP(), [0.04, 0.02, 0.01, 0.005, 0.0025]
     score, key = perturbed(MIXTURES[shape]().score(sde)), jr.key(3)
-    x = jnp.full(score_shape(shape), 0.4)
+    x = jnp.full(MIXTURES[shape]().shape, 0.4)
 
     @jax.jit
     def errors(t: Array) -> tuple[Array, Array]:
@@ -437,10 +479,6 @@ def test_antithetic_is_of_first_order(shape: str) -> None:
         found, size = errors(jnp.asarray(t))
         assert abs(fitted_order(steps, found) - 1) < 0.1
         assert found[-1] < 0.1 * size
-
-
-def score_shape(shape: str) -> tuple[int, ...]:
-    return MIXTURES[shape]().shape
 
 
 def test_antithetic_stays_inside() -> None:

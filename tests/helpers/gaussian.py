@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -37,6 +38,22 @@ def gaussian_flow(
         return sde.alpha(stop) * mean + axes @ (ratio * (axes.T @ (x - sde.alpha(start) * mean)))
 
     return push, jnp.sum(jnp.log(ratio))
+
+
+def black_scholes() -> tuple[sfp.sde.GeometricBrownianMotion, sfp.sde.GeometricBrownianMotion]:
+    """A correlated geometric Brownian motion, and one whose drift is too fast by `0.1 x`."""
+    sde = sfp.sde.GeometricBrownianMotion(jnp.array([0.3, -0.2]), jnp.array([[0.5, 0.1], [-0.3, 0.4]]))
+    return sde, eqx.tree_at(lambda s: s.growth, sde, sde.growth + 0.1)
+
+
+class LogNormalDensity(eqx.Module):
+    """The log-density of geometric Brownian motion from a log-normal start."""
+
+    sde: sfp.sde.GeometricBrownianMotion
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        start = jnp.array([0.1, -0.3]), jnp.array([[0.2, 0.05], [0.05, 0.1]])
+        return self.sde.log_density(t, x, log_mean=start[0], log_covariance=start[1])
 
 
 class LogNormal(AbstractPrior):

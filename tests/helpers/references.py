@@ -5,16 +5,21 @@ and Monte-Carlo means with their standard error.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import scipy.stats
 from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp.sde import AbstractLinearSDE
+
+RARE = scipy.stats.norm.sf(4.0)
+"""A test of a law fails at four standard deviations."""
 
 
 def inverse_linear() -> sfp.LinearSDE:
@@ -85,9 +90,25 @@ def locals_of_all(count: int) -> Local:
     return every()
 
 
+LINE_MEANS, LINE_WEIGHTS, LINE_VARIANCES = np.array([[-0.8, 0.6], [0.3, 0.7], [0.1, 0.2]])
+
+
 def line_mixture() -> sfp.GaussianMixture:
     """Two unequal modes of scalar samples."""
-    return sfp.GaussianMixture(jnp.array([-0.8, 0.6]), jnp.array([0.1, 0.2]), jnp.array([0.3, 0.7]))
+    return sfp.GaussianMixture(*(jnp.asarray(part) for part in (LINE_MEANS, LINE_VARIANCES, LINE_WEIGHTS)))
+
+
+def on_line_modes(fn: Callable[..., Any], sde: AbstractLinearSDE, t: float, x: Any) -> np.ndarray:
+    """The density or distribution function of `line_mixture` at `t`, from `norm.pdf` or `norm.cdf`."""
+    alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+    means, stds = alpha * LINE_MEANS, np.sqrt(alpha**2 * LINE_VARIANCES + sigma**2)
+    return fn(np.asarray(x)[..., None], means, stds) @ LINE_WEIGHTS
+
+
+def line_moments(alpha: float = 1.0, sigma: float = 0.0) -> tuple[float, float, float]:
+    """The first three moments of `alpha x + sigma noise` for `line_mixture`."""
+    m, v = alpha * LINE_MEANS, alpha**2 * LINE_VARIANCES + sigma**2
+    return LINE_WEIGHTS @ m, LINE_WEIGHTS @ (m**2 + v), LINE_WEIGHTS @ (m**3 + 3 * m * v)
 
 
 def plane_mixture() -> sfp.GaussianMixture:
@@ -112,6 +133,16 @@ MIXTURES: dict[str, Callable[[], sfp.GaussianMixture]] = {
     "(2, 1, 2)": image_mixture,
 }
 """One mixture an event shape."""
+
+
+def standard(sde: Any = None, shape: tuple[int, ...] | None = None) -> sfp.Score:
+    """The score of standard normal data, `-x`; under VP, which it is by default, they stay so."""
+    return sfp.Score(lambda t, x: -x, sfp.VP() if sde is None else sde, shape)
+
+
+def cube(*shape: int, side: float) -> sfp.Box:
+    """From `-side` to `side` in each entry."""
+    return sfp.Box(jnp.full(shape, -side), jnp.full(shape, side))
 
 
 def times(sde: AbstractLinearSDE, count: int = 5) -> Array:
@@ -160,6 +191,12 @@ def relative(error: Array, scale: Array) -> float:
     """The largest norm of `error` over the root mean square norm of `scale`, both of shape `(count, *event)`."""
     rows = jnp.linalg.norm(error.reshape(error.shape[0], -1), axis=1)
     return float(rows.max() / jnp.sqrt(jnp.mean(jnp.sum(scale.reshape(scale.shape[0], -1) ** 2, axis=1))))
+
+
+def integral(fn: Callable[[np.ndarray], np.ndarray], first: float, last: float) -> float:
+    """Gauss–Legendre, for smooth functions."""
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    return float(0.5 * (last - first) * np.sum(weights * fn(first + 0.5 * (last - first) * (nodes + 1))))
 
 
 def fitted_order(steps: Array | list[float], errors: Array | list[float]) -> float:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
-from helpers.references import assert_mean, inverse_linear, mean_is, standard_error
+from helpers.references import RARE, assert_mean, inverse_linear, mean_is, standard, standard_error
+from helpers.refusals import refused
+from helpers.terms import At, Seen
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -21,9 +23,6 @@ from scorefp.sde import AbstractLinearSDE
 from scorefp.time import AbstractTimeLaw, AbstractTimeSampler
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-RARE = scipy.stats.norm.sf(4.0)
-"""A test of a law fails at four standard deviations."""
 
 MEMBERS: dict[str, Callable[[], AbstractLinearSDE]] = {
     "VP": sfp.VP,
@@ -35,18 +34,6 @@ LAWS: dict[str, AbstractTimeLaw] = {
     "UniformLogSNR": sfp.UniformLogSNR(),
     "LogNormalNoise": sfp.LogNormalNoise(-0.7, 1.1),
 }
-
-
-class Polynomial(AbstractTerm):
-    """The integrand `1 + t²`."""
-
-    fraction: float = 1.0
-
-    def observe(self, score: sfp.AbstractScore, perturbed: Any, *, key: Array) -> tuple[Any, Any]:
-        return None, None
-
-    def integrand(self, sde: Any, perturbed: Any, value: Array, observed: Any) -> Array:
-        return 1 + perturbed.t**2
 
 
 class Karras(AbstractTerm):
@@ -79,10 +66,6 @@ def draws(sampler: AbstractTimeSampler, sde: AbstractLinearSDE, n: int, keys: Ar
 
 def integral(fn: Callable[[float], float], start: float, stop: float) -> float:
     return scipy.integrate.quad(fn, start, stop, epsabs=1e-12, limit=200)[0]
-
-
-def flat(sde: AbstractLinearSDE) -> sfp.Score:
-    return sfp.Score(lambda t, x: -x, sde)
 
 
 # ----------------------------------------------------------------------------------------------------------- the laws
@@ -152,31 +135,24 @@ def test_log_normal_noise_keeps_its_digits_in_float32(start: float, stop: float)
 
 def test_intervals_of_samplers_and_of_terms() -> None:
     """Both estimate the integral over the interval alone, one by drawing there, the other by zeros elsewhere."""
-    sde, keys = sfp.VP(), jr.split(jr.key(1), 400)
+    sde, keys, polynomial = sfp.VP(), jr.split(jr.key(1), 400), Seen(lambda perturbed, value: 1 + perturbed.t**2)
     want = integral(lambda t: 1 + t**2, 0.2, 0.7)
     for label, law in LAWS.items():
         t, weight = draws(sfp.TimeInterval(law, 0.2, 0.7), sde, 32, keys)
         assert 0.2 <= t.min() < 0.25, label
         assert 0.65 < t.max() <= 0.7, label
         assert_mean((weight * (1 + t**2)).mean(axis=1), want, resolution=0.02)
-    below, inside, above = (sfp.Restricted(Polynomial(), *ends) for ends in ((None, 0.2), (0.2, 0.7), (0.7, None)))
+    below, inside, above = (sfp.Restricted(polynomial, *ends) for ends in ((None, 0.2), (0.2, 0.7), (0.7, None)))
     found = estimates(
-        1 * below + inside + above + Polynomial(), flat(sde), jnp.zeros((400, 32, 1)), LAWS["UniformTime"], keys
+        1 * below + inside + above + polynomial, standard(sde), jnp.zeros((400, 32, 1)), LAWS["UniformTime"], keys
     )
-    first, second, third = (found[f"Restricted(Polynomial){n}"] for n in ("", " 2", " 3"))
+    first, second, third = (found[f"Restricted(Seen){n}"] for n in ("", " 2", " 3"))
     assert_mean(second, want, resolution=0.02)
-    np.testing.assert_allclose(first + second + third, found["Polynomial"], rtol=1e-12)
+    np.testing.assert_allclose(first + second + third, found["Seen"], rtol=1e-12)
 
 
 def test_a_restricted_term_is_the_term_inside_and_nothing_outside() -> None:
     """With a fraction of the batch, with terms that differentiate the score, and where the rest is infinite."""
-
-    class At(AbstractTimeSampler):
-        t: Array
-        stratified: bool = False
-
-        def sample(self, sde: Any, n: int, *, key: Array) -> tuple[Array, Array]:
-            return jnp.full((n,), self.t), jnp.ones((n,))
 
     sde, x0, key = sfp.VP(), jr.normal(jr.key(2), (6, 2)), jr.key(3)
     terms = [sfp.ScoreFPE(fraction=0.5), sfp.DSM(lambda sde, t: 1 / (t - 0.1)), sfp.ScoreFPE(sfp.Ito())]
@@ -277,7 +253,7 @@ def test_bad_input(unchecked: None) -> None:
             r"\[1e-06, 1.0\] is not inside \[t0, t1\] = \[1e-05, 1.0\], the horizon of the SDE",
         ),
         (
-            lambda: sfp.Restricted(sfp.DSM(), start=2.0)(flat(sde), x, key=key),
+            lambda: sfp.Restricted(sfp.DSM(), start=2.0)(standard(sde), x, key=key),
             r"\[2.0, 1.0\] is not inside \[t0, t1\]",
         ),
         (lambda: sfp.SoftTruncation(power=-1.0), "power = -1.0; it is finite and at least 0"),
@@ -288,10 +264,9 @@ def test_bad_input(unchecked: None) -> None:
         ),
         (lambda: sfp.edm_loss(data_std=-1.0), "data_std = -1.0"),
         (
-            lambda: sfp.likelihood_bound(flat(sde), x[0], key=key, time=sfp.SoftTruncation()),
+            lambda: sfp.likelihood_bound(standard(sde), x[0], key=key, time=sfp.SoftTruncation()),
             "time is a SoftTruncation, which does not estimate the integral over the whole horizon",
         ),
-        (lambda: sfp.entropy(flat(sde), x, key=key, time=sfp.TimeInterval(law)), "time is a TimeInterval"),
+        (lambda: sfp.entropy(standard(sde), x, key=key, time=sfp.TimeInterval(law)), "time is a TimeInterval"),
     ):
-        with pytest.raises(ValueError, match=message):
-            call()
+        refused(message, call)

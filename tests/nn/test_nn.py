@@ -7,9 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
+from helpers import networks
+from helpers.linear_case import alpha, variance
+from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -19,16 +21,9 @@ SHAPES: list[tuple[int, ...]] = [(), (3,), (2, 1, 2)]
 
 
 def filled(shape: tuple[int, ...], *, width: int, depth: int, dtype: Any = np.float32) -> MLP:
-    """A network with random numbers in every array, the last layer among them; by NumPy, nothing is compiled."""
-    rng = np.random.default_rng(0)
-    skeleton = eqx.filter_eval_shape(lambda: MLP(shape, width=width, depth=depth, key=jr.key(0)))
-
-    def fill(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf
-        return jnp.asarray((rng.normal(size=leaf.shape) / np.sqrt(leaf.shape[-1])).astype(dtype))
-
-    return jax.tree.map(fill, skeleton)
+    """A network with random numbers in every array, the last layer among them."""
+    make = lambda: MLP(shape, width=width, depth=depth, key=jr.key(0))
+    return networks.filled(make, dtype, lambda shape: np.sqrt(shape[-1]))
 
 
 @pytest.mark.quick
@@ -49,10 +44,7 @@ def test_shapes_batches_and_gradients(shape: tuple[int, ...]) -> None:
     assert values.dtype == jnp.float32
     np.testing.assert_allclose(values[3], alone, rtol=1e-5, atol=1e-6)
     assert not np.allclose(alone, later)
-    # Every array has a part in the value.
-    for slope in jax.tree.leaves(slopes):
-        assert np.all(np.isfinite(slope))
-        assert np.abs(slope).max() > 0
+    networks.every_array_counts(slopes)
 
 
 @pytest.mark.quick
@@ -86,19 +78,7 @@ def test_second_derivatives() -> None:
     network = filled((3,), width=16, depth=2, dtype=np.float64)
     t, (x, v) = jnp.asarray(0.4), jnp.asarray(np.random.default_rng(1).normal(size=(2, 3)))
 
-    @jax.jit
-    def slopes(e: Array) -> tuple[Array, Array]:
-        along = lambda e: network(t + 0.7 * e, x + e * v)
-        slope = lambda e: jax.jvp(along, (e,), (jnp.ones_like(e),))[1]
-        return jax.jvp(slope, (e,), (jnp.ones_like(e),))
-
-    bend, errors = slopes(jnp.asarray(0.0))[1], []
-    for h in (1e-3, 1e-4):
-        ahead, behind = slopes(jnp.asarray(h))[0], slopes(jnp.asarray(-h))[0]
-        errors.append(np.abs((ahead - behind) / (2 * h) - bend).max())
-    assert np.abs(bend).max() > 0.1
-    assert errors[1] < 1e-6 * np.abs(bend).max()
-    assert 90 < errors[0] / errors[1] < 110
+    networks.against_differences(networks.slopes_along(network, t, x, v), least=0.1, within=1e-6)
 
 
 @pytest.mark.quick
@@ -106,8 +86,7 @@ def test_second_derivatives() -> None:
 def test_training_starts_at_the_gaussian(getkey: Callable[[], Array]) -> None:
     """The last layer is zero, and a preconditioned score is that of normal data."""
     x, t = jnp.asarray(np.random.default_rng(1).normal(size=3)), 0.4
-    total = 0.1 * t + 9.95 * t**2
-    want = -x / (np.exp(-total) * 0.7**2 - np.expm1(-total))
+    want = -x / (alpha(t) ** 2 * 0.7**2 + variance(t))
 
     @eqx.filter_jit
     def values(network: MLP) -> list[Array]:
@@ -135,25 +114,15 @@ def test_fourier_features() -> None:
 
 
 @pytest.mark.quick
-def test_bad_input(getkey: Callable[[], Array]) -> None:
-    with pytest.raises(ValueError, match="width = 0 and depth = 3; both must be at least one"):
-        MLP(shape=(2,), width=0, key=getkey())
-    with pytest.raises(ValueError, match="width = 8 and depth = 0; both must be at least one"):
-        MLP(shape=(2,), width=8, depth=0, key=getkey())
+def test_bad_input(getkey: Callable[[], Array], unchecked: None) -> None:
+    refused("width = 0 and depth = 3; both must be at least one", MLP, shape=(2,), width=0, key=getkey())
+    refused("width = 8 and depth = 0; both must be at least one", MLP, shape=(2,), width=8, depth=0, key=getkey())
     network = filled((2, 3), width=8, depth=1)
     for shape in ((6,), (5, 2, 3), (3, 2)):
         message = rf"x has shape \({', '.join(map(str, shape))},?\), but a sample of this network has shape \(2, 3\)"
-        with pytest.raises(ValueError, match=message):
-            network(0.5, jnp.ones(shape))
-    # What a user sees, without the checks of types that come with the tests.
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(
-            ValueError, match=r"t has shape \(4,\); one time is a scalar. Batch over times with jax.vmap"
-        ):
-            sfp.NoiseScore(network, sfp.VP())(jnp.ones(4), jnp.ones((2, 3)))
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+        refused(message, network, 0.5, jnp.ones(shape))
+    message = r"t has shape \(4,\); one time is a scalar. Batch over times with jax.vmap"
+    refused(message, sfp.NoiseScore(network, sfp.VP()), jnp.ones(4), jnp.ones((2, 3)))
 
 
 @pytest.mark.quick
@@ -187,8 +156,7 @@ def test_scalar_network(shape: tuple[int, ...]) -> None:
     value = network(0.3, jnp.asarray(x))
     assert value.shape == ()
     np.testing.assert_allclose(value, np.asarray(network.leave.weight)[0] @ h + network.leave.bias[0], rtol=1e-5)
-    with pytest.raises(ValueError, match=r"x has shape .* are never broadcast"):
-        network(0.3, jnp.ones((7,)))
+    refused(r"x has shape .* are never broadcast", network, 0.3, jnp.ones((7,)))
 
 
 @pytest.mark.quick

@@ -7,10 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import optax
 import pytest
+from helpers import networks
+from helpers.refusals import refused
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array
 
@@ -23,16 +24,7 @@ _M = TypeVar("_M")
 
 
 def filled(make: Callable[[], _M], dtype: Any = np.float32) -> _M:
-    """A network with random numbers in every array, those that start at zero among them; nothing is compiled."""
-    rng = np.random.default_rng(0)
-
-    def fill(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf
-        scale = np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 2.0
-        return jnp.asarray((rng.normal(size=leaf.shape) / scale).astype(dtype))
-
-    return jax.tree.map(fill, eqx.filter_eval_shape(make))
+    return networks.filled(make, dtype, lambda shape: np.sqrt(np.prod(shape[:-1])) if len(shape) > 1 else 2.0)
 
 
 def small(**options: Any) -> Callable[[], UNet]:
@@ -81,9 +73,7 @@ def test_every_array_has_a_part_in_the_value() -> None:
 
     (_, sooner, later), slopes = batch(network)
     assert np.abs(sooner - later).max() > 1e-3
-    for slope in jax.tree.leaves(slopes):
-        assert np.all(np.isfinite(slope))
-        assert np.abs(slope).max() > 0
+    networks.every_array_counts(slopes)
 
 
 @pytest.mark.quick
@@ -153,20 +143,7 @@ def test_second_derivatives() -> None:
     network = filled(one_resolution(octaves=1), np.float64)
     t, (x, v) = jnp.asarray(0.4), jnp.asarray(image(shape=(2, 1, 4, 4)))
 
-    @jax.jit
-    def slopes(e: Array) -> tuple[Array, Array]:
-        along = lambda e: network(t + 0.7 * e, x + e * v)
-        slope = lambda e: jax.jvp(along, (e,), (jnp.ones_like(e),))[1]
-        return jax.jvp(slope, (e,), (jnp.ones_like(e),))
-
-    bend, errors = slopes(jnp.asarray(0.0))[1], []
-    for h in (1e-3, 1e-4):
-        ahead, behind = slopes(jnp.asarray(h))[0], slopes(jnp.asarray(-h))[0]
-        errors.append(np.abs((ahead - behind) / (2 * h) - bend).max())
-    assert np.all(np.isfinite(bend))
-    assert np.abs(bend).max() > 0.1
-    assert errors[1] < 1e-4 * np.abs(bend).max()
-    assert 90 < errors[0] / errors[1] < 110
+    networks.against_differences(networks.slopes_along(network, t, x, v), least=0.1, within=1e-4)
 
 
 @pytest.mark.slow
@@ -187,13 +164,7 @@ def test_gradient_of_the_residual_in_the_parameters() -> None:
         value, slopes = jax.value_and_grad(loss)(jax.tree.map(lambda a, d: a + e * d, params, direction))
         return value, sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (slopes, direction)), strict=True))
 
-    slope, errors = loss_and_slope(jnp.asarray(0.0))[1], []
-    for h in (1e-3, 1e-4):
-        ahead, behind = loss_and_slope(jnp.asarray(h))[0], loss_and_slope(jnp.asarray(-h))[0]
-        errors.append(abs(float((ahead - behind) / (2 * h) - slope)))
-    assert abs(slope) > 1e-3
-    assert errors[1] < 1e-4 * abs(slope)
-    assert 90 < errors[0] / errors[1] < 110
+    networks.against_differences(loss_and_slope, least=1e-3, within=1e-4)
 
 
 @pytest.mark.quick
@@ -354,27 +325,16 @@ def test_bfloat16_is_near_float32() -> None:
     ],
 )
 def test_bad_settings(shape: Any, options: dict[str, Any], message: str, unchecked: None) -> None:
-    with pytest.raises(ValueError, match=message):
-        UNet(shape, **options, key=jr.key(0))
+    refused(message, UNet, shape, **options, key=jr.key(0))
 
 
 @pytest.mark.quick
-def test_bad_calls() -> None:
+def test_bad_calls(unchecked: None) -> None:
     network, with_labels = filled(small()), filled(small(classes=3))
     x = jnp.ones((1, 8, 8))
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(ValueError, match=r"x has shape \(2, 1, 8, 8\).* batch them with jax.vmap"):
-            network(0.3, jnp.ones((2, 1, 8, 8)))
-        with pytest.raises(ValueError, match=r"args is given to a network without classes"):
-            network(0.3, x, args=1)
-        with pytest.raises(ValueError, match=r"args = 4; the labels are 0 … 2, and 3 where it is unknown"):
-            with_labels(0.3, x, args=4)
-        with pytest.raises(
-            TypeError, match=r"args has shape \(2,\) .* a label is one integer, and the labels are 0 … 2"
-        ):
-            with_labels(0.3, x, args=jnp.array([0, 1]))
-        with pytest.raises(TypeError, match=r"dtype float32; a label is one integer"):
-            with_labels(0.3, x, args=jnp.array(1.0))
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    refused(r"x has shape \(2, 1, 8, 8\).* batch them with jax.vmap", network, 0.3, jnp.ones((2, 1, 8, 8)))
+    refused(r"args is given to a network without classes", network, 0.3, x, args=1)
+    refused(r"args = 4; the labels are 0 … 2, and 3 where it is unknown", with_labels, 0.3, x, args=4)
+    message = r"args has shape \(2,\) .* a label is one integer, and the labels are 0 … 2"
+    refused(message, with_labels, 0.3, x, args=jnp.array([0, 1]), error=TypeError)
+    refused(r"dtype float32; a label is one integer", with_labels, 0.3, x, args=jnp.array(1.0), error=TypeError)

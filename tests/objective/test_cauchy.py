@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers.linear_case import alpha, variance
 from helpers.references import assert_mean, mean_is
+from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -35,9 +37,8 @@ def truth(x: Array) -> Array:
 
 def kernel() -> tuple[float, float, np.ndarray, np.ndarray]:
     """`α`, `σ²` at `t0` of VP, and mean and variance of `x` there."""
-    b = 0.1 * 0.05 + 9.95 * 0.05**2
-    alpha, sigma2 = np.exp(-0.5 * b), -np.expm1(-b)
-    return alpha, sigma2, alpha * MEAN, alpha**2 * VARIANCE + sigma2
+    scale, sigma2 = alpha(0.05), variance(0.05)
+    return scale, sigma2, scale * MEAN, scale**2 * VARIANCE + sigma2
 
 
 def samples(batches: int, n: int) -> Array:
@@ -145,17 +146,12 @@ def test_bad_input() -> None:
         return jax.eval_shape(lambda x0: term(score, x0, key=jr.key(0)), jnp.ones((4, 2)))
 
     wrong: Callable[[Array], Array] = lambda x: jnp.sum(x)
-    with pytest.raises(ValueError, match=r"the value of initial has shape \(\), but a score at x has shape \(2,\)"):
-        value(sfp.CauchyInitial(wrong))
+    refused(r"the value of initial has shape \(\), but a score at x has shape \(2,\)", value, sfp.CauchyInitial(wrong))
     with pytest.raises(TypeError, match="the value of initial has dtype int64"):
         value(sfp.CauchyInitial(lambda x: jnp.ones(2, int)))
-    with pytest.raises(ValueError, match=r"the value of fn has shape \(\)"):
-        value(sfp.CauchyInitial(truth), sfp.Score(lambda t, x: jnp.sum(x), SDE))
+    refused(r"the value of fn has shape \(\)", value, sfp.CauchyInitial(truth), sfp.Score(lambda t, x: jnp.sum(x), SDE))
     with pytest.raises(TypeError, match=r"initial is a Score, a function of \(t, x\); .*Pass lambda x: score\("):
         sfp.CauchyInitial(model())  # type: ignore
-    with pytest.raises(ValueError, match=r"power = 0\.0; the exponent of the norm is positive"):
-        sfp.CauchyInitial(truth, power=0.0)
-    with pytest.raises(ValueError, match=r"power = 1\.0 without initial; .* Use power=2, or give initial"):
-        sfp.CauchyInitial(power=1.0)
-    with pytest.raises(ValueError, match=r"fraction = 0\.0; a share of the batch"):
-        sfp.CauchyInitial(truth, fraction=0.0)
+    refused(r"power = 0\.0; the exponent of the norm is positive", sfp.CauchyInitial, truth, power=0.0)
+    refused(r"power = 1\.0 without initial; .* Use power=2, or give initial", sfp.CauchyInitial, power=1.0)
+    refused(r"fraction = 0\.0; a share of the batch", sfp.CauchyInitial, truth, fraction=0.0)

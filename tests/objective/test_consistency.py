@@ -17,19 +17,26 @@ import numpy as np
 import pytest
 import scipy.interpolate
 import scipy.stats
-from helpers.references import assert_mean, fitted_order, inverse_linear, line_mixture, mean_is
+from helpers.references import (
+    RARE,
+    assert_mean,
+    fitted_order,
+    inverse_linear,
+    line_mixture,
+    mean_is,
+    on_line_modes,
+    standard,
+)
+from helpers.refusals import refused
+from helpers.terms import At
 from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp import reverse
 from scorefp.diagnostics import ConsistencyCurves
 from scorefp.martingale import AbstractWindow
-from scorefp.time import AbstractTimeSampler
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-RARE = scipy.stats.norm.sf(4.0)
-"""A test of a law fails at four standard deviations."""
 
 
 class Sum(eqx.Module):
@@ -57,17 +64,7 @@ class Times(eqx.Module):
 
 def still(eta: Array | float) -> sfp.Score:
     """Standard normal data under VP, which stay so, and a multiple of a field; cheap to compile."""
-    return sfp.Score(Sum(sfp.Score(lambda t, x: -x, sfp.VP()), jnp.asarray(eta)), sfp.VP())
-
-
-class At(AbstractTimeSampler):
-    """One time for all, of weight one."""
-
-    t: Array
-    stratified: bool = False
-
-    def sample(self, sde: Any, n: int, *, key: Array) -> tuple[Array, Array]:
-        return jnp.full((n,), self.t), jnp.ones((n,))
+    return sfp.Score(Sum(standard(), jnp.asarray(eta)), sfp.VP())
 
 
 # ------------------------------------------------------------------------------- expectations over paths, by quadrature
@@ -191,7 +188,7 @@ def test_product_of_two_paths_is_unbiased_and_the_square_of_one_is_not() -> None
 
 def test_path_takes_its_steps_evenly_in_log_snr() -> None:
     """Its key of a step is folded in; one step of the state and its noise is seen by a step that counts."""
-    score, x, key, sde = sfp.Score(lambda t, x: -x, sfp.VP()), jnp.zeros(3), jr.key(3), sfp.VP()
+    score, x, key, sde = standard(), jnp.zeros(3), jr.key(3), sfp.VP()
 
     def count(score: Any, t: Array, earlier: Array, x: Array, key: Array) -> Array:
         change = jnp.stack([t - earlier, sde.log_snr(earlier) - sde.log_snr(t), jr.uniform(key)])
@@ -206,7 +203,7 @@ def test_path_takes_its_steps_evenly_in_log_snr() -> None:
 
 def test_path_between_times_that_are_nearly_equal() -> None:
     """The inverse of the log-SNR is rounded, and steps of negative length would have no noise that is a number."""
-    score, x = sfp.Score(lambda t, x: -x, sfp.VP()), jnp.asarray([0.4, -1.0], jnp.float32)
+    score, x = standard(), jnp.asarray([0.4, -1.0], jnp.float32)
     t = jnp.asarray(np.float32([1e-5, 1.1e-5, 1e-3, 0.3, 1.0]))
     path = eqx.filter_jit(jax.vmap(lambda t, earlier: sfp.reverse_path(score, t, earlier, x, key=jr.key(0))))
     same, close = path(t, t), path(t, jnp.maximum(t[0], t * np.float32(1 - 3e-7)))
@@ -318,15 +315,11 @@ def test_stopped_gradient_may_climb() -> None:
 
 def test_own_samples() -> None:
     """Their law is that of the diffused data for an exact score; the term looks at them and not at the data."""
-    mixture, sde, t = line_mixture(), sfp.VP(), jnp.asarray(0.25)
-    score = mixture.score(sde)
+    sde, t = sfp.VP(), jnp.asarray(0.25)
+    score = line_mixture().score(sde)
     draw = eqx.filter_jit(jax.vmap(lambda key: sfp.OwnSamples(100)(score, t, jnp.zeros(()), key=key)))
     x = np.asarray(draw(jr.split(jr.key(0), 2000)))
-    means, spread = (
-        sde.alpha(t) * mixture.means,
-        jnp.sqrt(sde.alpha(t) ** 2 * mixture.variances[:, 0] + sde.sigma(t) ** 2),
-    )
-    law = lambda x: np.asarray(mixture.weights) @ scipy.stats.norm.cdf(x, means[:, None], spread[:, None])
+    law = lambda x: on_line_modes(scipy.stats.norm.cdf, sde, t, x)
     assert scipy.stats.kstest(x, law).pvalue > RARE
     assert scipy.stats.kstest(x, lambda x: law(x - 0.3)).pvalue < RARE
 
@@ -467,15 +460,11 @@ def test_window_stays_inside_in_float32(name: str) -> None:
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
-def score() -> sfp.Score:
-    return sfp.Score(lambda t, x: -x, sfp.VP())
-
-
 def general() -> sfp.Score:
-    return sfp.Score(lambda t, x: -x, sfp.sde.GeometricBrownianMotion(jnp.zeros(2), jnp.eye(2)))
+    return standard(sfp.sde.GeometricBrownianMotion(jnp.zeros(2), jnp.eye(2)))
 
 
-def loss(t: Any, earlier: Any, *, of: Callable[[], Any] = score, **settings: Any) -> Array:
+def loss(t: Any, earlier: Any, *, of: Callable[[], Any] = standard, **settings: Any) -> Array:
     return sfp.consistency_loss(of(), t, earlier, jnp.ones(2), key=jr.key(0), **settings)
 
 
@@ -531,8 +520,7 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input(case: str) -> None:
     error, message, call = BAD[case]
-    with pytest.raises(error, match=f"(?s){message}"):
-        call()
+    refused(f"(?s){message}", call, error=error)
 
 
 def test_bad_times_at_run_time() -> None:
@@ -543,5 +531,4 @@ def test_bad_times_at_run_time() -> None:
         (0.3, 1e-6, "earlier lies outside"),
         (2.0, 0.3, "t lies"),
     ):
-        with pytest.raises(RuntimeError, match=message):
-            compiled(jnp.asarray(t), jnp.asarray(earlier))
+        refused(message, compiled, jnp.asarray(t), jnp.asarray(earlier), error=RuntimeError)

@@ -12,7 +12,18 @@ import lineax as lx
 import numpy as np
 import pytest
 from helpers.gaussian import gaussian, gaussian_flow, geometric
-from helpers.references import LINEAR, assert_mean, fitted_order, line_mixture, mean_is, plane_mixture
+from helpers.references import (
+    LINEAR,
+    assert_mean,
+    fitted_order,
+    line_mixture,
+    line_moments,
+    mean_is,
+    on_line_modes,
+    plane_mixture,
+    standard,
+)
+from helpers.refusals import refused
 from jaxtyping import Array
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -21,11 +32,6 @@ import scorefp as sfp
 from scorefp.reverse import heun_step
 from scorefp.sampling import AbstractSampler, AbstractStepSampler
 from scorefp.sde import AbstractLinearSDE
-
-
-def standard(shape: tuple[int, ...] | None = None) -> sfp.Score:
-    """The score of standard normal data under VP, which stay so."""
-    return sfp.Score(lambda t, x: -x, sfp.VP(), shape)
 
 
 @pytest.mark.usefixtures("x64")
@@ -134,16 +140,6 @@ def test_weak_order(name: str, moments: Callable[..., np.ndarray]) -> None:
         assert error[-1] < 5e-3
 
 
-MIXTURE_MEANS, MIXTURE_WEIGHTS, MIXTURE_VARIANCES = np.array([[-0.8, 0.6], [0.3, 0.7], [0.1, 0.2]])
-
-
-def on_modes(fn: Callable[..., Any], sde: AbstractLinearSDE, t: float, x: Any) -> np.ndarray:
-    """The density or distribution function of `line_mixture` at `t`, from `norm.pdf` or `norm.cdf`."""
-    alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
-    means, stds = alpha * MIXTURE_MEANS, np.sqrt(alpha**2 * MIXTURE_VARIANCES + sigma**2)
-    return fn(np.asarray(x)[..., None], means, stds) @ MIXTURE_WEIGHTS
-
-
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["EulerMaruyama", "ancestral", "half the noise"])
 def test_weak_order_on_a_mixture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,10 +168,10 @@ def test_weak_order_on_a_mixture(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         levels = np.interp((np.arange(500) + 0.5) / 500, mass, x + 0.5 * (x[1] - x[0]))
         return float(np.average(x, weights=density)), float(np.average(x**2, weights=density)), levels
 
-    want = numbers(on_modes(norm.pdf, sde, sde.t0, x))
+    want = numbers(on_line_modes(norm.pdf, sde, sde.t0, x))
     errors: list[list[float]] = []
     for which in np.split(np.arange(sum(steps)), np.cumsum(steps)[:-1]):
-        density = on_modes(norm.pdf, sde, sde.t1, x)
+        density = on_line_modes(norm.pdf, sde, sde.t1, x)
         for i in which:
             kernel = norm.pdf((x[:, None] - means[i]) / widths[i]) / widths[i]
             density = kernel @ density * (x[1] - x[0])
@@ -257,18 +253,15 @@ def test_probability_flow_is_the_flow_map_and_comes_back() -> None:
 
 
 def test_probability_flow_draws_the_data(getkey: Callable[[], Array]) -> None:
-    mixture = line_mixture()
-    got = sfp.sample(mixture.score(sfp.VP()), 20_000, key=getkey(), method=sfp.ProbabilityFlow())
-    means, weights, variances = np.array([-0.8, 0.6]), np.array([0.3, 0.7]), np.array([0.1, 0.2])
-    assert_mean(got, jnp.asarray(weights @ means))
-    assert_mean(got**2, jnp.asarray(weights @ (means**2 + variances)))
-    assert_mean(got**3, jnp.asarray(weights @ (means**3 + 3 * means * variances)))
+    got = sfp.sample(line_mixture().score(sfp.VP()), 20_000, key=getkey(), method=sfp.ProbabilityFlow())
+    for power, want in enumerate(line_moments(), 1):
+        assert_mean(got**power, want)
 
 
 def ode_ends(sde: AbstractLinearSDE, x1: np.ndarray) -> np.ndarray:
     """Where the ODE of `line_mixture` takes points at `t1`: on a line it keeps the quantiles of the marginals."""
-    levels = on_modes(norm.cdf, sde, sde.t1, x1)
-    below = lambda x, u: float(on_modes(norm.cdf, sde, sde.t0, x)) - u
+    levels = on_line_modes(norm.cdf, sde, sde.t1, x1)
+    below = lambda x, u: float(on_line_modes(norm.cdf, sde, sde.t0, x)) - u
     return np.array([brentq(below, -9, 9, (u,), xtol=1e-13) for u in levels])
 
 
@@ -329,16 +322,12 @@ def test_noise_keeps_the_law(getkey: Callable[[], Array]) -> None:
             for name, method in methods.items()
         }
 
-    alpha, sigma = float(sde.alpha(sde.t0)), float(sde.sigma(sde.t0))
-    means, variances = alpha * MIXTURE_MEANS, alpha**2 * MIXTURE_VARIANCES + sigma**2
-    second = MIXTURE_WEIGHTS @ (means**2 + variances)
-    got = ends(x1, keys)
+    moments, got = line_moments(float(sde.alpha(sde.t0)), float(sde.sigma(sde.t0))), ends(x1, keys)
     for name in ("plain", "churned", "corrected"):
-        assert_mean(got[name], jnp.asarray(MIXTURE_WEIGHTS @ means))
-        assert_mean(got[name] ** 2, jnp.asarray(second))
-        assert_mean(got[name] ** 3, jnp.asarray(MIXTURE_WEIGHTS @ (means**3 + 3 * means * variances)))
+        for power, want in enumerate(moments, 1):
+            assert_mean(got[name] ** power, want)
         assert name == "plain" or float(jnp.abs(got[name] - got["plain"]).mean()) > 0.1
-    assert not mean_is(got["inflated"] ** 2, second)
+    assert not mean_is(got["inflated"] ** 2, moments[1])
 
 
 @pytest.mark.usefixtures("x64")
@@ -366,13 +355,11 @@ def test_langevin_on_a_gaussian(getkey: Callable[[], Array]) -> None:
 def test_langevin_keeps_the_law_at_its_time(getkey: Callable[[], Array]) -> None:
     """The exact score at a time leaves that time's marginal as it is, `t0` if no other is given; of a wrong one not."""
     mixture, sde, n = line_mixture(), sfp.OU(t0=0.1, t1=2.0), 20_000
-    means, weights, variances = np.array([-0.8, 0.6]), np.array([0.3, 0.7]), np.array([0.1, 0.2])
 
-    def diffused(t: float) -> tuple[Array, np.ndarray]:
+    def diffused(t: float) -> tuple[Array, tuple[float, ...]]:
         alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
         x = alpha * mixture.sample(getkey(), n) + sigma * jr.normal(getkey(), (n,))
-        m, v = alpha * means, alpha**2 * variances + sigma**2
-        return x, np.array([weights @ (m**2 + v), weights @ (m**3 + 3 * m * v)])
+        return x, line_moments(alpha, sigma)[1:]
 
     def moved(method: sfp.Langevin, x: Array) -> Array:
         return sfp.sample(mixture.score(sde), n, key=getkey(), method=method, initial=x)
@@ -456,7 +443,7 @@ def test_conditioning_reaches_its_sample() -> None:
 
 def test_float32_stays_float32() -> None:
     with jax.enable_x64(True):
-        score = sfp.Score(lambda t, x: -x, sfp.VP())
+        score = standard()
         x1 = jnp.ones(2, jnp.float32)
         assert sfp.EulerMaruyama(3)(score, x1, key=jr.key(0)).dtype == jnp.float32
         assert sfp.Euler(3)(score, x1).dtype == jnp.float32
@@ -558,44 +545,36 @@ def test_bad_input() -> None:
     unknown = (
         r"event shape is not known: score is a Score with shape = None\. Call sample\(score, n, shape=\(\.\.\.\)\)"
     )
-    with pytest.raises(ValueError, match=unknown):
-        sfp.sample(standard(), 2, key=key)
+    refused(unknown, sfp.sample, standard(), 2, key=key)
     with pytest.raises(ValueError, match=r"a sample has shape \(2,\), but the score's own has shape \(3,\)"):
-        sfp.sample(standard((3,)), 2, key=key, shape=(2,))
-    with pytest.raises(ValueError, match="n = 0"):
-        sfp.sample(standard((3,)), 0, key=key)
-    with pytest.raises(ValueError, match="batch_size = 0; at least one sample at once"):
-        sfp.sample(standard((3,)), 2, key=key, batch_size=0)
+        sfp.sample(standard(shape=(3,)), 2, key=key, shape=(2,))
+    refused("n = 0", sfp.sample, standard(shape=(3,)), 0, key=key)
+    refused("batch_size = 0; at least one sample at once", sfp.sample, standard(shape=(3,)), 2, key=key, batch_size=0)
     with pytest.raises(ValueError, match=r"initial has shape \(3, 3\); it must be \(n, \*event\) = \(2, 3\)"):
-        sfp.sample(standard((3,)), 2, key=key, initial=jnp.ones((3, 3)))
+        sfp.sample(standard(shape=(3,)), 2, key=key, initial=jnp.ones((3, 3)))
     with pytest.raises(ValueError, match=r"initial has shape \(2, 4\); it must be \(n, \*event\) = \(2, 3\)"):
-        sfp.sample(standard((3,)), 2, key=key, initial=jnp.ones((2, 4)))
-    with pytest.raises(ValueError, match=r"initial has shape \(\); it must be"):
-        sfp.sample(standard(), 2, key=key, initial=jnp.ones(()))
+        sfp.sample(standard(shape=(3,)), 2, key=key, initial=jnp.ones((2, 4)))
+    refused(r"initial has shape \(\); it must be", sfp.sample, standard(), 2, key=key, initial=jnp.ones(()))
     with pytest.raises(TypeError, match="initial has dtype int32"):
         sfp.sample(standard(), 2, key=key, initial=jnp.ones((2, 3), int))
     for wrong in ({"dtype": jnp.int32}, {"dtype": "int8"}):
         with pytest.raises(TypeError, match=r"dtype = int[0-9]*; a sample is an array of floats"):
-            sfp.sample(standard((3,)), 2, key=key, **wrong)
+            sfp.sample(standard(shape=(3,)), 2, key=key, **wrong)
     with pytest.raises(ValueError, match=r"float64 turned off here\. Call sample inside `with jax\.enable_x64\(True\)"):
-        sfp.sample(standard((3,)), 2, key=key, dtype=jnp.float64)
+        sfp.sample(standard(shape=(3,)), 2, key=key, dtype=jnp.float64)
     steppers = (sfp.EulerMaruyama, sfp.Euler, sfp.Heun, sfp.ExponentialIntegrator, sfp.DPMSolver)
     for method in (*steppers, lambda steps: sfp.Langevin(steps, 0.1)):
-        with pytest.raises(ValueError, match="steps = 0; a sampler needs at least one step"):
-            method(0)
+        refused("steps = 0; a sampler needs at least one step", method, 0)
     for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match=f"step_size = {wrong}; a step is positive"):
-            sfp.Langevin(1, wrong)
-    with pytest.raises(ValueError, match=r"t = 2\.0 lies outside \[t0, t1\]"):
-        sfp.Langevin(1, 0.1, 2.0)(standard(), jnp.ones(2), key=key)
+        refused(f"step_size = {wrong}; a step is positive", sfp.Langevin, 1, wrong)
+    refused(r"t = 2\.0 lies outside \[t0, t1\]", sfp.Langevin(1, 0.1, 2.0), standard(), jnp.ones(2), key=key)
     with pytest.raises(ValueError, match=r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"):
         sfp.Euler(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))(standard(), jnp.ones(2))
     with pytest.raises(ValueError, match=r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"):
         sfp.EulerMaruyama(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))(standard(), jnp.ones(2), key=key)
     for grid in (sfp.log_snr_grid, sfp.rho_grid):
-        with pytest.raises(TypeError, match="has no Gaussian kernel"):
-            grid(sfp.sde.CriticallyDampedLangevin(), 10)
-    general = sfp.Score(lambda t, x: -x, sfp.sde.CriticallyDampedLangevin())
+        refused("has no Gaussian kernel", grid, sfp.sde.CriticallyDampedLangevin(), 10, error=TypeError)
+    general = standard(sfp.sde.CriticallyDampedLangevin())
     for method in (
         sfp.Heun(4, sfp.uniform_grid),
         sfp.DPMSolver(4, sfp.uniform_grid),
@@ -603,16 +582,14 @@ def test_bad_input() -> None:
         sfp.PredictorCorrector(sfp.EulerMaruyama(4)),
         sfp.Denoised(Start()),
     ):
-        with pytest.raises(TypeError, match="has no Gaussian kernel"):
-            method(general, jnp.ones((2, 2)), key=key)
+        refused("has no Gaussian kernel", method, general, jnp.ones((2, 2)), key=key, error=TypeError)
     for method in (
         sfp.EulerMaruyama(4),
         sfp.Heun(4, churn=sfp.Churn(1.0)),
         sfp.ExponentialIntegrator(4, noise=0.5),
         sfp.PredictorCorrector(sfp.Euler(4)),
     ):
-        with pytest.raises(ValueError, match=f"key is None, but {type(method).__name__} draws noise"):
-            method(standard(), jnp.ones(2))
+        refused(f"key is None, but {type(method).__name__} draws noise", method, standard(), jnp.ones(2))
     for make, message in (
         (lambda: sfp.RhoGrid(0.0), r"rho = 0\.0; the exponent is positive"),
         (lambda: sfp.Churn(-1.0), r"amount = -1\.0; the noise to add is not negative"),
@@ -622,10 +599,9 @@ def test_bad_input() -> None:
         (lambda: sfp.PredictorCorrector(corrections=0), "corrections = 0; without any, use the predictor alone"),
         (lambda: sfp.PredictorCorrector(ratio=0.0), r"ratio = 0\.0; a correction's step is positive"),
     ):
-        with pytest.raises(ValueError, match=message):
-            make()
+        refused(message, make)
     with pytest.raises(TypeError, match="predictor is a DPMSolver, which does not go by independent steps"):
         sfp.PredictorCorrector(sfp.DPMSolver(4))
     few = sfp.ProbabilityFlow(sfp.Integrator(max_steps=2))
     with pytest.raises(RuntimeError, match=r"max_steps = 2 did not bring it from t = 1\.0 to t = 1e-05"):
-        jax.block_until_ready(sfp.sample(standard((2,)), 3, key=key, method=few))
+        jax.block_until_ready(sfp.sample(standard(shape=(2,)), 3, key=key, method=few))

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -70,8 +71,26 @@ def rebuilt(name: str, bare: bool, score: sfp.AbstractScore, at: Array) -> Abstr
     return NETWORKS[name](network, sde, STD)
 
 
+class Frozen(eqx.Module):
+    """The predictions of a given score and of its parametrisations, and what networks of zeros and of ones are."""
+
+    x: Any
+    alpha: Any
+    given: list[Any]
+    first: dict[Any, list[Any]]
+    """By kind."""
+    pairs: dict[Any, Any]
+    """By two kinds."""
+    gaussian: Any
+    zero: dict[str, Any]
+    """By name, as are the rest."""
+    target_of_zero: dict[str, Any]
+    target_of_one: dict[str, Any]
+    regression: dict[str, tuple[Any, Any, Any]]
+
+
 @functools.cache
-def frozen() -> dict[str, Any]:
+def frozen() -> Frozen:
     """For all linear SDEs at five times at once: with one whose two functions are the numbers that a member has there.
 
     The times leave out a hundredth of the log-SNR at both ends, where the conversions themselves divide by what is
@@ -89,7 +108,7 @@ def frozen() -> dict[str, Any]:
 
     @jax.jit
     @jax.vmap
-    def everything(t: Array, log_alpha: Array, log_sigma: Array, x: Array) -> Any:
+    def everything(t: Array, log_alpha: Array, log_sigma: Array, x: Array) -> Frozen:
         sde = sfp.LinearSDE(lambda t: log_alpha + 0 * t, lambda t: log_sigma + 0 * t, t0=0.0, t1=100.0)
         total = sde.alpha(t) ** 2 + sde.sigma(t) ** 2
         x = jnp.sqrt(total) * x
@@ -97,18 +116,18 @@ def frozen() -> dict[str, Any]:
         first = {kind: rebuilt(*kind, given, t) for kind in KINDS}
         zero = {name: cls(lambda c, x: jnp.zeros_like(x), sde, STD) for name, cls in NETWORKS.items()}
         one = {name: cls(lambda c, x: jnp.ones_like(x), sde, STD) for name, cls in NETWORKS.items()}
-        return {
-            "x": x,
-            "alpha": sde.alpha(t),
-            "given": predictions(given, t, x),
-            "first": {kind: predictions(score, t, x) for kind, score in first.items()},
-            "pairs": {(a, b): rebuilt(*b, first[a], t)(t, x) for a in KINDS for b in KINDS},
-            "gaussian": -x / (sde.alpha(t) ** 2 * STD**2 + sde.sigma(t) ** 2),
-            "zero": {name: score(t, x) for name, score in zero.items()},
-            "target of zero": {name: target_of(name, score, t, x) for name, score in zero.items()},
-            "target of one": {name: target_of(name, score, t, x) for name, score in one.items()},
-            "regression": {name: regression(name, sde, t) for name in NETWORKS},
-        }
+        return Frozen(
+            x=x,
+            alpha=sde.alpha(t),
+            given=predictions(given, t, x),
+            first={kind: predictions(score, t, x) for kind, score in first.items()},
+            pairs={(a, b): rebuilt(*b, first[a], t)(t, x) for a in KINDS for b in KINDS},
+            gaussian=-x / (sde.alpha(t) ** 2 * STD**2 + sde.sigma(t) ** 2),
+            zero={name: score(t, x) for name, score in zero.items()},
+            target_of_zero={name: target_of(name, score, t, x) for name, score in zero.items()},
+            target_of_one={name: target_of(name, score, t, x) for name, score in one.items()},
+            regression={name: regression(name, sde, t) for name in NETWORKS},
+        )
 
     x = jr.normal(jr.key(0), (5 * len(LINEAR), 2))
     found = everything(jnp.concatenate(t), jnp.concatenate(log_alpha), jnp.concatenate(log_sigma), x)
@@ -119,16 +138,16 @@ def frozen() -> dict[str, Any]:
 def test_cycles(kind: tuple[str, bool]) -> None:
     """From a score to this parametrisation, from there to each other one, and all four predictions back [P1]."""
     found = frozen()
-    for got, want in zip(found["first"][kind], found["given"], strict=True):
+    for got, want in zip(found.first[kind], found.given, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-9)
     for other in KINDS:
-        np.testing.assert_allclose(found["pairs"][kind, other], found["given"][0], rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(found.pairs[kind, other], found.given[0], rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_of_zeros_is_the_score_of_a_gaussian(name: str) -> None:
     """Of N(0, STD^2) diffused [X2]."""
-    np.testing.assert_allclose(frozen()["zero"][name], frozen()["gaussian"], rtol=1e-10)
+    np.testing.assert_allclose(frozen().zero[name], frozen().gaussian, rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -139,10 +158,10 @@ def test_the_network_is_left_with_unit_variance(name: str) -> None:
     standard deviation of `x_t`.
     """
     found = frozen()
-    slope, left, _ = (value[:, None] for value in found["regression"][name])
-    zero, one, x = found["target of zero"][name], found["target of one"][name], found["x"]
+    slope, left, _ = (value[:, None] for value in found.regression[name])
+    zero, one, x = found.target_of_zero[name], found.target_of_one[name], found.x
     # A difference of predictions: digits are lost where one of them is much larger than what is left.
-    size = np.abs(zero) + np.abs(x) * (1 + 1 / found["alpha"][:, None])
+    size = np.abs(zero) + np.abs(x) * (1 + 1 / found.alpha[:, None])
     assert np.all(np.abs(zero - slope * x) <= 1e-13 * size)
     assert np.all(np.abs(one - zero - left) <= 1e-8 * left + 1e-13 * size)
 
@@ -172,8 +191,18 @@ def test_karras_preconditioning() -> None:
     assert sfp.EDMScore(wavy, sfp.EDM()).data_std == 0.5
 
 
+class Predictions(eqx.Module):
+    """Noise and denoised sample by kind, at samples and times."""
+
+    noise: dict[str, Any]
+    denoised: dict[str, Any]
+    x: Any
+    alpha: Any
+    sigma: Any
+
+
 @functools.cache
-def table() -> dict[str, Any]:
+def table() -> dict[str, dict[str, Predictions]]:
     """Preconditioned scores of every kind on every SDE, at five times from t0 to t1, compiled together."""
     members = {name: make() for name, make in LINEAR.items()}
     inputs = {}
@@ -183,11 +212,11 @@ def table() -> dict[str, Any]:
         x = (std[:, None] * np.random.default_rng(0).normal(size=(t.size, 2))).astype(np.float32)
         inputs[name] = t, jnp.asarray(x, jnp.float64)
 
-    def at_all(sde: AbstractLinearSDE, dtype: Any, t: Array, x: Array) -> Any:
-        def at(t: Array, x: Array) -> Any:
+    def at_all(sde: AbstractLinearSDE, dtype: Any, t: Array, x: Array) -> Predictions:
+        def at(t: Array, x: Array) -> Predictions:
             scores = {name: cls(wavy, sde, STD) for name, cls in NETWORKS.items()}
-            found = {name: (score.noise(t, x), score.denoise(t, x)) for name, score in scores.items()}
-            return found | {"x": x, "alpha": sde.alpha(t), "sigma": sde.sigma(t)}
+            noise, denoised = ({name: getattr(s, f)(t, x) for name, s in scores.items()} for f in ("noise", "denoise"))
+            return Predictions(noise, denoised, x, sde.alpha(t), sde.sigma(t))
 
         return jax.vmap(at)(t.astype(dtype), x.astype(dtype))
 
@@ -209,10 +238,11 @@ def test_float32_at_both_ends(name: str) -> None:
     The score is that divided by sigma. The denoiser is divided by alpha: its error is that of `x / alpha`.
     """
     single, double = table()[name]["float32"], table()[name]["float64"]
-    alpha, sigma, x = double["alpha"][:, None], double["sigma"][:, None], np.abs(double["x"])
+    alpha, sigma, x = double.alpha[:, None], double.sigma[:, None], np.abs(double.x)
     units = 16 * np.finfo(np.float32).eps
     for kind in NETWORKS:
-        (noise, denoised), (exact_noise, exact_denoised) = single[kind], double[kind]
+        noise, denoised = single.noise[kind], single.denoised[kind]
+        exact_noise, exact_denoised = double.noise[kind], double.denoised[kind]
         assert noise.dtype == denoised.dtype == np.float32
         assert np.abs(exact_noise).max() < 5
         assert np.all(np.abs(noise - exact_noise) <= units), kind

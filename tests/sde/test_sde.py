@@ -13,6 +13,8 @@ import lineax as lx
 import numpy as np
 import pytest
 import scipy.stats
+from helpers.gaussian import black_scholes
+from helpers.linear_case import beta, exponent
 from helpers.references import LINEAR, assert_mean, single_times
 from jaxtyping import Array
 
@@ -21,7 +23,6 @@ from scorefp.sde import (
     AbstractLinearSDE,
     AbstractSDE,
     CriticallyDampedLangevin,
-    GeometricBrownianMotion,
     Normal,
 )
 
@@ -69,7 +70,6 @@ def tables() -> dict[str, dict[str, dict[str, np.ndarray]]]:
     return jax.tree.map(np.asarray, everything(at))
 
 
-beta, total = (lambda t: 0.1 + 19.9 * t), (lambda t: 0.1 * t + 9.95 * t**2)
 PRINTED: dict[str, Callable[[np.ndarray], tuple[Any, Any, Any]]] = {
     # alpha, sigma, g^2 as [S4] prints them.
     "VE": lambda t: (1.0, 0.01 * 5000.0**t, 0.01**2 * 5000.0 ** (2 * t) * 2 * np.log(5000.0)),
@@ -78,8 +78,8 @@ PRINTED: dict[str, Callable[[np.ndarray], tuple[Any, Any, Any]]] = {
         0.01 * np.sqrt(5000.0 ** (2 * t) - 1),
         0.01**2 * 5000.0 ** (2 * t) * 2 * np.log(5000.0),
     ),
-    "VP": lambda t: (np.exp(-total(t) / 2), np.sqrt(1 - np.exp(-total(t))), beta(t)),
-    "SubVP": lambda t: (np.exp(-total(t) / 2), 1 - np.exp(-total(t)), beta(t) * (1 - np.exp(-2 * total(t)))),
+    "VP": lambda t: (np.exp(-exponent(t) / 2), np.sqrt(1 - np.exp(-exponent(t))), beta(t)),
+    "SubVP": lambda t: (np.exp(-exponent(t) / 2), 1 - np.exp(-exponent(t)), beta(t) * (1 - np.exp(-2 * exponent(t)))),
     "OU": lambda t: (np.exp(-t), np.sqrt((1 - np.exp(-2 * t)) / 2), 1.0),
     "EDM": lambda t: (1.0, t, 2 * t),
     "Cosine": lambda t: (np.cos(np.pi * t / 2), np.sin(np.pi * t / 2), np.pi * np.tan(np.pi * t / 2)),
@@ -232,15 +232,11 @@ def test_moments_solve_their_equations() -> None:
 def test_perturb_is_the_kernel() -> None:
     sde = sfp.VP()
     x0, noise = jnp.ones((2, 3)), jnp.full((2, 3), 0.5)
-    want = np.exp(-total(0.3) / 2) + 0.5 * np.sqrt(1 - np.exp(-total(0.3)))
+    want = np.exp(-exponent(0.3) / 2) + 0.5 * np.sqrt(1 - np.exp(-exponent(0.3)))
     np.testing.assert_allclose(sde.perturb(0.3, x0, noise), np.full((2, 3), want), rtol=1e-12)
 
 
 # ------------------------------------------------------------------------------------------ general G
-
-
-def black_scholes() -> GeometricBrownianMotion:
-    return GeometricBrownianMotion(jnp.array([0.3, -0.2]), jnp.array([[0.5, 0.1], [-0.3, 0.4]]))
 
 
 def entangled() -> sfp.GeneralSDE:
@@ -256,7 +252,7 @@ CASES: dict[str, tuple[Callable[[], AbstractSDE], tuple[int, ...]]] = {
     "VP ()": (sfp.VP, ()),
     "VE (3,)": (sfp.VE, (3,)),
     "EDM (2, 2, 2)": (sfp.EDM, (2, 2, 2)),
-    "GBM": (black_scholes, (2,)),
+    "GBM": (lambda: black_scholes()[0], (2,)),
     "CLD": (CriticallyDampedLangevin, (2, 3)),
     "GeneralSDE": (entangled, (2,)),
 }
@@ -307,7 +303,7 @@ def test_diffusion_and_its_covariance(case: str) -> None:
 
 def test_black_scholes_as_a_general_sde() -> None:
     """The closed forms of the member against autodiff through the general class."""
-    gbm = black_scholes()
+    gbm, _ = black_scholes()
     general = sfp.GeneralSDE(gbm.drift, gbm.diffusion, Normal(1.0), t0=gbm.t0, t1=gbm.t1)
     x, v = jnp.array([0.7, 1.9]), jnp.array([-0.4, 1.1])
 
@@ -394,7 +390,7 @@ def test_simulated_black_scholes() -> None:
 
     The diffusion depends on the state and is not symmetric.
     """
-    sde = black_scholes()
+    sde, _ = black_scholes()
     ends = jnp.log(simulated(sde, jnp.ones((6_000, 2)), 0.5, 150, jr.key(2)))
     covariance = np.asarray(sde.volatility @ sde.volatility.T)
     mean = 0.5 * (np.asarray(sde.growth) - 0.5 * np.diag(covariance))
