@@ -90,7 +90,10 @@ class Bound(AbstractMeasure):
                 "point_error": mean_of(points["point_error"], name, "standard error of one sample, mean"),
             },
             {},
-            (f"{told(len(chosen), self.repeats, dequantiser)} with {self.draws} draws of {described(self.time)} each.",),
+            (
+                f"{told(len(chosen), self.repeats, dequantiser)} with {self.draws} draws of {described(self.time)} "
+                "each.",
+            ),
             points,
         )
 

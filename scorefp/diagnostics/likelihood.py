@@ -127,8 +127,8 @@ class Likelihood(AbstractMeasure):
             numbers,
             {},
             (
-                f"{told(len(chosen), self.repeats, dequantiser)} by {described(trace)} and {type(self.integrator.solver).__name__}, "
-                f"rtol = {self.integrator.rtol:g}, atol = {self.integrator.atol:g}. A trajectory has exploded if its "
+                f"{told(len(chosen), self.repeats, dequantiser)} by {described(trace)} and "
+                f"{type(self.integrator.solver).__name__}, rtol = {self.integrator.rtol:g}, atol = {self.integrator.atol:g}. A trajectory has exploded if its "
                 f"solve failed, or if it ends beyond {self.threshold:g} scales of the prior.",
                 *_named("have an exploded trajectory", rows[exploded.any(axis=0)], rows.size, _WITH_EXPLODED),
                 *_named("have a failed trajectory", rows[failed.any(axis=0)], rows.size, _WITHOUT_FAILED),

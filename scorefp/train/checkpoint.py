@@ -88,16 +88,19 @@ class Saver(AbstractModule):
         averages = tuple(arrays[_average(i)] for i in range(len(like.averages)))
         return TrainState(arrays["params"], averages, arrays["optimizer"], **arrays["loop"]), start
 
-    def save(self, state: TrainState, batches: AbstractBatches, metrics: Mapping[str, float], steps: int) -> None:
+    def save(
+        self, step: int, steps: int, state: TrainState, batches: AbstractBatches, metrics: Mapping[str, float]
+    ) -> None:
         """Writes a checkpoint where one is due, unless there is one of this step.
 
         Args:
+            step: How many steps are taken.
+            steps: How many there are in all.
             state: The state; every process holds all of it.
             batches: The batches of the run, behind those of the last step.
             metrics: Numbers measured at this step.
-            steps: How many steps the run has in all.
         """
-        store, step = self.store, int(state.step)
+        store = self.store
         if store is None or self.checkpoints is None or not due(step, self.checkpoints.every, steps):
             return
         require(

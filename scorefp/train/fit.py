@@ -132,9 +132,18 @@ def fit(
     params, skeleton = _parted(model)
     batches = batches_of(data, batch_size, min(report_every, steps), mesh, key=key)
     step = TrainStep(
-        skeleton, loss, _clipped(optimizer, clip), time, batch_size, decays, dropout, accumulate, mesh, batches.pick,
-        data.quantisation,
-    )  # fmt: skip
+        skeleton,
+        loss,
+        _clipped(optimizer, clip),
+        time,
+        batch_size,
+        decays,
+        dropout=dropout,
+        accumulate=accumulate,
+        mesh=mesh,
+        pick=batches.pick,
+        quantisation=data.quantisation,
+    )
     saves = saver(checkpoints, step, data, key=key, clip=clip)
     state, start = saves.begun(step.init(params, key=key), batches, steps)
     step, state = everywhere((step, state), mesh)
@@ -144,15 +153,15 @@ def fit(
     with Console(start, steps, heading=_heading(step), shown=progress and first_process) as console:
         for state, span in run:
             seen.append(span)
-            model = eqx.combine(local(state.averages[0]), skeleton)
+            averaged = eqx.combine(local(state.averages[0]), skeleton)
             metrics = {name: float(values.mean()) for name, values in span.history.items()}
             metrics["seconds_per_step"] = span.seconds_per_step
             if evaluate is not None and due(span.stop, evaluate_every, steps):
-                metrics |= {name: float(value) for name, value in evaluate(model).items()}
+                metrics |= {name: float(value) for name, value in evaluate(averaged).items()}
             console(span)
             for callback in callbacks if first_process else ():
-                callback(Report(span.stop, steps, span.first, metrics, span.history, model))
-            saves.save(state, batches, metrics, steps)
+                callback(Report(span.stop, steps, span.first, metrics, span.history, averaged))
+            saves.save(span.stop, steps, state, batches, metrics)
 
     averages = tuple(eqx.combine(local(average), skeleton) for average in state.averages)
     last = eqx.combine(local(state.params), skeleton)
