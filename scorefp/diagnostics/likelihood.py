@@ -127,9 +127,9 @@ class Likelihood(AbstractMeasure):
             numbers,
             {},
             (
-                f"{told(len(chosen), self.repeats, dequantiser)} by {described(trace)} and "
-                f"{type(self.integrator.solver).__name__}, rtol = {self.integrator.rtol:g}, atol = {self.integrator.atol:g}. A trajectory has exploded if its "
-                f"solve failed, or if it ends beyond {self.threshold:g} scales of the prior.",
+                f"{told(len(chosen), self.repeats, dequantiser)} by {described(trace)} and {_solver(self.integrator)}. "
+                f"A trajectory has exploded if its solve failed, or if it ends beyond {self.threshold:g} scales of the "
+                "prior.",
                 *_named("have an exploded trajectory", rows[exploded.any(axis=0)], rows.size, _WITH_EXPLODED),
                 *_named("have a failed trajectory", rows[failed.any(axis=0)], rows.size, _WITHOUT_FAILED),
             ),
@@ -173,6 +173,10 @@ def _prior_scale(prior: AbstractPrior, event: jax.ShapeDtypeStruct, key: Key) ->
         return jnp.broadcast_to(jnp.asarray(prior.scale, event.dtype), event.shape)
     draws = jax.vmap(lambda k: prior.sample(k, event.shape))(jr.split(key, 1024))
     return jnp.sqrt(jnp.mean(draws.astype(event.dtype) ** 2, axis=0))
+
+
+def _solver(integrator: Integrator) -> str:
+    return f"{type(integrator.solver).__name__}, rtol = {integrator.rtol:g}, atol = {integrator.atol:g}"
 
 
 def _named(what: str, rows: Int[np.ndarray, " rows"], count: int, effect: str) -> tuple[str, ...]:
