@@ -155,21 +155,21 @@ def plain(cls: Callable[..., Any], *args: Any) -> Callable[[Shape, Any], Any]:
     return lambda shape, dtype: cls(*args)
 
 
+def rows(use: Callable[..., Any], *classes: type, args: tuple[Any, ...] = (), **options: Any) -> dict[str, Row]:
+    """Of classes whose instances do not depend on the samples, by their names."""
+    return {cls.__name__: Row(cls, plain(cls, *args), use, **options) for cls in classes}
+
+
 PLANE: tuple[Shape, ...] = ((2,),)
 ROWS: dict[str, Row] = {
     # sde
-    **{
-        cls.__name__: Row(cls, plain(cls), use_linear)
-        for cls in (sfp.VE, sfp.VP, sfp.SubVP, sfp.OU, sfp.EDM, sfp.Cosine)
-    },
+    **rows(use_linear, sfp.VE, sfp.VP, sfp.SubVP, sfp.OU, sfp.EDM, sfp.Cosine),
     "VE from zero": Row(sfp.VE, lambda shape, dtype: sfp.VE(from_zero=True), use_linear),
     "LinearSDE": Row(sfp.LinearSDE, plain(inverse_linear), use_linear),
     "GeneralSDE": Row(sfp.GeneralSDE, general, use_sde),
     "GeometricBrownianMotion": Row(sdes.GeometricBrownianMotion, brownian, use_sde, ((3,),)),
-    "CriticallyDampedLangevin": Row(
-        sdes.CriticallyDampedLangevin, plain(sdes.CriticallyDampedLangevin), use_sde, ((2, 3),)
-    ),
-    "Normal": Row(sdes.Normal, plain(sdes.Normal, 2.0), use_log_prob),
+    **rows(use_sde, sdes.CriticallyDampedLangevin, shapes=((2, 3),)),
+    **rows(use_log_prob, sdes.Normal, args=(2.0,)),
     "Normal with an array": Row(
         sdes.Normal, lambda shape, dtype: sdes.Normal(jnp.full(shape, 2.0, dtype)), use_log_prob
     ),
@@ -181,10 +181,7 @@ ROWS: dict[str, Row] = {
     "MixturePotential": Row(
         densities.MixturePotential, lambda shape, dtype: mixture(shape, dtype).score(sfp.SubVP()), use_potential
     ),
-    **{
-        cls.__name__: Row(cls, plain(cls, network, sfp.VP()), use_score)
-        for cls in (sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore, sfp.EDMScore)
-    },
+    **rows(use_score, sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore, sfp.EDMScore, args=(network, sfp.VP())),
     **{
         f"bare {cls.__name__}": Row(cls, plain(cls, network, sfp.Cosine(), None), use_score)
         for cls in (sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore)
@@ -194,32 +191,25 @@ ROWS: dict[str, Row] = {
         lambda shape, dtype: sfp.NoiseScore(network, sfp.EDM(), jnp.full(shape, 0.5, dtype)),
         use_score,
     ),
-    **{
-        cls.__name__: Row(cls, plain(cls, network, sfp.VP(), 0.5, jnp.sin), use_potential)
-        for cls in (sfp.DistancePotential, sfp.InnerPotential)
-    },
+    **rows(use_potential, sfp.DistancePotential, sfp.InnerPotential, args=(network, sfp.VP(), 0.5, jnp.sin)),
     **{
         f"bare {cls.__name__}": Row(cls, plain(cls, network, sfp.Cosine(), None), use_potential)
         for cls in (sfp.DistancePotential, sfp.InnerPotential)
     },
     # calculus
     "Box": Row(sfp.Box, lambda shape, dtype: sfp.Box(-jnp.ones(shape, dtype), jnp.ones(shape, dtype)), use_box),
-    "Exact": Row(sfp.Exact, plain(sfp.Exact), use_trace),
-    "Hutchinson": Row(sfp.Hutchinson, plain(sfp.Hutchinson, 2), use_trace),
-    "Rademacher": Row(sfp.Rademacher, plain(sfp.Rademacher), use_law),
-    "Gaussian": Row(sfp.Gaussian, plain(sfp.Gaussian), use_law),
-    "FiniteDifference": Row(sfp.FiniteDifference, plain(sfp.FiniteDifference), use_method),
+    **rows(use_trace, sfp.Exact),
+    **rows(use_trace, sfp.Hutchinson, args=(2,)),
+    **rows(use_law, sfp.Rademacher, sfp.Gaussian),
+    **rows(use_method, sfp.FiniteDifference),
     # fokker_planck
-    "Ito": Row(sfp.Ito, plain(sfp.Ito), use_method),
-    "Antithetic": Row(sfp.Antithetic, plain(sfp.Antithetic), use_method),
-    "Sliced": Row(sfp.Sliced, plain(sfp.Sliced), use_method),
+    **rows(use_method, sfp.Ito, sfp.Antithetic, sfp.Sliced, fokker_planck.Pointwise),
     "Sliced, random trace": Row(sfp.Sliced, lambda shape, dtype: sfp.Sliced(trace=sfp.Hutchinson()), use_method),
-    "Smoothed": Row(sfp.Smoothed, plain(sfp.Smoothed), use_log_method),
+    **rows(use_log_method, sfp.Smoothed),
     "Ito of a potential": Row(sfp.Ito, plain(sfp.Ito), use_log_method),
     "Antithetic of a potential": Row(sfp.Antithetic, plain(sfp.Antithetic), use_log_method),
-    "UniformDraws": Row(sfp.UniformDraws, plain(sfp.UniformDraws, 8), use_rule),
-    "GaussLegendre": Row(sfp.GaussLegendre, plain(sfp.GaussLegendre, 2, 2), use_rule, ((3,), ())),
-    "Pointwise": Row(fokker_planck.Pointwise, plain(fokker_planck.Pointwise), use_method),
+    **rows(use_rule, sfp.UniformDraws, args=(8,)),
+    **rows(use_rule, sfp.GaussLegendre, args=(2, 2), shapes=((3,), ())),
     # densities
     "AnchoredPotential": Row(
         sfp.AnchoredPotential,
@@ -239,10 +229,9 @@ ROWS: dict[str, Row] = {
         use_suprema,
     ),
     "GaussianMixture": Row(sfp.GaussianMixture, mixture, use_mixture),
-    "Checkerboard": Row(densities.Checkerboard, plain(densities.Checkerboard), use_log_prob, PLANE),
-    "Circles": Row(densities.Circles, plain(densities.Circles), use_log_prob, PLANE),
-    "SwissRolls": Row(densities.SwissRolls, plain(densities.SwissRolls), use_rolls, PLANE),
-    "MuellerBrown": Row(densities.MuellerBrown, plain(densities.MuellerBrown), use_surface, PLANE),
+    **rows(use_log_prob, densities.Checkerboard, densities.Circles, shapes=PLANE),
+    **rows(use_rolls, densities.SwissRolls, shapes=PLANE),
+    **rows(use_surface, densities.MuellerBrown, shapes=PLANE),
 }
 
 PACKAGES = (sfp.calculus, sfp.sde, sfp.score, sfp.fokker_planck, sfp.densities)
