@@ -325,49 +325,6 @@ def test_bad_files(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_bad_arrays(unchecked: None) -> None:
-    x = np.ones((2000, 2))
-    x[1500, 1] = np.nan
-    with pytest.raises(ValueError, match=r"sample 1500 holds nan; 1 of 2000 samples have NaN or infinite entries"):
-        OnHost(Dataset(x))
-    x[1500, 1], x[1501, 0] = 1.5, -3.0
-    with pytest.raises(
-        ValueError,
-        match=r"sample 1500 holds 1\.5, outside \[-1\.0, 1\.0\]; 2 of 2000 samples .* Declare the interval that",
-    ):
-        OnHost(Dataset(x, interval=Interval(-1.0, 1.0)))
-    assert len(OnHost(Dataset(x, interval=Interval(-3.0, 1.5)))) == 2000
-    levels = np.ones((5, 2), np.int64)
-    levels[3, 1] = 17
-    with pytest.raises(ValueError, match=r"sample 3 holds the level 17, outside 0 … 16; 1 of 5 samples"):
-        OnHost(Dataset(levels, sfp.Quantisation(17, -1.0, 1.0)))
-    with pytest.raises(ValueError, match=r"sample 0 holds the level -1, outside 0 … 255"):
-        OnHost(Dataset(-levels.astype(np.int8), BYTES))
-    with pytest.raises(TypeError, match=r"dtype int64 and quantisation is None; integer levels need Quantisation\("):
-        OnHost(Dataset(levels))
-    with pytest.raises(TypeError, match=r"dtype float64 and a quantisation; .* np\.round\(values \* 255\)"):
-        OnHost(Dataset(np.ones((5, 2)), BYTES))
-    with pytest.raises(TypeError, match=r"dtype bool and quantisation is None"):
-        OnHost(Dataset(np.ones((5, 2), bool)))
-    with pytest.raises(ValueError, match=r"have the quantisation .* and the interval .* Leave interval out"):
-        OnHost(Dataset(levels, BYTES, interval=Interval(0.0, 1.0)))
-    with pytest.raises(ValueError, match=r"args has arrays with \[\(4,\)\] rows, values has 5; each sample needs"):
-        OnHost(Dataset(levels, BYTES, np.arange(4)))
-    with pytest.raises(TypeError, match=r"args has an array of dtype <U3; .* np\.unique\(names, return_inverse=True\)"):
-        OnHost(Dataset(levels, BYTES, np.asarray(["cat"] * 5)))
-    for empty in (np.ones((0, 3)), np.asarray(1.0)):
-        with pytest.raises(ValueError, match=r"values has shape .* samples, stacked along the first axis"):
-            OnHost(Dataset(empty))
-    with pytest.raises(ValueError, match=r"shape = \(1, 3\) has 3 entries, the samples have shape \(2,\) with 2"):
-        OnHost(Dataset(levels, BYTES)).reshaped((1, 3))
-
-
-@pytest.mark.parametrize("ends", [(1.0, 1.0), (0.0, np.inf), (2.0, 1.0)])
-def test_bad_intervals(ends: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match=r"an interval is finite with low < high"):
-        Interval(*ends)
-
-
 class Wrong(AbstractRows):
     """A source of a user that gives `shape` of samples that have another, or `dtype`."""
 

@@ -1,0 +1,218 @@
+"""Data sets: what a batch holds, the standard deviation, what is refused, and that every entry point takes one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers.references import assert_mean, line_mixture
+from helpers.refusals import refused
+from jaxtyping import Array
+
+import scorefp as sfp
+from scorefp.data import OnHost, digits
+from scorefp.dataset import Dataset, Interval, as_dataset
+from scorefp.dataset.dequantise import spread
+from scorefp.diagnostics import Bound, Ensemble, MatchingCurve
+
+pytestmark = pytest.mark.quick
+
+BYTES, LEVELS = sfp.Quantisation(256, -1.0, 1.0), sfp.Quantisation(17, -1.0, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8])
+def test_batches_lie_inside_their_levels(dtype: type, getkey: Callable[[], Array]) -> None:
+    """Bytes with all their 256 levels, and uniform inside each."""
+    levels = np.arange(256).reshape(128, 2)
+    data = Dataset(jnp.asarray(levels, dtype), sfp.Quantisation(256, -1.0, 1.0))
+    index = jnp.asarray([3, 127, 3, 0])
+    batch = jax.jit(lambda key: spread(data.rows(index).values, data.quantisation, key=key))
+    x = batch(getkey())
+    assert x.dtype == jnp.float32
+    for values, level in ((x, levels[np.asarray(index)]), (data.dequantised(getkey()).values, levels)):
+        place = (np.asarray(values, np.float64) + 1) * 128 - level
+        # The round-off of float32 at level 256.
+        assert place.min() > -1e-4
+        assert place.max() < 1 + 1e-4
+    # Drawn anew with each key, also for the same sample twice.
+    assert not np.array_equal(x[0], x[2])
+    assert not np.array_equal(x, batch(getkey()))
+    place = (np.stack([batch(key) for key in jr.split(getkey(), 200)]) + 1) * 128 - levels[np.asarray(index)]
+    assert_mean(place.reshape(200, -1), np.full(8, 0.5), resolution=0.1)
+    assert_mean(place.reshape(200, -1) ** 2, np.full(8, 1 / 3), resolution=0.1)
+
+
+def test_batches_of_floats(getkey: Callable[[], Array]) -> None:
+    x = jr.normal(getkey(), (6, 2, 1))
+    args = {"label": jnp.arange(6), "c": jr.normal(getkey(), (6, 3))}
+    data, index = Dataset(x, args=args), jnp.asarray([5, 0, 5])
+    batch = data.rows(index)
+    np.testing.assert_array_equal(spread(batch.values, batch.quantisation, key=getkey()), x[index])
+    np.testing.assert_array_equal(batch.args["label"], [5, 0, 5])
+    np.testing.assert_array_equal(batch.args["c"], args["c"][index])
+    np.testing.assert_array_equal(data.dequantised(getkey()).values, x)
+    assert (len(data), data.shape) == (6, (2, 1))
+
+
+def test_std() -> None:
+    """The root of the mean square about zero, of what the model sees."""
+    x = jnp.array([[1.0, 2.0], [3.0, 6.0]])
+    assert Dataset(x).std == pytest.approx(np.sqrt((1 + 4 + 9 + 36) / 4))
+    # Three levels on [-1, 1]: uniform over the interval if they are equally frequent, of variance one third.
+    even = Dataset(jnp.array([[0], [1], [2]]), sfp.Quantisation(3, -1.0, 1.0))
+    assert even.std == pytest.approx(np.sqrt(1 / 3))
+    train = digits("train")
+    squares = [np.mean(np.asarray(train.dequantised(key).values, np.float64) ** 2) for key in jr.split(jr.key(0), 20)]
+    assert train.std**2 == pytest.approx(np.mean(squares), rel=1e-4)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_values() -> None:
+    x = np.ones((2000, 2), np.float32)
+    x[1500, 1], x[1501, 0] = np.nan, np.inf
+    message = r"sample 1500 holds nan; 2 of 2000 samples have NaN or infinite entries\. Remove"
+    for values in (x, jnp.asarray(x)):
+        refused(message, Dataset, values)
+        refused(message, as_dataset, values)
+    x[1500, 1], x[1501, 0] = 1.5, -3.0
+    message = r"sample 1500 holds 1\.5, outside \[-1\.0, 1\.0\]; 2 of 2000 samples .* Declare the interval that"
+    refused(message, Dataset, x, interval=Interval(-1.0, 1.0))
+    assert len(Dataset(x, interval=Interval(-3.0, 1.5))) == 2000
+    levels = np.ones((5, 2), np.int64)
+    for bad in (-1, 17):
+        refused(rf"sample 0 holds the level {bad}, outside 0 … 16; 5 of 5 samples", Dataset, bad * levels, LEVELS)
+    refused(r"sample 0 holds the level -1, outside 0 … 255", Dataset, -levels.astype(np.int8), BYTES)
+    message = r"dtype int64 and quantisation is None; integer levels need Quantisation\("
+    refused(message, Dataset, levels, error=TypeError)
+    message = r"dtype float64 and a quantisation; levels are integers 0 … 255.* np\.round\(values \* 255\)"
+    refused(message, Dataset, np.ones((5, 2)), BYTES, error=TypeError)
+    refused(r"dtype bool and quantisation is None", Dataset, np.ones((5, 2), bool), error=TypeError)
+    message = r"have the quantisation .* and the interval .* Leave interval out"
+    refused(message, Dataset, levels, BYTES, interval=Interval(0.0, 1.0))
+    message = r"args has arrays with \[\(5,\), \(4,\)\] rows, values has 5; each sample needs"
+    refused(message, Dataset, levels, BYTES, [np.ones((5, 1)), np.arange(4)])
+    message = r"args has an array of dtype <U3; .* np\.unique\(names, return_inverse=True\)"
+    refused(message, Dataset, levels, BYTES, np.asarray(["cat"] * 5), error=TypeError)
+    for few in (np.ones((0, 3)), np.ones((1, 3)), np.asarray(1.0)):
+        message = r"values has shape .*; it needs at least two samples, stacked along the first axis"
+        refused(message, Dataset, few)
+    message = r"shape = \(1, 3\) has 3 entries, the samples have shape \(2,\) with 2"
+    for data in (Dataset(levels, BYTES), OnHost(Dataset(levels, BYTES))):
+        refused(message, data.reshaped, (1, 3))
+
+
+@pytest.mark.parametrize("ends", [(1.0, 1.0), (0.0, np.inf), (2.0, 1.0)])
+def test_bad_intervals(ends: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"an interval is finite with low < high"):
+        Interval(*ends)
+
+
+# ---------------------------------------------------------------------------------------- one type for every entry
+
+
+def test_dequantised_samples_know_their_levels() -> None:
+    data = Dataset(np.arange(34, dtype=np.uint8).reshape(17, 2) % 17, LEVELS, args=np.arange(17))
+    floats = data.dequantised(jr.key(0))
+    assert data.has_levels
+    assert not floats.has_levels
+    assert floats.quantisation == LEVELS
+    np.testing.assert_array_equal(jnp.floor((floats.values + 1) * 8.5), data.values)
+    assert floats.dequantised(jr.key(1)) is floats
+    chosen, rows = floats.drawn(5, key=jr.key(2))
+    assert len(set(rows.tolist())) == len(chosen) == 5
+    np.testing.assert_array_equal(chosen.args, rows)
+    np.testing.assert_array_equal(chosen.values, floats.values[rows])
+
+
+def test_traced_samples_are_checked_as_they_run() -> None:
+    # Not by the message: it comes from the runtime of XLA.
+    with pytest.raises(Exception, match="data holds NaN or infinite entries"):
+        jax.block_until_ready(jax.jit(lambda x: as_dataset(x).values)(jnp.asarray([[1.0], [jnp.nan]])))
+
+
+class Shifted(eqx.Module):
+    """A score that is off by `args`."""
+
+    truth: sfp.AbstractPotential
+
+    def __call__(self, t: Array, x: Array, *, args: Array) -> Array:
+        return self.truth(t, x) + args
+
+
+def exact() -> sfp.AbstractPotential:
+    return line_mixture().score(sfp.VP())
+
+
+@pytest.mark.usefixtures("x64")
+def test_means_over_samples_know_the_conditioning_of_each() -> None:
+    """Song 2021, Theorems 1 and 4: what the conditioning adds to the score is seen, with its sample."""
+    x, key = line_mixture().sample(jr.key(0), 64), jr.key(1)
+    truth = exact()
+    score = sfp.Score(Shifted(truth), sfp.VP())
+    none = Dataset(x, args=jnp.zeros(64))
+    half = Dataset(x, args=jnp.where(jnp.arange(64) < 32, 0.1, 0.0))
+    alone = sfp.entropy(truth, x, key=key)
+    assert sfp.entropy(score, none, key=key).value == pytest.approx(float(alone.value), rel=1e-12)
+    # Half of the samples have c = 0.1, which adds c²/2 times the integral of g², (0.1 + 20) / 2 for VP.
+    rise = float(sfp.kl_bound(score, truth, half, key=key).value - sfp.kl_bound(score, truth, none, key=key).value)
+    assert rise == pytest.approx(0.5 * 0.5 * 0.01 * (0.1 + 20) / 2, rel=0.02)
+    sides = [sfp.kl_decomposition(score, truth, data.rows(jnp.arange(4)), key=key, draws=2) for data in (none, half)]
+    assert abs(sides[0].matching.value) < 1e-12 < 1e-3 < sides[1].matching.value
+
+
+@pytest.mark.usefixtures("x64")
+def test_levels_are_dequantised_where_samples_are_taken() -> None:
+    """Of levels, of their floats, and of neither without a key."""
+    quantisation = sfp.Quantisation(64, -4.0, 4.0)
+    levels = jnp.clip(jnp.floor((line_mixture().sample(jr.key(0), 400) + 4) * 8), 0, 63).astype(jnp.int32)
+    data, truth, key = Dataset(levels, quantisation), exact(), jr.key(1)
+    of_levels, of_floats = (sfp.entropy(truth, x, key=key) for x in (data, data.dequantised(jr.key(2))))
+    assert of_levels.value != of_floats.value
+    assert abs(of_levels.value - of_floats.value) < 4 * np.hypot(of_levels.error, of_floats.error)
+    bounds = [sfp.prior_kl_bound(sfp.VP(), x) for x in (data.dequantised(key), data.dequantised(key).values)]
+    assert bounds[0].value == bounds[1].value
+    refused(r"xs holds levels, .* give xs\.dequantised\(key\)", sfp.prior_kl_bound, sfp.VP(), data)
+    # A measure by itself takes what an audit takes.
+    numbers = MatchingCurve(Ensemble(3, 10))(truth, data.rows(jnp.arange(12)), key=key).numbers
+    assert all(np.isfinite(number.value) for number in numbers.values())
+
+
+@pytest.mark.usefixtures("x64")
+def test_points_compare_scores_sample_by_sample() -> None:
+    """The number is the mean of its points, and the difference of two scores is far sharper paired than not."""
+    x = line_mixture().sample(jr.key(0), 200)
+    truth = exact()
+    scores = truth, sfp.Score(lambda t, x: truth(t, x) + 0.02, sfp.VP())
+    first, second = (sfp.audit(score, x, key=jr.key(1), measures=(Bound(draws=8),))["bound"] for score in scores)
+    assert first.numbers["bound"].value == pytest.approx(first.points["bound"].mean())
+    paired = np.std(second.points["bound"] - first.points["bound"])
+    assert 0 < paired < 0.1 * np.std(first.points["bound"])
+
+
+class Twice(eqx.Module):
+    """A network with a score inside."""
+
+    inner: sfp.AbstractScore
+    weight: Array
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        return self.weight * self.inner(t, x)
+
+
+def test_a_score_says_what_is_trained() -> None:
+    network = sfp.nn.MLP(shape=(2,), width=4, key=jr.key(0))
+    inner = sfp.NoiseScore(network, sfp.VP(), data_std=jnp.ones(2)).bind(args=jnp.ones(3))
+    own = sfp.LinearSDE(lambda t: -t, lambda t: jnp.log(t), t0=0.01, t1=1.0)
+    outer = sfp.Score(Twice(inner, jnp.ones(())), own, args=jnp.ones(2))
+
+    def arrays(score: Any) -> int:
+        return len(jax.tree.leaves(eqx.filter(score, score.trained())))
+
+    of_network = len(jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)))
+    assert arrays(inner) == of_network
+    assert arrays(outer) == of_network + 1
+    assert arrays(sfp.Score(lambda t, x: -x, sfp.VP())) == 0
