@@ -24,6 +24,7 @@ from helpers.references import (
     mean_is,
     perturbed,
     plane_mixture,
+    standard,
     standard_error,
 )
 from helpers.refusals import refused
@@ -322,7 +323,7 @@ def test_importance_sampling_lowers_the_variance() -> None:
         "UniformLogSNR": 2 * z * by_log_t(lambda t: share(t, 1)),
         "UniformTime": 2 * by_log_t(lambda t: share(t, 2)),
     }
-    drawn, score, keys = {}, sfp.Score(lambda t, x: -x, sde), jr.split(jr.key(4), 20_000)
+    drawn, score, keys = {}, standard(sde), jr.split(jr.key(4), 20_000)
     for name in want:
         time = drawn_times(SAMPLERS[f"{name}, independent"], sde, keys, 1)
         drawn[name] = np.asarray(estimates(sfp.DSM(), score, samples(normal, (20_000, 1), 4), time, keys)[0])
@@ -723,23 +724,23 @@ def test_dropout_keys() -> None:
 @pytest.mark.quick
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input() -> None:
-    score, loss, key = swirl(), sfp.DSM() + sfp.ScoreFPE(), jr.key(0)
+    score, loss, key, x0 = swirl(), sfp.DSM() + sfp.ScoreFPE(), jr.key(0), jnp.ones((4, 2))
     with pytest.raises(TypeError, match=r"x0 has dtype int64; .* for example x0.astype\(jnp.float32\)"):
-        loss(score, jnp.ones((4, 2), int), key=key)
+        loss(score, x0.astype(int), key=key)
     refused("n = 0; at least one time is drawn", loss, score, jnp.ones((0, 2)), key=key)
     with pytest.raises(ValueError, match=r"args has arrays with \[\(5,\)\] rows, x0 has 4; each sample needs its own"):
-        loss(score, jnp.ones((4, 2)), key=key, args=jnp.ones(5))
+        loss(score, x0, key=key, args=jnp.ones(5))
     general = sfp.GeneralSDE(lambda t, x: -x, lambda t, x: sfp.VP().diffusion(t, x), Normal(1.0), t0=0.0, t1=1.0)
+    message = "sde is a GeneralSDE, which has no Gaussian kernel"
     for term in (sfp.DSM(), sfp.ScoreFPE(sfp.Exact()), loss):
-        with pytest.raises(TypeError, match="sde is a GeneralSDE, which has no Gaussian kernel"):
-            term(sfp.Score(lambda t, x: -x, general), jnp.ones((4, 2)), key=key)
+        refused(message, term, standard(general), x0, key=key, error=TypeError)
     with pytest.raises(TypeError, match=r"potential is a Score, a score without a potential: .*Potential\(fn, sde\)"):
-        sfp.LogFPE()(score, jnp.ones((4, 2)), key=key)
+        sfp.LogFPE()(score, x0, key=key)
     kinked = sfp.Potential(lambda t, x: jnp.sum(jax.nn.relu(x)), sfp.VP())
-    refused("potential uses relu, which is piecewise linear", sfp.LogFPE(), kinked, jnp.ones((4, 2)), key=key)
+    refused("potential uses relu, which is piecewise linear", sfp.LogFPE(), kinked, x0, key=key)
     smooth = sfp.Potential(lambda t, x: jnp.sum(jnp.sin(x)), sfp.VP())
-    with pytest.raises(ValueError, match=r"domain has shape \(3,\), but a sample has shape \(2,\)"):
-        sfp.LogFPE(domain=sfp.Box(-jnp.ones(3), jnp.ones(3)))(smooth, jnp.ones((4, 2)), key=key)
+    term = sfp.LogFPE(domain=sfp.Box(-jnp.ones(3), jnp.ones(3)))
+    refused(r"domain has shape \(3,\), but a sample has shape \(2,\)", term, smooth, x0, key=key)
     with pytest.raises(TypeError, match=r"method = Sliced\(…\), which takes the residual of a score\. That of a pot"):
         sfp.LogFPE(sfp.Sliced())  # type: ignore
 
