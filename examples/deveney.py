@@ -206,7 +206,7 @@ def beside(targets: list[str]) -> list[str]:
     return [heading for t in targets for heading in (f"{t}: paper", "ours")]
 
 
-def pairs(paper: list[str], ours: list[str]) -> list[str]:
+def alternating(paper: list[str], ours: list[str]) -> list[str]:
     """The entries under them."""
     return [entry for pair in zip(paper, ours, strict=True) for entry in pair]
 
@@ -218,11 +218,12 @@ def distances(cells: list[dict[str, Any]], targets: list[str]) -> list[str]:
         body: list[list[str]] = []
         for row, penalty in enumerate(PENALTIES):
             printed = [f"{PAPER[name][t][row]:.6f}" for t in targets]
-            body.append([f"{penalty:g}", *pairs(printed, [spread(values(cells, t, penalty, name)) for t in targets])])
+            ours = [spread(values(cells, t, penalty, name)) for t in targets]
+            body.append([f"{penalty:g}", *alternating(printed, ours)])
         exact = [spread(values(cells, t, None, name)) for t in targets]
         floors = [spread([c["transport"]["floor"][0] for c in cells if c["target"] == t]) for t in targets]
         none = [""] * len(targets)
-        body += [["exact score", *pairs(none, exact)], ["data and data", *pairs(none, floors)]]
+        body += [["exact score", *alternating(none, exact)], ["data and data", *alternating(none, floors)]]
         text += [f"{title}\n", _cells.markdown(["$w_R$", *beside(targets)], body, left=1)]
     return text
 
@@ -232,7 +233,7 @@ def orders(cells: list[dict[str, Any]], targets: list[str]) -> list[str]:
     body: list[list[str]] = []
     for title, name in TABLES.items():
         ours = [order([mean(values(cells, t, p, name)) for p in PENALTIES]) for t in targets]
-        body.append([title.split(".")[0], *pairs([order(PAPER[name][t]) for t in targets], ours)])
+        body.append([title.split(".")[0], *alternating([order(PAPER[name][t]) for t in targets], ours)])
     return ["Weights from the least distance to the largest:\n", _cells.markdown(["", *beside(targets)], body)]
 
 
@@ -275,6 +276,7 @@ def mean(found: list[float]) -> float:
 
 
 def spread(found: list[float]) -> str:
+    """The mean over seeds to four decimals, with the least and the largest."""
     return _cells.spread(found, ".4f")
 
 
@@ -361,9 +363,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=100_000)
     parser.add_argument("--samples", type=int, default=300_000, help="samples of each law in a cell")
     parser.add_argument("--steps", type=int, default=400, help="steps of the samplers")
-    parser.add_argument(
-        "--weights", type=Path, default=Path(".cache/deveney"), help="where the trained weights are kept"
-    )
+    parser.add_argument("--weights", type=Path, default=Path(".cache/deveney"), help="where weights are kept")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--published", type=Path, help="only check Tables 1–3 against histograms in this folder")
     options = parser.parse_args()
