@@ -5,11 +5,12 @@ so that a killed run goes on where it stopped, and refused when its facts are ot
 """
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from scipy import stats
 
 Model = TypeVar("Model")
+Name = TypeVar("Name", bound="Named")
 
 
 def parser(doc: str | None, *, out: str, seeds: Sequence[int] | None = None) -> argparse.ArgumentParser:
@@ -49,20 +51,40 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def slug(words: str) -> str:
-    """Words as the name of a file."""
-    words = words.lower()
-    for old, new in {"ü": "ue", "–": "-", ",": "", " + ": "-", " ": "-"}.items():
-        words = words.replace(old, new)
-    return words
-
-
 def fingerprint(facts: Any) -> str:
     """Eight digits that tell one choice of settings from another."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
 # ------------------------------------------------------------------------------------------------ cells
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """What a cell is of: the names of its parts, which a subclass has as fields, and a seed, the last of them."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        *parts, seed = dataclasses.astuple(self)
+        words = "-".join([*parts, f"seed{seed}"]).lower()
+        for old, new in {"ü": "ue", "–": "-", ",": "", " + ": "-", " ": "-", "sub-vp": "subvp"}.items():
+            words = words.replace(old, new)
+        return words
+
+
+def cells(
+    out: Path, of: Iterable[Name], settings: Any, make: Callable[[Name, Any], dict[str, Any]]
+) -> dict[Name, dict[str, Any]]:
+    """The cells of these names with dataclass settings; those whose files are not there are made."""
+    return {
+        name: cell(
+            out / f"{name.name}.json",
+            {"cell": dataclasses.asdict(name), "settings": dataclasses.asdict(settings)},
+            functools.partial(make, name, settings),
+        )
+        for name in of
+    }
+
+
 def cell(
     path: Path, facts: dict[str, Any], make: Callable[[], dict[str, Any]], *, indent: int | None = None
 ) -> dict[str, Any]:

@@ -97,15 +97,11 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(_cells.Named):
     """One problem with one seed."""
 
     problem: str
     seed: int
-
-    @property
-    def name(self) -> str:
-        return _cells.slug(f"{self.problem}-seed{self.seed}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -113,11 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--steps", type=int, default=Settings.steps, help="training steps")
     options = parser.parse_args(arguments)
-    settings, found = Settings(steps=options.steps), dict[Cell, dict[str, Any]]()
-    for cell in [Cell(problem, seed) for seed in options.seeds for problem in options.problems]:
-        facts = {"cell": dataclasses.asdict(cell), "settings": dataclasses.asdict(settings)}
-        path = options.out / f"{cell.name}.json"
-        found[cell] = _cells.cell(path, facts, functools.partial(run, cell, settings))
+    of = [Cell(problem, seed) for seed in options.seeds for problem in options.problems]
+    found = _cells.cells(options.out, of, Settings(steps=options.steps), run)
     text = table(found)
     _cells.write(options.out / "cauchy.md", text)
     figure(found).savefig(options.out / "cauchy.png", dpi=110)

@@ -146,16 +146,12 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(_cells.Named):
     """One model of one law with one seed."""
 
     law: str
     model: str
     seed: int
-
-    @property
-    def name(self) -> str:
-        return _cells.slug(f"{self.law}-{self.model}-seed{self.seed}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -163,11 +159,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--laws", nargs="+", choices=list(LAWS), default=list(LAWS))
     parser.add_argument("--steps", type=int, default=Settings.steps, help="training steps")
     options = parser.parse_args(arguments)
-    settings, found = Settings(steps=options.steps), dict[Cell, dict[str, Any]]()
-    for cell in [Cell(law, model, seed) for seed in options.seeds for law in options.laws for model in MODELS]:
-        facts = {"cell": dataclasses.asdict(cell), "settings": dataclasses.asdict(settings)}
-        path = options.out / f"{cell.name}.json"
-        found[cell] = _cells.cell(path, facts, functools.partial(run, cell, settings))
+    of = [Cell(law, model, seed) for seed in options.seeds for law in options.laws for model in MODELS]
+    found = _cells.cells(options.out, of, Settings(steps=options.steps), run)
     text = tables(found)
     _cells.write(options.out / "force.md", text)
     figure(found).savefig(options.out / "force.png", dpi=110)

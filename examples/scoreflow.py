@@ -87,18 +87,13 @@ QUICK = Settings(
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(_cells.Named):
     """One row for one SDE, data set and seed."""
 
     data: str
     sde: str
     row: str
     seed: int
-
-    @property
-    def name(self) -> str:
-        sde = self.sde.replace("-", "")
-        return _cells.slug(f"{self.data}-{sde}-{self.row}-seed{self.seed}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -117,13 +112,13 @@ def main(arguments: list[str] | None = None) -> None:
         if options.steps is not None:
             settings = dataclasses.replace(settings, steps=options.steps)
         seeds = options.seeds if options.seeds is not None else [0, 1, 2] if name == "digits" else [0]
+        of = [Cell(name, sde, row, seed) for seed in seeds for sde in SDES for row in ROWS]
+        if options.tables_only:
+            of = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
         found: Found = {}
-        for cell in [Cell(name, sde, row, seed) for seed in seeds for sde in SDES for row in ROWS]:
-            path = options.out / f"{cell.name}.json"
-            if path.exists() or not options.tables_only:
-                facts = {"cell": dataclasses.asdict(cell), "settings": dataclasses.asdict(settings)}
-                make = functools.partial(measured, cell, settings, options.cache)
-                found.setdefault((cell.sde, cell.row), []).append(_cells.cell(path, facts, make))
+        make = functools.partial(measured, cache=options.cache)
+        for cell, result in _cells.cells(options.out, of, settings, make).items():
+            found.setdefault((cell.sde, cell.row), []).append(result)
         if found:
             print(f"\n{NAMES[name]}\n")
             tables = {"": table, "-spread": spread, "-observations": observations, "-variance": variances}
