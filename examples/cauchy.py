@@ -11,21 +11,17 @@ there. The table and the figure are made from these files alone. A file made wit
 `--out` another folder then.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import time
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
+import _cells
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from matplotlib.figure import Figure
 
 import scorefp as sfp
@@ -101,36 +97,22 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(_cells.Named):
     """One problem with one seed."""
 
     problem: str
     seed: int
 
-    @property
-    def name(self) -> str:
-        return f"{self.problem}-seed{self.seed}".replace(",", "").replace(" ", "-")
-
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
+    parser = _cells.parser(__doc__, out="docs/assets/cauchy", seeds=(0, 1, 2))
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=Settings.steps, help="training steps")
-    parser.add_argument("--out", type=Path, default=Path("docs/assets/cauchy"))
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    settings, found = Settings(steps=options.steps), dict[Cell, dict[str, Any]]()
-    for cell in [Cell(problem, seed) for seed in options.seeds for problem in options.problems]:
-        path = options.out / f"{cell.name}.json"
-        if not path.exists():
-            result = {"cell": dataclasses.asdict(cell), "settings": dataclasses.asdict(settings)}
-            path.write_text(json.dumps(rounded(result | run(cell, settings))) + "\n", encoding="utf-8")
-        found[cell] = json.loads(path.read_text(encoding="utf-8"))
-        if found[cell]["settings"] != dataclasses.asdict(settings):
-            raise SystemExit(f"{path} was made with other settings; give --out another folder.")
+    of = [Cell(problem, seed) for seed in options.seeds for problem in options.problems]
+    found = _cells.cells(options.out, of, Settings(steps=options.steps), run)
     text = table(found)
-    (options.out / "cauchy.md").write_text(text, encoding="utf-8")
+    _cells.write(options.out / "cauchy.md", text)
     figure(found).savefig(options.out / "cauchy.png", dpi=110)
     print(text)
 
@@ -168,12 +150,6 @@ class Field(eqx.Module):
         return (self.network(0.25 * jnp.log(v), y) - y) / jnp.sqrt(v)
 
 
-@functools.cache
-def adam(rate: float, steps: int) -> optax.GradientTransformation:
-    """One object for all cells, so that their training is compiled once."""
-    return optax.adam(optax.cosine_decay_schedule(rate, steps))
-
-
 def run(cell: Cell, settings: Settings) -> dict[str, Any]:
     """Solves a problem, and measures the solution beside the exact score."""
     problem = PROBLEMS[cell.problem]
@@ -184,7 +160,7 @@ def run(cell: Cell, settings: Settings) -> dict[str, Any]:
         sfp.Score(Field(network, problem.sde), problem.sde, shape=(2,)),
         problem.loss(),
         problem.places(),
-        optimizer=adam(settings.rate, settings.steps),
+        optimizer=_cells.adam(settings.rate, settings.steps),
         steps=settings.steps,
         key=fit_key,
         batch_size=settings.batch_size,
@@ -192,7 +168,6 @@ def run(cell: Cell, settings: Settings) -> dict[str, Any]:
         progress=False,
     )
     seconds = time.process_time() - begin
-    print(f"{cell.name}: {seconds:.0f} s of CPU for the training", flush=True)
     last = {name: float(values[-500:].mean()) for name, values in fitted.history.items()}
     result: dict[str, Any] = {
         "loss": last,
@@ -203,7 +178,7 @@ def run(cell: Cell, settings: Settings) -> dict[str, Any]:
         result[TRUTH] = measured(MIXTURE.score(problem.sde), problem, settings, measure_key)
     else:
         del result["model"]["samples"], result["model"]["density"]
-    return result
+    return _cells.rounded(result, 4)
 
 
 def measured(model: sfp.AbstractScore, problem: Problem, settings: Settings, key: jax.Array) -> dict[str, Any]:
@@ -253,15 +228,6 @@ def grid() -> jax.Array:
     return jnp.stack(jnp.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def rounded(value: Any) -> Any:
-    """Numbers to four digits."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 # ------------------------------------------------------------------------------------------------ what is read
 COLUMNS = {
     "right mode, % of the samples": lambda model: f"{100 * model['mass']:.0f}",
@@ -275,19 +241,14 @@ COLUMNS = {
 
 def table(found: dict[Cell, dict[str, Any]]) -> str:
     """A row for each problem, the seeds side by side, and for the exact score from the same t0."""
-    lines = [["known at t0", "score from", "loss at the end", *COLUMNS], ["---"] * (3 + len(COLUMNS))]
+    body: list[list[str]] = []
     for problem in dict.fromkeys(cell.problem for cell in found):
         runs = [result for cell, result in found.items() if cell.problem == problem]
-        losses = beside(f"{result['loss']['ScoreFPE']:.1g}" for result in runs)
+        losses = ", ".join(f"{result['loss']['ScoreFPE']:.1g}" for result in runs)
         for name, label, loss in (("model", "the problem", losses), (TRUTH, TRUTH, "")):
             measures = [result[name] for result in runs if name in result]
-            lines.append([problem, label, loss, *(beside(map(column, measures)) for column in COLUMNS.values())])
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def beside(values: Iterable[str]) -> str:
-    """The values of the seeds."""
-    return ", ".join(values)
+            body.append([problem, label, loss, *(", ".join(map(column, measures)) for column in COLUMNS.values())])
+    return _cells.markdown(["known at t0", "score from", "loss at the end", *COLUMNS], body)
 
 
 def figure(found: dict[Cell, dict[str, Any]]) -> Figure:

@@ -9,13 +9,11 @@ resumes; tables and figures are made from the JSONs. All cells take about an hou
 
 import argparse
 import base64
-import json
-import time as clock
 import zlib
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
+import _cells
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -29,10 +27,6 @@ from scorefp.diagnostics import Histogram
 from scorefp.fokker_planck import UniformDraws
 from scorefp.nn import ScalarMLP, softplus
 
-ROOT = Path(__file__).parent.parent
-CELLS = ROOT / "docs/assets/deveney"
-WEIGHTS = ROOT / ".cache/deveney"
-
 TARGETS = {
     "mixture": densities.deveney_mixture,
     "circles": densities.Circles,
@@ -44,7 +38,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "code": {"depth": 3, "activation": lambda z: softplus(100 * z) / 100},
 }
 """That of the paper's text, and the larger and sharper one of the published code."""
-SEEDS = (0, 1)
 SDE = sfp.OU(t0=1e-4, t1=10.0)
 DOMAIN = sfp.Box(jnp.full(2, -3.5), jnp.full(2, 3.5))
 """The box of the residual in the authors' published code (github.com/teojd/ODESDEGap)."""
@@ -79,37 +72,35 @@ PAPER = {
 
 def trained(
     target: str, penalty: float, seed: int, iterations: int, *, network: str, folder: Path, progress: bool
-) -> tuple[sfp.Potential, float]:
+) -> tuple[sfp.Potential, dict[str, float]]:
     """The potential after training, and the seconds a thousand iterations took.
 
     The loss is Deveney's, up to the factor T: L_DSM + w_R R~ with uniform times, drawn uniformly in the log-SNR.
     """
     data_key, net_key, fit_key = jr.split(jr.fold_in(jr.key(seed), list(TARGETS).index(target)), 3)
     model = sfp.Potential(ScalarMLP((2,), width=80, key=net_key, **NETWORKS[network]), SDE, shape=(2,))
-    weights = folder / f"{network}_{target}_{penalty:g}_{seed}_{iterations}.eqx"
-    if weights.exists():
-        return eqx.tree_deserialise_leaves(weights, (model, 0.0))
     loss = 2 * sfp.DSM()
     if penalty > 0:
         loss = loss + penalty * sfp.LogFPE(domain=DOMAIN)
     # The published schedule: 25,000 iterations at 1e-3, 65,000 at 1e-4, 10,000 at 1e-5.
     rate = optax.piecewise_constant_schedule(1e-3, {iterations // 4: 0.1, 9 * iterations // 10: 0.1})
-    run = train.fit(
-        model,
-        loss,
-        TARGETS[target]().sample(data_key, 1_000_000),
-        optimizer=optax.adam(rate),
-        steps=iterations,
-        key=fit_key,
-        batch_size=256,
-        clip=None,
-        progress=progress,
-        report_every=1000,
-    )
-    result = run.model, 1000 * run.seconds_per_step
-    folder.mkdir(parents=True, exist_ok=True)
-    eqx.tree_serialise_leaves(weights, result)
-    return result
+
+    def made() -> tuple[Any, dict[str, float]]:
+        run = train.fit(
+            model,
+            loss,
+            TARGETS[target]().sample(data_key, 1_000_000),
+            optimizer=optax.adam(rate),
+            steps=iterations,
+            key=fit_key,
+            batch_size=256,
+            clip=None,
+            progress=progress,
+            report_every=1000,
+        )
+        return run.model, {"seconds_per_thousand_iterations": 1000 * run.seconds_per_step}
+
+    return _cells.kept(folder / f"{network}-{target}-{penalty:g}-{seed}-{iterations}", model, made)
 
 
 def cubic_grid(sde: sfp.sde.AbstractSDE, steps: int) -> Array:
@@ -159,30 +150,22 @@ def unpacked(text: str) -> np.ndarray:
 def cell(target: str, penalty: float | None, seed: int, options: argparse.Namespace) -> None:
     """One cell, unless its JSON is there; the exact score of a mixture for `None`."""
     network = "exact" if penalty is None else options.network
-    path = options.out / f"{network}_{target}_{penalty or 0:g}_{seed}.json"
-    if path.exists():
-        return
-    begin = clock.perf_counter()
-    settings: dict[str, Any] = {"network": network, "target": target, "penalty": penalty, "seed": seed}
-    if penalty is None:
-        mixture = TARGETS[target]()
-        assert isinstance(mixture, sfp.GaussianMixture)
-        model = mixture.score(SDE)
-    else:
-        how = {"network": network, "folder": options.weights, "progress": not options.quiet}
-        model, seconds = trained(target, penalty, seed, options.iterations, **how)
-        settings |= {"iterations": options.iterations, "seconds_per_thousand_iterations": seconds}
-    settings |= {"samples": options.samples, "steps": options.steps}
-    result = settings | measured(model, target, seed, options.samples, options.steps)
-    options.out.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all: a run that is stopped here leaves no half of a cell.
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    part.rename(path)
-    gap = result["transport"]["ode_sde"]
-    print(
-        f"{path.name}: W2² of ODE and SDE {gap[0]:.6f} ± {gap[1]:.6f}, {clock.perf_counter() - begin:.0f} s", flush=True
-    )
+    facts: dict[str, Any] = {"network": network, "target": target, "penalty": penalty, "seed": seed}
+    facts |= {} if penalty is None else {"iterations": options.iterations}
+    facts |= {"samples": options.samples, "steps": options.steps}
+
+    def made() -> dict[str, Any]:
+        notes: dict[str, Any] = {}
+        if penalty is None:
+            mixture = TARGETS[target]()
+            assert isinstance(mixture, sfp.GaussianMixture)
+            model = mixture.score(SDE)
+        else:
+            how = {"network": network, "folder": options.weights, "progress": not options.quiet}
+            model, notes = trained(target, penalty, seed, options.iterations, **how)
+        return notes | measured(model, target, seed, options.samples, options.steps)
+
+    _cells.cell(options.out / f"{network}_{target}_{penalty or 0:g}_{seed}.json", facts, made, indent=1)
 
 
 def published(folder: Path) -> str:
@@ -213,62 +196,69 @@ def tables(cells: list[dict[str, Any]]) -> str:
         own = [c for c in cells if c["network"] in (network, "exact")]
         targets = [t for t in TARGETS if t in {c["target"] for c in models(own)}]
         if targets:
-            text += [heading, "", *distances(own, targets), *orders(own, targets)]
+            text += [f"{heading}\n", *distances(own, targets), *orders(own, targets)]
             text += [*correlations(own, targets), *escapes(own, targets)]
     return "\n".join(text)
+
+
+def beside(targets: list[str]) -> list[str]:
+    """The headings of two columns for each target."""
+    return [heading for t in targets for heading in (f"{t}: paper", "ours")]
+
+
+def alternating(paper: list[str], ours: list[str]) -> list[str]:
+    """The entries under them."""
+    return [entry for pair in zip(paper, ours, strict=True) for entry in pair]
 
 
 def distances(cells: list[dict[str, Any]], targets: list[str]) -> list[str]:
     """Tables 1–3."""
     text: list[str] = []
     for title, name in TABLES.items():
-        text += [title, "", f"| $w_R$ | {' | '.join(f'{t}: paper | ours' for t in targets)} |"]
-        text += ["| --- |" + " ---: | ---: |" * len(targets)]
+        body: list[list[str]] = []
         for row, penalty in enumerate(PENALTIES):
-            entries = [f"{PAPER[name][t][row]:.6f} | {spread(values(cells, t, penalty, name))}" for t in targets]
-            text.append(f"| {penalty:g} | {' | '.join(entries)} |")
+            printed = [f"{PAPER[name][t][row]:.6f}" for t in targets]
+            ours = [spread(values(cells, t, penalty, name)) for t in targets]
+            body.append([f"{penalty:g}", *alternating(printed, ours)])
         exact = [spread(values(cells, t, None, name)) for t in targets]
-        text.append(f"| exact score | {' | '.join(f' | {entry}' for entry in exact)} |")
         floors = [spread([c["transport"]["floor"][0] for c in cells if c["target"] == t]) for t in targets]
-        text += [f"| data and data | {' | '.join(f' | {entry}' for entry in floors)} |", ""]
+        none = [""] * len(targets)
+        body += [["exact score", *alternating(none, exact)], ["data and data", *alternating(none, floors)]]
+        text += [f"{title}\n", _cells.markdown(["$w_R$", *beside(targets)], body, left=1)]
     return text
 
 
 def orders(cells: list[dict[str, Any]], targets: list[str]) -> list[str]:
     """The weights in the order of each column."""
-    text = ["Weights from the least distance to the largest:", ""]
-    text += [f"| | {' | '.join(f'{t}: paper | ours' for t in targets)} |", "| --- |" + " --- | --- |" * len(targets)]
+    body: list[list[str]] = []
     for title, name in TABLES.items():
-        ours = {t: order([mean(values(cells, t, p, name)) for p in PENALTIES]) for t in targets}
-        entries = [f"{order(PAPER[name][t])} | {ours[t]}" for t in targets]
-        text.append(f"| {title.split('.')[0]} | {' | '.join(entries)} |")
-    return [*text, ""]
+        ours = [order([mean(values(cells, t, p, name)) for p in PENALTIES]) for t in targets]
+        body.append([title.split(".")[0], *alternating([order(PAPER[name][t]) for t in targets], ours)])
+    return ["Weights from the least distance to the largest:\n", _cells.markdown(["", *beside(targets)], body)]
 
 
 def correlations(cells: list[dict[str, Any]], targets: list[str]) -> list[str]:
     """The rank correlations behind Figures 4 and 5."""
-    text = ["Rank correlations over the models of a target, and over all:", ""]
-    text += [f"| | {' | '.join(targets)} | all |", "| --- |" + " ---: |" * (len(targets) + 1)]
+    chosen = [[c for c in models(cells) if c["target"] == t] for t in targets] + [models(cells)]
+    body: list[list[str]] = []
     for title, first, second in CORRELATIONS:
-        chosen = [[c for c in models(cells) if c["target"] == t] for t in targets] + [models(cells)]
-        pairs = [([first(c, cells) for c in some], [second(c, cells) for c in some]) for some in chosen]
-        entries = [f"{spearmanr(*pair).statistic:+.2f}" if len(pair[0]) > 2 else "" for pair in pairs]
-        text.append(f"| {title} | {' | '.join(entries)} |")
-    return [*text, ""]
+        columns = [([first(c, cells) for c in some], [second(c, cells) for c in some]) for some in chosen]
+        body.append([title, *(f"{spearmanr(*both).statistic:+.2f}" if len(both[0]) > 2 else "" for both in columns)])
+    table = _cells.markdown(["", *targets, "all"], body, left=1)
+    return ["Rank correlations over the models of a target, and over all:\n", table]
 
 
 def escapes(cells: list[dict[str, Any]], targets: list[str]) -> list[str]:
     """The samples outside the grid, which count in the cells at its edge."""
-    text = ["Share of the samples outside the grid, in percent, of the SDE and of the ODE:", ""]
-    text += [f"| $w_R$ | {' | '.join(targets)} |", "| --- |" + " ---: |" * len(targets)]
+    body: list[list[str]] = []
     for penalty in PENALTIES:
-        entries: list[str] = []
+        body.append([f"{penalty:g}"])
         for t in targets:
             found = [c["outside"] for c in cells if (c["target"], c["penalty"]) == (t, penalty)]
             shares = [100 * mean([outside[name] for outside in found]) for name in ("sde", "ode")]
-            entries.append(f"{shares[0]:.2f}, {shares[1]:.2f}" if found else "")
-        text.append(f"| {penalty:g} | {' | '.join(entries)} |")
-    return [*text, ""]
+            body[-1].append(f"{shares[0]:.2f}, {shares[1]:.2f}" if found else "")
+    title = "Share of the samples outside the grid, in percent, of the SDE and of the ODE:\n"
+    return [title, _cells.markdown(["$w_R$", *targets], body, left=1)]
 
 
 def models(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -286,10 +276,8 @@ def mean(found: list[float]) -> float:
 
 
 def spread(found: list[float]) -> str:
-    """The mean over seeds, with the least and the largest."""
-    if not found:
-        return ""
-    return f"{mean(found):.4f}" + (f" ({min(found):.4f}, {max(found):.4f})" if len(found) > 1 else "")
+    """The mean over seeds to four decimals, with the least and the largest."""
+    return _cells.spread(found, ".4f")
 
 
 def order(column: list[float]) -> str:
@@ -368,16 +356,14 @@ def figures(cells: list[dict[str, Any]], out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cells.parser(__doc__, out="docs/assets/deveney", seeds=(0, 1))
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--penalties", type=float, nargs="+", default=list(PENALTIES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--network", default="paper", choices=list(NETWORKS))
     parser.add_argument("--iterations", type=int, default=100_000)
     parser.add_argument("--samples", type=int, default=300_000, help="samples of each law in a cell")
     parser.add_argument("--steps", type=int, default=400, help="steps of the samplers")
-    parser.add_argument("--out", type=Path, default=CELLS)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the trained weights are kept")
+    parser.add_argument("--weights", type=Path, default=Path(".cache/deveney"), help="where weights are kept")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--published", type=Path, help="only check Tables 1–3 against histograms in this folder")
     options = parser.parse_args()
@@ -390,9 +376,9 @@ def main() -> None:
                 cell(target, None, seed, options)
             for penalty in options.penalties:
                 cell(target, penalty, seed, options)
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.out.glob("*_*_*.json"))]
+    cells = [_cells.read_json(path) for path in sorted(options.out.glob("*_*_*.json"))]
     text = tables(cells)
-    (options.out / "tables.md").write_text(text, encoding="utf-8")
+    _cells.write(options.out / "tables.md", text)
     print(text)
     figures([c for c in cells if c["network"] == "paper"], options.out)
 

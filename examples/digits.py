@@ -11,19 +11,13 @@ batches, audits both models on the test digits, prints one table and writes to `
 Run it with `make demo`, or `python examples/digits.py --help` for its few options. No seed is tuned.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import _cells
 import jax
 import jax.random as jr
-import numpy as np
-import optax
-from rich.console import Console
-from rich.table import Table
 
 import scorefp as sfp
 from scorefp import data, plot, train
@@ -55,13 +49,10 @@ ROWS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cells.parser(__doc__, out="demo", seeds=(0, 1, 2))
     parser.add_argument("--steps", type=int, default=6000, help="training steps of each model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("demo"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    console = Console(width=104)
     begin = time.perf_counter()
 
     digits, test = data.digits("train"), data.digits("test")
@@ -79,18 +70,19 @@ def main() -> None:
                     "audit": audits[name].to_dict(),
                 }
             )
-        console.print(f"seed {seed} done after {time.perf_counter() - begin:.0f} s", style="dim")
+        print(f"seed {seed} done after {time.perf_counter() - begin:.0f} s", flush=True)
         if seed == options.seeds[0]:
             plot.compare(audits, options.out / "digits_audit.png")
             real = {"test digits": test.dequantised(jr.key(2000)).values[:64]}
             plot.image_grid(real | samples(runs, seed), options.out / "digits_samples.png", columns=8)
 
     body = rows(results)
-    console.print(shown(body, f"Digits 8×8, {options.steps} steps, seeds {options.seeds}"))
-    (options.out / "digits.md").write_text(markdown(body), encoding="utf-8")
+    title = f"Digits 8×8, {options.steps} steps, seeds {options.seeds}: mean over seeds (least, largest)"
+    _cells.show(HEADINGS, body, left=1, title=title)
+    _cells.write(options.out / "digits.md", _cells.markdown(HEADINGS, body, left=1))
     report = {"steps": options.steps, "seeds": options.seeds, "runs": results}
-    (options.out / "digits.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    console.print(f"{time.perf_counter() - begin:.0f} s in all; figures and JSON are in {options.out}/", style="dim")
+    _cells.write_json(options.out / "digits.json", report, indent=1)
+    print(f"{time.perf_counter() - begin:.0f} s in all; figures and JSON are in {options.out}/")
 
 
 def fit_both(digits: data.Dataset, steps: int, seed: int) -> dict[str, train.Run]:
@@ -102,7 +94,7 @@ def fit_both(digits: data.Dataset, steps: int, seed: int) -> dict[str, train.Run
             model,
             objective,
             digits,
-            optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, steps)),
+            optimizer=_cells.adam(1e-3, steps),
             steps=steps,
             key=jr.key(100 + seed),
         )
@@ -124,7 +116,7 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
 
     def row(label: str, read: Callable[[dict[str, Any]], float]) -> list[str]:
         values = [[read(r) for r in results if r["objective"] == name] for name in OBJECTIVES]
-        return [label, *(f"{np.mean(v):.4g} ({min(v):.4g}, {max(v):.4g})" for v in values)]
+        return [label, *(_cells.spread(v, ".4g") for v in values)]
 
     base = {r["seed"]: r["seconds_per_step"] for r in results if r["objective"] == next(iter(OBJECTIVES))}
     return [
@@ -132,22 +124,6 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
         row("milliseconds a step", lambda r: 1e3 * r["seconds_per_step"]),
         row("time of a step over DSM's", lambda r: r["seconds_per_step"] / base[r["seed"]]),
     ]
-
-
-def shown(body: list[list[str]], title: str) -> Table:
-    """The table for the console."""
-    view = Table(title=title, title_justify="left", caption="mean over seeds (least, largest)", width=100)
-    for heading in HEADINGS:
-        view.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
-    for line in body:
-        view.add_row(*line)
-    return view
-
-
-def markdown(body: list[list[str]]) -> str:
-    """The table for the documentation."""
-    lines = [HEADINGS, ["---"] + ["---:"] * (len(HEADINGS) - 1), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def number(result: dict[str, Any], section: str, name: str, field: str) -> float:

@@ -12,21 +12,17 @@ is there. The tables and the figure are made from these files alone. A file made
 `--out` another folder then.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
-import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import _cells
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import log_softmax
@@ -150,39 +146,23 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(_cells.Named):
     """One model of one law with one seed."""
 
     law: str
     model: str
     seed: int
 
-    @property
-    def name(self) -> str:
-        words = f"{self.law}-{self.model}-seed{self.seed}".lower()
-        return words.replace("ü", "ue").replace("–", "-").replace(",", "").replace(" + ", "-").replace(" ", "-")
-
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
+    parser = _cells.parser(__doc__, out="docs/assets/force", seeds=(0, 1, 2))
     parser.add_argument("--laws", nargs="+", choices=list(LAWS), default=list(LAWS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=Settings.steps, help="training steps")
-    parser.add_argument("--out", type=Path, default=Path("docs/assets/force"))
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    settings, found = Settings(steps=options.steps), dict[Cell, dict[str, Any]]()
-    for cell in [Cell(law, model, seed) for seed in options.seeds for law in options.laws for model in MODELS]:
-        path = options.out / f"{cell.name}.json"
-        if not path.exists():
-            result = {"cell": dataclasses.asdict(cell), "settings": dataclasses.asdict(settings)}
-            result |= measured(fitted(cell, settings), LAWS[cell.law], settings, jr.key(1000 + cell.seed))
-            path.write_text(json.dumps(rounded(result)) + "\n", encoding="utf-8")
-        found[cell] = json.loads(path.read_text(encoding="utf-8"))
-        if found[cell]["settings"] != dataclasses.asdict(settings):
-            raise SystemExit(f"{path} was made with other settings; give --out another folder.")
+    of = [Cell(law, model, seed) for seed in options.seeds for law in options.laws for model in MODELS]
+    found = _cells.cells(options.out, of, Settings(steps=options.steps), run)
     text = tables(found)
-    (options.out / "force.md").write_text(text, encoding="utf-8")
+    _cells.write(options.out / "force.md", text)
     figure(found).savefig(options.out / "force.png", dpi=110)
     print(text)
 
@@ -193,10 +173,10 @@ def early(sde: Any, t: Any) -> jax.Array:
     return jnp.where(t < EARLY, sde.sigma(t) / jnp.sqrt(sde.g2(t)), 0.0)
 
 
-@functools.cache
-def adam(rate: float, steps: int) -> optax.GradientTransformation:
-    """One object for all cells, so that their training is compiled once."""
-    return optax.adam(optax.cosine_decay_schedule(rate, steps))
+def run(cell: Cell, settings: Settings) -> dict[str, Any]:
+    """Trains the potential of a cell and measures it."""
+    result = measured(fitted(cell, settings), LAWS[cell.law], settings, jr.key(1000 + cell.seed))
+    return _cells.rounded(result, 4)
 
 
 def fitted(cell: Cell, settings: Settings) -> sfp.AbstractPotential:
@@ -210,18 +190,16 @@ def fitted(cell: Cell, settings: Settings) -> sfp.AbstractPotential:
     loss, steps = sfp.DSM(), times * settings.steps
     if weight:
         loss = loss + weight * sfp.LogFPE(weighting=early, fraction=settings.fraction)
-    begin = time.process_time()
     run = train.fit(
         potential,
         loss,
         LAWS[cell.law].data(),
-        optimizer=adam(settings.rate, steps),
+        optimizer=_cells.adam(settings.rate, steps),
         steps=steps,
         key=fit_key,
         batch_size=settings.batch_size,
         progress=False,
     )
-    print(f"{cell.name}: {time.process_time() - begin:.0f} s of CPU for the training", flush=True)
     assert isinstance(run.model, sfp.AbstractPotential)
     return run.model
 
@@ -280,28 +258,17 @@ def free_energy(law: Law, weights: np.ndarray) -> list[float]:
     return (-np.log(np.maximum(masses, 1e-30))).tolist()
 
 
-def rounded(value: Any) -> Any:
-    """Numbers to four digits."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 # ------------------------------------------------------------------------------------------------ what is read
 def tables(found: dict[Cell, dict[str, Any]]) -> str:
     """The law of each model at t0, and its samples; a row for each law and model, the seeds side by side."""
-    first = [["law", "model", "KL at t0", "least KL, at t", "masses at t0, %"], ["---"] * 5]
+    first, second = list[list[str]](), list[list[str]]()
     kinds = ["SDE", "ODE", "Langevin"]
-    headings = ["law", "model", *(f"{kind}: masses, %" for kind in kinds), *(f"W₂² {kind}" for kind in kinds)]
-    second = [[*headings, "Langevin: left the square, %"], ["---"] * 9]
     for law in dict.fromkeys(cell.law for cell in found):
         runs = [result for cell, result in found.items() if cell.law == law and cell.model == next(iter(MODELS))]
-        floor = beside(f"{run['samples']['data']['w2']:.2g}" for run in runs)
+        floor = ", ".join(f"{run['samples']['data']['w2']:.2g}" for run in runs)
         first.append([law, "truth", "0", "0", shares(runs[0]["truth"]["masses"])])
         second.append(
-            [law, "data", beside(shares(run["samples"]["data"]["masses"]) for run in runs), "", "", floor, "", ""]
+            [law, "data", ", ".join(shares(run["samples"]["data"]["masses"]) for run in runs), "", "", floor, "", ""]
         )
         for model in MODELS:
             runs = [result for cell, result in found.items() if (cell.law, cell.model) == (law, model)]
@@ -310,9 +277,9 @@ def tables(found: dict[Cell, dict[str, Any]]) -> str:
                 [
                     law,
                     model,
-                    beside(f"{run['curve'][0]['kl']:.2g}" for run in runs),
-                    beside(f"{at['kl']:.2g} at {at['t']:g}" for at in best),
-                    beside(shares(run["curve"][0]["masses"]) for run in runs),
+                    ", ".join(f"{run['curve'][0]['kl']:.2g}" for run in runs),
+                    ", ".join(f"{at['kl']:.2g} at {at['t']:g}" for at in best),
+                    ", ".join(shares(run["curve"][0]["masses"]) for run in runs),
                 ]
             )
             samples = [run["samples"] for run in runs]
@@ -320,17 +287,14 @@ def tables(found: dict[Cell, dict[str, Any]]) -> str:
                 [
                     law,
                     model,
-                    *(beside(shares(x[kind]["masses"]) for x in samples) for kind in kinds),
-                    *(beside(f"{x[kind]['w2']:.2g}" for x in samples) for kind in kinds),
-                    beside(f"{100 * x['Langevin']['outside']:.1f}" for x in samples),
+                    *(", ".join(shares(x[kind]["masses"]) for x in samples) for kind in kinds),
+                    *(", ".join(f"{x[kind]['w2']:.2g}" for x in samples) for kind in kinds),
+                    ", ".join(f"{100 * x['Langevin']['outside']:.1f}" for x in samples),
                 ]
             )
-    return "\n".join("".join("| " + " | ".join(line) + " |\n" for line in lines) for lines in (first, second))
-
-
-def beside(values: Iterable[str]) -> str:
-    """The values of the seeds."""
-    return ", ".join(values)
+    at_t0 = _cells.markdown(["law", "model", "KL at t0", "least KL, at t", "masses at t0, %"], first)
+    headings = ["law", "model", *(f"{kind}: masses, %" for kind in kinds), *(f"W₂² {kind}" for kind in kinds)]
+    return at_t0 + "\n" + _cells.markdown([*headings, "Langevin: left the square, %"], second)
 
 
 def shares(masses: list[float]) -> str:

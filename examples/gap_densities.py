@@ -7,12 +7,10 @@ each formula for errors of six sizes, and writes the figure, `gap.md` and `gap.j
     python examples/gap_densities.py --out docs/assets/gap
 """
 
-import argparse
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import _cells
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -20,8 +18,6 @@ import jax.random as jr
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 import scorefp as sfp
 from scorefp.fokker_planck import time_quadrature
@@ -252,28 +248,19 @@ def rates(axes: Axes, results: dict[float, dict[str, float]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/assets/gap"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = _cells.parser(__doc__, out="docs/assets/gap").parse_args()
     with jax.enable_x64(True):
         every = {size: solved(size) for size in SIZES}
         results = {size: measured(laws) for size, laws in every.items()}
         view, lines = draw(every[SHOWN], results)
-    view.savefig(options.out / "densities.png", dpi=100)
     headings = ["size of the error", *(f"{size:g}" for size in SIZES)]
     body = [[name, *(f"{results[size][name]:.4g}" for size in SIZES)] for name in results[1.0]]
-    table = Table(*headings)
-    for row in body:
-        table.add_row(*row)
-    console = Console(width=120)
-    console.print(table)
-    console.print("\n".join(lines))
-    rows = [headings, ["---"] * len(headings), *body]
-    text = "".join("| " + " | ".join(row) + " |\n" for row in rows)
-    (options.out / "gap.md").write_text(text, encoding="utf-8")
+    _cells.show(headings, body)
+    print("\n".join(lines))
+    _cells.write(options.out / "gap.md", _cells.markdown(headings, body))
     saved = {"sizes": {f"{size:g}": row for size, row in results.items()}, "paths": lines}
-    (options.out / "gap.json").write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
+    _cells.write_json(options.out / "gap.json", saved, indent=1)
+    view.savefig(options.out / "densities.png", dpi=100)
 
 
 if __name__ == "__main__":

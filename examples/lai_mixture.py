@@ -9,19 +9,14 @@ network for each `alpha` from the same initialisation, prints the table and writ
 The paper prints time-averaged mean squared curls of 2.22, 1.89, 0.60 for alpha = 0, 0.001, 0.01.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
+import _cells
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 import scorefp as sfp
 from scorefp import train
@@ -36,13 +31,10 @@ ENSEMBLE = Ensemble(times=40, samples=256, grid=uniform_midpoints)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cells.parser(__doc__, out="demo", seeds=(0, 1, 2))
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.001, 0.01, 0.1, 1.0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("demo"))
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
 
     mixture = lai_two_modes()
     x = mixture.sample(jr.key(0), 20_000)
@@ -54,19 +46,14 @@ def main() -> None:
     results = {name: [measured(score, clean) for score in models] for name, models in scores.items()}
     headings = ["score", "curl, mean square over time", "r_FP, mean over time", "error of the score"]
     body = [
-        [name, *(spread([run[key] for run in runs]) for key in ("mean curl", "mean r_FP", "error"))]
+        [name, *(_cells.spread([run[key] for run in runs]) for key in ("mean curl", "mean r_FP", "error"))]
         for name, runs in results.items()
     ]
     title = f"Two-mode mixture, {options.steps} steps, seeds {options.seeds}: mean over seeds (least, largest)"
-    view = Table(*headings, title=title, title_justify="left")
-    for line in body:
-        view.add_row(*line)
-    Console(width=110).print(view)
-    lines = [headings, ["---"] * len(headings), *body]
-    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    (options.out / "lai_mixture.md").write_text(text, encoding="utf-8")
+    _cells.show(headings, body, title=title)
+    _cells.write(options.out / "lai_mixture.md", _cells.markdown(headings, body))
+    _cells.write_json(options.out / "lai_mixture.json", results, indent=1)
     figure(results).savefig(options.out / "lai_mixture.png", dpi=110)
-    (options.out / "lai_mixture.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def fitted(x: jax.Array, alpha: float, steps: int, seed: int) -> sfp.AbstractScore:
@@ -80,7 +67,7 @@ def fitted(x: jax.Array, alpha: float, steps: int, seed: int) -> sfp.AbstractSco
         model,
         loss,
         x,
-        optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, steps)),
+        optimizer=_cells.adam(2e-3, steps),
         steps=steps,
         key=jr.key(100 + seed),
         batch_size=256,
@@ -113,12 +100,6 @@ def measured(score: sfp.AbstractScore, x: jax.Array) -> dict[str, Any]:
         "mean r_FP": float(np.mean(residual.value)),
         "error": float(jnp.sqrt(errors.mean())),
     }
-
-
-def spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.3g}"
-    return f"{np.mean(values):.3g} ({min(values):.3g}, {max(values):.3g})"
 
 
 def figure(results: dict[str, list[dict[str, Any]]]) -> Figure:

@@ -7,16 +7,14 @@ defect of the denoiser, the error of the score, and the distance of samples to t
     python examples/martingale.py
 """
 
-import argparse
-import json
-from pathlib import Path
+import functools
 from typing import Any
 
+import _cells
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from matplotlib.figure import Figure
 
 import scorefp as sfp
@@ -40,31 +38,34 @@ HEADINGS = ("score", "defect to t0, rms", "error of the noise prediction, rms", 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/assets/martingale"))
+    parser = _cells.parser(__doc__, out="docs/assets/martingale", seeds=(0, 1, 2))
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=500, help="for the measures")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     exact = eight_modes().score(SDE)
     wrong = sfp.Score(lambda t, x: exact(t, x) + 0.1 / SDE.sigma(t) * jnp.sin(2 * x[::-1] + 1), SDE)
     cells: dict[str, list[dict[str, Any]]] = {
         "exact": [measured(exact, options.samples, 0)],
         "perturbed": [measured(wrong, options.samples, 0)],
     }
-    for label, loss in LOSSES.items():
-        cells[label] = []
-        for seed in range(options.seeds):
-            path = options.out / f"{label.replace(' ', '_').replace('>', 'above').replace(',', '')}_{seed}.json"
-            if not path.exists():
-                cell = measured(fitted(loss, options.steps, seed), options.samples, seed)
-                path.write_text(json.dumps({"steps": options.steps, **cell}, indent=1) + "\n", encoding="utf-8")
-            cells[label].append(json.loads(path.read_text(encoding="utf-8")))
-            print(label, seed, {k: v for k, v in cells[label][-1].items() if isinstance(v, float)}, flush=True)
+
+    def run(label: str, seed: int) -> dict[str, Any]:
+        return measured(fitted(LOSSES[label], options.steps, seed), options.samples, seed)
+
+    for label in LOSSES:
+        name = label.replace(" ", "_").replace(">", "above").replace(",", "")
+        cells[label] = [
+            _cells.cell(
+                options.out / f"{name}_{seed}.json",
+                {"steps": options.steps},
+                functools.partial(run, label, seed),
+                indent=1,
+            )
+            for seed in options.seeds
+        ]
     text = table(cells)
     print(text)
-    (options.out / "martingale.md").write_text(text, encoding="utf-8")
+    _cells.write(options.out / "martingale.md", text)
     figure(cells).savefig(options.out / "martingale.png", dpi=110)
 
 
@@ -74,7 +75,7 @@ def fitted(loss: Any, steps: int, seed: int) -> sfp.AbstractScore:
         model,
         loss,
         eight_modes().sample(jr.key(10), 20_000),
-        optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, steps)),
+        optimizer=_cells.adam(2e-3, steps),
         steps=steps,
         key=jr.key(100 + seed),
         batch_size=256,
@@ -119,22 +120,20 @@ def measured(score: sfp.AbstractScore, count: int, seed: int) -> dict[str, Any]:
 
 
 def table(cells: dict[str, list[dict[str, Any]]]) -> str:
-    def row(label: str, runs: list[dict[str, Any]], distance: str) -> str:
-        said = [spread([run[name] for run in runs]) for name in ("defect", "error", "error late", distance)]
-        return "| " + " | ".join([label, *said]) + " |\n"
+    def row(label: str, runs: list[dict[str, Any]], distance: str) -> list[str]:
+        return [
+            label,
+            *(_cells.spread([run[name] for run in runs]) for name in ("defect", "error", "error late", distance)),
+        ]
 
-    text = "| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|\n"
+    body: list[list[str]] = []
     for label, runs in cells.items():
-        text += row(label, runs, "W2")
+        body.append(row(label, runs, "W2"))
         if "0.2" in label:
-            text += row(f"{label}, stopped there", runs, "W2 stopped")
-    return text + f"\nTwo sets of the data are at $W_2^2$ = {cells['exact'][0]['W2 floor']:.3g}.\n"
-
-
-def spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.3g}"
-    return f"{np.mean(values):.3g} ({min(values):.3g}, {max(values):.3g})"
+            body.append(row(f"{label}, stopped there", runs, "W2 stopped"))
+    # Its rule has no spaces.
+    text = _cells.markdown(HEADINGS, body).replace(" --- ", "---")
+    return f"{text}\nTwo sets of the data are at $W_2^2$ = {cells['exact'][0]['W2 floor']:.3g}.\n"
 
 
 def figure(cells: dict[str, list[dict[str, Any]]]) -> Figure:

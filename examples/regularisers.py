@@ -14,11 +14,10 @@ Each cell is one JSON file in `docs/assets/regularisers/`, and is skipped when t
 where it stopped; trained models are in `.cache/regularisers/`. Tables and the figure are made from these files alone.
 """
 
-import argparse
 import dataclasses
 import enum
 import functools
-import json
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ os.environ["XLA_FLAGS"] = (
     "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 )
 
+import _cells
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -255,40 +255,30 @@ PART = 100
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cells.parser(__doc__, out="docs/assets/regularisers", seeds=(0, 1, 2))
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budget", type=float, default=6.0, help="seconds of one core for the steps of a cell")
     parser.add_argument("--rounds", type=int, default=8, help="rounds in which the time of a step is taken")
-    parser.add_argument("--out", type=Path, default=Path("docs/assets/regularisers"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/regularisers"), help="where trained models are kept")
     parser.add_argument("--tables-only", action="store_true", help="run no cell; tables and figure from those there")
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    options.cache.mkdir(parents=True, exist_ok=True)
-    begin = time.perf_counter()
-    for name in options.problems:
-        if not options.tables_only:
-            times = all_times(options.out / f"{name}.json", name, options.methods, options.rounds)
-            for seed in options.seeds:
-                for key in options.methods:
-                    for strength in METHODS[key].strengths:
-                        cell = options.out / f"{name}-{key}-{strength:g}-{seed}.json"
-                        if not cell.exists():
-                            steps = steps_within(options.budget, times, key, strength)
-                            write(
-                                cell,
-                                measured(name, key, strength, seed, steps, options.cache) | {"budget": options.budget},
-                            )
-                            print(f"{cell.stem} done after {time.perf_counter() - begin:.0f} s in all", flush=True)
+    for name in () if options.tables_only else options.problems:
+        times = all_times(options.out / f"{name}.json", name, options.methods, options.rounds)
+        for seed, key in itertools.product(options.seeds, options.methods):
+            for strength in METHODS[key].strengths:
+                path = options.out / f"{name}-{key}-{strength:g}-{seed}.json"
+                steps = steps_within(options.budget, times, key, strength)
+                make = functools.partial(measured, name, key, strength, seed, steps, options.cache)
+                _cells.cell(path, {"budget": options.budget}, make, indent=1)
     found = {
         name: cells for name in options.problems if (cells := read(options.out, name, options.seeds, options.budget))
     }
     for name, cells in found.items():
-        (options.out / f"{name}.md").write_text(table(name, chosen(cells), options.seeds), encoding="utf-8")
-        (options.out / f"{name}-all.md").write_text(table(name, cells, options.seeds), encoding="utf-8")
-        print(f"\n{PROBLEMS[name].title}\n\n{table(name, chosen(cells), options.seeds)}")
+        short = table(name, chosen(cells), options.seeds)
+        _cells.write(options.out / f"{name}.md", short)
+        _cells.write(options.out / f"{name}-all.md", table(name, cells, options.seeds))
+        print(f"\n{PROBLEMS[name].title}\n\n{short}")
     compared = {name: cells for name, cells in found.items() if ("dsm", 0.0) in cells}
     if compared:
         figure(compared).savefig(options.out / "regularisers.png", dpi=110)
@@ -310,13 +300,13 @@ def all_times(path: Path, name: str, methods: list[str], rounds: int) -> dict[st
 
     Methods that are added later take their turns with DSM, whose time in the file counts.
     """
-    known = json.loads(path.read_text())["milliseconds a step"] if path.exists() else {}
+    known = _cells.read_json(path)["milliseconds a step"] if path.exists() else {}
     missing = [key for key in map(timed_as, ("dsm", *methods)) if key not in known]
     if missing:
         found = step_times(name, missing, rounds)
         scale = known.get("dsm", found["dsm"]) / found["dsm"]
         known = {key: round(scale * value, 5) for key, value in found.items()} | known
-        write(path, {"milliseconds a step": known})
+        _cells.write_json(path, {"milliseconds a step": known}, indent=1)
         print(f"{name}: milliseconds a step {known}", flush=True)
     return known
 
@@ -339,19 +329,20 @@ def step_times(name: str, methods: list[str], rounds: int) -> dict[str, float]:
     return {key: min(values) for key, values in found.items()}
 
 
-def trained(name: str, key: str, strength: float, seed: int, steps: int, cache: Path) -> Any:
+def trained(name: str, key: str, strength: float, seed: int, steps: int, cache: Path) -> tuple[Any, dict[str, Any]]:
     """A trained model and what is known of its training, kept so that a killed run goes on."""
     problem, method = PROBLEMS[name], METHODS[key]
     training = problem.parts(seed)[0]
-    kept, facts = (cache / f"{name}-{key}-{strength:g}-{seed}-{steps}.{ending}" for ending in ("eqx", "json"))
-    if not facts.exists():
+
+    def made() -> tuple[Any, dict[str, Any]]:
         begin = time.process_time()
         run = fitted(problem, method, strength, training, steps, seed)
         seconds = round(time.process_time() - begin, 2)
         losses = {term: rounded(float(values[-1000:].mean())) for term, values in run.history.items()}
-        eqx.tree_serialise_leaves(kept, run.model)
-        write(facts, {"steps": steps, "training seconds": seconds, "last losses": losses})
-    return eqx.tree_deserialise_leaves(kept, untrained(problem, method, training, seed)), json.loads(facts.read_text())
+        return run.model, {"steps": steps, "training seconds": seconds, "last losses": losses}
+
+    start = untrained(problem, method, training, seed)
+    return _cells.kept(cache / f"{name}-{key}-{strength:g}-{seed}-{steps}", start, made)
 
 
 def measured(name: str, key: str, strength: float, seed: int, steps: int, cache: Path) -> dict[str, Any]:
@@ -375,14 +366,7 @@ def numbers(report: sfp.Audit) -> dict[str, list[float | None]]:
 
 def rounded(value: float | None) -> float | None:
     """Six digits; what is not finite as `None`."""
-    return None if value is None or not np.isfinite(value) else float(f"{value:.6g}")
-
-
-def write(path: Path, result: dict[str, Any]) -> None:
-    """All of the file or nothing of it."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    return None if value is None or not np.isfinite(value) else _cells.rounded(value)
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -398,13 +382,7 @@ def read(out: Path, name: str, seeds: list[int], budget: float) -> Cells:
         for strength in method.strengths:
             paths = [out / f"{name}-{key}-{strength:g}-{seed}.json" for seed in seeds]
             if all(path.exists() for path in paths):
-                found[key, strength] = [json.loads(path.read_text()) for path in paths]
-                others = {run["budget"] for run in found[key, strength]} - {budget}
-                if others:
-                    raise SystemExit(
-                        f"{paths[0].parent} has cells of {name} with a budget of {others}, not {budget}; give --out "
-                        "another folder."
-                    )
+                found[key, strength] = [_cells.read_cell(path, {"budget": budget}) for path in paths]
     return found
 
 
@@ -449,20 +427,20 @@ def table(name: str, cells: Cells, seeds: list[int]) -> str:
     base = cells.get(("dsm", 0.0))
     headings = ["method", "strength", *COLUMNS]
     headings[4:4] = ["− DSM's", "least, largest"]
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
+    body: list[list[str]] = []
     for (key, strength), runs in cells.items():
         means = [written(float(np.mean([read(run) for run in runs])), digits) for read, digits in COLUMNS.values()]
         row = [METHODS[key].title, f"{strength:g}" if strength else "", *means]
         change = [] if base is None or key == "dsm" else differences(runs, base)
         row[4:4] = [f"{np.mean(change):+.3f}", f"{min(change):+.3f}, {max(change):+.3f}"] if change else ["", ""]
-        lines.append(row)
+        body.append(row)
     if PROBLEMS[name].density is not None:
         true = [-jax.vmap(PROBLEMS[name].density.log_prob)(PROBLEMS[name].parts(seed)[2].values) for seed in seeds]
         row = ["the law of the data", *[""] * (len(headings) - 1)]
         for heading, statistic in {"median": np.median, "mean": np.mean}.items():
             row[headings.index(heading)] = written(float(np.mean([statistic(values) for values in true])), 4)
-        lines.append(row)
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+        body.append(row)
+    return _cells.markdown(headings, body, left=1)
 
 
 def written(value: float, digits: int) -> str:

@@ -11,20 +11,17 @@ mass d in the wrong one has a W2 of the order of the root of d, and sampling err
 Writes `samplers.png`, `samplers.md` and `samplers.json`. Key 0, float32.
 """
 
-import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _cells
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 import scorefp as sfp
 from scorefp.sampling import AbstractSampler
@@ -51,12 +48,10 @@ NOISELESS = ("Euler, uniform in t", "Euler, log-SNR", "ExponentialIntegrator (DD
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cells.parser(__doc__, out="demo")
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS)
     parser.add_argument("--count", type=int, default=COUNT, help="samples")
-    parser.add_argument("--out", type=Path, default=Path("demo"))
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
 
     levels = (jnp.arange(options.count) + 0.5) / options.count
     data = quantiles(levels)
@@ -84,14 +79,9 @@ def write(found: dict[str, Any], out: Path) -> None:
     note = (
         f"{found['count']:,} draws of the data: {floor:.4f}. A dash: below what the draws of a sampler with noise show."
     )
-    view = Table(*head, title=f"W2 to the data by evaluations of the score. {note}", title_justify="left")
-    for row in body:
-        view.add_row(*row)
-    Console(width=160).print(view)
-    ruled = [head, ["---", "---", *["---:"] * (len(head) - 2)], *body]
-    text = "".join("| " + " | ".join(row) + " |\n" for row in ruled)
-    (out / "samplers.md").write_text(f"{text}\n{note}\n", encoding="utf-8")
-    (out / "samplers.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    _cells.show(head, body, left=2, title=f"W2 to the data by evaluations of the score. {note}")
+    _cells.write(out / "samplers.md", f"{_cells.markdown(head, body, left=2)}\n{note}\n")
+    _cells.write_json(out / "samplers.json", found, indent=1)
     figure(evaluations, found["w2"], floor).savefig(out / "samplers.png", dpi=110)
 
 

@@ -12,16 +12,14 @@ file is there: a killed run goes on where it stopped, its models are in `.cache/
 made from these files alone. A file made with other settings is refused; give `--out` another folder then.
 """
 
-import argparse
 import dataclasses
 import functools
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _cells
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -29,7 +27,6 @@ import jax.random as jr
 import numpy as np
 import optax
 from matplotlib.figure import Figure
-from scipy import stats
 
 import scorefp as sfp
 from scorefp import data, train
@@ -90,7 +87,7 @@ QUICK = Settings(
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(_cells.Named):
     """One row for one SDE, data set and seed."""
 
     data: str
@@ -98,44 +95,36 @@ class Cell:
     row: str
     seed: int
 
-    @property
-    def name(self) -> str:
-        words = f"{self.data}-{self.sde}-{self.row}-seed{self.seed}"
-        return words.lower().replace("sub-vp", "subvp").replace(" + ", "-")
-
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cells.parser(__doc__, out="docs/assets/scoreflow")
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
     parser.add_argument("--seeds", type=int, nargs="+", help="0, 1 and 2 on the 8×8 digits and 0 on MNIST")
     parser.add_argument("--steps", type=int, help="training steps of each score")
-    parser.add_argument("--out", type=Path, default=Path("docs/assets/scoreflow"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/scoreflow"), help="where trained models are kept")
     parser.add_argument("--quick", action="store_true", help="few steps and points, to see that it runs")
     parser.add_argument(
         "--tables-only", action="store_true", help="run no cell; tables and figure from those there are"
     )
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    begin = time.perf_counter()
     for name in options.data:
         settings = QUICK if options.quick else DEFAULT[name]
         if options.steps is not None:
             settings = dataclasses.replace(settings, steps=options.steps)
         seeds = options.seeds if options.seeds is not None else [0, 1, 2] if name == "digits" else [0]
-        cells = [Cell(name, sde, row, seed) for seed in seeds for sde in SDES for row in ROWS]
-        for cell in cells:
-            path = options.out / f"{cell.name}.json"
-            if not path.exists() and not options.tables_only:
-                write(path, measured(cell, settings, options.cache))
-                print(f"{cell.name} done after {time.perf_counter() - begin:.0f} s in all", flush=True)
-        found = read(options.out, cells, settings)
+        of = [Cell(name, sde, row, seed) for seed in seeds for sde in SDES for row in ROWS]
+        if options.tables_only:
+            of = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
+        found: Found = {}
+        make = functools.partial(measured, cache=options.cache)
+        for cell, result in _cells.cells(options.out, of, settings, make).items():
+            found.setdefault((cell.sde, cell.row), []).append(result)
         if found:
-            (options.out / f"{name}.md").write_text(table(found), encoding="utf-8")
-            (options.out / f"{name}-spread.md").write_text(spread(found), encoding="utf-8")
-            (options.out / f"{name}-observations.md").write_text(observations(found), encoding="utf-8")
-            (options.out / f"{name}-variance.md").write_text(variances(found), encoding="utf-8")
-            print(f"\n{NAMES[name]}\n\n{table(found)}\n{spread(found)}\n{observations(found)}\n{variances(found)}")
+            print(f"\n{NAMES[name]}\n")
+            tables = {"": table, "-spread": spread, "-observations": observations, "-variance": variances}
+            for ending, of in tables.items():
+                _cells.write(options.out / f"{name}{ending}.md", of(found))
+                print(of(found))
     learning_curves(options.out)
 
 
@@ -147,8 +136,7 @@ def measured(cell: Cell, settings: Settings, cache: Path) -> dict[str, Any]:
     training, test = DATA[cell.data]("train"), DATA[cell.data]("test")
     test = data.Dataset(test.values[: settings.points], test.quantisation)
     seconds: dict[str, float] = {}
-    folder = cache / f"{cell.name}-{fingerprint(settings)}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"{cell.name}-{_cells.fingerprint(dataclasses.asdict(settings))}"
 
     model = untrained(cell, settings, training)
     score, history = kept(folder / "score", seconds, model, lambda: fitted(cell, settings, model, training))
@@ -158,8 +146,6 @@ def measured(cell: Cell, settings: Settings, cache: Path) -> dict[str, Any]:
         folder / "dequantiser", seconds, start, lambda: fitted_dequantiser(cell, settings, start, score, training)
     )
     result: dict[str, Any] = {
-        "cell": dataclasses.asdict(cell),
-        "settings": dataclasses.asdict(settings),
         "history": blocks(history["loss"]),
         "loss_variance_of_last_half": detrended_variance(history["loss"]),
         "loss_variance_of_final_score": variance,
@@ -185,7 +171,7 @@ def measured(cell: Cell, settings: Settings, cache: Path) -> dict[str, Any]:
         )
         result[name] = {
             "numbers": {key: [number.value, number.error] for key, number in found.numbers.items()},
-            "points": {key: [rounded(v) for v in values.tolist()] for key, values in found.points.items()},
+            "points": {key: _cells.rounded(values.tolist()) for key, values in found.points.items()},
         }
     return result | {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
 
@@ -262,7 +248,7 @@ def fitted(
         model,
         objective,
         training,
-        optimizer=optimizer(settings.rate, settings.steps),
+        optimizer=_cells.adam(settings.rate, settings.steps),
         steps=settings.steps,
         key=jr.key(100 + cell.seed),
         batch_size=settings.batch_size,
@@ -309,14 +295,8 @@ def fitted_dequantiser(
 
 
 @functools.cache
-def optimizer(rate: float, steps: int) -> optax.GradientTransformation:
-    """One object for all cells, so that what they share is compiled once."""
-    return optax.adam(optax.cosine_decay_schedule(rate, steps))
-
-
-@functools.cache
 def clipped(rate: float, steps: int) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(100.0), optimizer(rate, steps))
+    return optax.chain(optax.clip_by_global_norm(100.0), _cells.adam(rate, steps))
 
 
 def loss_variance(score: sfp.AbstractScore, training: data.Dataset, batch_size: int) -> dict[str, dict[str, float]]:
@@ -352,11 +332,7 @@ def detrended_variance(loss: np.ndarray, window: int = 101) -> float:
 def blocks(values: np.ndarray, count: int = 120) -> dict[str, list[float]]:
     """A curve in at most so many blocks: the mean and the standard deviation of each."""
     parts = np.array_split(np.asarray(values, np.float64), min(count, len(values)))
-    return {"mean": [rounded(p.mean()) for p in parts], "std": [rounded(p.std()) for p in parts]}
-
-
-def rounded(value: float) -> float:
-    return float(f"{value:.6g}")
+    return _cells.rounded({"mean": [p.mean() for p in parts], "std": [p.std() for p in parts]})
 
 
 def timed(name: str, seconds: dict[str, float], work: Callable[[], Any]) -> Any:
@@ -371,27 +347,15 @@ def kept(
     path: Path, seconds: dict[str, float], start: Any, work: Callable[[], tuple[Any, dict[str, np.ndarray]]]
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """What `work` makes of `start`, and its history, from the cache if they are there."""
-    arrays, curves = path.with_suffix(".eqx"), path.with_suffix(".npz")
-    if not curves.exists():
-        trained, history = timed(path.name, seconds, work)
-        eqx.tree_serialise_leaves(arrays, trained)
-        np.savez(curves.with_name("partial.npz"), seconds=seconds[path.name], **history)
-        curves.with_name("partial.npz").replace(curves)
-    with np.load(curves) as file:
-        history = {name: file[name] for name in file.files}
-    seconds[path.name] = float(history.pop("seconds"))
-    return eqx.tree_deserialise_leaves(arrays, start), history
 
+    def made() -> tuple[Any, dict[str, Any]]:
+        model, history = timed(path.name, seconds, work)
+        curves = {name: values.tolist() for name, values in history.items()}
+        return model, {"seconds": seconds[path.name], "history": curves}
 
-def fingerprint(settings: Settings) -> str:
-    return hashlib.sha256(json.dumps(dataclasses.asdict(settings)).encode()).hexdigest()[:8]
-
-
-def write(path: Path, result: dict[str, Any]) -> None:
-    """Writes a file as a whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    partial.replace(path)
+    model, notes = _cells.kept(path, start, made)
+    seconds[path.name] = notes["seconds"]
+    return model, {name: np.asarray(values) for name, values in notes["history"].items()}
 
 
 # ------------------------------------------------------------------------------------------------ tables and figure
@@ -400,40 +364,14 @@ Found = dict[tuple[str, str], list[dict[str, Any]]]
 """The results of all seeds, by SDE and row."""
 
 
-def read(out: Path, cells: list[Cell], settings: Settings) -> Found:
-    """The cells that are there."""
-    found: Found = {}
-    for cell in cells:
-        path = out / f"{cell.name}.json"
-        if not path.exists():
-            continue
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] != dataclasses.asdict(settings):
-            raise SystemExit(f"{path} was made with other settings; remove it, or give --out another folder.")
-        found.setdefault((cell.sde, cell.row), []).append(result)
-    return found
-
-
 def points(results: list[dict[str, Any]], dequantisation: str, name: str) -> np.ndarray:
     """The value of each test image, averaged over the seeds."""
     return np.mean([np.asarray(r[dequantisation]["points"][name], np.float64) for r in results], axis=0)
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The mean and the half-width of its Student-t 95 % interval, over images that have a value."""
-    values = values[np.isfinite(values)]
-    quantile = stats.t.ppf(0.975, len(values) - 1)
-    return float(values.mean()), float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
-
-
 def shown(values: np.ndarray) -> str:
-    mean, half = interval(values)
+    mean, half = _cells.interval(values)
     return f"{mean:.3f} ± {half:.3f}" if abs(mean) < 1000 else f"{mean:.3g} ± {half:.2g}"
-
-
-def markdown(headings: list[str], body: list[list[str]]) -> str:
-    lines = [headings, ["---"] * 2 + ["---:"] * (len(headings) - 2), *body]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def table(found: Found) -> str:
@@ -443,7 +381,7 @@ def table(found: Found) -> str:
         for (sde, row), results in found.items()
     ]
     headings = ["SDE", "training", "NLL, uniform", "bound, uniform", "NLL, variational", "bound, variational"]
-    return markdown(headings, body)
+    return _cells.markdown(headings, body, left=2)
 
 
 def spread(found: Found) -> str:
@@ -469,7 +407,7 @@ def spread(found: Found) -> str:
     ]
     headings = ["SDE", "training"]
     headings += [f"{what}, {d}" for what in ("median NLL", "mean NLL") for d in DEQUANTISATIONS]
-    return markdown([*headings, "exploded", "minutes a cell"], body)
+    return _cells.markdown([*headings, "exploded", "minutes a cell"], body, left=2)
 
 
 def observations(found: Found) -> str:
@@ -524,7 +462,7 @@ def observations(found: Found) -> str:
     for title, checks in lines.items():
         counts = [str(sum(sign == wanted for _, sign in checks)) for wanted in (1, 0, -1)]
         body.append([title, "; ".join(name for name, sign in checks if sign < 0) or "nowhere", *counts])
-    return markdown(["observation", "fails for", "holds", "undecided", "fails"], body)
+    return _cells.markdown(["observation", "fails for", "holds", "undecided", "fails"], body, left=2)
 
 
 Check = tuple[str, int]
@@ -533,7 +471,7 @@ Check = tuple[str, int]
 
 def check(name: str, lower: np.ndarray, higher: np.ndarray) -> Check:
     """Whether the first is lower than the second in the mean over images."""
-    mean, half = interval(lower - higher)
+    mean, half = _cells.interval(lower - higher)
     if abs(mean) <= half:
         return name, 0
     return f"{name}: {mean:+.3f} ± {half:.3f}", 1 if mean < 0 else -1
@@ -555,7 +493,7 @@ def variances(found: Found) -> str:
                 for t in ("uniform", "importance")
             ]
             body.append([sde, f"the final score of LW + IS, 200 batches, {kind}", *ratio(*values)])
-    return markdown(["SDE", "losses of", "uniform times", "importance sampling", "ratio"], body)
+    return _cells.markdown(["SDE", "losses of", "uniform times", "importance sampling", "ratio"], body, left=2)
 
 
 def ratio(without: float, with_: float) -> list[str]:
@@ -569,7 +507,7 @@ def learning_curves(out: Path) -> None:
         for sde in SDES:
             files = {row: out / f"{Cell(name, sde, row, 0).name}.json" for row in ("LW", "LW + IS")}
             if all(path.exists() for path in files.values()):
-                cells = {row: json.loads(path.read_text(encoding="utf-8")) for row, path in files.items()}
+                cells = {row: _cells.read_json(path) for row, path in files.items()}
                 panels.append((f"{NAMES[name]}, {sde}", cells))
     if not panels:
         return

@@ -6,13 +6,11 @@ from the seeds below. Prints one line a check and writes the figures, `theorems.
     python examples/theorems.py --out docs/assets/theorems
 """
 
-import argparse
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import _cells
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -20,8 +18,6 @@ import jax.random as jr
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 import scorefp as sfp
 from scorefp.fokker_planck import time_quadrature
@@ -40,13 +36,12 @@ SIZES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/assets/theorems"))
+    parser = _cells.parser(__doc__, out="docs/assets/theorems")
     parser.add_argument("--only", nargs="+", default=list(CHECKS), choices=list(CHECKS), help="the rest stays as saved")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     saved = options.out / "theorems.json"
-    results: dict[str, Rows] = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() else {}
+    results: dict[str, Rows] = _cells.read_json(saved) if saved.exists() else {}
     for name in options.only:
         view, rows = CHECKS[name]()
         view.savefig(options.out / f"{name}.png", dpi=100)
@@ -57,14 +52,9 @@ def main() -> None:
     body = [
         [line["check"], *(shown(line[key]) for key in ("left", "right", "error")), verdict(line)] for line in checks
     ]
-    table = Table(*headings)
-    for line in body:
-        table.add_row(*line)
-    Console(width=140).print(table)
-    lines = [headings, ["---"] * len(headings), *body]
-    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    (options.out / "theorems.md").write_text(text, encoding="utf-8")
-    saved.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    _cells.show(headings, body)
+    _cells.write(options.out / "theorems.md", _cells.markdown(headings, body))
+    _cells.write_json(saved, results, indent=1)
 
 
 # ------------------------------------------------------------------------------------ one law, one line each
