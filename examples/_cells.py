@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from scorefp.diagnostics import Audit, Estimate
+
 Model = TypeVar("Model")
 Name = TypeVar("Name", bound="Named")
 
@@ -147,6 +149,25 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     quantile = stats.t.ppf(0.975, len(values) - 1)
     return float(values.mean()), float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+EVALUATED = {
+    "nll": ("likelihood", "bits_per_dim"),
+    "nll_median": ("likelihood", "median_bits_per_dim"),
+    "bound": ("bound", "bound"),
+    "dequantisation": ("likelihood", "dequantisation"),
+    "exploded": ("likelihood", "exploded"),
+}
+
+POINTS = ("nll", "bound")
+
+
+def evaluated(found: Audit) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
+    """The numbers of `scorefp.evaluate` by the names they have in cells, and the bits/dim of each sample."""
+    numbers = {name: found[title].numbers.get(number) for name, (title, number) in EVALUATED.items()}
+    points = {name: found[title].points[number] for name, (title, number) in EVALUATED.items() if name in POINTS}
+    told = {name: number for name, number in numbers.items() if number is not None}
+    return told, {name: rounded(values.tolist()) for name, values in points.items()}
 
 
 # ------------------------------------------------------------------------------------------------ tables

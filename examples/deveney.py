@@ -23,9 +23,9 @@ from scipy.stats import spearmanr
 
 import scorefp as sfp
 from scorefp import densities, train
-from scorefp.diagnostics import Histogram
 from scorefp.fokker_planck import UniformDraws
 from scorefp.nn import ScalarMLP, softplus
+from scorefp.transport import Histogram
 
 TARGETS = {
     "mixture": densities.deveney_mixture,

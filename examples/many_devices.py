@@ -33,7 +33,7 @@ BATCH = 128
 def trained(mesh: Mesh | None, steps: int) -> np.ndarray:
     """The parameters after training on the devices of a mesh. This function knows nothing of how many there are."""
     digits = data.digits("train")
-    source = data.Arrays(np.asarray(digits.values, np.uint8), digits.quantisation)
+    source = data.OnHost(data.Dataset(np.asarray(digits.values, np.uint8), digits.quantisation))
     network = sfp.nn.MLP(digits.shape, width=128, key=jr.key(0))
     run = train.fit(
         sfp.NoiseScore(network, sfp.VP(), data_std=digits.std),

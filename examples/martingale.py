@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import scorefp as sfp
 from scorefp import train
 from scorefp.densities import eight_modes
-from scorefp.diagnostics import CleanSamples, ConsistencyCurves, Curve, log_snr_midpoints
+from scorefp.diagnostics import ConsistencyCurves, Curve, log_snr_midpoints
 
 SDE = sfp.VP()
 THRESHOLD = 0.2
@@ -87,7 +87,7 @@ def fitted(loss: Any, steps: int, seed: int) -> sfp.AbstractScore:
 def measured(score: sfp.AbstractScore, count: int, seed: int) -> dict[str, Any]:
     """The curves; the root mean square error of the noise prediction, even in log-SNR; the distance of samples."""
     data, others = (eight_modes().sample(jr.key(k), count) for k in (11, 12))
-    section = ConsistencyCurves(steps=128, samples=count)(score, CleanSamples(data), key=jr.key(1))
+    section = ConsistencyCurves(steps=128, samples=count)(score, data, key=jr.key(1))
     exact = eight_modes().score(SDE)
     times = log_snr_midpoints(SDE, 40)
 

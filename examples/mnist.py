@@ -34,7 +34,7 @@ import optax
 
 import scorefp as sfp
 from scorefp import data, plot, train
-from scorefp.diagnostics import CleanSamples, Ensemble, ResidualCurve, evaluate
+from scorefp.diagnostics import Ensemble, ResidualCurve, evaluate
 
 ROWS = {
     "mixture": "Gaussian mixture",
@@ -208,7 +208,7 @@ class Experiment:
         run, seconds = self.trained(row)
         settings = self.settings.evaluation
         model, begin = run.model, time.perf_counter()
-        x = CleanSamples(self.test_images(), self.data.quantisation)
+        x = self.test_images()
         found = evaluate(
             model,
             x,
@@ -217,17 +217,17 @@ class Experiment:
             integrator=self.integrator,
             draws=settings.draws,
             batch_size=settings.at_once,
-            progress=False,
         )
-        print(f"  {row}: {found.numbers['nll']}; {time.perf_counter() - begin:.0f} s", flush=True)
+        numbers, points = _cells.evaluated(found)
+        print(f"  {row}: {numbers['nll']}; {time.perf_counter() - begin:.0f} s", flush=True)
         ensemble = Ensemble(times=settings.residual_times, samples=settings.residual_samples, batch_size=64)
         residual = ResidualCurve(ensemble=ensemble)(model, x, key=jr.key(2000 + self.seed))
         return {
             "steps": int(run.state.step),
             "cpu_seconds": seconds,
             "history": logged(self.folder(row) / "log.csv"),
-            "points": {name: _cells.rounded(values.tolist()) for name, values in found.points.items()},
-            "exploded": found.numbers["exploded"].value,
+            "points": points,
+            "exploded": numbers["exploded"].value,
             "residual": [residual.numbers["r_FP_scale_free"].value, residual.numbers["r_FP_scale_free"].error],
         }
 
@@ -309,7 +309,7 @@ class Experiment:
         best = min(values, key=lambda candidate: values[candidate])
         # The choice is made: every image is used, as by the scores.
         everything = np.concatenate([rest[0], chosen[0]])
-        z, log_det = self.logits(np.asarray(self.test_images()).reshape(self.settings.evaluation.points, -1))
+        z, log_det = self.logits(np.asarray(self.test_images().values).reshape(self.settings.evaluation.points, -1))
         return {
             "cpu_seconds": time.process_time() - begin,
             "chosen": best,
@@ -333,7 +333,7 @@ class Experiment:
                 fits[layers, width, decay] = fit
                 print(f"  flow {layers, width, decay}: {fit.best:.3f} bits/dim, {len(fit.curve)} epochs", flush=True)
         best = min(fits, key=lambda candidate: fits[candidate].best)
-        test = np.asarray(self.test_images()).reshape(self.settings.evaluation.points, -1)
+        test = np.asarray(self.test_images().values).reshape(self.settings.evaluation.points, -1)
         return {
             "cpu_seconds": time.process_time() - begin,
             "chosen": best,
@@ -359,9 +359,9 @@ class Experiment:
 
     # -------------------------------------------------------------------------------------------- shared
 
-    def test_images(self) -> jax.Array:
+    def test_images(self) -> data.Dataset:
         """The first test images as floats, with one noise for all rows."""
-        test = data.Dataset(self.data.test.values[: self.settings.evaluation.points], self.data.quantisation)
+        test = self.data.test.rows(np.arange(self.settings.evaluation.points))
         return test.dequantised(jr.key(4000 + self.seed))
 
     def bits(self, log_prob: Any) -> np.ndarray:
@@ -519,7 +519,7 @@ class FlowFit:
 
 def flat(images: data.Dataset, key: jax.Array) -> np.ndarray:
     """Dequantised images as rows."""
-    return np.asarray(images.dequantised(key)).reshape(len(images), -1)
+    return np.asarray(images.dequantised(key).values).reshape(len(images), -1)
 
 
 def logged(path: Path, count: int = 60) -> dict[str, list[float]]:

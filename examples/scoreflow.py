@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
 def measured(cell: Cell, settings: Settings, cache: Path) -> dict[str, Any]:
     """Trains a score and a dequantiser, and evaluates the score under both dequantisations."""
     training, test = DATA[cell.data]("train"), DATA[cell.data]("test")
-    test = data.Dataset(test.values[: settings.points], test.quantisation)
+    test = test.rows(np.arange(settings.points))
     seconds: dict[str, float] = {}
     folder = cache / f"{cell.name}-{_cells.fingerprint(dataclasses.asdict(settings))}"
 
@@ -166,12 +166,12 @@ def measured(cell: Cell, settings: Settings, cache: Path) -> dict[str, Any]:
                 integrator=sfp.Integrator(rtol=1e-5, atol=1e-5, throw=False),
                 draws=settings.draws,
                 batch_size=50,
-                progress=False,
             ),
         )
+        numbers, points = _cells.evaluated(found)
         result[name] = {
-            "numbers": {key: [number.value, number.error] for key, number in found.numbers.items()},
-            "points": {key: _cells.rounded(values.tolist()) for key, values in found.points.items()},
+            "numbers": {key: [number.value, number.error] for key, number in numbers.items()},
+            "points": points,
         }
     return result | {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
 

@@ -90,8 +90,8 @@ def _in_repeats(
         row, own = index % len(data), jr.fold_in(key, index)
         x, log_noise = data.values[row], jnp.zeros(())
         if dequantiser is not None:
-            noise_key, own = jr.split(own)
-            u, log_noise = dequantiser.positions(x, key=noise_key)
+            # The key of what `fn` draws is the same for every dequantiser: two of them are compared with the same draws.
+            u, log_noise = dequantiser.positions(x, key=jr.fold_in(own, 2**32 - 1))
             x = dequantiser.quantisation.place(x, u)
         return fn(conditioned(score, data.args, row), x, own), log_noise
 

@@ -200,8 +200,8 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
         "no Gaussian kernel",
         lambda: entropy(jnp.zeros((4, 2, 2)), standard(sfp.sde.CriticallyDampedLangevin())),
     ),
-    "one sample": (ValueError, "xs has shape", lambda: entropy(samples()[:1])),
-    "NaN": (ValueError, "xs holds NaN", lambda: sfp.prior_kl(truth(), samples() * jnp.nan, key=jr.key(0))),
+    "one sample": (ValueError, "needs at least two samples", lambda: entropy(samples()[:1])),
+    "NaN": (ValueError, "sample 0 holds nan", lambda: sfp.prior_kl(truth(), samples() * jnp.nan, key=jr.key(0))),
     "no draws": (ValueError, "draws = 0", lambda: entropy(samples(), draws=0)),
     "form": (ValueError, "form = 'dsm'; the entropy has the forms", lambda: entropy(samples(), form="dsm")),
     "shapes": (

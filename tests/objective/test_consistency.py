@@ -376,7 +376,7 @@ def linear_defects(c: float, times: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("c", [1.0, 1.4])
 def test_curves_of_a_linear_score(c: float) -> None:
     """Standard normal data under VP stay so; the defects are known, those of the steps themselves included."""
-    sde, x = sfp.VP(), Dataset(jr.normal(jr.key(5), (600, 2)))
+    sde, x = sfp.VP(), jr.normal(jr.key(5), (600, 2))
     measure = ConsistencyCurves(steps=32, times=4, samples=600, batch_size=400)
     section = measure(sfp.Score(Times(jnp.asarray(-c)), sde), x, key=jr.key(0))
     grid = np.asarray(between(sde, sde.t1, sde.t0, jnp.arange(33) / 32))

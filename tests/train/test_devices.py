@@ -139,7 +139,8 @@ def by_hand(parts: int) -> tuple[np.ndarray, np.ndarray]:
     def step(carry: Any, i: jax.Array) -> tuple[Any, jax.Array]:
         params, state = carry
         index_key, level_key, loss_key = jr.split(jr.fold_in(jr.key(2), i), 3)
-        x, labels = data.batch(jr.randint(index_key, (worker.BATCH,), 0, len(data)), key=level_key)
+        chosen = data.rows(jr.randint(index_key, (worker.BATCH,), 0, len(data)))
+        x, labels = spread(chosen.values, chosen.quantisation, key=level_key), chosen.args
         value, grads = jax.value_and_grad(loss)(params, x, labels, loss_key)
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(params, updates), state), value
@@ -191,9 +192,9 @@ def test_the_host_reads_nothing_between_reports(monkeypatch: pytest.MonkeyPatch)
             progress=False,
         )
 
-    array, asarray, module = type(jnp.zeros(())), np.asarray, sys.modules["scorefp.train.fit"]
+    array, asarray, module = type(jnp.zeros(())), np.asarray, sys.modules["scorefp.train.loop"]
     value, loop = array._value.fget, module._loop
-    monkeypatch.setattr("scorefp.train.reader._LARGEST_STACK", 5 * worker.BATCH * 3)
+    monkeypatch.setattr("scorefp.train.batches._LARGEST_STACK", 5 * worker.BATCH * 3)
     run()
     monkeypatch.setattr(array, "_value", property(lambda self: (note("r"), value(self))[1]))
     monkeypatch.setattr(np, "asarray", lambda a, *rest: (isinstance(a, jax.Array) and note("r"), asarray(a, *rest))[1])
