@@ -44,7 +44,7 @@ class OnHost(AbstractRows):
 
     @property
     def quantisation(self) -> Quantisation | None:
-        return self.dataset.quantisation
+        return self.dataset.levels
 
     @property
     def interval(self) -> Interval | None:

@@ -81,7 +81,7 @@ class Dataset(AbstractModule):
         About zero, not about the mean: the preconditioning takes the data as centred. Levels are those after
         dequantisation, whose uniform noise is counted by its variance.
         """
-        return float(np.sqrt(mean_square(np.asarray(self.values), self.quantisation)))
+        return float(np.sqrt(mean_square(np.asarray(self.values), self.levels)))
 
     def reshaped(self, shape: tuple[int, ...]) -> "Dataset":
         """The same samples with another event shape, such as flat images as `(1, 28, 28)` for a U-Net.
@@ -123,14 +123,14 @@ class Dataset(AbstractModule):
         Args:
             key: A random key; floats need none and are returned as they are.
         """
-        if self.quantisation is None or not self.has_levels:
+        if self.levels is None:
             return self
-        return self._with(UniformDequantiser(self.quantisation)(self.values, key=key), self.args)
+        return self._with(UniformDequantiser(self.levels)(self.values, key=key), self.args)
 
     @property
-    def has_levels(self) -> bool:
-        """Whether the values are integer levels."""
-        return bool(jnp.issubdtype(self.values.dtype, jnp.integer))
+    def levels(self) -> Quantisation | None:
+        """The quantisation of values that are levels; `None` for floats, also for those that were dequantised."""
+        return self.quantisation if jnp.issubdtype(self.values.dtype, jnp.integer) else None
 
     def _with(self, values: Shaped[Array | np.ndarray, "m *other"], args: Any) -> "Dataset":
         """Other values of the same kind, which need no check."""

@@ -92,7 +92,7 @@ class Likelihood(AbstractMeasure):
         sample_key, scale_key, probe_key = jr.split(key, 3)
         chosen, rows = data.drawn(self.samples, key=sample_key)
         trace = default_trace(data.size) if self.trace is None else self.trace
-        dtype = jnp.result_type(float) if chosen.has_levels else chosen.values.dtype
+        dtype = jnp.result_type(float) if chosen.levels is not None else chosen.values.dtype
         scale = _prior_scale(score.sde.prior, jax.ShapeDtypeStruct(data.shape, dtype), scale_key)
         dequantiser = own_dequantiser(data, self.dequantiser)
         solved, log_noise = in_repeats(

@@ -35,14 +35,14 @@ def own_dequantiser(data: Dataset, given: AbstractDequantiser | None) -> Abstrac
     Raises:
         ValueError: if one is given for floats, or it has another quantisation than the data.
     """
-    if data.quantisation is None or not data.has_levels:
+    if data.levels is None:
         require(
             given is None,
             f"dequantiser is a {type(given).__name__}, but the data have no levels to dequantise. Give levels "
             "with their quantisation, as a Dataset, or leave the dequantiser out.",
         )
         return None
-    found = UniformDequantiser(data.quantisation) if given is None else given
+    found = UniformDequantiser(data.levels) if given is None else given
     require(
         found.quantisation == data.quantisation,
         f"the dequantiser has the quantisation {described(found.quantisation)}, the data have "
@@ -90,7 +90,7 @@ def _in_repeats(
         row, own = index % len(data), jr.fold_in(key, index)
         x, log_noise = data.values[row], jnp.zeros(())
         if dequantiser is not None:
-            # The key of what `fn` draws is the same for every dequantiser: two of them are compared with the same draws.
+            # What `fn` draws is the same for every dequantiser, so that two of them differ by their noise alone.
             u, log_noise = dequantiser.positions(x, key=jr.fold_in(own, 2**32 - 1))
             x = dequantiser.quantisation.place(x, u)
         return fn(conditioned(score, data.args, row), x, own), log_noise

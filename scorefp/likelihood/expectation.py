@@ -52,7 +52,7 @@ def clean_samples(xs: Dataset | ArrayLike, key: Key | None = None) -> Dataset:
         key: A random key, which levels need. Other draws may fold numbers of samples into it.
     """
     data = as_dataset(xs)
-    if not data.has_levels:
+    if data.levels is None:
         return data
     if key is None:
         raise ValueError("xs holds levels, and nothing here draws the noise inside them; give xs.dequantised(key).")

@@ -15,6 +15,7 @@ from .._checks import require
 from .._types import Key
 from ..data import AbstractSource, Dataset
 from ..data.source import check_batch
+from ..dataset import Quantisation
 from .devices import everywhere, in_shares, share
 
 _LARGEST_STACK = 2**26
@@ -42,10 +43,15 @@ def in_order(samples: Samples, i: Int[Array, ""], size: int, key: Key) -> Sample
 
 
 class AbstractBatches(ABC):
-    """The batches of a run. `size` is the largest number of steps of a loop, `pick` how each takes its batch."""
+    """The batches of a run.
+
+    `size` is the largest number of steps of a loop, `pick` how each takes its batch, and `levels` the quantisation of
+    samples that are levels, which the step dequantises.
+    """
 
     size: int
     pick: Pick
+    levels: Quantisation | None
 
     @abstractmethod
     def take(self, count: int) -> Samples:
@@ -68,7 +74,7 @@ class Resident(AbstractBatches):
     """Batches drawn from a data set on the device: there is nothing to read."""
 
     def __init__(self, data: Dataset, size: int, mesh: Mesh | None) -> None:
-        self.size, self.pick = size, drawn
+        self.size, self.pick, self.levels = size, drawn, data.levels
         self._samples = everywhere((data.values, data.args), mesh)
 
     def take(self, count: int) -> Samples:
@@ -98,7 +104,7 @@ class Read(AbstractBatches):
         each = sum(leaf.nbytes for leaf in jax.tree.leaves(self._first))
         # A divisor, so that the loops of a report have one length.
         self.size = max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or d * each <= _LARGEST_STACK))
-        self.pick = in_order
+        self.pick, self.levels = in_order, source.quantisation
 
     def take(self, count: int) -> Samples:
         self.prepare(count)

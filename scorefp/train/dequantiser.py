@@ -135,13 +135,14 @@ def fit_dequantiser(
         ((100,), True)
     """
     data = as_dataset(data)
-    if data.quantisation is None:
+    if data.levels is None:
         raise ValueError(
-            "data has no quantisation; a dequantiser is trained on integer levels. Give Dataset(levels, quantisation)."
+            f"data has no {'quantisation' if data.quantisation is None else 'levels, but floats'}; a dequantiser is "
+            "trained on integer levels. Give Dataset(levels, quantisation)."
         )
     require(
-        data.quantisation == dequantiser.quantisation,
-        f"data has {data.quantisation}, dequantiser has {dequantiser.quantisation}; the two must be equal.",
+        data.levels == dequantiser.quantisation,
+        f"data has {data.levels}, dequantiser has {dequantiser.quantisation}; the two must be equal.",
     )
     require(draws >= 1, f"draws = {draws}; it is at least one.")
     check_counts(steps, report_every)

@@ -142,7 +142,7 @@ def fit(
         accumulate=accumulate,
         mesh=mesh,
         pick=batches.pick,
-        quantisation=data.quantisation,
+        quantisation=batches.levels,
     )
     saves = saver(checkpoints, step, data, key=key, clip=clip)
     state, start = saves.begun(step.init(params, key=key), batches, steps)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from helpers.references import assert_mean, line_mixture
 from helpers.refusals import refused
@@ -18,6 +19,8 @@ from scorefp.data import OnHost, digits
 from scorefp.dataset import Dataset, Interval, as_dataset
 from scorefp.dataset.dequantise import spread
 from scorefp.diagnostics import Bound, Ensemble, MatchingCurve
+from scorefp.train import fit_dequantiser
+from scorefp.train.batches import batches_of
 
 pytestmark = pytest.mark.quick
 
@@ -117,15 +120,30 @@ def test_bad_intervals(ends: tuple[float, float]) -> None:
 def test_dequantised_samples_know_their_levels() -> None:
     data = Dataset(np.arange(34, dtype=np.uint8).reshape(17, 2) % 17, LEVELS, args=np.arange(17))
     floats = data.dequantised(jr.key(0))
-    assert data.has_levels
-    assert not floats.has_levels
-    assert floats.quantisation == LEVELS
+    assert data.levels == floats.quantisation == LEVELS
+    assert floats.levels is None
     np.testing.assert_array_equal(jnp.floor((floats.values + 1) * 8.5), data.values)
     assert floats.dequantised(jr.key(1)) is floats
     chosen, rows = floats.drawn(5, key=jr.key(2))
     assert len(set(rows.tolist())) == len(chosen) == 5
     np.testing.assert_array_equal(chosen.args, rows)
     np.testing.assert_array_equal(chosen.values, floats.values[rows])
+
+
+def test_dequantised_samples_are_floats_to_all_that_trains() -> None:
+    """They are placed inside their levels once, not twice."""
+    data = digits("test")
+    floats = data.dequantised(jr.key(0))
+    assert floats.std == pytest.approx(Dataset(floats.values).std) == pytest.approx(data.std, rel=1e-2)
+    assert OnHost(floats).quantisation is None
+    for held in (floats, OnHost(floats)):
+        batches = batches_of(held, 8, 1, None, key=jr.key(1))
+        values, _ = batches.pick(batches.take(1), jnp.asarray(0), 8, jr.key(2))
+        x = spread(values, batches.levels, key=jr.key(3))
+        assert np.isin(np.asarray(x), np.asarray(floats.values)).all()
+    start = sfp.variational_dequantiser((64,), data.quantisation, layers=1, width=4, key=jr.key(4))
+    settings = {"optimizer": optax.sgd(1e-3), "steps": 1, "key": jr.key(5)}
+    refused("a dequantiser is trained on integer levels", fit_dequantiser, start, exact(), floats, **settings)
 
 
 def test_traced_samples_are_checked_as_they_run() -> None:

@@ -24,6 +24,8 @@ from jax.sharding import AxisType, Mesh
 
 import scorefp as sfp
 from scorefp import train
+from scorefp.data import Dataset, OnHost
+from scorefp.dataset.dequantise import spread
 
 
 @contextmanager
@@ -197,7 +199,9 @@ def test_the_host_reads_nothing_between_reports(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("scorefp.train.batches._LARGEST_STACK", 5 * worker.BATCH * 3)
     run()
     monkeypatch.setattr(array, "_value", property(lambda self: (note("r"), value(self))[1]))
-    monkeypatch.setattr(np, "asarray", lambda a, *rest: (isinstance(a, jax.Array) and note("r"), asarray(a, *rest))[1])
+    monkeypatch.setattr(
+        np, "asarray", lambda a, *rest, **named: (isinstance(a, jax.Array) and note("r"), asarray(a, *rest, **named))[1]
+    )
     monkeypatch.setattr(module, "_loop", lambda *args: (note("L"), loop(*args))[1])
     run()
     assert re.fullmatch("r*(LLr+){3}", seen), seen

@@ -50,6 +50,29 @@ def test_a_source_trains_as_its_batches_taken_one_by_one() -> None:
     assert np.abs(weights(run.state.params) - weights(params)).max() > 0.01
 
 
+class Recorded(AbstractSource):
+    """Data that note the seed of their order."""
+
+    seeds: list[int] = eqx.field(static=True)
+    quantisation: None = None
+    interval: None = None
+    shape: tuple[int, ...] = (2,)
+
+    def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Any:
+        self.seeds.append(seed)
+        return OnHost(Dataset(X)).batches(batch_size, seed=seed, share=share)
+
+
+def test_the_order_has_a_key_of_its_own() -> None:
+    """It follows from the key of the run, and is neither that key nor the key of a step."""
+    seeds: list[int] = []
+    for key in (jr.key(1), jr.key(2), jr.key(1)):
+        batches_of(Recorded(seeds), 32, 1, None, key=key)
+    assert seeds[0] == seeds[2] != seeds[1]
+    steps = [jr.key(1), *(jr.fold_in(jr.key(1), step) for step in range(200))]
+    assert seeds[0] not in [int(jr.bits(key, dtype=jnp.uint32)) for key in steps]
+
+
 def test_one_compile_whatever_the_source_the_steps_and_the_reports() -> None:
     traces = 0
 
