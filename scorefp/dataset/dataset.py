@@ -99,8 +99,19 @@ class Dataset(AbstractModule):
         """The chosen samples, with their conditioning.
 
         Args:
-            index: Which samples, in which order.
+            index: Which samples, in which order; at least two.
+
+        Raises:
+            ValueError: if there are fewer, or one is not in `0 … n - 1`.
         """
+        if is_concrete(index):
+            # JAX takes the last sample for one beyond it, and numpy one from the end for a negative number.
+            outside = np.asarray((index < 0) | (index >= len(self)))
+            require(
+                index.size >= 2 and not outside.any(),
+                f"index holds {index.size} numbers, {outside.sum()} of them outside 0 … {len(self) - 1}; it needs at "
+                "least two, and all of them in that range.",
+            )
         return self._with(*jax.tree.map(lambda a: a[index], (self.values, self.args)))
 
     def drawn(self, most: int | None, *, key: Key) -> "tuple[Dataset, Int[np.ndarray, ' rows']]":

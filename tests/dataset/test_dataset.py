@@ -103,6 +103,12 @@ def test_bad_values() -> None:
     for few in (np.ones((0, 3)), np.ones((1, 3)), np.asarray(1.0)):
         message = r"values has shape .*; it needs at least two samples, stacked along the first axis"
         refused(message, Dataset, few)
+    for index in ([0, 5], [-1, 0], [3]):
+        message = (
+            rf"index holds {len(index)} numbers, {int(len(index) > 1)} of them outside 0 … 4; it needs at least two"
+        )
+        for data in (Dataset(levels, BYTES), as_dataset(Dataset(levels, BYTES))):
+            refused(message, data.rows, np.asarray(index))
     message = r"shape = \(1, 3\) has 3 entries, the samples have shape \(2,\) with 2"
     for data in (Dataset(levels, BYTES), OnHost(Dataset(levels, BYTES))):
         refused(message, data.reshaped, (1, 3))
