@@ -106,10 +106,11 @@ class Dataset(AbstractModule):
         """
         if is_concrete(index):
             # JAX takes the last sample for one beyond it, and numpy one from the end for a negative number.
-            outside = np.asarray((index < 0) | (index >= len(self)))
+            known = np.asarray(index)
+            outside = (known < 0) | (known >= len(self))
             require(
-                index.size >= 2 and not outside.any(),
-                f"index holds {index.size} numbers, {outside.sum()} of them outside 0 … {len(self) - 1}; it needs at "
+                known.size >= 2 and not outside.any(),
+                f"index holds {known.size} numbers, {outside.sum()} of them outside 0 … {len(self) - 1}; it needs at "
                 "least two, and all of them in that range.",
             )
         return self._with(*jax.tree.map(lambda a: a[index], (self.values, self.args)))
