@@ -26,6 +26,7 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp.train import TrainStep
+from scorefp.train.loop import repeated
 
 SDE, BATCH, WIDTH, SIDE = sfp.OU(t0=1e-4, t1=10.0), 256, 80, 3.5
 OPTIMIZER = optax.adam(1e-3)
@@ -67,7 +68,7 @@ def by_library(size: int, loss: sfp.objective.AbstractObjective, steps: int) -> 
 
     def loop(arrays: Any) -> Any:
         step, state, data = eqx.combine(arrays, rest)
-        return eqx.filter(step.loop(state, (data, None), jnp.asarray(steps), steps), eqx.is_array)
+        return eqx.filter(repeated(step.step, (data, None), state, jnp.asarray(steps), steps), eqx.is_array)
 
     return loop, arrays
 

@@ -2,12 +2,18 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Int
 
+from .._checks import require
 from ..dataset import Dataset, Interval, Quantisation
 from .source import AbstractRows, Batch
+
+
+def _held(data: Dataset | np.ndarray) -> Dataset:
+    return data if isinstance(data, Dataset) else Dataset(data)
 
 
 class OnHost(AbstractRows):
@@ -17,8 +23,11 @@ class OnHost(AbstractRows):
     `fit` the data set itself.
 
     Args:
-        dataset: The samples, as arrays of numpy.
+        dataset: The samples, as arrays of numpy; or an array of floats.
         threads: How many threads read ahead. Zero is best in memory; a memory map on a slow disk gains from a few.
+
+    Raises:
+        ValueError: if the data set was dequantised.
 
     Example:
         >>> import numpy as np, scorefp as sfp
@@ -32,8 +41,14 @@ class OnHost(AbstractRows):
         array([0, 1, 2, 3, 4, 5])
     """
 
-    dataset: Dataset
+    dataset: Dataset = eqx.field(converter=_held)
     threads: int = 0
+
+    def __check_init__(self) -> None:
+        require(
+            self.dataset.quantisation is None or self.dataset.levels is not None,
+            "dataset was dequantised once and for all; give its levels, which every step dequantises anew.",
+        )
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from .._checks import require
-from ..dataset import Dataset, Interval, Quantisation
+from ..dataset import Dataset, Interval, Quantisation, as_dataset
 from .source import AbstractRows, Batch
 
 
@@ -82,6 +82,7 @@ def split(data: Dataset | AbstractRows, share: float, *, seed: int) -> tuple[Dat
         >>> len(rest), len(held_out)
         (1293, 144)
     """
+    data = data if isinstance(data, AbstractRows) else as_dataset(data)
     least = 2 if isinstance(data, Dataset) else 1
     count = round(share * len(data))
     require(

@@ -50,16 +50,14 @@ class Dataset(AbstractModule):
     interval: Interval | None = None
 
     def __check_init__(self) -> None:
-        if not is_concrete(self.values):
-            return
-        values = np.asarray(self.values)
         require(
-            values.ndim >= 1 and len(values) >= 2,
-            f"values has shape {values.shape}; it needs at least two samples, stacked along the first axis.",
+            self.values.ndim >= 1 and len(self) >= 2,
+            f"values has shape {self.values.shape}; it needs at least two samples, stacked along the first axis.",
         )
-        check_args(self.args, len(values))
-        check_kind(values.dtype, self.quantisation, self.interval)
-        check_values(values, self.quantisation, self.interval, "sample {}".format)
+        check_args(self.args, len(self))
+        check_kind(self.values.dtype, self.quantisation, self.interval)
+        if is_concrete(self.values):
+            check_values(np.asarray(self.values), self.quantisation, self.interval, "sample {}".format)
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -107,6 +105,11 @@ class Dataset(AbstractModule):
         if is_concrete(index):
             # JAX takes the last sample for one beyond it, and numpy one from the end for a negative number.
             known = np.asarray(index)
+            require(
+                known.ndim == 1 and known.dtype.kind in "iu",
+                f"index has shape {known.shape} and dtype {known.dtype}; it is a row of whole numbers. Of a mask, give "
+                "np.flatnonzero(mask).",
+            )
             outside = (known < 0) | (known >= len(self))
             require(
                 known.size >= 2 and not outside.any(),
@@ -159,8 +162,9 @@ def as_dataset(data: Dataset | ArrayLike) -> Dataset:
         data: A data set, or floats of shape `(n, *event)`.
 
     Raises:
-        TypeError: if an array holds integers; levels come as a `Dataset` with their quantisation.
-        ValueError: if an array holds fewer than two samples, or NaN or infinite entries.
+        TypeError: if it is neither, or an array holds integers; levels come as a `Dataset` with their quantisation.
+        ValueError: if an array holds fewer than two samples, or NaN or infinite entries, or a number is beyond the
+            range of the device's floats.
 
     Example:
         >>> import jax.numpy as jnp
@@ -169,9 +173,20 @@ def as_dataset(data: Dataset | ArrayLike) -> Dataset:
         10
     """
     if not isinstance(data, Dataset):
-        values = jnp.asarray(data)
-        data = Dataset(values if is_concrete(values) else finite("data", values))
-    return data._with(*jax.tree.map(jnp.asarray, (data.values, data.args)))  # pyright: ignore[reportPrivateUsage]
+        try:
+            values = jnp.asarray(data)
+        except TypeError as error:
+            raise TypeError(
+                f"data is a {type(data).__name__}; give a Dataset, or an array of floats stacked along the first axis. "
+                "Of a source, give source.load()."
+            ) from error
+        return Dataset(values if is_concrete(values) else finite("data", values))
+    with np.errstate(over="ignore"):  # found below
+        held = jax.tree.map(jnp.asarray, (data.values, data.args))
+    if data.levels is None and held[0].dtype != data.values.dtype:
+        # Float64 of the host, where the device has float32.
+        check_values(np.asarray(held[0]), None, None, "sample {}".format)
+    return data._with(*held)  # pyright: ignore[reportPrivateUsage]
 
 
 def mean_square(values: Shaped[np.ndarray, "*shape"], quantisation: Quantisation | None) -> float:

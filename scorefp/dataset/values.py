@@ -112,7 +112,7 @@ def check_args(args: Any, count: int) -> None:
     """Refuses conditioning without a row for each sample, or that no device can hold."""
     if args is None:
         return
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(args)]
+    leaves = [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in jax.tree.leaves(args)]
     rows = [leaf.shape[:1] for leaf in leaves]
     if any(row != (count,) for row in rows):
         raise ValueError(f"args has arrays with {rows} rows, values has {count}; each sample needs its own.")

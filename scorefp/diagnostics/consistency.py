@@ -1,7 +1,7 @@
 """The property tests of consistency [M3]: is the denoiser a martingale along its own reverse SDE?"""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -84,7 +84,7 @@ class ConsistencyCurves(AbstractMeasure):
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         sample_key, key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=sample_key)
-        found = _products(self, score, chosen, key)
+        found = _products(self, score, chosen.values, chosen.args, key)
         times, products = np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)
         start, end, size = products[0], products[:, -1], data.size
         loss = 0.5 * end.mean(axis=0)
@@ -117,19 +117,19 @@ class ConsistencyCurves(AbstractMeasure):
 
 @eqx.filter_jit
 def _products(
-    measure: ConsistencyCurves, score: AbstractScore, data: Dataset, key: Key
+    measure: ConsistencyCurves, score: AbstractScore, x: Float[Array | np.ndarray, "n *event"], args: Any, key: Key
 ) -> tuple[Float[Array, " ends"], Float[Array, "times times n"]]:
     """The descending times of the grid; and of each sample the squared defect, without bias, from the start of each of
     the cells between them to the end of each.
     """
     sde, cells, each = linear_sde(score), measure.times, measure.steps // measure.times
-    grid = log_snr_grid(sde, measure.steps).astype(data.values.dtype)
+    grid = log_snr_grid(sde, measure.steps).astype(x.dtype)
     noise_key, path_key = jr.split(key)
 
     def from_start(start: Int[Array, ""]) -> Float[Array, "n times"]:
         def one(row: Int[Array, ""]) -> Float[Array, " times"]:
-            bound, clean, t = conditioned(score, data.args, row), data.values[row], grid[start * each]
-            place = start * len(data) + row
+            bound, clean, t = conditioned(score, args, row), x[row], grid[start * each]
+            place = start * len(x) + row
             noise = jr.normal(jr.fold_in(noise_key, place), clean.shape, clean.dtype)
             diffused = sde.alpha(t) * clean + sde.sigma(t) * noise
             told = bound.denoise(t, diffused)
@@ -155,7 +155,7 @@ def _products(
             states = jnp.broadcast_to(diffused, (measure.paths, *diffused.shape))
             return jax.lax.fori_loop(start, cells, through_cell, (states, jnp.zeros((cells,), clean.dtype)))[1]
 
-        return in_batches(one, len(data), measure.batch_size)
+        return in_batches(one, len(x), measure.batch_size)
 
     products = jax.lax.map(from_start, jnp.arange(cells))
     return grid[::each], jnp.swapaxes(products, 1, 2)

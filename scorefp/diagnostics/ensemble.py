@@ -1,7 +1,7 @@
 """The diffused samples at which the curves of an audit are taken."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -102,7 +102,7 @@ class Ensemble(AbstractModule):
         chosen, _ = data.drawn(self.samples, key=sample_key)
         t = _times(self.grid, sde, self.times).astype(chosen.values.dtype)
         require(t.shape == (self.times,), f"the grid has shape {t.shape}; it returns times = {self.times} times.")
-        values = _evaluate(integrand, score, chosen, t, key, self.batch_size)
+        values = _evaluate(integrand, score, chosen.values, chosen.args, t, key, self.batch_size)
         return np.asarray(t, np.float64), {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
@@ -115,7 +115,8 @@ def _times(grid: TimeGrid, sde: AbstractLinearSDE, times: int) -> Float[Array, "
 def _evaluate(
     integrand: Integrand,
     score: AbstractScore,
-    data: Dataset,
+    x: Float[Array | np.ndarray, "n *event"],
+    args: Any,
     times: Float[Array, " times"],
     key: Key,
     batch_size: int,
@@ -124,14 +125,14 @@ def _evaluate(
     noise_key, own_key = jr.split(key)
 
     def one(index: Int[Array, ""]) -> dict[str, Scalar]:
-        row, t = index % len(data), times[index // len(data)]
-        clean = data.values[row]
+        row, t = index % len(x), times[index // len(x)]
+        clean = x[row]
         noise = jr.normal(jr.fold_in(noise_key, index), clean.shape, clean.dtype)
         diffused = sde.alpha(t) * clean + sde.sigma(t) * noise
-        return integrand(conditioned(score, data.args, row), t, diffused, noise, jr.fold_in(own_key, index))
+        return integrand(conditioned(score, args, row), t, diffused, noise, jr.fold_in(own_key, index))
 
-    values = in_batches(one, times.size * len(data), batch_size)
-    return jax.tree.map(lambda value: value.reshape(times.size, len(data)), values)
+    values = in_batches(one, times.size * len(x), batch_size)
+    return jax.tree.map(lambda value: value.reshape(times.size, len(x)), values)
 
 
 def _midpoints(times: int) -> Float[Array, " times"]:

@@ -171,9 +171,17 @@ def ode_sde_gap(
             f"data holds {len(clean)} samples, fewer than samples = {samples}; all distances are taken between sets "
             f"of one size, to have one floor. Set samples = {len(clean)}, or give a box for histograms.",
         )
-        clean = clean.rows(jr.permutation(data_key, len(clean))[:samples])
-    args = clean.args if args is None and clean is not None else args
     real = None if clean is None else np.asarray(clean.values)
+    if clean is not None and len(clean) >= samples:
+        rows = np.asarray(jr.permutation(data_key, len(clean)))[:samples]
+        real = real if box is not None else np.asarray(clean.values)[rows]
+        args = clean.rows(np.sort(rows)).args if args is None else args
+    elif clean is not None and args is None:
+        require(
+            clean.args is None,
+            f"data brings args for {len(clean)} samples, fewer than samples = {samples}. Give args with one row for "
+            f"each, or at most {len(clean)} samples.",
+        )
     sde = euler_maruyama(score.sde, 512) if sde is None else sde
 
     def drawn(

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from .._batches import in_batches
 from .._checks import require
@@ -73,30 +73,33 @@ def in_repeats(
         key: A random key.
         batch_size: How many are taken at once.
     """
-    return _in_repeats(fn, score, data, dequantiser, repeats, key, batch_size)
+    return _in_repeats(fn, score, data.values, data.args, dequantiser, repeats, key, batch_size)
 
 
 @eqx.filter_jit
 def _in_repeats(
     fn: Callable[[AbstractScore, Event, Key], _T],
     score: AbstractScore,
-    data: Dataset,
+    values: Shaped[Array | np.ndarray, "n *event"],
+    args: Any,
     dequantiser: AbstractDequantiser | None,
     repeats: int,
     key: Key,
     batch_size: int,
 ) -> tuple[_T, Float[Array, "repeats n"]]:
+    count = len(values)
+
     def one(index: Int[Array, ""]) -> tuple[_T, Scalar]:
-        row, own = index % len(data), jr.fold_in(key, index)
-        x, log_noise = data.values[row], jnp.zeros(())
+        row, own = index % count, jr.fold_in(key, index)
+        x, log_noise = values[row], jnp.zeros(())
         if dequantiser is not None:
             # What `fn` draws is the same for every dequantiser, so that two of them differ by their noise alone.
             u, log_noise = dequantiser.positions(x, key=jr.fold_in(own, 2**32 - 1))
             x = dequantiser.quantisation.place(x, u)
-        return fn(conditioned(score, data.args, row), x, own), log_noise
+        return fn(conditioned(score, args, row), x, own), log_noise
 
-    found = in_batches(one, repeats * len(data), batch_size)
-    return jax.tree.map(lambda leaf: leaf.reshape(repeats, len(data), *leaf.shape[1:]), found)
+    found = in_batches(one, repeats * count, batch_size)
+    return jax.tree.map(lambda leaf: leaf.reshape(repeats, count, *leaf.shape[1:]), found)
 
 
 def told(count: int, repeats: int, dequantiser: AbstractDequantiser | None) -> str:

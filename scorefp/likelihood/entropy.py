@@ -42,6 +42,7 @@ def entropy(
     Args:
         score: The score of the data, on a linear SDE.
         xs: Clean samples: floats stacked along the leading axis, or a `Dataset`, whose levels are dequantised.
+            With `args` it is the entropy given them, averaged over the samples.
         key: A random key.
         form: `"divergence"` is the first estimator, with the divergence of the drift integrated exactly; `"drift"` the
             second.

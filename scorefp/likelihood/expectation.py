@@ -44,6 +44,22 @@ def stratified_mean_of(t: Float[Array, " n"], values: Float[Array, " n"]) -> Mon
     return MonteCarlo(jnp.mean(values), jnp.sqrt(jnp.sum(steps**2) / (2.0 * count * (count - 1))))
 
 
+def unconditioned(xs: Dataset | ArrayLike, key: Key) -> Dataset:
+    """Clean samples as floats, refused with conditioning: it would reach the model, and the truth knows none.
+
+    Args:
+        xs: Floats, or a data set.
+        key: As in `clean_samples`.
+    """
+    data = clean_samples(xs, key)
+    require(
+        data.args is None,
+        "xs brings args, and the truth is one law of all samples. Compare law by law: bind the conditioning, "
+        "score.bind(args=…) and truth.bind(args=…), and give the samples of that law without args.",
+    )
+    return data
+
+
 def clean_samples(xs: Dataset | ArrayLike, key: Key | None = None) -> Dataset:
     """Clean samples as floats; levels are dequantised by uniform noise.
 

@@ -16,10 +16,10 @@ from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..dataset import Dataset
 from ..flow import Integrator
-from ..score import AbstractPotential, AbstractScore, conditioned, linear_sde, require_potential
+from ..score import AbstractPotential, AbstractScore, linear_sde, require_potential
 from ..sde import AbstractLinearSDE
 from ..time import AbstractTimeSampler, UniformLogSNR
-from .expectation import clean_samples, cross_entropy, diffused_integral
+from .expectation import clean_samples, cross_entropy, diffused_integral, unconditioned
 from .flow import log_likelihood
 
 
@@ -87,7 +87,7 @@ def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"
         True
     """
     linear_sde(require_potential(truth))
-    return _prior_kl(truth, clean_samples(xs, key), key)
+    return _prior_kl(truth, unconditioned(xs, key), key)
 
 
 @eqx.filter_jit
@@ -174,7 +174,7 @@ def kl_bound(
         True
     """
     _same_sde(score, truth)
-    return _kl_bound(score, truth, clean_samples(xs, key), key, draws, time, batch_size)
+    return _kl_bound(score, truth, unconditioned(xs, key), key, draws, time, batch_size)
 
 
 @eqx.filter_jit
@@ -309,7 +309,7 @@ def kl_decomposition(
         (True, True)
     """
     _same_sde(score, truth)
-    return _kl_decomposition(score, truth, clean_samples(xs, key), key, draws, time, integrator, batch_size)
+    return _kl_decomposition(score, truth, unconditioned(xs, key), key, draws, time, integrator, batch_size)
 
 
 @eqx.filter_jit
@@ -332,8 +332,8 @@ def _kl_decomposition(
         return sde.alpha(t) * x.values[row] + sde.sigma(t) * noise
 
     def kl(row: Int[Array, ""]) -> Scalar:
-        end, bound = diffused(t0, row, kl_key), conditioned(score, x.args, row)
-        return truth.potential(t0, end) - log_likelihood(bound, end, integrator=integrator)
+        end = diffused(t0, row, kl_key)
+        return truth.potential(t0, end) - log_likelihood(score, end, integrator=integrator)
 
     def prior(row: Int[Array, ""]) -> Scalar:
         end = diffused(t1, row, prior_key)

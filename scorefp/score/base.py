@@ -16,15 +16,15 @@ from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
 
 _S = TypeVar("_S", bound="AbstractScore")
 
-GIVEN = {"given": True}
-"""Metadata of a field that training leaves alone, such as the conditioning that `bind` closes over."""
-
 
 class AbstractScore(AbstractModule):
     r"""A model $s(t, x)$ of the score $\nabla\log q_t(x)$, with the SDE whose marginals $q_t$ it scores.
 
-    `shape` is the event shape where the score knows it, else `None`.
+    `shape` is the event shape where the score knows it, else `None`; `given` names the fields that training leaves
+    alone.
     """
+
+    given: ClassVar[tuple[str, ...]] = ("sde", "args")
 
     if TYPE_CHECKING:
         sde: ClassVar[AbstractSDE]
@@ -48,8 +48,8 @@ class AbstractScore(AbstractModule):
     def trained(self: _S) -> _S:
         """Which leaves training changes: this score with a truth value in the place of each.
 
-        They are the floating arrays, but for those of the SDE and of what the score knows of its data: the fields that
-        its class declares `given`.
+        They are the floating arrays, but for those of the SDE and of what the score knows of its data: the fields in
+        `given`.
 
         Example:
             >>> import equinox as eqx, jax, scorefp as sfp
@@ -59,8 +59,7 @@ class AbstractScore(AbstractModule):
             >>> params.data_std is None, rest.data_std.shape
             (True, (2,))
         """
-        fields = dataclasses.fields(self)
-        held = [self.sde, *(getattr(self, field.name) for field in fields if field.metadata.get("given", False))]
+        held = [getattr(self, name, None) for name in self.given]
         ids = {id(leaf) for leaf in jax.tree.leaves(held) if eqx.is_array(leaf)}
 
         def inner(node: Any) -> bool:
@@ -164,7 +163,7 @@ class Score(AbstractScore):
     fn: Callable[..., Event]
     sde: AbstractSDE
     shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
-    args: Any = eqx.field(default=None, metadata=GIVEN)
+    args: Any = None
     key: Key | None = None
 
     def __call__(self, t: Time, x: Event) -> Event:
@@ -200,7 +199,7 @@ class Potential(AbstractPotential):
     fn: Callable[..., Scalar]
     sde: AbstractSDE
     shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
-    args: Any = eqx.field(default=None, metadata=GIVEN)
+    args: Any = None
     key: Key | None = None
 
     def potential(self, t: Time, x: Event) -> Scalar:

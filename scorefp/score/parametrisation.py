@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from .._checks import floating, is_concrete, require, same_shape, scalar_time
 from .._types import Event, Key, Scalar, Time
 from ..sde import AbstractLinearSDE, require_linear
-from .base import GIVEN, AbstractScore, call_bound
+from .base import AbstractScore, call_bound
 
 _S = TypeVar("_S", bound="AbstractNetworkScore")
 
@@ -41,6 +41,8 @@ class AbstractNetworkScore(AbstractScore):
     **Bare** (`data_std=None`), for a network trained elsewhere: it is called as `network(t, x)` and returns the
     target itself.
     """
+
+    given: ClassVar[tuple[str, ...]] = (*AbstractScore.given, "data_std")
 
     if TYPE_CHECKING:
         network: ClassVar[Callable[..., Event]]
@@ -113,8 +115,8 @@ class NoiseScore(AbstractNetworkScore):
 
     network: Callable[..., Event]
     sde: AbstractLinearSDE
-    data_std: Float[ArrayLike, "..."] | None = eqx.field(default=0.5, metadata=GIVEN)
-    args: Any = eqx.field(default=None, metadata=GIVEN)
+    data_std: Float[ArrayLike, "..."] | None = 0.5
+    args: Any = None
     key: Key | None = None
 
     def __check_init__(self) -> None:
@@ -151,8 +153,8 @@ class DenoiserScore(AbstractNetworkScore):
 
     network: Callable[..., Event]
     sde: AbstractLinearSDE
-    data_std: Float[ArrayLike, "..."] | None = eqx.field(default=0.5, metadata=GIVEN)
-    args: Any = eqx.field(default=None, metadata=GIVEN)
+    data_std: Float[ArrayLike, "..."] | None = 0.5
+    args: Any = None
     key: Key | None = None
 
     def __check_init__(self) -> None:
@@ -189,8 +191,8 @@ class VelocityScore(AbstractNetworkScore):
 
     network: Callable[..., Event]
     sde: AbstractLinearSDE
-    data_std: Float[ArrayLike, "..."] | None = eqx.field(default=0.5, metadata=GIVEN)
-    args: Any = eqx.field(default=None, metadata=GIVEN)
+    data_std: Float[ArrayLike, "..."] | None = 0.5
+    args: Any = None
     key: Key | None = None
 
     def __check_init__(self) -> None:
@@ -229,8 +231,8 @@ class EDMScore(AbstractNetworkScore):
 
     network: Callable[..., Event]
     sde: AbstractLinearSDE
-    data_std: Float[ArrayLike, "..."] = eqx.field(default=0.5, metadata=GIVEN)
-    args: Any = eqx.field(default=None, metadata=GIVEN)
+    data_std: Float[ArrayLike, "..."] = 0.5
+    args: Any = None
     key: Key | None = None
 
     def __check_init__(self) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from .._checks import floating, scalar_time
 from .._types import Event, Key, Scalar, Time
 from ..sde import AbstractLinearSDE, require_linear
-from .base import GIVEN, AbstractPotential, call_bound
+from .base import AbstractPotential, call_bound
 from .parametrisation import check_data_std, shape_of
 
 _S = TypeVar("_S", bound="AbstractNetworkPotential")
@@ -32,6 +32,8 @@ class AbstractNetworkPotential(AbstractPotential):
     `offset` is a function of $c_{\text{noise}}$ (bare: of $t$) that is added: no score sees it, and
     `log_fpe_residual` of an unnormalised potential needs it to vanish [F3].
     """
+
+    given: ClassVar[tuple[str, ...]] = (*AbstractPotential.given, "data_std")
 
     if TYPE_CHECKING:
         network: ClassVar[Callable[..., Event]]
@@ -118,9 +120,9 @@ class DistancePotential(AbstractNetworkPotential):
 
     network: Callable[..., Event]
     sde: AbstractLinearSDE
-    data_std: Float[ArrayLike, "..."] | None = eqx.field(default=0.5, metadata=GIVEN)
+    data_std: Float[ArrayLike, "..."] | None = 0.5
     offset: Callable[[Scalar], Scalar] | None = None
-    args: Any = eqx.field(default=None, metadata=GIVEN)
+    args: Any = None
     key: Key | None = None
 
     def energy(self, x: Event, value: Event, alpha: Scalar, sigma: Scalar, data_std: Event | None) -> Scalar:
@@ -162,9 +164,9 @@ class InnerPotential(AbstractNetworkPotential):
 
     network: Callable[..., Event]
     sde: AbstractLinearSDE
-    data_std: Float[ArrayLike, "..."] | None = eqx.field(default=0.5, metadata=GIVEN)
+    data_std: Float[ArrayLike, "..."] | None = 0.5
     offset: Callable[[Scalar], Scalar] | None = None
-    args: Any = eqx.field(default=None, metadata=GIVEN)
+    args: Any = None
     key: Key | None = None
 
     def energy(self, x: Event, value: Event, alpha: Scalar, sigma: Scalar, data_std: Event | None) -> Scalar:

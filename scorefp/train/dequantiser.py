@@ -51,23 +51,24 @@ class _Step(AbstractModule):
 
     def step(self, state: TrainState, samples: Samples, i: Int[Array, ""]) -> tuple[TrainState, Records]:
         index_key, draw_key, bound_key = jr.split(jr.fold_in(state.key, state.step), 3)
-        k, _ = drawn(samples, i, self.batch_size, index_key)
+        k, args = drawn(samples, i, self.batch_size, index_key)
         draw_keys, bound_keys = jr.split(draw_key, self.batch_size), jr.split(bound_key, self.batch_size)
 
         def loss(params: Any) -> tuple[Scalar, dict[str, Scalar]]:
             dequantiser = eqx.combine(params, self.skeleton)
 
-            def terms(k: Array, draw_key: Key, bound_key: Key) -> tuple[Scalar, Scalar]:
+            def terms(k: Array, args: Any, draw_key: Key, bound_key: Key) -> tuple[Scalar, Scalar]:
                 # The data set checked the levels. A sample that is not finite would raise below, before the loss, which
                 # is not finite either, could name the step.
                 u, log_prob = dequantiser.positions(k, key=draw_key)
                 x = jnp.nan_to_num(dequantiser.quantisation.place(k, u))
+                score = self.score if args is None else self.score.bind(args=args)
                 bound = likelihood_bound(
-                    self.score, x, key=bound_key, draws=self.draws, time=self.time, truncation=Truncation.DENOISED
+                    score, x, key=bound_key, draws=self.draws, time=self.time, truncation=Truncation.DENOISED
                 )
                 return bound, log_prob
 
-            bound, log_prob = jax.tree.map(jnp.mean, jax.vmap(terms)(k, draw_keys, bound_keys))
+            bound, log_prob = jax.tree.map(jnp.mean, jax.vmap(terms)(k, args, draw_keys, bound_keys))
             return bound + log_prob, {"bound": bound, "log_prob": log_prob}
 
         (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)

@@ -146,17 +146,6 @@ class TrainStep(AbstractModule):
         value, terms, grads = self._gradient(state.params, (x0, args), loss_key)
         return descended(state, value, terms, replicated(grads, self.mesh), self.optimizer, self.decays)
 
-    def loop(self, state: TrainState, samples: Samples, count: Int[Array, ""], size: int) -> tuple[TrainState, Records]:
-        """Up to `size` steps as one loop on the device.
-
-        Args:
-            state: The state.
-            samples: What the batches are picked from.
-            count: How many steps.
-            size: The length of the records, NaN after `count`.
-        """
-        return repeated(self.step, samples, state, count, size)
-
     def _gradient(
         self, params: Any, batch: tuple[Float[Array, "batch *event"], Any], key: Key
     ) -> tuple[Scalar, dict[str, Scalar], Any]:

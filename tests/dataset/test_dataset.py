@@ -15,10 +15,11 @@ from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.data import OnHost, digits
+from scorefp.data import OnHost, digits, split
 from scorefp.dataset import Dataset, Interval, as_dataset
 from scorefp.dataset.dequantise import spread
 from scorefp.diagnostics import Bound, Ensemble, MatchingCurve
+from scorefp.score import AbstractNetworkScore
 from scorefp.train import fit_dequantiser
 from scorefp.train.batches import batches_of
 
@@ -141,30 +142,48 @@ def test_dequantised_samples_are_floats_to_all_that_trains() -> None:
     data = digits("test")
     floats = data.dequantised(jr.key(0))
     assert floats.std == pytest.approx(Dataset(floats.values).std) == pytest.approx(data.std, rel=1e-2)
-    assert OnHost(floats).quantisation is None
-    for held in (floats, OnHost(floats)):
-        batches = batches_of(held, 8, 1, None, key=jr.key(1))
-        values, _ = batches.pick(batches.take(1), jnp.asarray(0), 8, jr.key(2))
-        x = spread(values, batches.levels, key=jr.key(3))
-        assert np.isin(np.asarray(x), np.asarray(floats.values)).all()
+    batches = batches_of(floats, 8, 1, None, key=jr.key(1))
+    values, _ = batches.pick(batches.take(1), jnp.asarray(0), 8, jr.key(2))
+    x = spread(values, batches.levels, key=jr.key(3))
+    assert np.isin(np.asarray(x), np.asarray(floats.values)).all()
+    refused("dataset was dequantised once and for all; give its levels", OnHost, floats)
     start = sfp.variational_dequantiser((64,), data.quantisation, layers=1, width=4, key=jr.key(4))
     settings = {"optimizer": optax.sgd(1e-3), "steps": 1, "key": jr.key(5)}
     refused("a dequantiser is trained on integer levels", fit_dequantiser, start, exact(), floats, **settings)
 
 
-def test_traced_samples_are_checked_as_they_run() -> None:
-    # Not by the message: it comes from the runtime of XLA.
+@pytest.mark.usefixtures("unchecked")
+def test_traced_samples_are_checked() -> None:
+    """What is known when a program is traced is refused then, and NaN as it runs."""
+    of = lambda x: jax.eval_shape(lambda x: as_dataset(x).values, x)
+    refused("quantisation is None; integer levels need Quantisation", of, jnp.ones((4, 2), int), error=TypeError)
+    refused("it needs at least two samples", of, jnp.ones((1, 2)))
+    with_args = lambda x: jax.eval_shape(lambda x: Dataset(x, args=jnp.arange(3)).values, x)
+    refused(r"args has arrays with \[\(3,\)\] rows, values has 4", with_args, jnp.ones((4, 2)))
+    # Not by the whole message: it comes from the runtime of XLA.
     with pytest.raises(Exception, match="data holds NaN or infinite entries"):
         jax.block_until_ready(jax.jit(lambda x: as_dataset(x).values)(jnp.asarray([[1.0], [jnp.nan]])))
 
 
-class Shifted(eqx.Module):
-    """A score that is off by `args`."""
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_set_of_samples_is_refused() -> None:
+    source = OnHost(np.ones((4, 2)))
+    assert source.shape == (2,)
+    refused(
+        r"data is a OnHost; give a Dataset, or an array .* give source\.load\(\)", as_dataset, source, error=TypeError
+    )
+    huge = Dataset(np.array([[1e300], [1.0]]))
+    refused("sample 0 holds inf", as_dataset, huge)
+    data = Dataset(np.ones((4, 2)))
+    for index in (np.arange(4) == 3, np.ones((2, 2), int), np.ones(2)):
+        refused("it is a row of whole numbers", data.rows, index)
+    assert [len(part) for part in split(np.ones((8, 2)), 0.25, seed=0)] == [6, 2]
 
-    truth: sfp.AbstractPotential
 
-    def __call__(self, t: Array, x: Array, *, args: Array) -> Array:
-        return self.truth(t, x) + args
+def given(t: Array, x: Array, *, args: Array) -> Array:
+    """The exact score of N(c, 1/4) under VP, with c the conditioning."""
+    sde = sfp.VP()
+    return -(x - sde.alpha(t) * args) / (sde.alpha(t) ** 2 / 4 + sde.sigma(t) ** 2)
 
 
 def exact() -> sfp.AbstractPotential:
@@ -173,19 +192,20 @@ def exact() -> sfp.AbstractPotential:
 
 @pytest.mark.usefixtures("x64")
 def test_means_over_samples_know_the_conditioning_of_each() -> None:
-    """Song 2021, Theorems 1 and 4: what the conditioning adds to the score is seen, with its sample."""
-    x, key = line_mixture().sample(jr.key(0), 64), jr.key(1)
-    truth = exact()
-    score = sfp.Score(Shifted(truth), sfp.VP())
-    none = Dataset(x, args=jnp.zeros(64))
-    half = Dataset(x, args=jnp.where(jnp.arange(64) < 32, 0.1, 0.0))
-    alone = sfp.entropy(truth, x, key=key)
-    assert sfp.entropy(score, none, key=key).value == pytest.approx(float(alone.value), rel=1e-12)
-    # Half of the samples have c = 0.1, which adds c²/2 times the integral of g², (0.1 + 20) / 2 for VP.
-    rise = float(sfp.kl_bound(score, truth, half, key=key).value - sfp.kl_bound(score, truth, none, key=key).value)
-    assert rise == pytest.approx(0.5 * 0.5 * 0.01 * (0.1 + 20) / 2, rel=0.02)
-    sides = [sfp.kl_decomposition(score, truth, data.rows(jnp.arange(4)), key=key, draws=2) for data in (none, half)]
-    assert abs(sides[0].matching.value) < 1e-12 < 1e-3 < sides[1].matching.value
+    """The entropy of x given c [K5], in closed form; and another number where the c of others are given."""
+    c = jr.normal(jr.key(0), (400,))
+    x, score, key = c + 0.5 * jr.normal(jr.key(1), (400,)), sfp.Score(given, sfp.VP()), jr.key(2)
+    found, mixed = (sfp.entropy(score, Dataset(x, args=args), key=key) for args in (c, c[::-1]))
+    want = 0.5 * np.log(2 * np.pi * np.e / 4)
+    assert abs(found.value - want) < 4 * found.error < 0.3
+    assert abs(mixed.value - want) > 10 * np.hypot(found.error, mixed.error)
+    bound = sfp.prior_kl_bound(sfp.VP(), Dataset(x, args=c))
+    assert bound.value == sfp.prior_kl_bound(sfp.VP(), x).value
+    for call in (sfp.kl_bound, sfp.kl_decomposition):
+        refused(
+            "xs brings args, and the truth is one law of all samples", call, score, exact(), Dataset(x, args=c), key=key
+        )
+    refused("xs brings args", sfp.prior_kl, exact(), Dataset(x, args=c), key=key)
 
 
 @pytest.mark.usefixtures("x64")
@@ -217,6 +237,19 @@ def test_points_compare_scores_sample_by_sample() -> None:
     assert 0 < paired < 0.1 * np.std(first.points["bound"])
 
 
+class Mixed(AbstractNetworkScore):
+    """A network score of a user's own."""
+
+    network: Any
+    sde: Any
+    data_std: Any = 0.5
+    args: Any = None
+    key: Any = None
+
+    def target(self, t: Array) -> tuple[float, float]:
+        return 0.5, 1.0
+
+
 class Twice(eqx.Module):
     """A network with a score inside."""
 
@@ -240,3 +273,4 @@ def test_a_score_says_what_is_trained() -> None:
     assert arrays(inner) == of_network
     assert arrays(outer) == of_network + 1
     assert arrays(sfp.Score(lambda t, x: -x, sfp.VP())) == 0
+    assert arrays(Mixed(network, sfp.VP(), jnp.ones(2), jnp.ones(3))) == of_network

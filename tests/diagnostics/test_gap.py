@@ -199,6 +199,16 @@ def call(**settings: Any) -> Callable[[], Any]:
     return lambda: sfp.ode_sde_gap(wrong(0.0), key=jr.key(0), **(STILL | settings))
 
 
+def test_histograms_take_the_conditioning_of_the_data() -> None:
+    score = sfp.Score(lambda t, x, args: -x * args, sfp.VP())
+    data = Dataset(jr.normal(jr.key(0), (64,)), args=jnp.linspace(0.5, 2, 64))
+    settings = {"box": sfp.Box(jnp.asarray(-3.0), jnp.asarray(3.0)), "bins": 4, "ode": sfp.Euler(2)}
+    settings |= {"sde": sfp.EulerMaruyama(2), "key": jr.key(0), "data": data}
+    assert all(np.isfinite(sfp.ode_sde_gap(score, samples=n, **settings).ode_sde.value) for n in (8, 64))
+    with pytest.raises(ValueError, match=r"data brings args for 64 samples, fewer than samples = 128"):
+        sfp.ode_sde_gap(score, samples=128, **settings)
+
+
 BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     "one sample": (ValueError, "samples = 1; a gap needs", call(samples=1)),
     "few data": (

@@ -26,6 +26,7 @@ from scorefp import train
 from scorefp.data import Dataset, OnHost
 from scorefp.train import TrainStep
 from scorefp.train.devices import everywhere
+from scorefp.train.loop import repeated
 
 STEPS, BATCH, WIDTH = 20, 64, 24
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
@@ -118,7 +119,7 @@ def rows_of_matrix_products(mesh: Mesh) -> list[int]:
     step = TrainStep(skeleton, sfp.DSM(), OPTIMIZER, sfp.UniformLogSNR(), BATCH, (0.9,), True, **settings)
     held = step, step.init(params, key=jr.key(0)), (data.values, data.args)
     step, state, samples = everywhere(held, mesh)
-    lowered = eqx.filter_jit(step.loop).lower(state, samples, jnp.asarray(1), 1)
+    lowered = eqx.filter_jit(repeated).lower(step.step, samples, state, jnp.asarray(1), 1)
     program = lowered.compile().compiled.as_text()
     return sorted({int(rows) for rows in re.findall(rf"= f32\[(\d+),{WIDTH}\]\S* dot\(", program)})
 

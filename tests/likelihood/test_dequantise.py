@@ -233,6 +233,22 @@ def test_training_touches_nothing_but_the_flow() -> None:
         fit_dequantiser(start, bad, levels(), **options)
 
 
+def test_training_knows_the_conditioning() -> None:
+    """The bound is that of the score which knows the conditioning of its sample: without it there is none."""
+
+    def score(t: Array, x: Array, *, args: Array) -> Array:
+        return -(x - args)
+
+    data = Dataset(jnp.array([[0], [3]] * 32), sfp.Quantisation(4, -2.0, 2.0), args=jnp.array([[-1.5], [1.5]] * 32))
+    start = sfp.variational_dequantiser((1,), data.quantisation, layers=1, width=8, key=jr.key(0))
+    settings = {"optimizer": optax.sgd(1e-3), "steps": 2, "batch_size": 64, "draws": 16, "progress": False}
+    run, other = (
+        fit_dequantiser(start, sfp.Score(score, sfp.VP()), held, key=jr.key(1), **settings)
+        for held in (data, Dataset(data.values, data.quantisation, args=-data.args))
+    )
+    assert run.history["bound"].mean() + 0.5 < other.history["bound"].mean()
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_bad_training() -> None:
     def fit(data: Dataset | None = None, **changes: object) -> object:

@@ -63,11 +63,11 @@ def listing(folder: Path) -> dict[str, bytes]:
 def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     assert store.latest() is None
-    store.save(7, tree(1), {"feed": {"next": [1, 2]}, "configuration": {"a": 0.1}}, {"loss": 0.5})
+    store.save(7, tree(1), {"batches": {"next": [1, 2]}, "configuration": {"a": 0.1}}, {"loss": 0.5})
     arrays, facts = store.restore(tree(0))
     assert same(arrays, tree(1))
     assert not same(arrays, tree(0))
-    assert facts == store.facts() == {"feed": {"next": [1, 2]}, "configuration": {"a": 0.1}}
+    assert facts == store.facts() == {"batches": {"next": [1, 2]}, "configuration": {"a": 0.1}}
     assert store.steps() == [7]
 
 
@@ -292,10 +292,10 @@ def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
 
 def test_another_version_of_the_format_and_a_renamed_folder(tmp_path: Path) -> None:
     Store(tmp_path).save(1, tree(), {}, {})
-    reseal(tmp_path / "1", lambda record: record.update(version=2))
-    with pytest.raises(CheckpointError, match="in version 2 of the format; this scorefp reads version 1"):
-        Store(tmp_path).restore(tree())
     reseal(tmp_path / "1", lambda record: record.update(version=1))
+    with pytest.raises(CheckpointError, match="in version 1 of the format; this scorefp reads version 2"):
+        Store(tmp_path).restore(tree())
+    reseal(tmp_path / "1", lambda record: record.update(version=2))
     (tmp_path / "1").rename(tmp_path / "5")
     with pytest.raises(CheckpointError, match="5 is damaged: it was saved as step 1"):
         Store(tmp_path).restore(tree())

@@ -14,6 +14,7 @@ import scorefp as sfp
 from scorefp import train
 from scorefp.data import Dataset
 from scorefp.train import TrainStep
+from scorefp.train.loop import repeated
 
 SDE = sfp.VP()
 
@@ -147,7 +148,7 @@ def test_the_loop_lowers_for_gpus_and_tpus() -> None:
 
     def loop(arrays: Any, count: jax.Array) -> Any:
         step, state, data = eqx.combine(arrays, rest)
-        return eqx.filter(step.loop(state, (data.values, data.args), count, 10), eqx.is_array)
+        return eqx.filter(repeated(step.step, (data.values, data.args), state, count, 10), eqx.is_array)
 
     exported = jax.export.export(jax.jit(loop), platforms=["cuda", "tpu"])(arrays, jnp.asarray(10))
     assert exported.platforms == ("cuda", "tpu")
@@ -160,7 +161,7 @@ def test_nothing_is_handed_to_the_device_inside_a_part() -> None:
     step = TrainStep(skeleton, sfp.DSM(), optax.adam(1e-3), sfp.UniformLogSNR(), 32, (0.999,), False)
     data = Dataset(law().sample(jr.key(9), 256))
     state, count = step.init(params, key=jr.key(0)), jnp.asarray(5)
-    loop = eqx.filter_jit(lambda state, count: step.loop(state, (data.values, data.args), count, 5))
+    loop = eqx.filter_jit(lambda state, count: repeated(step.step, (data.values, data.args), state, count, 5))
     jax.block_until_ready(loop(state, count))
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(loop(state, count))
