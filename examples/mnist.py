@@ -397,7 +397,7 @@ class Experiment:
     def picture(self) -> None:
         """Test images, and samples of the scores by the probability-flow ODE from the same draws of the prior."""
         count = min(SAMPLES, self.settings.evaluation.points)
-        groups = {"test images": np.asarray(self.test_images())[:count]}
+        groups = {"test images": np.asarray(self.test_images().values)[:count]}
         for row in SCORES:
             model = train.load(self.folder(row), self.untrained())
             method = sfp.ProbabilityFlow(self.integrator)

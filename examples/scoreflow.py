@@ -313,7 +313,7 @@ def loss_variance(score: sfp.AbstractScore, training: data.Dataset, batch_size: 
 def losses(score: sfp.AbstractScore, training: data.Dataset, times: Any, batch_size: int, keys: jax.Array) -> jax.Array:
     def one(key: jax.Array) -> jax.Array:
         index_key, level_key, loss_key = jr.split(key, 3)
-        x, _ = training.batch(jr.randint(index_key, (batch_size,), 0, len(training)), key=level_key)
+        x = training.rows(jr.randint(index_key, (batch_size,), 0, len(training))).dequantised(level_key).values
         return sfp.DSM()(score, x, key=loss_key, time=times)
 
     return jax.lax.map(one, keys)
