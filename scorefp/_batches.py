@@ -1,4 +1,4 @@
-"""Many evaluations in bounded memory."""
+"""Many evaluations in bounded memory, and the keys of their draws."""
 
 import math
 from collections.abc import Callable
@@ -6,9 +6,17 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jaxtyping import Array, Int
 
+from ._types import Key
+
 _T = TypeVar("_T")
+
+
+def apart(key: Key) -> Key:
+    """A key beside those of samples, steps and measures, which fold their numbers into `key`: none has this one."""
+    return jr.fold_in(key, 2**32 - 1)
 
 
 def in_batches(fn: Callable[[Int[Array, ""]], _T], count: int, batch_size: int) -> _T:

@@ -4,10 +4,10 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
-import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
+from .._batches import apart
 from .._module import AbstractModule
 from .._types import Key
 from ..calculus import Exact, Hutchinson
@@ -114,8 +114,7 @@ class AbstractMeasure(AbstractModule):
         data = as_dataset(data)
         if self.needs_kernel:
             linear_sde(score)
-        # No measure and no sample has this number.
-        data = data if self.needs_levels else data.dequantised(jr.fold_in(key, 2**32 - 1))
+        data = data if self.needs_levels else data.dequantised(apart(key))
         return self.section(score, data, key=key)
 
 

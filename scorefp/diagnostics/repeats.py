@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from .._batches import in_batches
+from .._batches import apart, in_batches
 from .._checks import require
 from .._describe import described
 from .._module import AbstractModule
@@ -94,7 +94,7 @@ def _in_repeats(
         x, log_noise = values[row], jnp.zeros(())
         if dequantiser is not None:
             # What `fn` draws is the same for every dequantiser, so that two of them differ by their noise alone.
-            u, log_noise = dequantiser.positions(x, key=jr.fold_in(own, 2**32 - 1))
+            u, log_noise = dequantiser.positions(x, key=apart(own))
             x = dequantiser.quantisation.place(x, u)
         return fn(conditioned(score, args, row), x, own), log_noise
 

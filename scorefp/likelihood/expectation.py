@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._batches import in_batches
+from .._batches import apart, in_batches
 from .._checks import require
 from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar
@@ -72,8 +72,7 @@ def clean_samples(xs: Dataset | ArrayLike, key: Key | None = None) -> Dataset:
         return data
     if key is None:
         raise ValueError("xs holds levels, and nothing here draws the noise inside them; give xs.dequantised(key).")
-    # No sample has this number.
-    return data.dequantised(jr.fold_in(key, 2**32 - 1))
+    return data.dequantised(apart(key))
 
 
 def diffused_integral(

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Shaped
 
+from .._batches import apart
 from .._checks import require
 from .._types import Key
 from ..data import AbstractSource, Dataset
@@ -20,9 +21,6 @@ from .devices import everywhere, in_shares, share
 
 _LARGEST_STACK = 2**26
 """Bytes of batches that one loop on the device is handed."""
-
-_ORDER = 2**32 - 1
-"""What the key of the order of the batches is folded with: no step has this number."""
 
 Samples: TypeAlias = tuple[Shaped[Array, "..."], Any]
 """Samples on the device, floats or levels, and their conditioning."""
@@ -171,7 +169,7 @@ def batches_of(
         key: The key of the run. The order of a source is drawn from one that is derived from it, and that no step has.
     """
     if isinstance(data, AbstractSource):
-        seed = int(jr.bits(jr.fold_in(key, _ORDER), dtype=jnp.uint32))
+        seed = int(jr.bits(apart(key), dtype=jnp.uint32))
         return Read(data, batch_size, size, mesh, seed=seed)
     check_batch(batch_size, len(data))
     return Resident(data, size, mesh)
