@@ -30,7 +30,7 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp import data, train
-from scorefp.flow import FixedProbes, transport_batch_with_divergence
+from scorefp.reverse.ode import FixedProbes, batch_flow_map_with_divergence
 
 COUNT, CHECKED = 1024, 128
 SDE = sfp.VP()
@@ -115,7 +115,7 @@ def evaluations_of_a_batch(score: sfp.AbstractScore, xs: Array) -> Array:
     """Of the solve in `batch_log_likelihood`, which does not return them."""
     traces = jax.vmap(lambda x: FixedProbes(sfp.Exact().probes(x, None)))(xs)
     ends = {"start": SDE.t0, "stop": SDE.t1}
-    return transport_batch_with_divergence(score, xs, traces, integrator=sfp.Integrator(), **ends).evaluations
+    return batch_flow_map_with_divergence(score, xs, traces, integrator=sfp.Integrator(), **ends).evaluations
 
 
 PROGRAMS: dict[str, Program] = {

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from scorefp.diagnostics import Audit, Estimate
+from scorefp.diagnostics import Audit, Number
 
 Model = TypeVar("Model")
 Name = TypeVar("Name", bound="Named")
@@ -162,7 +162,7 @@ EVALUATED = {
 POINTS = ("nll", "bound")
 
 
-def evaluated(found: Audit) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
+def evaluated(found: Audit) -> tuple[dict[str, Number], dict[str, list[float]]]:
     """The numbers of `scorefp.evaluate` by the names they have in cells, and the bits/dim of each sample."""
     numbers = {name: found[title].numbers.get(number) for name, (title, number) in EVALUATED.items()}
     points = {name: found[title].points[number] for name, (title, number) in EVALUATED.items() if name in POINTS}

@@ -23,7 +23,8 @@ from scipy.stats import spearmanr
 
 import scorefp as sfp
 from scorefp import densities, train
-from scorefp.fokker_planck import UniformDraws
+from scorefp.fokker_planck import LogResidual, mean_square
+from scorefp.integrals import UniformDraws
 from scorefp.nn import ScalarMLP, softplus
 from scorefp.transport import Histogram
 
@@ -122,7 +123,7 @@ def measured(model: sfp.AbstractPotential, target: str, seed: int, samples: int,
     pairs = {"ode_sde": ("ode", "sde"), "ode_data": ("ode", "data"), "sde_data": ("sde", "data")}
     pairs |= {"floor": ("again", "data")}
     return {
-        "residual": both(sfp.log_fpe_mean_square(model, DOMAIN, key=residual_key, rule=UniformDraws(65_536))),
+        "residual": both(mean_square(LogResidual(model), DOMAIN, key=residual_key, rule=UniformDraws(65_536))),
         # L_DSM of the paper is the mean over time of what DSM integrates with a half in front.
         "matching": float(2 / (SDE.t1 - SDE.t0) * sfp.DSM()(model, draw(clean_key, 65_536), key=matching_key)),
         "transport": {name: both(sfp.wasserstein2(laws[a], laws[b])) for name, (a, b) in pairs.items()},
@@ -131,7 +132,7 @@ def measured(model: sfp.AbstractPotential, target: str, seed: int, samples: int,
     }
 
 
-def both(estimate: sfp.MonteCarlo) -> list[float]:
+def both(estimate: sfp.Estimate) -> list[float]:
     """Value and standard error."""
     return [float(estimate.value), float(estimate.error)]
 

@@ -32,11 +32,11 @@ OBJECTIVES = {
 HEADINGS = ["on the test digits", *OBJECTIVES]
 ROWS = [
     ("bits/dim, mean", "likelihood", "bits_per_dim", "value"),
-    ("  half-width of its 95 % interval", "likelihood", "bits_per_dim", "error"),
+    ("  half-width of its 95 % interval", "likelihood", "bits_per_dim", "half_width"),
     ("bits/dim, median", "likelihood", "median_bits_per_dim", "value"),
     ("share of exploded trajectories", "likelihood", "exploded", "value"),
     ("bound of the SDE, bits/dim, mean", "bound", "bound", "value"),
-    ("  half-width of its 95 % interval", "bound", "bound", "error"),
+    ("  half-width of its 95 % interval", "bound", "bound", "half_width"),
     ("r_FP, scale-free", "residual", "r_FP_scale_free", "value"),
     ("r_FP", "residual", "r_FP", "value"),
     ("r_DSM, scale-free", "matching", "r_DSM_scale_free", "value"),

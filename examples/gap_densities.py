@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import scorefp as sfp
-from scorefp.fokker_planck import time_quadrature
+from scorefp.integrals import time_quadrature
 
 SDE = sfp.OU(t0=0.01, t1=8.0)
 NODES, CELLS = 48, 600

@@ -115,7 +115,7 @@ def measured(score: sfp.AbstractScore, count: int, seed: int) -> dict[str, Any]:
         "W2": distances[0],
         "W2 stopped": distances[1],
         "W2 floor": distances[2],
-        "curves": {name: [c.tolist() for c in (v.t, v.value, v.error)] for name, v in section.curves.items()},
+        "curves": {name: [c.tolist() for c in (v.t, v.value, v.half_width)] for name, v in section.curves.items()},
     }
 
 
@@ -148,7 +148,7 @@ def figure(cells: dict[str, list[dict[str, Any]]]) -> Figure:
             # A square whose estimate is negative counts as zero, which has no place on this axis.
             seen = np.where(curve.value > 0, curve.value, np.nan)
             (line,) = axes.plot(curve.t, seen, label=label, marker=".", **style)
-            low, high = (np.maximum(curve.value + sign * curve.error, 1e-4) for sign in (-1, 1))
+            low, high = (np.maximum(curve.value + sign * curve.half_width, 1e-4) for sign in (-1, 1))
             axes.fill_between(curve.t, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         axes.set(xscale="log", yscale="log", xlabel=axis, title=f"rms of $E[h'] - h$, {title}")
         axes.grid(alpha=0.3)

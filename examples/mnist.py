@@ -228,7 +228,7 @@ class Experiment:
             "history": logged(self.folder(row) / "log.csv"),
             "points": points,
             "exploded": numbers["exploded"].value,
-            "residual": [residual.numbers["r_FP_scale_free"].value, residual.numbers["r_FP_scale_free"].error],
+            "residual": [residual.numbers["r_FP_scale_free"].value, residual.numbers["r_FP_scale_free"].half_width],
         }
 
     def trained(self, row: str) -> tuple[train.Run, float]:

@@ -358,7 +358,7 @@ def measured(name: str, key: str, strength: float, seed: int, steps: int, cache:
 
 def numbers(report: sfp.Audit) -> dict[str, list[float | None]]:
     return {
-        f"{title}.{name}": [rounded(number.value), rounded(number.error)]
+        f"{title}.{name}": [rounded(number.value), rounded(number.half_width)]
         for title, section in report.sections.items()
         for name, number in section.numbers.items()
     }

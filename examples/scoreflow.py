@@ -170,7 +170,7 @@ def measured(cell: Cell, settings: Settings, cache: Path) -> dict[str, Any]:
         )
         numbers, points = _cells.evaluated(found)
         result[name] = {
-            "numbers": {key: [number.value, number.error] for key, number in numbers.items()},
+            "numbers": {key: [number.value, number.half_width] for key, number in numbers.items()},
             "points": points,
         }
     return result | {"seconds": {name: round(value, 1) for name, value in seconds.items()}}

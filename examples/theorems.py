@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import scorefp as sfp
-from scorefp.fokker_planck import time_quadrature
+from scorefp.integrals import time_quadrature
 from scorefp.likelihood import ode_score
 
 Rows = list[dict[str, Any]]
@@ -85,7 +85,7 @@ def figure(columns: int, height: float = 3.4, width: float = 4.6) -> tuple[Figur
     return view, panels
 
 
-def bars(axes: Axes, x: Any, estimates: list[sfp.MonteCarlo], label: str, color: str) -> None:
+def bars(axes: Axes, x: Any, estimates: list[sfp.Estimate], label: str, color: str) -> None:
     """Estimates with two standard errors."""
     values, errors = ([float(getattr(e, name)) for e in estimates] for name in ("value", "error"))
     axes.errorbar(x, values, 2 * np.array(errors), fmt="o", ms=4, capsize=2, color=color, label=label, zorder=3)
@@ -248,7 +248,7 @@ def truncations(axes: Axes) -> Rows:
     bits = 1 / math.log(2)
     truth = -np.asarray(jax.vmap(data.log_prob)(xs)) * bits
     starts = np.geomspace(1e-5, 1e-2, 7)
-    curves: dict[str, list[sfp.MonteCarlo]] = {"denoised (Eq. 39)": [], "ignored (Theorem 6)": []}
+    curves: dict[str, list[sfp.Estimate]] = {"denoised (Eq. 39)": [], "ignored (Theorem 6)": []}
     without: list[float] = []
     rows: Rows = []
     for start in starts:
@@ -260,7 +260,7 @@ def truncations(axes: Axes) -> Rows:
 
             found = jax.jit(jax.vmap(bound))(xs, keys)
             gap = np.asarray(found.value) * bits - truth
-            curves[label].append(sfp.MonteCarlo(gap.mean(), gap.std(ddof=1) / math.sqrt(len(gap))))  # pyright: ignore
+            curves[label].append(sfp.Estimate(gap.mean(), gap.std(ddof=1) / math.sqrt(len(gap))))  # pyright: ignore
             if truncation is sfp.Truncation.DENOISED:
                 without.append(float((gap + np.asarray(found.kernel_entropy) * bits).mean()))
                 entropy = float(found.kernel_entropy[0]) * bits

@@ -9,22 +9,19 @@ from . import (
     dataset as dataset,
     densities as densities,
     diagnostics as diagnostics,
-    flow as flow,
     fokker_planck as fokker_planck,
+    integrals as integrals,
     likelihood as likelihood,
-    martingale as martingale,
     nn as nn,
     objective as objective,
     reverse as reverse,
     sampling as sampling,
     score as score,
     sde as sde,
-    time as time,
     transport as transport,
 )
 from ._runtime import warn_of_wrong_sums as _warn_of_wrong_sums
 from .calculus import (
-    Box as Box,
     Exact as Exact,
     FiniteDifference as FiniteDifference,
     Gaussian as Gaussian,
@@ -49,11 +46,9 @@ from .diagnostics import (
     evaluate as evaluate,
     ode_sde_gap as ode_sde_gap,
 )
-from .flow import Integrator as Integrator
 from .fokker_planck import (
     AnchoredPotential as AnchoredPotential,
     Antithetic as Antithetic,
-    GaussLegendre as GaussLegendre,
     GridDensity as GridDensity,
     Ito as Ito,
     MatchingErrors as MatchingErrors,
@@ -61,19 +56,26 @@ from .fokker_planck import (
     ResidualSuprema as ResidualSuprema,
     Sliced as Sliced,
     Smoothed as Smoothed,
-    UniformDraws as UniformDraws,
-    fpe_mean_square as fpe_mean_square,
     fpe_operator as fpe_operator,
     fpe_residual as fpe_residual,
     high_order_bound as high_order_bound,
     integrated_residual as integrated_residual,
-    log_fpe_mean_square as log_fpe_mean_square,
     log_fpe_residual as log_fpe_residual,
     matching_errors as matching_errors,
     residual_suprema as residual_suprema,
-    score_fpe_mean_square as score_fpe_mean_square,
     score_fpe_residual as score_fpe_residual,
     solve_density as solve_density,
+)
+from .integrals import (
+    Box as Box,
+    Estimate as Estimate,
+    GaussLegendre as GaussLegendre,
+    LogNormalNoise as LogNormalNoise,
+    SoftTruncation as SoftTruncation,
+    TimeInterval as TimeInterval,
+    UniformDraws as UniformDraws,
+    UniformLogSNR as UniformLogSNR,
+    UniformTime as UniformTime,
 )
 from .likelihood import (
     BoxQuadrature as BoxQuadrature,
@@ -81,7 +83,6 @@ from .likelihood import (
     ImportanceSampling as ImportanceSampling,
     KLDecomposition as KLDecomposition,
     LikelihoodBound as LikelihoodBound,
-    MonteCarlo as MonteCarlo,
     Truncation as Truncation,
     VariationalDequantiser as VariationalDequantiser,
     batch_log_likelihood as batch_log_likelihood,
@@ -99,13 +100,6 @@ from .likelihood import (
     prior_kl_bound as prior_kl_bound,
     variational_dequantiser as variational_dequantiser,
 )
-from .martingale import (
-    LogSNRWindow as LogSNRWindow,
-    NoiseWindow as NoiseWindow,
-    TimeWindow as TimeWindow,
-    consistency_loss as consistency_loss,
-    reverse_path as reverse_path,
-)
 from .objective import (
     DSM as DSM,
     CauchyInitial as CauchyInitial,
@@ -114,19 +108,24 @@ from .objective import (
     HighOrderDSM as HighOrderDSM,
     InterpolatedWeighting as InterpolatedWeighting,
     LogFPE as LogFPE,
+    LogSNRWindow as LogSNRWindow,
     MinSNRWeighting as MinSNRWeighting,
+    NoiseWindow as NoiseWindow,
     OwnSamples as OwnSamples,
     Restricted as Restricted,
     ScoreFPE as ScoreFPE,
     SoftMinSNRWeighting as SoftMinSNRWeighting,
     TimeDerivativeTaming as TimeDerivativeTaming,
+    TimeWindow as TimeWindow,
     ZeroCurl as ZeroCurl,
+    consistency_loss as consistency_loss,
     edm_loss as edm_loss,
     likelihood_weighting as likelihood_weighting,
     noise_weighting as noise_weighting,
     scale_free_weighting as scale_free_weighting,
     unit_weighting as unit_weighting,
 )
+from .reverse import Integrator as Integrator, reverse_path as reverse_path
 from .sampling import (
     Churn as Churn,
     Denoised as Denoised,
@@ -165,13 +164,6 @@ from .sde import (
     GeneralSDE as GeneralSDE,
     LinearSDE as LinearSDE,
     SubVP as SubVP,
-)
-from .time import (
-    LogNormalNoise as LogNormalNoise,
-    SoftTruncation as SoftTruncation,
-    TimeInterval as TimeInterval,
-    UniformLogSNR as UniformLogSNR,
-    UniformTime as UniformTime,
 )
 from .transport import wasserstein2 as wasserstein2
 

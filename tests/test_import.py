@@ -49,11 +49,11 @@ PUBLIC = """
     UniformTime UniformLogSNR LogNormalNoise TimeInterval SoftTruncation Restricted edm_loss
     likelihood_weighting ExpectedWeighting
     MinSNRWeighting SoftMinSNRWeighting InterpolatedWeighting
-    log_likelihood likelihood_bound evaluate_bound Truncation MonteCarlo entropy kl_decomposition kl_bound
+    log_likelihood likelihood_bound evaluate_bound Truncation Estimate entropy kl_decomposition kl_bound
     log_normaliser BoxQuadrature ImportanceSampling
     gaussian_kl prior_kl prior_kl_bound ode_score bits_per_dim UniformDequantiser VariationalDequantiser
     integrated_residual AnchoredPotential high_order_bound residual_suprema
-    fpe_mean_square log_fpe_mean_square score_fpe_mean_square UniformDraws GaussLegendre
+    UniformDraws GaussLegendre
     solve_density Process GridDensity
     sample EulerMaruyama ProbabilityFlow Euler Langevin
     Heun Churn RhoGrid rho_grid DPMSolver ExponentialIntegrator PredictorCorrector Denoised

@@ -4,7 +4,6 @@ Every function takes one sample of any event shape. Traces are exact or estimate
 value, `Exact()` or `Hutchinson(samples, law)`.
 """
 
-from .box import Box as Box
 from .curl import curl as curl, squared_curl as squared_curl, value_and_squared_curl as value_and_squared_curl
 from .curve import curve_derivatives as curve_derivatives
 from .divergence import (

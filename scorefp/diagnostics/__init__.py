@@ -15,6 +15,6 @@ from .likelihood import Likelihood as Likelihood
 from .measure import (
     AbstractMeasure as AbstractMeasure,
     Curve as Curve,
-    Estimate as Estimate,
+    Number as Number,
     Section as Section,
 )

@@ -18,7 +18,7 @@ from .._module import AbstractModule
 from .._types import Key
 from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset, as_dataset
-from ..flow import Integrator
+from ..reverse import Integrator
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .bound import Bound
@@ -26,7 +26,7 @@ from .consistency import ConsistencyCurves
 from .curves import CurlCurve, MatchingCurve, ResidualCurve
 from .gap import Gap
 from .likelihood import Likelihood
-from .measure import AbstractMeasure, Curve, Estimate, Section
+from .measure import AbstractMeasure, Curve, Number, Section
 from .table import table
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def evaluate(
         >>> nll = found["likelihood"].numbers["bits_per_dim"]
         >>> # Samples uniform on [-2, 2] under a standard normal law:
         >>> want = (jnp.log(2 * jnp.pi) / 2 + 2 / 3) / jnp.log(2.0)
-        >>> bool(abs(nll.value - want) < 2 * nll.error), found["bound"].points["bound"].shape
+        >>> bool(abs(nll.value - want) < 2 * nll.half_width), found["bound"].points["bound"].shape
         (True, (200,))
     """
     nll = Likelihood(trace, integrator, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
@@ -270,7 +270,7 @@ def _audit(
     return Audit(sections, notes, configuration)
 
 
-def _fields(value: Estimate | Curve) -> dict[str, JSON]:
+def _fields(value: Number | Curve) -> dict[str, JSON]:
     """The fields as JSON, arrays in full; what is not finite is `None`."""
 
     def plain(item: Any) -> JSON:

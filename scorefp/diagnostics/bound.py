@@ -8,20 +8,20 @@ from .._checks import require
 from .._describe import described
 from .._types import Event, Key
 from ..dataset import AbstractDequantiser, Dataset
+from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..likelihood import LikelihoodBound, evaluate_bound
 from ..score import AbstractScore
-from ..time import AbstractTimeSampler, UniformLogSNR
 from .measure import AbstractMeasure, Section
 from .repeats import Unit, check_samples, in_repeats, own_dequantiser, told
-from .statistics import mean_of
+from .statistics import mean_number
 
 
 class Bound(AbstractMeasure):
     r"""The upper bound of the negative log-likelihood of the reverse SDE [K3], with the denoising step at `t0` [K4]:
     bits per dimension where the samples have a quantisation, nats a sample where they have none.
 
-    Three numbers: the **mean** with its Student-t interval over points [K8], which covers the noise of the draws; what
-    of it the **denoising step** contributes, $-E[\log q_\theta(x \mid x') - \log q(x' \mid x)]$ with $x'$ at `t0`, near
+    Three numbers: the **mean** with its Student-t interval over points [K8], which covers the noise of the draws; the
+    part of the **denoising step** in it, $-E[\log q_\theta(x \mid x') - \log q(x' \mid x)]$ with $x'$ at `t0`, near
     zero where the score is right there; and the **standard error of one point** by its draws, in the mean.
 
     The exact score has a mean bound equal to the entropy of the data, up to the prior and to `t0` (Song 2021,
@@ -47,7 +47,7 @@ class Bound(AbstractMeasure):
         >>> x = jax.random.normal(jax.random.key(0), (400, 2))
         >>> section = sfp.diagnostics.Bound()(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> bound = section.numbers["bound"]
-        >>> bool(abs(bound.value - 2.838) < 2 * bound.error)
+        >>> bool(abs(bound.value - 2.838) < 2 * bound.half_width)
         True
     """
 
@@ -85,9 +85,9 @@ class Bound(AbstractMeasure):
         return Section(
             "bound",
             {
-                "bound": mean_of(points["bound"], name, "bound of the SDE, mean"),
-                "denoising": mean_of(points["denoising"], name, "of it the denoising step"),
-                "point_error": mean_of(points["point_error"], name, "standard error of one sample, mean"),
+                "bound": mean_number(points["bound"], name, "bound of the SDE, mean"),
+                "denoising": mean_number(points["denoising"], name, "denoising step, part of the bound"),
+                "point_error": mean_number(points["point_error"], name, "standard error of one sample, mean"),
             },
             {},
             (

@@ -15,12 +15,12 @@ from .._checks import require
 from .._describe import described
 from .._types import Event, Key
 from ..dataset import Dataset
-from ..martingale import mean_product
+from ..objective.consistency import mean_product
 from ..reverse import ReverseStep, ancestral_step
 from ..sampling import log_snr_grid
 from ..score import AbstractScore, conditioned, linear_sde
 from .measure import AbstractMeasure, Section
-from .statistics import mean_of, root_mean_curve, root_mean_of
+from .statistics import mean_number, root_mean_curve, root_mean_number
 
 
 class ConsistencyCurves(AbstractMeasure):
@@ -99,8 +99,8 @@ class ConsistencyCurves(AbstractMeasure):
         return Section(
             "consistency",
             {
-                "consistency": mean_of(loss, "length²", "consistency loss to t0, mean over the grid"),
-                "consistency_rms": root_mean_of(
+                "consistency": mean_number(loss, "length²", "consistency loss to t0, mean over the grid"),
+                "consistency_rms": root_mean_number(
                     2 * loss / size, "length", "defect to t0 of one entry, root mean square"
                 ),
             },
@@ -131,7 +131,7 @@ def _products(
             bound, clean, t = conditioned(score, args, row), x[row], grid[start * each]
             place = start * len(x) + row
             noise = jr.normal(jr.fold_in(noise_key, place), clean.shape, clean.dtype)
-            diffused = sde.alpha(t) * clean + sde.sigma(t) * noise
+            diffused = sde.diffuse(t, clean, noise)
             told = bound.denoise(t, diffused)
             keys = jr.split(jr.fold_in(path_key, place), measure.paths)
 

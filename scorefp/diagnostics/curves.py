@@ -14,7 +14,7 @@ from ..fokker_planck import Form, ResidualMethod, resolve
 from ..score import AbstractScore, linear_sde
 from .ensemble import Ensemble
 from .measure import AbstractMeasure, Section, default_trace
-from .statistics import mean_curve, mean_of, root_mean_curve, root_mean_of
+from .statistics import mean_curve, mean_number, root_mean_curve, root_mean_number
 
 
 class ResidualCurve(AbstractMeasure):
@@ -77,16 +77,16 @@ class ResidualCurve(AbstractMeasure):
         random = resolve(method, self.form)[0].random
         if random:
             points = plain.mean(axis=0)
-            number = root_mean_of(points, unit, "r_FP, (1/D) root of mean square over the grid", scale=1 / size)
+            number = root_mean_number(points, unit, "r_FP, (1/D) root of mean square over the grid", scale=1 / size)
             label = r"$r_\mathrm{FP} = \frac{1}{D}(E\,\Vert\varepsilon\Vert^2)^{1/2}$"
             curve = root_mean_curve(t, plain, unit, label, scale=1 / size)
         else:
             norms = np.sqrt(plain) / size
             points = norms.mean(axis=0)
-            number = mean_of(points, unit, "r_FP, mean over the grid")
+            number = mean_number(points, unit, "r_FP, mean over the grid")
             curve = mean_curve(t, norms, unit, r"$r_\mathrm{FP} = \frac{1}{D}E\,\Vert\varepsilon\Vert$")
         free = free / size
-        scale_free = root_mean_of(free.mean(axis=0), "1", "r_FP scale-free, root mean square over the grid")
+        scale_free = root_mean_number(free.mean(axis=0), "1", "r_FP scale-free, root mean square over the grid")
         label = r"$(\frac{1}{D}E\,\Vert\sigma^3 g^{-2}\varepsilon\Vert^2)^{1/2}$"
         notes = [taken(self.ensemble, data, f"{described(method)}, {resolve(method, self.form)[1]} form")]
         if random:
@@ -148,8 +148,8 @@ class MatchingCurve(AbstractMeasure):
         return Section(
             "matching",
             {
-                "r_DSM": mean_of(norms.mean(axis=0), "1/length", "r_DSM, mean over the grid"),
-                "r_DSM_scale_free": root_mean_of(
+                "r_DSM": mean_number(norms.mean(axis=0), "1/length", "r_DSM, mean over the grid"),
+                "r_DSM_scale_free": root_mean_number(
                     squares.mean(axis=0), "1", "r_DSM scale-free, root mean square over the grid"
                 ),
             },
@@ -212,8 +212,8 @@ class CurlCurve(AbstractMeasure):
         return Section(
             "curl",
             {
-                "curl": mean_of(squares.mean(axis=0), "1/length⁴", "curl, mean square over the grid"),
-                "curl_scale_free": root_mean_of(
+                "curl": mean_number(squares.mean(axis=0), "1/length⁴", "curl, mean square over the grid"),
+                "curl_scale_free": root_mean_number(
                     free.mean(axis=0), "1", "curl scale-free, root mean square over the grid"
                 ),
             },

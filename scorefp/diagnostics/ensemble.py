@@ -15,6 +15,7 @@ from .._checks import require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
+from ..integrals import log_snr_times
 from ..score import AbstractScore, conditioned, linear_sde
 from ..sde import AbstractLinearSDE
 
@@ -38,8 +39,7 @@ def log_snr_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " time
         >>> [round(float(t), 2) for t in sfp.diagnostics.log_snr_midpoints(sfp.EDM(t0=0.01, t1=100.0), 2)]
         [0.1, 10.0]
     """
-    first, last = sde.log_snr(sde.t0), sde.log_snr(sde.t1)
-    return sde.time_of_log_snr(first + (last - first) * _midpoints(times))
+    return log_snr_times(sde, sde.t0, sde.t1, _midpoints(times))
 
 
 def uniform_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " times"]:
@@ -128,7 +128,7 @@ def _evaluate(
         row, t = index % len(x), times[index // len(x)]
         clean = x[row]
         noise = jr.normal(jr.fold_in(noise_key, index), clean.shape, clean.dtype)
-        diffused = sde.alpha(t) * clean + sde.sigma(t) * noise
+        diffused = sde.diffuse(t, clean, noise)
         return integrand(conditioned(score, args, row), t, diffused, noise, jr.fold_in(own_key, index))
 
     values = in_batches(one, times.size * len(x), batch_size)

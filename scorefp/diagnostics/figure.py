@@ -75,7 +75,12 @@ def _panel(axes: "Axes", lines: Mapping[str, Curve], colours: Mapping[str, str])
     for name, curve in lines.items():
         axes.plot(curve.t, curve.value, color=colours[name], linewidth=1.6, marker=".", markersize=4)
         axes.fill_between(
-            curve.t, curve.value - curve.error, curve.value + curve.error, color=colours[name], alpha=0.2, linewidth=0
+            curve.t,
+            curve.value - curve.half_width,
+            curve.value + curve.half_width,
+            color=colours[name],
+            alpha=0.2,
+            linewidth=0,
         )
     curves = list(lines.values())
     values = np.concatenate([curve.value for curve in curves])

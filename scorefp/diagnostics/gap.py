@@ -11,16 +11,15 @@ from jaxtyping import ArrayLike, Bool, Float
 from .._checks import require, same_shape
 from .._describe import described
 from .._module import AbstractModule
-from .._monte_carlo import MonteCarlo
 from .._types import Key
-from ..calculus import Box
 from ..dataset import Dataset, as_dataset
-from ..flow import Integrator
+from ..integrals import Box, Estimate
+from ..reverse import Integrator
 from ..sampling import AbstractSampler, EulerMaruyama, Langevin, ProbabilityFlow, log_snr_grid, sample, uniform_grid
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..transport import AbstractTransport, Histogram, wasserstein2
-from .measure import AbstractMeasure, Estimate, Section
+from .measure import AbstractMeasure, Number, Section
 from .statistics import NORMAL, share_interval
 
 _MOST = 1024
@@ -54,12 +53,12 @@ class OdeSdeGap(AbstractModule):
         langevin: Where Langevin dynamics takes these, likewise; `None` where it was not asked for.
     """
 
-    ode_sde: MonteCarlo
-    floor: MonteCarlo
-    ode_data: MonteCarlo | None
-    sde_data: MonteCarlo | None
-    langevin_sde: MonteCarlo | None
-    langevin_data: MonteCarlo | None
+    ode_sde: Estimate
+    floor: Estimate
+    ode_data: Estimate | None
+    sde_data: Estimate | None
+    langevin_sde: Estimate | None
+    langevin_data: Estimate | None
     failed: float
     sde_failed: float
     langevin_failed: float
@@ -68,7 +67,7 @@ class OdeSdeGap(AbstractModule):
     langevin: Float[np.ndarray, "n *event"] | None
 
     @property
-    def distances(self) -> dict[str, MonteCarlo]:
+    def distances(self) -> dict[str, Estimate]:
         """The squared distances that were taken, by name."""
         found = {name: getattr(self, name) for name in _LABELS}
         return {name: distance for name, distance in found.items() if distance is not None}
@@ -194,9 +193,9 @@ def ode_sde_gap(
         x = np.asarray(found)
         return x, np.asarray(np.all(np.isfinite(x), axis=tuple(range(1, x.ndim))))
 
-    def distance(x: Float[np.ndarray, "n *event"], y: Float[np.ndarray, "m *event"]) -> MonteCarlo:
+    def distance(x: Float[np.ndarray, "n *event"], y: Float[np.ndarray, "m *event"]) -> Estimate:
         if min(len(x), len(y)) < 2:
-            return MonteCarlo(jnp.asarray(jnp.nan), jnp.asarray(jnp.nan))
+            return Estimate(jnp.asarray(jnp.nan), jnp.asarray(jnp.nan))
         if box is not None:
             laws = Histogram.of(x, box, bins=bins), Histogram.of(y, box, bins=bins)
         else:
@@ -209,7 +208,7 @@ def ode_sde_gap(
     third, third_whole = (None, None) if langevin is None else drawn(langevin, other_key, of_sde)
     whole = ode_whole & sde_whole
 
-    def of_third(other: Float[np.ndarray, "m *event"] | None) -> MonteCarlo | None:
+    def of_third(other: Float[np.ndarray, "m *event"] | None) -> Estimate | None:
         return None if third is None or other is None else distance(third[third_whole], other)
 
     return OdeSdeGap(
@@ -284,9 +283,9 @@ class Gap(AbstractMeasure):
             transport=self.transport,
             batch_size=self.batch_size,
         )
-        numbers = {name: _estimate(distance, _LABELS[name]) for name, distance in found.distances.items()}
-        share, error = share_interval(round(found.failed * len(chosen)), len(chosen))
-        numbers["failed"] = Estimate(share, error, "1", "share of failed trajectories of the ODE")
+        numbers = {name: _number(distance, _LABELS[name]) for name, distance in found.distances.items()}
+        share, half = share_interval(round(found.failed * len(chosen)), len(chosen))
+        numbers["failed"] = Number(share, half, "1", "share of failed trajectories of the ODE")
         notes = [f"{len(chosen)} samples of each kind by {described(self.ode)} and {described(sde)}."]
         if found.sde_failed > 0:
             notes.append(f"{found.sde_failed:.2%} of the SDE's trajectories failed.")
@@ -300,6 +299,6 @@ def euler_maruyama(sde: AbstractSDE, steps: int) -> EulerMaruyama:
     return EulerMaruyama(steps, log_snr_grid if isinstance(sde, AbstractLinearSDE) else uniform_grid)
 
 
-def _estimate(distance: MonteCarlo, label: str) -> Estimate:
+def _number(distance: Estimate, label: str) -> Number:
     error = float(distance.error)
-    return Estimate(float(distance.value), None if math.isnan(error) else NORMAL * error, "length²", label)
+    return Number(float(distance.value), None if math.isnan(error) else NORMAL * error, "length²", label)

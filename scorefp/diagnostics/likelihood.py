@@ -14,13 +14,13 @@ from .._module import AbstractModule
 from .._types import Event, Key
 from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset
-from ..flow import Integrator
 from ..likelihood import flow_likelihood
+from ..reverse import Integrator
 from ..score import AbstractScore
 from ..sde import AbstractPrior, Normal
-from .measure import AbstractMeasure, Estimate, Section, default_trace
+from .measure import AbstractMeasure, Number, Section, default_trace
 from .repeats import Unit, check_samples, in_repeats, own_dequantiser, told
-from .statistics import mean_of, median_interval, share_interval
+from .statistics import mean_number, median_interval, share_interval
 
 _WITHOUT_FAILED = "the mean is without them, the median counts them as ∞"
 _WITH_EXPLODED = "the mean is over all that have a value"
@@ -66,7 +66,7 @@ class Likelihood(AbstractMeasure):
         >>> x = jax.random.normal(jax.random.key(0), (400, 2))
         >>> section = sfp.diagnostics.Likelihood()(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> nats = section.numbers["negative_log_likelihood"]
-        >>> bool(abs(nats.value - 2.838) < 2 * nats.error), section.numbers["exploded"].value
+        >>> bool(abs(nats.value - 2.838) < 2 * nats.half_width), section.numbers["exploded"].value
         (True, 0.0)
     """
 
@@ -113,15 +113,17 @@ class Likelihood(AbstractMeasure):
         median, median_error = median_interval(np.where(without, np.inf, values))
         share, share_error = share_interval(float(exploded.mean(axis=0).sum()), values.size)
         numbers = {
-            name: mean_of(values[~without], unit.name, f"{unit.name}, mean"),
-            f"median_{name}": Estimate(median, median_error, unit.name, f"{unit.name}, median"),
-            "exploded": Estimate(share, share_error, "1", "share of exploded trajectories"),
-            "evaluations": mean_of(evaluations, "1", "evaluations of the ODE, mean"),
+            name: mean_number(values[~without], unit.name, f"{unit.name}, mean"),
+            f"median_{name}": Number(median, median_error, unit.name, f"{unit.name}, median"),
+            "exploded": Number(share, share_error, "1", "share of exploded trajectories"),
+            "evaluations": mean_number(evaluations, "1", "evaluations of the ODE, mean"),
         }
         points = {name: values, "exploded": exploded.mean(axis=0), "evaluations": evaluations}
         if self.dequantiser is not None:
             points["dequantisation"] = unit.part(log_noise).mean(axis=0)
-            numbers["dequantisation"] = mean_of(points["dequantisation"], unit.name, "dequantisation term of the mean")
+            numbers["dequantisation"] = mean_number(
+                points["dequantisation"], unit.name, "dequantisation term of the mean"
+            )
         return Section(
             "likelihood",
             numbers,

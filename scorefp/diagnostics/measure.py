@@ -15,29 +15,29 @@ from ..dataset import Dataset, as_dataset
 from ..score import AbstractScore, linear_sde
 
 
-class Estimate(AbstractModule):
+class Number(AbstractModule):
     """One number of an audit.
 
     Args:
         value: The estimate.
-        error: The half-width of its 95 % confidence interval, the longer side where the interval is not symmetric;
+        half_width: The half-width of its 95 % confidence interval, the longer side where the interval is not symmetric;
             `None` where none is known.
         unit: Its unit; `"1"` for a pure number.
         label: What it is, in words.
 
     Example:
-        >>> from scorefp.diagnostics import Estimate
-        >>> print(Estimate(2.5341, 0.0312, "bits/dim", "mean"))
+        >>> from scorefp.diagnostics import Number
+        >>> print(Number(2.5341, 0.0312, "bits/dim", "mean"))
         2.534 ± 0.031 bits/dim
     """
 
     value: float
-    error: float | None
+    half_width: float | None
     unit: str
     label: str
 
     def __str__(self) -> str:
-        text = written(self.value, self.error)
+        text = written(self.value, self.half_width)
         return text if self.unit == "1" else f"{text} {self.unit}"
 
 
@@ -47,7 +47,7 @@ class Curve(AbstractModule):
     Args:
         t: Where it was taken, in ascending order.
         value: The estimates there.
-        error: The half-widths of their 95 % confidence intervals, the longer sides where they are not symmetric.
+        half_width: The half-widths of their 95 % confidence intervals, the longer sides where they are not symmetric.
         unit: The unit of the value; `"1"` for a pure number.
         label: What it is, as text for matplotlib.
         axis: What `t` is.
@@ -55,7 +55,7 @@ class Curve(AbstractModule):
 
     t: Float[np.ndarray, " times"]
     value: Float[np.ndarray, " times"]
-    error: Float[np.ndarray, " times"]
+    half_width: Float[np.ndarray, " times"]
     unit: str
     label: str
     axis: str = "t"
@@ -75,7 +75,7 @@ class Section(AbstractModule):
     """
 
     title: str
-    numbers: dict[str, Estimate]
+    numbers: dict[str, Number]
     curves: dict[str, Curve]
     notes: tuple[str, ...] = ()
     points: dict[str, Float[np.ndarray, " n"]] = eqx.field(default_factory=dict)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from .measure import Curve, Estimate
+from .measure import Curve, Number
 
 NORMAL = 1.959963984540054
 """The 97.5 % quantile of the standard normal law."""
@@ -71,16 +71,16 @@ def share_interval(hits: int | float, count: int) -> tuple[float, float]:
     return share, max(centre + half - share, share - centre + half)
 
 
-def mean_of(values: Float[np.ndarray, " n"], unit: str, label: str) -> Estimate:
+def mean_number(values: Float[np.ndarray, " n"], unit: str, label: str) -> Number:
     """The mean over points."""
     mean, half = mean_interval(values)
-    return _estimate(mean, half, unit, label)
+    return _number(mean, half, unit, label)
 
 
-def root_mean_of(values: Float[np.ndarray, " n"], unit: str, label: str, *, scale: float = 1.0) -> Estimate:
+def root_mean_number(values: Float[np.ndarray, " n"], unit: str, label: str, *, scale: float = 1.0) -> Number:
     """The root of the mean over points of unbiased squares, times `scale`."""
     root, half = root_interval(*mean_interval(values))
-    return _estimate(np.asarray(scale * root), np.asarray(scale * half), unit, label)
+    return _number(np.asarray(scale * root), np.asarray(scale * half), unit, label)
 
 
 def mean_curve(t: Float[np.ndarray, " times"], values: Float[np.ndarray, "times n"], unit: str, label: str) -> Curve:
@@ -101,5 +101,5 @@ def root_mean_curve(
     return Curve(t, scale * root, scale * half, unit, label)
 
 
-def _estimate(value: Float[np.ndarray, ""], error: Float[np.ndarray, ""], unit: str, label: str) -> Estimate:
-    return Estimate(float(value), None if math.isnan(float(error)) else float(error), unit, label)
+def _number(value: Float[np.ndarray, ""], half: Float[np.ndarray, ""], unit: str, label: str) -> Number:
+    return Number(float(value), None if math.isnan(float(half)) else float(half), unit, label)

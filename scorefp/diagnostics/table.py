@@ -23,7 +23,7 @@ def table(configuration: Mapping[str, JSON], sections: Sequence[Section], notes:
             grid.add_row(
                 section.title if i == 0 else "",
                 number.label,
-                written(number.value, number.error),
+                written(number.value, number.half_width),
                 "" if number.unit == "1" else number.unit,
                 end_section=last,
             )

@@ -1,14 +1,6 @@
 """The Fokker–Planck operator and the residuals of its score, log-density and density equations."""
 
 from .curve import Antithetic as Antithetic, Ito as Ito
-from .domain import (
-    AbstractDomainRule as AbstractDomainRule,
-    GaussLegendre as GaussLegendre,
-    UniformDraws as UniformDraws,
-    fpe_mean_square as fpe_mean_square,
-    log_fpe_mean_square as log_fpe_mean_square,
-    score_fpe_mean_square as score_fpe_mean_square,
-)
 from .grid import GridDensity as GridDensity, Process as Process, solve_density as solve_density
 from .integrated import (
     AnchoredPotential as AnchoredPotential,
@@ -17,6 +9,13 @@ from .integrated import (
     integrated_residual as integrated_residual,
     matching_errors as matching_errors,
 )
+from .mean_square import (
+    AbstractResidual as AbstractResidual,
+    DensityResidual as DensityResidual,
+    LogResidual as LogResidual,
+    ScoreResidual as ScoreResidual,
+    mean_square as mean_square,
+)
 from .method import (
     AbstractLogResidualMethod as AbstractLogResidualMethod,
     AbstractResidualMethod as AbstractResidualMethod,
@@ -24,7 +23,6 @@ from .method import (
 )
 from .operator import fpe_operator as fpe_operator
 from .pointwise import Pointwise as Pointwise
-from .quadrature import box_quadrature as box_quadrature, time_quadrature as time_quadrature
 from .residual import (
     LogResidualMethod as LogResidualMethod,
     ResidualMethod as ResidualMethod,

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from .._checks import require, same_shape
 from .._types import Event, Scalar
-from ..calculus import Box
+from ..integrals import Box
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
 

@@ -12,10 +12,10 @@ from .._checks import floating, needs_key, require, same_shape, scalar_time, tim
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import Exact, value_and_divergence
+from ..integrals import time_quadrature
 from ..score import AbstractPotential, AbstractScore, linear_sde
 from ..sde import AbstractSDE
 from .operator import value_and_operator
-from .quadrature import time_quadrature
 from .residual import ResidualMethod, resolve
 
 

@@ -4,17 +4,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import floating, needs_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import Exact, Hutchinson
+from ..integrals import Estimate, log_snr_times, time_quadrature
+from ..integrals.estimate import mean_of
 from ..score import AbstractPotential, AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
 from .operator import value_and_operator
-from .quadrature import time_quadrature
 from .residual import resolve
 
 
@@ -24,23 +24,19 @@ class ResidualSuprema(AbstractModule):
     Args:
         time: $t$, ascending.
         residual: $E_{x\sim q_t}\int\|\varepsilon(x,\tau)\|^2\,d\tau$.
-        residual_error: Its Monte-Carlo standard error.
         operator: The largest $\int|L[s](x,\tau)|\,d\tau$ of the samples at $t$.
         weighted: $E_{x\sim q_t}\int q_\tau(x)\,\|\varepsilon(x,\tau)\|^2\,d\tau$, where the density was given.
-        weighted_error: Its Monte-Carlo standard error.
     """
 
     time: Float[Array, " times"]
-    residual: Float[Array, " times"]
-    residual_error: Float[Array, " times"]
+    residual: Estimate
     operator: Float[Array, " times"]
-    weighted: Float[Array, " times"] | None
-    weighted_error: Float[Array, " times"] | None
+    weighted: Estimate | None
 
     @property
     def M(self) -> Scalar:
         r"""$M(\theta) = \sup_t E_{x\sim q_t}\int\|\varepsilon\|^2\,d\tau$ over the grid of times (Lai 2023, Eq. 11)."""
-        return jnp.max(self.residual)
+        return jnp.max(self.residual.value)
 
     @property
     def m(self) -> Scalar:
@@ -56,7 +52,7 @@ class ResidualSuprema(AbstractModule):
 
         `None` where no density was given.
         """
-        return None if self.weighted is None else jnp.max(self.weighted)
+        return None if self.weighted is None else jnp.max(self.weighted.value)
 
 
 def residual_suprema(
@@ -137,7 +133,7 @@ def _suprema(
     def at(t: Scalar, x0: Event, key: Key) -> tuple[Scalar, Scalar, Scalar]:
         """The three integrals over time, of one sample diffused to `t`."""
         noise_key, key = jr.split(key)
-        x = sde.alpha(t) * x0 + sde.sigma(t) * jr.normal(noise_key, x0.shape, x0.dtype)
+        x = sde.diffuse(t, x0, jr.normal(noise_key, x0.shape, x0.dtype))
         ends = jnp.asarray([sde.t0, sde.t1], x.dtype)
         taus, weights = time_quadrature(sde, ends[0], ends[1], nodes)
 
@@ -158,18 +154,11 @@ def _suprema(
         return jax.lax.map(lambda pair: at(t, *pair), (xs, each), batch_size=min(batch_size, xs.shape[0]))
 
     square, operator, weighted = jax.lax.map(curve, (grid, jr.split(key, times)))
-    mean, error = jnp.mean(square, axis=1), _standard_error(square)
-    if density is None:
-        return ResidualSuprema(grid, mean, error, jnp.max(operator, axis=1), None, None)
-    by_density = jnp.mean(weighted, axis=1), _standard_error(weighted)
-    return ResidualSuprema(grid, mean, error, jnp.max(operator, axis=1), *by_density)
+    by_density = None if density is None else mean_of(weighted)
+    return ResidualSuprema(grid, mean_of(square), jnp.max(operator, axis=1), by_density)
 
 
 def _even_times(sde: AbstractLinearSDE, times: int, like: Array) -> Float[Array, " times"]:
     """Times even in log-SNR, both ends among them."""
-    first, last = sde.log_snr(sde.t0), sde.log_snr(sde.t1)
-    return jnp.clip(sde.time_of_log_snr(jnp.linspace(first, last, times)), sde.t0, sde.t1).astype(like.dtype)
-
-
-def _standard_error(values: Float[Array, "times n"]) -> Float[Array, " times"]:
-    return jnp.std(values, axis=1, ddof=1) / np.sqrt(values.shape[1])
+    even = log_snr_times(sde, sde.t0, sde.t1, jnp.linspace(0, 1, times))
+    return jnp.clip(even, sde.t0, sde.t1).astype(like.dtype)

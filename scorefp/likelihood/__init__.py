@@ -1,6 +1,5 @@
 """Log-likelihoods, their bounds, entropies and Kullback–Leibler divergences, in nats; bits per dimension."""
 
-from .._monte_carlo import MonteCarlo as MonteCarlo
 from .bounds import (
     BoundForm as BoundForm,
     LikelihoodBound as LikelihoodBound,

@@ -13,13 +13,13 @@ import jax.random as jr
 
 from .._checks import finite, floating, needs_key, require
 from .._module import AbstractModule
-from .._monte_carlo import mean_of
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
+from ..integrals import AbstractTimeSampler, UniformLogSNR
+from ..integrals.diffused import check_whole, uncontrolled
+from ..integrals.estimate import mean_of, stratified_mean_of
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from ..time import AbstractTimeSampler, UniformLogSNR
-from .expectation import check_whole, cross_entropy, stratified_mean_of, uncontrolled
 
 BoundForm: TypeAlias = Literal["dsm", "sm"]
 """Denoising score matching, or implicit score matching with the divergence of the score."""
@@ -207,7 +207,7 @@ def _evaluate(
 
     over_time = weight * jax.vmap(integrand)(t, noises, jr.split(trace_key, draws))
     end_scale, end_std = _kernel(sde, jnp.asarray(sde.t1, x.dtype), truncation)
-    prior = cross_entropy(sde.prior, end_scale * x, end_std)
+    prior = sde.prior.cross_entropy(end_scale * x, end_std)
     contraction = x.size * (sde.log_alpha(start) - sde.log_alpha(sde.t1)).astype(x.dtype)
 
     if truncation is Truncation.DENOISED:

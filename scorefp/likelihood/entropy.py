@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import floating
-from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
+from ..integrals import AbstractTimeSampler, Estimate, UniformLogSNR
+from ..integrals.diffused import clean_samples, diffused_integral, uncontrolled
+from ..integrals.estimate import mean_of
 from ..score import AbstractScore, linear_sde
-from ..time import AbstractTimeSampler, UniformLogSNR
-from .expectation import clean_samples, diffused_integral, uncontrolled
 from .kl import end_cross_entropy
 
 EntropyForm: TypeAlias = Literal["divergence", "drift"]
@@ -30,7 +30,7 @@ def entropy(
     time: AbstractTimeSampler = UniformLogSNR(),
     terminal: Float[Array, ""] | float | None = None,
     batch_size: int = 256,
-) -> MonteCarlo:
+) -> Estimate:
     r"""The differential entropy of the data at `t0`, from their samples and a score [K5] (Song 2021, Theorem 4):
 
     $$ H(q_{t_0}) = H(q_{t_1}) - \tfrac12\int E\big[g^2\|s\|^2 + 2\,\nabla\cdot f\big]dt
@@ -85,7 +85,7 @@ def _entropy(
     time: AbstractTimeSampler,
     terminal: Scalar | None,
     batch_size: int,
-) -> MonteCarlo:
+) -> Estimate:
     sde = linear_sde(score)
 
     def loss(score: AbstractScore, t: Scalar, x: Event, noise: Event) -> Scalar:

@@ -12,7 +12,8 @@ from .._checks import finite, floating, needs_key, require, scalar_time, time_wi
 from .._module import AbstractModule
 from .._types import Event, Flag, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
-from ..flow import Integrator, drawn, transport_batch_with_divergence, transport_with_divergence
+from ..reverse import Integrator
+from ..reverse.ode import batch_flow_map_with_divergence, drawn, flow_map_with_divergence
 from ..score import AbstractScore
 
 
@@ -191,7 +192,7 @@ def _flow_likelihood(
 ) -> FlowLikelihood:
     sde = score.sde
     start = sde.t0 if start is None else start
-    solved = transport_with_divergence(score, x, drawn(trace, x, key), start=start, stop=sde.t1, integrator=integrator)
+    solved = flow_map_with_divergence(score, x, drawn(trace, x, key), start=start, stop=sde.t1, integrator=integrator)
     latent, growth = solved.state
     return FlowLikelihood(sde.prior.log_prob(latent) + growth, latent, solved.evaluations, solved.success, None)
 
@@ -207,6 +208,6 @@ def _batch_log_likelihood(
     sde = score.sde
     keys = None if key is None else jr.split(key, xs.shape[0])
     traces = jax.vmap(lambda x, key: drawn(trace, x, key))(xs, keys)
-    solved = transport_batch_with_divergence(score, xs, traces, start=sde.t0, stop=sde.t1, integrator=integrator)
+    solved = batch_flow_map_with_divergence(score, xs, traces, start=sde.t0, stop=sde.t1, integrator=integrator)
     latents, growths = solved.state
     return jax.vmap(sde.prior.log_prob)(latents) + growths

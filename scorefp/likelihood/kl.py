@@ -11,15 +11,15 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from .._batches import in_batches
 from .._checks import floating, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
-from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..dataset import Dataset
-from ..flow import Integrator
+from ..integrals import AbstractTimeSampler, Estimate, UniformLogSNR
+from ..integrals.diffused import clean_samples, diffused_integral, unconditioned
+from ..integrals.estimate import mean_of
+from ..reverse import Integrator
 from ..score import AbstractPotential, AbstractScore, linear_sde, require_potential
 from ..sde import AbstractLinearSDE
-from ..time import AbstractTimeSampler, UniformLogSNR
-from .expectation import clean_samples, cross_entropy, diffused_integral, unconditioned
 from .flow import log_likelihood
 
 
@@ -62,7 +62,7 @@ def gaussian_kl(
     return 0.5 * (jnp.trace(solved[:, :-1]) + shift @ solved[:, -1] - mean.size + log_det)
 
 
-def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> MonteCarlo:
+def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> Estimate:
     r"""$\mathrm{KL}(q_{t_1}\Vert\pi)$, what the data have not forgotten when the prior takes over, by exact logs
     [K9].
 
@@ -91,14 +91,14 @@ def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"
 
 
 @eqx.filter_jit
-def _prior_kl(truth: AbstractPotential, x: Dataset, key: Key) -> MonteCarlo:
+def _prior_kl(truth: AbstractPotential, x: Dataset, key: Key) -> Estimate:
     sde, x0 = linear_sde(truth), x.values
     t1 = jnp.asarray(sde.t1, x0.dtype)
     ends = sde.alpha(t1) * x0 + sde.sigma(t1) * jr.normal(key, x0.shape, x0.dtype)
     return mean_of(jax.vmap(lambda x: truth.potential(t1, x) - sde.prior.log_prob(x))(ends))
 
 
-def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *event"]) -> MonteCarlo:
+def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *event"]) -> Estimate:
     r"""An upper bound of $\mathrm{KL}(q_{t_1}\Vert\pi)$ from clean samples alone: the divergence is convex, so it is
     below the mean of $\mathrm{KL}\big(q(x_{t_1}\mid x_0)\,\Vert\,\pi\big)$, each between two Gaussians [K9].
 
@@ -127,7 +127,7 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *ev
 def end_cross_entropy(sde: AbstractLinearSDE, x0: Event) -> Scalar:
     r"""$-E[\log\pi(x_{t_1}) \mid x_0]$ [K9]."""
     t1 = jnp.asarray(sde.t1, x0.dtype)
-    return cross_entropy(sde.prior, sde.alpha(t1) * x0, sde.sigma(t1))
+    return sde.prior.cross_entropy(sde.alpha(t1) * x0, sde.sigma(t1))
 
 
 def kl_bound(
@@ -139,7 +139,7 @@ def kl_bound(
     draws: int = 32,
     time: AbstractTimeSampler = UniformLogSNR(),
     batch_size: int = 256,
-) -> MonteCarlo:
+) -> Estimate:
     r"""The upper bound of the divergence between the data and the reverse SDE's samples [K2] (Song 2021, Theorem 1):
 
     $$ \mathrm{KL}(q_{t_0}\Vert p_{\mathrm{SDE}}) \le \underbrace{\tfrac12\int g^2\,E\|s - \nabla\log q_t\|^2
@@ -186,12 +186,12 @@ def _kl_bound(
     draws: int,
     time: AbstractTimeSampler,
     batch_size: int,
-) -> MonteCarlo:
+) -> Estimate:
     path_key, end_key = jr.split(key)
     error = partial(_matching_error, truth)
     found = mean_of(diffused_integral(error, score, x, key=path_key, draws=draws, time=time, batch_size=batch_size))
     prior = _prior_kl(truth, x, end_key)
-    return MonteCarlo(found.value + prior.value, jnp.hypot(found.error, prior.error))
+    return Estimate(found.value + prior.value, jnp.hypot(found.error, prior.error))
 
 
 def ode_score(
@@ -250,12 +250,12 @@ class KLDecomposition(AbstractModule):
             all of them see the same clean samples.
     """
 
-    kl: MonteCarlo
-    prior: MonteCarlo
-    matching: MonteCarlo
-    difference: MonteCarlo
-    fisher: MonteCarlo
-    gap: MonteCarlo
+    kl: Estimate
+    prior: Estimate
+    matching: Estimate
+    difference: Estimate
+    fisher: Estimate
+    gap: Estimate
 
     @property
     def total(self) -> Scalar:
@@ -329,7 +329,7 @@ def _kl_decomposition(
 
     def diffused(t: Scalar, row: Int[Array, ""], key: Key) -> Event:
         noise = jr.normal(jr.fold_in(key, row), x.shape, x.values.dtype)
-        return sde.alpha(t) * x.values[row] + sde.sigma(t) * noise
+        return sde.diffuse(t, x.values[row], noise)
 
     def kl(row: Int[Array, ""]) -> Scalar:
         end = diffused(t0, row, kl_key)

@@ -12,10 +12,8 @@ from jaxtyping import Array, Float
 from .._batches import in_batches
 from .._checks import needs_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
-from .._monte_carlo import MonteCarlo
 from .._types import Event, Key, Scalar, Time
-from ..calculus import Box
-from ..fokker_planck import box_quadrature
+from ..integrals import Box, Estimate, box_quadrature
 from ..score import AbstractPotential, require_potential
 
 
@@ -36,15 +34,15 @@ class AbstractNormaliserMethod(AbstractModule):
     r"""A way to take $\log\int e^\varphi\,dx$."""
 
     @abstractmethod
-    def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> MonteCarlo:
+    def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> Estimate:
         """The log of the integral, and its error."""
 
 
 class BoxQuadrature(AbstractNormaliserMethod):
     r"""The integral over a box by a tensor product of Gauss–Legendre rules, for samples of at most three elements.
 
-    What lies outside of the box is not seen. The error is no statistical one: it is the distance to the rule with half
-    the nodes, above the error of the rule itself where that converges.
+    What lies outside of the box is not seen. Nothing is drawn, so the standard error is zero; the remainder is the
+    distance to the rule with half the nodes, above that of the rule itself where it converges.
 
     Args:
         box: The box, which must hold all but a negligible part of $e^\varphi$.
@@ -58,15 +56,15 @@ class BoxQuadrature(AbstractNormaliserMethod):
     nodes: int = eqx.field(default=64, static=True)
 
     def __check_init__(self) -> None:
-        require(self.nodes >= 2, f"nodes = {self.nodes}; the error takes half of them, so they are at least two.")
+        require(self.nodes >= 2, f"nodes = {self.nodes}; the remainder takes half of them, so they are at least two.")
 
-    def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> MonteCarlo:
+    def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> Estimate:
         fine, coarse = box_quadrature(self.box, self.nodes), box_quadrature(self.box, self.nodes // 2)
         points, weights = (jnp.concatenate(both) for both in zip(fine, coarse, strict=True))
         log_shares = _potentials(potential, t, points, batch_size) + jnp.log(weights)
         cut = fine[1].size
         value = jax.nn.logsumexp(log_shares[:cut])
-        return MonteCarlo(value, jnp.abs(value - jax.nn.logsumexp(log_shares[cut:])))
+        return Estimate(value, jnp.zeros_like(value), jnp.abs(value - jax.nn.logsumexp(log_shares[cut:])))
 
 
 class ImportanceSampling(AbstractNormaliserMethod):
@@ -90,14 +88,14 @@ class ImportanceSampling(AbstractNormaliserMethod):
     def __check_init__(self) -> None:
         require(self.draws >= 2, f"draws = {self.draws}; a mean with its error needs at least two.")
 
-    def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> MonteCarlo:
+    def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> Estimate:
         needs_key("ImportanceSampling", key)
         assert key is not None
         xs = self.proposal.sample(key, self.draws)
         log_weights = _potentials(potential, t, xs, batch_size) - jax.vmap(self.proposal.log_prob)(xs)
         value = jax.nn.logsumexp(log_weights) - math.log(self.draws)
         # Over their mean, so that nothing overflows.
-        return MonteCarlo(value, jnp.std(jnp.exp(log_weights - value), ddof=1) / math.sqrt(self.draws))
+        return Estimate(value, jnp.std(jnp.exp(log_weights - value), ddof=1) / math.sqrt(self.draws))
 
 
 def log_normaliser(
@@ -107,7 +105,7 @@ def log_normaliser(
     *,
     key: Key | None = None,
     batch_size: int = 1024,
-) -> MonteCarlo:
+) -> Estimate:
     r"""The log-normaliser of a potential at one time [F3],
 
     $$ \log Z_t = \log\int e^{\varphi(x, t)}\,dx, $$
@@ -151,7 +149,7 @@ def log_normaliser(
 @eqx.filter_jit
 def _log_normaliser(
     potential: AbstractPotential, t: Scalar, method: AbstractNormaliserMethod, key: Key | None, batch_size: int
-) -> MonteCarlo:
+) -> Estimate:
     return method.log_integral(potential, t, key, batch_size)
 
 

@@ -7,7 +7,11 @@ from .base import (
     Perturbed as Perturbed,
 )
 from .cauchy import CauchyInitial as CauchyInitial
-from .consistency import Consistency as Consistency, OwnSamples as OwnSamples
+from .consistency import (
+    Consistency as Consistency,
+    OwnSamples as OwnSamples,
+    consistency_loss as consistency_loss,
+)
 from .control import (
     JacobianSize as JacobianSize,
     ScoreSize as ScoreSize,
@@ -37,4 +41,10 @@ from .weighting import (
     scale_free_score_weighting as scale_free_score_weighting,
     scale_free_weighting as scale_free_weighting,
     unit_weighting as unit_weighting,
+)
+from .window import (
+    AbstractWindow as AbstractWindow,
+    LogSNRWindow as LogSNRWindow,
+    NoiseWindow as NoiseWindow,
+    TimeWindow as TimeWindow,
 )

@@ -13,9 +13,9 @@ from jaxtyping import Array, ArrayLike, Float, Real
 from .._checks import floating, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
+from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from ..time import AbstractTimeSampler, UniformLogSNR
 
 
 class Perturbed(AbstractModule):
@@ -227,7 +227,7 @@ def _integrands(
     sde = linear_sde(score)
     if args is not None or model_key is not None:
         score = score.bind(args=args, key=model_key)
-    perturbed = Perturbed(t, weight, x0, noise, sde.alpha(t) * x0 + sde.sigma(t) * noise)
+    perturbed = Perturbed(t, weight, x0, noise, sde.diffuse(t, x0, noise))
     seen = [term.observe(score, perturbed, key=k) for term, k in zip(terms, jr.split(key, len(terms)), strict=True)]
     value = next((s for s, _ in seen if s is not None), None)
     value = score(t, perturbed.x) if value is None else value

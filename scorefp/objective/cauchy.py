@@ -69,7 +69,7 @@ class CauchyInitial(AbstractTerm):
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         sde = linear_sde(score)
         t0 = jnp.asarray(sde.t0, perturbed.x.dtype)
-        x = sde.perturb(t0, perturbed.x0, perturbed.noise)
+        x = sde.diffuse(t0, perturbed.x0, perturbed.noise)
         value = score(t0, x)
         if self.initial is None:
             return None, jnp.sum((sde.sigma(t0) * value + perturbed.noise) ** 2)

@@ -1,19 +1,121 @@
 """The martingale property of the denoiser as a regulariser (Daras 2023)."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Array, Float
 
+from .._checks import require
 from .._module import AbstractModule
-from .._types import Event, Key, Scalar
-from ..martingale import AbstractWindow, LogSNRWindow, check_steps, denoised_ends, mean_product, stopped, unchecked_path
+from .._types import Event, Key, Scalar, Time
 from ..reverse import ReverseStep, euler_maruyama_step
+from ..reverse.paths import check_steps, checked_path, unchecked_path
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
 from .base import AbstractTerm, Perturbed
 from .weighting import Weighting
+from .window import AbstractWindow, LogSNRWindow
+
+_T = TypeVar("_T")
+
+
+def consistency_loss(
+    score: AbstractScore,
+    t: Time,
+    earlier: Time,
+    x: Event,
+    *,
+    key: Key,
+    steps: int = 6,
+    paths: int = 2,
+    step: ReverseStep = euler_maruyama_step,
+) -> Scalar:
+    r"""How far the denoiser $h$ is from being a martingale along its own reverse SDE between two times [M2] (Daras
+    2023, §4), without bias from the number of paths:
+
+    $$ \tfrac12\big\|E[h(x_{t'}, t') \mid x_t = x] - h(x, t)\big\|^2
+       \approx \frac{1}{2 n (n - 1)}\sum_{i \ne j}\langle d_i, d_j\rangle, \qquad
+       d_i = h(x_{t'}^{(i)}, t') - h(x, t), $$
+
+    the mean over all pairs of independent paths. It is zero for the exact score of any data, as the steps grow, and
+    may be negative by chance.
+
+    To first order in the window $\delta = t - t'$ it is $\tfrac12\delta^2(\sigma^4/\alpha^2)\|\varepsilon_M\|^2$ with
+    the martingale form of the residual of the score Fokker–Planck equation [F8].
+
+    Args:
+        score: A score on a linear SDE.
+        t: The time.
+        earlier: $t' \le t$.
+        x: The state at $t$.
+        key: A random key.
+        steps: The number of steps of a path.
+        paths: How many independent paths, at least two.
+        step: As in `reverse_path`.
+
+    Returns:
+        The loss, in squared units of the samples, summed over the entries.
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel, or `x` is not floating.
+        ValueError: if $t'$ is above $t$ or either is outside `[t0, t1]`, `steps` is below one, or `paths` below two.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> x, key = jnp.ones(2), jax.random.key(0)
+        >>> score = lambda c: sfp.Score(lambda t, x: -c * x, sfp.VP())  # exact for c = 1
+        >>> loss = jax.jit(lambda c: sfp.consistency_loss(score(c), 0.3, 0.1, x, key=key, paths=1000, steps=20))
+        >>> bool(abs(loss(1.0)) < 0.002), bool(loss(1.5) > 0.02)
+        (True, True)
+    """
+    require(
+        paths >= 2,
+        f"paths = {paths}; the square of one path's defect has the variance of the path on top of what is asked for. "
+        "The product of two independent paths has not: use paths=2 or more.",
+    )
+    t, earlier, x = checked_path(score, t, earlier, x, steps)
+    ends = denoised_ends(score, t, earlier, x, key, steps, paths, step, pathwise=True)
+    return 0.5 * mean_product(ends - score.denoise(t, x))
+
+
+def denoised_ends(
+    score: AbstractScore,
+    t: Scalar,
+    earlier: Scalar,
+    x: Event,
+    key: Key,
+    steps: int,
+    paths: int,
+    step: ReverseStep,
+    *,
+    pathwise: bool,
+) -> Float[Array, "paths *event"]:
+    """The denoiser at the ends of independent paths, through which gradients go if they are path-wise."""
+    # Stopped before and after: nothing of the path is differentiated, also where the score closes over its parameters.
+    walker = score if pathwise else stopped(score)
+
+    def end(key: Key) -> Event:
+        there = unchecked_path(walker, t, earlier, x, key, steps, step)
+        return score.denoise(earlier, there if pathwise else stopped(there))
+
+    return jax.vmap(end)(jr.split(key, paths))
+
+
+def stopped(value: _T) -> _T:
+    """The same with no gradient through its floating arrays."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, value)
+
+
+def mean_product(defects: Float[Array, "paths *event"]) -> Scalar:
+    r"""The mean of $\langle d_i, d_j\rangle$ over all pairs $i \ne j$: the squared norm of the mean of independent
+    draws, without bias.
+    """
+    paths = defects.shape[0]
+    others = jnp.sum(defects, axis=0) - defects
+    return jnp.sum(defects * others) / (paths * (paths - 1))
 
 
 class OwnSamples(AbstractModule):

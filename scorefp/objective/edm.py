@@ -1,6 +1,6 @@
 """The loss of Karras 2022."""
 
-from ..time import AbstractTimeLaw, LogNormalNoise
+from ..integrals import AbstractTimeLaw, LogNormalNoise
 from .base import Objective
 from .matching import DSM
 from .weighting import EDMWeighting, ExpectedWeighting

@@ -8,9 +8,10 @@ import jax.random as jr
 
 from .._checks import require, same_shape
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Box, Exact, Hutchinson, require_smooth
+from ..calculus import AbstractTrace, Exact, Hutchinson, require_smooth
 from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod, resolve, resolve_log
 from ..fokker_planck.operator import value_and_operator
+from ..integrals import Box
 from ..score import AbstractScore, require_potential
 from ..sde import AbstractLinearSDE
 from .base import AbstractTerm, Perturbed, norm_power

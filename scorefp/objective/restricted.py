@@ -62,7 +62,7 @@ class Restricted(AbstractTerm):
         # Outside, the term is evaluated at the nearest time of the interval and at zeros, where it is finite: what is
         # infinite there would spoil the gradient even where it is not taken.
         t = jnp.clip(perturbed.t, start, stop)
-        x = sde.alpha(t) * perturbed.x0 + sde.sigma(t) * perturbed.noise
+        x = sde.diffuse(t, perturbed.x0, perturbed.noise)
         near = Perturbed(t, perturbed.weight, perturbed.x0, perturbed.noise, x)
         value, observed = jax.tree.map(
             lambda leaf: jnp.where(inside, leaf, 0) if eqx.is_inexact_array(leaf) else leaf, (value, observed)

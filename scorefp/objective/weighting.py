@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from .._checks import require
 from .._module import AbstractModule
 from .._types import Scalar, Time
+from ..integrals import AbstractTimeLaw
 from ..sde import AbstractLinearSDE
-from ..time import AbstractTimeLaw
 
 Weighting: TypeAlias = Callable[[AbstractLinearSDE, Scalar], Scalar]
 """A weight as a function of the SDE and one time."""

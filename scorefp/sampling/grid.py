@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from .._checks import require, same_shape
 from .._module import AbstractModule
+from ..integrals import log_snr_times
 from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
 
 Grid: TypeAlias = Callable[[AbstractSDE, int], Float[Array, " times"]]
@@ -54,8 +55,8 @@ def log_snr_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
         [1.0, 0.1, 0.01]
     """
     linear = require_linear(sde)
-    last, first = linear.log_snr(linear.t1), linear.log_snr(linear.t0)
-    return _times_at(linear, jnp.linspace(last, first, steps + 1))
+    times = log_snr_times(linear, linear.t1, linear.t0, jnp.linspace(0, 1, steps + 1))
+    return _with_ends(linear, times)
 
 
 class RhoGrid(AbstractModule):
@@ -89,7 +90,8 @@ class RhoGrid(AbstractModule):
         linear = require_linear(sde)
         power = -0.5 / self.rho
         last, first = jnp.exp(power * linear.log_snr(linear.t1)), jnp.exp(power * linear.log_snr(linear.t0))
-        return _times_at(linear, jnp.log(jnp.linspace(last, first, steps + 1)) / power)
+        log_snr = jnp.log(jnp.linspace(last, first, steps + 1)) / power
+        return _with_ends(linear, linear.time_of_log_snr(log_snr))
 
 
 def rho_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
@@ -113,9 +115,9 @@ def rho_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
     return RhoGrid()(sde, steps)
 
 
-def _times_at(sde: AbstractLinearSDE, log_snr: Float[Array, " times"]) -> Float[Array, " times"]:
-    """The times of these log-SNRs, the first and last of which are those of the ends."""
-    return sde.time_of_log_snr(log_snr).at[0].set(sde.t1).at[-1].set(sde.t0)
+def _with_ends(sde: AbstractLinearSDE, times: Float[Array, " times"]) -> Float[Array, " times"]:
+    """The times with `t1` and `t0` at their ends, free of rounding."""
+    return times.at[0].set(sde.t1).at[-1].set(sde.t0)
 
 
 def times_of(grid: Grid, sde: AbstractSDE, steps: int, like: Array) -> Float[Array, " times"]:

@@ -1,7 +1,7 @@
 """The probability-flow ODE as a sampler: adaptive, and by Euler's method on a grid."""
 
 from .._types import Event, Key, Scalar
-from ..flow import Integrator, transport
+from ..reverse import Integrator, flow_map
 from ..score import AbstractScore
 from .base import AbstractSampler, AbstractStepSampler
 from .grid import Grid, uniform_grid
@@ -30,7 +30,7 @@ class ProbabilityFlow(AbstractSampler):
 
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key | None = None) -> Event:
         sde = score.sde
-        return transport(score, x1, start=sde.t1, stop=sde.t0, integrator=self.integrator).state
+        return flow_map(score, x1, start=sde.t1, stop=sde.t0, integrator=self.integrator).state
 
 
 class Euler(AbstractStepSampler):

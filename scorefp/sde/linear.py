@@ -10,7 +10,7 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import floating, is_concrete, require, same_shape, scalar_time, time_within
-from .._types import Event, Time, Times
+from .._types import Event, Scalar, Time, Times
 from .base import AbstractSDE, check_horizon
 from .prior import Normal
 
@@ -89,6 +89,10 @@ class AbstractLinearSDE(AbstractSDE):
         scale = jnp.exp(self.log_alpha(t) - self.log_alpha(s))
         return scale, self.sigma(t) * jnp.sqrt(-jnp.expm1(self.log_snr(t) - self.log_snr(s)))
 
+    def diffuse(self, t: Scalar, x0: Event, noise: Event) -> Event:
+        r"""`perturb` of what is known to be right: $\alpha(t)\,x_0 + \sigma(t)\,\epsilon$ [S2]."""
+        return self.alpha(t) * x0 + self.sigma(t) * noise
+
     def perturb(self, t: Time, x0: Event, noise: Event) -> Event:
         r"""The diffused sample $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ [S2].
 
@@ -110,7 +114,7 @@ class AbstractLinearSDE(AbstractSDE):
         x0, noise = floating("x0", x0), floating("noise", noise)
         same_shape("noise", noise.shape, "x0", x0.shape)
         t = time_within(scalar_time(t, x0), self.t0, self.t1)
-        return self.alpha(t) * x0 + self.sigma(t) * noise
+        return self.diffuse(t, x0, noise)
 
 
 class LinearSDE(AbstractLinearSDE):

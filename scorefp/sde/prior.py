@@ -49,3 +49,13 @@ class Normal(AbstractPrior):
     def sample(self, key: Key, shape: tuple[int, ...]) -> Event:
         noise = jr.normal(key, shape)
         return jnp.asarray(self.scale, noise.dtype) * noise
+
+    def cross_entropy(self, mean: Event, std: Scalar) -> Scalar:
+        r"""$-E[\log\pi(x)]$ for $x \sim \mathcal N(\text{mean}, \text{std}^2 I)$, in closed form [K9].
+
+        Args:
+            mean: The mean of `x`.
+            std: Its standard deviation, a scalar.
+        """
+        scale = jnp.broadcast_to(jnp.asarray(self.scale, mean.dtype), mean.shape)
+        return -self.log_prob(mean) + 0.5 * jnp.sum((std / scale) ** 2)

@@ -14,9 +14,9 @@ from .._checks import require
 from .._module import AbstractModule
 from .._types import Key, Scalar
 from ..dataset import Dataset, as_dataset
+from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..likelihood import Truncation, VariationalDequantiser, likelihood_bound
 from ..score import AbstractScore
-from ..time import AbstractTimeSampler, UniformLogSNR
 from .batches import Samples, batches_of, drawn
 from .loop import Records, Span, TrainState, check_counts, descended, spans, started, whole
 from .report import Console

@@ -16,9 +16,9 @@ from .._module import AbstractModule
 from .._types import Key
 from ..data import AbstractSource
 from ..dataset import Dataset, as_dataset
+from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..objective import AbstractObjective
 from ..score import AbstractScore
-from ..time import AbstractTimeSampler, UniformLogSNR
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
 from .devices import everywhere, local, per_device_batch

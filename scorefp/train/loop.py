@@ -18,9 +18,9 @@ from .._module import AbstractModule
 from .._types import Key, Scalar
 from ..dataset import Quantisation
 from ..dataset.dequantise import spread
+from ..integrals import AbstractTimeSampler
 from ..objective import AbstractObjective
 from ..score import AbstractScore
-from ..time import AbstractTimeSampler
 from .batches import AbstractBatches, Pick, Samples, drawn
 from .devices import check_mesh, per_device_batch, replicated, shared
 

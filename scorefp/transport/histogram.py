@@ -7,7 +7,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._checks import finite, floating, require, same_shape
 from .._module import AbstractModule
-from ..calculus import Box
+from ..integrals import Box
 
 _LARGEST = 3
 """Cells of a grid in more dimensions are too many to transport."""

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._checks import finite, floating, require, same_shape
-from .._monte_carlo import MonteCarlo
 from .._types import Key
+from ..integrals import Estimate
 from .histogram import Histogram
 from .plans import AbstractTransport, Assignment, Atoms, ExactTransport, Quantile
 
@@ -22,7 +22,7 @@ def wasserstein2(
     method: AbstractTransport | None = None,
     resamples: int = 0,
     key: Key | None = None,
-) -> MonteCarlo:
+) -> Estimate:
     r"""The squared Wasserstein distance between the laws of two sets of samples, with its standard error [G2]:
 
     $$ W_2^2(p, q) = \min_{\pi} E_{(x, y) \sim \pi} |x - y|^2 = \max_{f(x) + g(y) \le |x - y|^2} E_p f + E_q g. $$
@@ -82,7 +82,7 @@ def wasserstein2(
         generator = _generator(key)
         costs = [method(start.resampled(generator), end.resampled(generator)).cost for _ in range(resamples)]
         error = float(np.std(costs, ddof=1))
-    return MonteCarlo(jnp.asarray(found.cost), jnp.asarray(error))
+    return Estimate(jnp.asarray(found.cost), jnp.asarray(error))
 
 
 def _generator(key: Key | None) -> np.random.Generator:

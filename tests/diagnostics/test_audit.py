@@ -22,9 +22,9 @@ from scorefp.diagnostics import (
     CurlCurve,
     Curve,
     Ensemble,
-    Estimate,
     Likelihood,
     MatchingCurve,
+    Number,
     ResidualCurve,
     log_snr_midpoints,
     uniform_midpoints,
@@ -38,16 +38,16 @@ pytestmark = pytest.mark.usefixtures("x64")
 SMALL = Ensemble(times=6, samples=200)
 
 
-def is_within(estimate: Estimate, want: float, *, resolution: float = 0.1) -> None:
+def is_within(estimate: Number, want: float, *, resolution: float = 0.1) -> None:
     """The value is `want` within twice the half-width, about four standard errors, and the interval is of use."""
-    assert estimate.error is not None
-    assert estimate.error < resolution * abs(want), f"{estimate} is no use for {want}"
-    assert abs(estimate.value - want) < 2 * estimate.error, f"{estimate}, not {want}"
+    assert estimate.half_width is not None
+    assert estimate.half_width < resolution * abs(want), f"{estimate} is no use for {want}"
+    assert abs(estimate.value - want) < 2 * estimate.half_width, f"{estimate}, not {want}"
 
 
 def follows(curve: Curve, want: np.ndarray, *, resolution: float = 0.2) -> None:
-    assert np.all(curve.error < resolution * np.abs(want))
-    assert np.all(np.abs(curve.value - want) <= 2 * curve.error + 1e-12)
+    assert np.all(curve.half_width < resolution * np.abs(want))
+    assert np.all(np.abs(curve.value - want) <= 2 * curve.half_width + 1e-12)
 
 
 # ----------------------------------------------------------------------------------- a linear score, all in closed form
@@ -181,12 +181,12 @@ def test_methods_and_forms() -> None:
     }
     found = {name: measure(swirl, x, key=jr.key(1)) for name, measure in measures.items()}
     free = {name: section.numbers["r_FP_scale_free"] for name, section in found.items()}
-    error = free["probed"].error
+    error = free["probed"].half_width
     assert error is not None
     assert 0 < abs(free["probed"].value - free["exact"].value) < 2 * error < 0.3 * free["exact"].value
     # Jensen: what stands for r_FP with probes is not below the mean norm.
     bound = found["probed"].curves["r_FP"]
-    assert np.all(bound.value + 2 * bound.error > found["exact"].curves["r_FP"].value)
+    assert np.all(bound.value + 2 * bound.half_width > found["exact"].curves["r_FP"].value)
     assert found["probed"].numbers["r_FP"].value > found["exact"].numbers["r_FP"].value
     # The forms differ by the curl: they agree on a gradient, wrong as it is, and on nothing else.
     assert abs(free["martingale"].value - free["exact"].value) > 1e-3
@@ -224,7 +224,7 @@ def test_likelihood_of_a_linear_score(quantisation: sfp.Quantisation | None) -> 
     low, high = stats.t.interval(0.95, 100, values.mean(), stats.sem(values))
     assert mean.unit == median.unit == unit
     assert mean.value == pytest.approx(values.mean(), abs=1e-3)
-    assert mean.error == pytest.approx((high - low) / 2, rel=1e-3)
+    assert mean.half_width == pytest.approx((high - low) / 2, rel=1e-3)
     assert median.value == pytest.approx(np.median(values), abs=1e-3)
     share = section.numbers["exploded"]
     assert share.value == np.mean(end > 5)
@@ -285,8 +285,8 @@ def test_likelihood_with_probes_of_a_part_of_the_samples() -> None:
     log_prob, _ = flow_of_linear_score(np.asarray(x.values), 0.01)
     assert "20 samples by Hutchinson()" in section.notes[0]
     number = section.numbers["negative_log_likelihood"]
-    assert number.error is not None
-    assert abs(number.value + log_prob.mean()) < 2 * number.error
+    assert number.half_width is not None
+    assert abs(number.value + log_prob.mean()) < 2 * number.half_width
     assert number.value != pytest.approx(-log_prob.mean(), abs=1e-6)
 
 
@@ -325,9 +325,9 @@ def test_interval_over_points_covers_the_truth() -> None:
     for key in jr.split(jr.key(3), 120):
         data_key, key = jr.split(key)
         number = measure(score, Dataset(jr.normal(data_key, (40, 2))), key=key).numbers["r_DSM_scale_free"]
-        assert number.error is not None
+        assert number.half_width is not None
         want = math.sqrt(float(jnp.mean(sfp.VP().alpha(log_snr_midpoints(sfp.VP(), 8)) ** 2)))
-        hits += abs(number.value - want) <= number.error
+        hits += abs(number.value - want) <= number.half_width
     assert 0.89 <= hits / 120 < 1
 
 
@@ -365,7 +365,7 @@ def test_estimates_are_written_to_the_digits_they_have() -> None:
     assert written(1.2237e-07, 6.6e-10) == "(1.2237 ± 0.0066)e-07"
     assert written(2.5, None) == "2.5"
     assert written(math.inf, math.inf) == "inf ± inf"
-    assert str(Estimate(1.0, 0.25, "1", "share")) == "1.00 ± 0.25"
+    assert str(Number(1.0, 0.25, "1", "share")) == "1.00 ± 0.25"
 
 
 # ----------------------------------------------------------------------------------------------------------- the audit
@@ -395,8 +395,8 @@ def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
     # Its ODE shrinks the prior far more than its SDE does.
     for audited, apart in ((report, False), (wrong, True)):
         gap, floor = (audited["gap"].numbers[name] for name in ("ode_sde", "floor"))
-        assert gap.error is not None
-        assert (gap.value - gap.error > floor.value) is apart
+        assert gap.half_width is not None
+        assert (gap.value - gap.half_width > floor.value) is apart
 
     text = str(report)
     assert text.startswith("Audit of a Score on VP: 40 samples of shape (2,), float64.")
@@ -404,7 +404,7 @@ def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
         assert section.title in text
         for number in section.numbers.values():
             assert number.label in text
-            assert written(number.value, number.error) in text
+            assert written(number.value, number.half_width) in text
     report.to_json(tmp_path / "audit.json")
     read = json.loads((tmp_path / "audit.json").read_text())
     assert read == json.loads(json.dumps(report.to_dict()))
@@ -456,9 +456,9 @@ def test_dataset_brings_its_quantisation() -> None:
     report = sfp.audit(score, Dataset(levels, quantisation), key=jr.key(1), measures=measures)
     bits = report["likelihood"].numbers["bits_per_dim"]
     # Standard normal density of values uniform on [-1, 1]: the mean of x² is a third.
-    assert bits.error is not None
+    assert bits.half_width is not None
     want = (0.5 / 3 + 0.5 * math.log(2 * math.pi)) / math.log(2) + math.log2(17) - 1
-    assert abs(bits.value - want) < 2 * bits.error < 0.2 * want
+    assert abs(bits.value - want) < 2 * bits.half_width < 0.2 * want
     assert report.configuration["samples"]["quantisation"]["levels"] == 17
     floats = Dataset(levels, quantisation).dequantised(jr.key(2))
     again = sfp.audit(score, floats, key=jr.key(1), measures=measures)

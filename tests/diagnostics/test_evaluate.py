@@ -18,7 +18,7 @@ from scipy import stats
 import scorefp as sfp
 from scorefp.data import Dataset
 from scorefp.dataset import AbstractDequantiser
-from scorefp.diagnostics import Audit, Bound, Estimate, evaluate
+from scorefp.diagnostics import Audit, Bound, Number, evaluate
 from scorefp.diagnostics.measure import written
 from scorefp.diagnostics.statistics import share_interval
 
@@ -78,7 +78,7 @@ def of_levels(score: sfp.Score, data: Dataset, *, seed: int = 1, **settings: Any
     return evaluate(score, data, key=jr.key(seed), dequantiser=Middle(), draws=8, **settings)
 
 
-def numbers(found: Audit) -> dict[str, Estimate]:
+def numbers(found: Audit) -> dict[str, Number]:
     return {name: number for section in found.sections.values() for name, number in section.numbers.items()}
 
 
@@ -86,10 +86,10 @@ def points(found: Audit) -> dict[str, np.ndarray]:
     return {name: values for section in found.sections.values() for name, values in section.points.items()}
 
 
-def is_within(estimate: Estimate, want: float) -> None:
+def is_within(estimate: Number, want: float) -> None:
     """The value is `want` within twice the half-width, about four standard errors."""
-    assert estimate.error is not None
-    assert abs(estimate.value - want) < 2 * estimate.error, f"{estimate}, not {want}"
+    assert estimate.half_width is not None
+    assert abs(estimate.value - want) < 2 * estimate.half_width, f"{estimate}, not {want}"
 
 
 def score_matching_error() -> float:
@@ -121,10 +121,10 @@ def test_exact_and_perturbed_score_of_a_mixture() -> None:
     assert np.allclose(points(exact)["negative_log_likelihood"], want, atol=2e-2)
     assert nll.value == pytest.approx(want.mean(), abs=1e-3)
     low, high = stats.t.interval(0.95, 299, want.mean(), stats.sem(want))
-    assert nll.error == pytest.approx((high - low) / 2, rel=1e-2)
+    assert nll.half_width == pytest.approx((high - low) / 2, rel=1e-2)
     assert numbers(exact)["median_negative_log_likelihood"].value == pytest.approx(np.median(want), abs=1e-2)
     assert numbers(exact)["exploded"].value == 0
-    assert numbers(exact)["exploded"].error == pytest.approx(share_interval(0, 300)[1])
+    assert numbers(exact)["exploded"].half_width == pytest.approx(share_interval(0, 300)[1])
     gap = points(exact)["bound"] - want
     assert stats.sem(gap) < 0.05
     assert abs(gap.mean()) < 4 * stats.sem(gap)
@@ -138,7 +138,7 @@ def test_exact_and_perturbed_score_of_a_mixture() -> None:
     assert list(exact.sections) == ["likelihood", "bound"]
     for number in numbers(exact).values():
         assert number.label in text
-        assert written(number.value, number.error) in text
+        assert written(number.value, number.half_width) in text
     plain = json.loads(json.dumps(exact.to_dict(), allow_nan=False))
     assert plain["sections"]["likelihood"]["numbers"]["negative_log_likelihood"] == vars(nll)
     assert plain["configuration"]["samples"]["count"] == 300
@@ -169,7 +169,7 @@ def test_bits_per_dim_of_levels_and_the_dequantisation_term() -> None:
         ratio = np.var(points(once)[name] - bits) / np.var(points(often)[name] - bits)
         assert low < ratio / 16 < high
         # The interval is over samples, however many repeats.
-        assert numbers(often)[name].error == pytest.approx(
+        assert numbers(often)[name].half_width == pytest.approx(
             np.std(points(often)[name], ddof=1) / math.sqrt(60) * stats.t.ppf(0.975, 59)
         )
     assert [measure["repeats"] for measure in often.configuration["measures"]] == [16, 16]
@@ -241,7 +241,7 @@ def test_bound_over_samples() -> None:
     is_within(exact["bound"], want.mean())
     assert wrong["bound"].value > exact["bound"].value + 0.1
     # The interval is that of the exact values, widened by the noise of the draws.
-    error, of_data = exact["bound"].error, stats.sem(want) * stats.t.ppf(0.975, 299)
+    error, of_data = exact["bound"].half_width, stats.sem(want) * stats.t.ppf(0.975, 299)
     assert error is not None
     assert of_data < error < math.hypot(of_data, 3 * exact["point_error"].value / math.sqrt(300))
     # The denoising step gives half the square of sigma s + noise, less that of the noise: nothing for a score that is

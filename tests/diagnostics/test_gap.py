@@ -189,7 +189,7 @@ def test_measure_tells_the_gap_with_its_interval() -> None:
         number = section.numbers[name]
         assert number.unit == "length²"
         assert number.value == pytest.approx(float(distance.value))
-        assert number.error == pytest.approx(1.96 * float(distance.error), rel=1e-4)
+        assert number.half_width == pytest.approx(1.96 * float(distance.error), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

@@ -11,7 +11,7 @@ from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.fokker_planck import time_quadrature
+from scorefp.integrals import time_quadrature
 
 Process = sfp.Process
 PROCESSES = pytest.mark.parametrize("process", Process, ids=lambda process: process.name)

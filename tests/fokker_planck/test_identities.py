@@ -16,7 +16,7 @@ from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.fokker_planck import time_quadrature
+from scorefp.integrals import time_quadrature
 from scorefp.sde import AbstractLinearSDE
 
 pytestmark = pytest.mark.usefixtures("x64")

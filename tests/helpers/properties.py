@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp import densities, fokker_planck, sde as sdes
+from scorefp.fokker_planck import LogResidual, mean_square
 
 Shape = tuple[int, ...]
 SHAPES: tuple[Shape, ...] = ((3,), (), (2, 1, 2))
@@ -86,7 +87,8 @@ def use_log_method(method: Any, t: Array, x: Array, key: Array) -> Any:
 
 def use_rule(rule: Any, t: Array, x: Array, key: Array) -> Any:
     potential = sfp.Potential(lambda t, x: jnp.sum(jnp.cos((1 + t) * x)), sfp.VP())
-    return sfp.log_fpe_mean_square(potential, sfp.Box(x - 1, x + 1), start=t, rule=rule, method=sfp.Ito(), key=key)
+    residual = LogResidual(potential, sfp.Ito())
+    return mean_square(residual, sfp.Box(x - 1, x + 1), start=t, rule=rule, key=key)
 
 
 def use_trace(trace: Any, t: Array, x: Array, key: Array) -> Any:

@@ -10,8 +10,8 @@ import jax.random as jr
 from jaxtyping import Array
 
 import scorefp as sfp
+from scorefp.integrals import AbstractTimeSampler
 from scorefp.objective import AbstractObjective, AbstractTerm
-from scorefp.time import AbstractTimeSampler
 
 
 class At(AbstractTimeSampler):

@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp import Truncation
-from scorefp.likelihood.expectation import stratified_mean_of
+from scorefp.integrals.estimate import stratified_mean_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 

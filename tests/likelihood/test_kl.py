@@ -22,7 +22,7 @@ from scorefp.sde import AbstractLinearSDE
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def close(found: sfp.MonteCarlo, want: float, *, sigmas: float = 4.0, resolution: float = 0.1) -> bool:
+def close(found: sfp.Estimate, want: float, *, sigmas: float = 4.0, resolution: float = 0.1) -> bool:
     """Whether an estimate is `want` within its standard error; refused where the error is too large to tell."""
     assert float(found.error) <= resolution * abs(want), f"{found} is no use for {want}"
     return abs(float(found.value) - want) <= sigmas * float(found.error)
@@ -180,7 +180,7 @@ def truth(sde: AbstractLinearSDE | None = None) -> Any:
     return CASE.mixture.score(sfp.VP() if sde is None else sde)
 
 
-def entropy(xs: Array, score: Any = None, **settings: Any) -> sfp.MonteCarlo:
+def entropy(xs: Array, score: Any = None, **settings: Any) -> sfp.Estimate:
     return sfp.entropy(truth() if score is None else score, xs, key=jr.key(0), **settings)
 
 
@@ -220,5 +220,5 @@ def test_bad_input(name: str, unchecked: None) -> None:
 
 
 def test_an_estimate_prints_with_its_error() -> None:
-    assert str(sfp.MonteCarlo(jnp.array(2.0), jnp.array(0.25))) == "2 ± 0.25"
+    assert str(sfp.Estimate(jnp.array(2.0), jnp.array(0.25))) == "2 ± 0.25"
     assert mean_is(np.array([1.0, 1.0]), 1.0)

@@ -35,7 +35,7 @@ from jaxtyping import Array
 import scorefp as sfp
 from scorefp import reverse
 from scorefp.diagnostics import ConsistencyCurves
-from scorefp.martingale import AbstractWindow
+from scorefp.objective import AbstractWindow
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -385,10 +385,10 @@ def test_curves_of_a_linear_score(c: float) -> None:
     for name, want, t in (("from_t1", from_t1, grid[8::8]), ("to_t0", to_t0, grid[:-1:8])):
         curve = section.curves[name]
         np.testing.assert_allclose(curve.t, t[::-1], rtol=1e-9)
-        assert np.all(np.abs(curve.value - np.abs(want[::-1])) <= 2 * curve.error + 1e-9)
+        assert np.all(np.abs(curve.value - np.abs(want[::-1])) <= 2 * curve.half_width + 1e-9)
     assert section.curves["from_t1"].value[0] == section.curves["to_t0"].value[-1]
     numbers, square = section.numbers, float(np.mean(to_t0**2))
-    assert abs(numbers["consistency"].value - square) < 2 * numbers["consistency"].error
+    assert abs(numbers["consistency"].value - square) < 2 * numbers["consistency"].half_width
     if c == 1:  # what is left is the steps'
         assert numbers["consistency_rms"].value < 0.05
     else:

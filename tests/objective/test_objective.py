@@ -32,9 +32,9 @@ from helpers.terms import At, Seen, Sign, cost, evaluations
 from jaxtyping import Array
 
 import scorefp as sfp
+from scorefp.integrals import AbstractTimeSampler
 from scorefp.objective import AbstractObjective, AbstractTerm, EDMWeighting
 from scorefp.sde import Normal
-from scorefp.time import AbstractTimeSampler
 
 pytestmark = pytest.mark.usefixtures("x64")
 

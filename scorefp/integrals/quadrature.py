@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from .._checks import require
 from .._types import Scalar
-from ..calculus import Box
 from ..sde import AbstractLinearSDE, AbstractSDE
+from .box import Box
+from .log_snr import log_snr_times
 
 
 def time_quadrature(
@@ -33,7 +34,7 @@ def time_quadrature(
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
-        >>> from scorefp.fokker_planck import time_quadrature
+        >>> from scorefp.integrals import time_quadrature
         >>> times, weights = time_quadrature(sfp.VP(), jnp.asarray(1e-4), jnp.asarray(0.9), 16)
         >>> round(float(weights @ times**2), 3), round(0.9**3 / 3, 3)
         (0.243, 0.243)
@@ -44,10 +45,10 @@ def time_quadrature(
     points, shares = 0.5 * (points + 1), 0.5 * shares
     if not isinstance(sde, AbstractLinearSDE):
         return start + (stop - start) * points, (stop - start) * shares
-    first, last = sde.log_snr(start), sde.log_snr(stop)
     # Rounding must not take a node beyond the horizon.
-    times = jnp.clip(sde.time_of_log_snr(first + (last - first) * points), sde.t0, sde.t1).astype(dtype)
-    return times, ((first - last) * shares * sde.sigma(times) ** 2 / sde.g2(times)).astype(dtype)
+    times = jnp.clip(log_snr_times(sde, start, stop, points), sde.t0, sde.t1).astype(dtype)
+    span = sde.log_snr(start) - sde.log_snr(stop)
+    return times, (span * shares * sde.sigma(times) ** 2 / sde.g2(times)).astype(dtype)
 
 
 def box_quadrature(box: Box, nodes: int) -> tuple[Float[Array, "points *event"], Float[Array, " points"]]:
@@ -63,7 +64,7 @@ def box_quadrature(box: Box, nodes: int) -> tuple[Float[Array, "points *event"],
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
-        >>> from scorefp.fokker_planck import box_quadrature
+        >>> from scorefp.integrals import box_quadrature
         >>> points, weights = box_quadrature(sfp.Box(jnp.zeros(2), jnp.array([1.0, 2.0])), 4)
         >>> round(float(weights @ (points[:, 0] * points[:, 1] ** 2)), 4), round(1 / 2 * 8 / 3, 4)
         (1.3333, 1.3333)

@@ -16,13 +16,13 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp.calculus import value_and_divergence
-from scorefp.flow import (
+from scorefp.reverse.ode import (
     FixedProbes,
+    batch_flow_map_with_divergence,
     clock,
+    flow_map,
+    flow_map_with_divergence,
     time_and_pace,
-    transport,
-    transport_batch_with_divergence,
-    transport_with_divergence,
 )
 from scorefp.sde import AbstractLinearSDE
 
@@ -41,7 +41,7 @@ def test_transport_is_the_flow_map(forward: bool) -> None:
     tight = sfp.Integrator(diffrax.Dopri8(), rtol=1e-10, atol=1e-10)
     x = jnp.array([0.7, -1.1])
     push, _ = gaussian_flow(sde, start, stop)
-    end = transport(gaussian().score(sde), x, start=start, stop=stop, integrator=tight)
+    end = flow_map(gaussian().score(sde), x, start=start, stop=stop, integrator=tight)
     assert bool(end.success)
     np.testing.assert_allclose(end.state, push(x), atol=1e-8)
     assert jnp.abs(end.state - x).max() > 0.1
@@ -61,7 +61,7 @@ def test_evaluations_are_counted_and_the_dtype_kept(solver: diffrax.AbstractRung
         return -jax.pure_callback(count, jax.ShapeDtypeStruct(x.shape, x.dtype), x) / (0.3 + t)
 
     loose = sfp.Integrator(solver, rtol=1e-4, atol=1e-4)
-    end = transport(sfp.Score(fn, sfp.VP()), jnp.ones(2, jnp.float32), start=1e-5, stop=1.0, integrator=loose)
+    end = flow_map(sfp.Score(fn, sfp.VP()), jnp.ones(2, jnp.float32), start=1e-5, stop=1.0, integrator=loose)
     jax.block_until_ready(end.state)
     assert int(end.evaluations) == len(calls)
     assert end.state.dtype == jnp.float32
@@ -81,7 +81,7 @@ def test_the_first_step_sees_the_start() -> None:
     def field(t: Array, state: tuple[Array, Array], score: sfp.Score) -> tuple[Array, Array]:
         return value_and_divergence(lambda y: score.probability_flow(t, y), state[0])
 
-    end = transport_with_divergence(score, x, sfp.Exact(), start=sde.t0, stop=sde.t1, integrator=sfp.Integrator())
+    end = flow_map_with_divergence(score, x, sfp.Exact(), start=sde.t0, stop=sde.t1, integrator=sfp.Integrator())
     np.testing.assert_allclose(end.state[0], x * jnp.exp(growth), atol=1e-4)
     error = jnp.abs(end.state[1] - 2 * growth)
     assert error < 1e-4
@@ -123,9 +123,9 @@ def test_the_tolerance_of_a_batch_holds_for_each_sample() -> None:
     @jax.jit
     def evaluations(xs: Array) -> Array:
         traces = jax.vmap(lambda x: FixedProbes(jnp.ones((1, 1))))(xs)
-        return transport_batch_with_divergence(score, xs, traces, **ends).evaluations
+        return batch_flow_map_with_divergence(score, xs, traces, **ends).evaluations
 
-    of_one = int(transport_with_divergence(score, alone, sfp.Exact(), **ends).evaluations)
+    of_one = int(flow_map_with_divergence(score, alone, sfp.Exact(), **ends).evaluations)
     of_the_easy, of_all = int(evaluations(easy)), int(evaluations(easy.at[7].set(alone)))
     assert of_the_easy < 0.8 * of_one
     assert of_all >= of_one
@@ -140,7 +140,7 @@ def test_out_of_steps_raises() -> None:
     @jax.jit
     @jax.vmap
     def push(x: Array) -> Array:
-        return transport(score, x, start=1e-5, stop=1.0, integrator=few).state
+        return flow_map(score, x, start=1e-5, stop=1.0, integrator=few).state
 
     refused("max_steps = 7", lambda: jax.block_until_ready(push(x[None])), error=RuntimeError)
 
@@ -149,7 +149,7 @@ def test_out_of_steps_raises() -> None:
 def test_a_broken_score_raises(fn: Callable[..., Array]) -> None:
     score = sfp.Score(fn, sfp.VP())
     with pytest.raises(RuntimeError, match=r"NaN, or grows without bound.*throw=False"):
-        transport(score, jnp.full(2, 5.0), start=1e-5, stop=1.0, integrator=sfp.Integrator(max_steps=200))
+        flow_map(score, jnp.full(2, 5.0), start=1e-5, stop=1.0, integrator=sfp.Integrator(max_steps=200))
 
 
 def test_told_not_to_raise_a_failure_is_nan_and_the_others_stand() -> None:
@@ -163,9 +163,7 @@ def test_told_not_to_raise_a_failure_is_nan_and_the_others_stand() -> None:
     np.testing.assert_allclose(end.latent[0], xs[0], atol=1e-4)
     # What stopped on the way is no answer either, finite as it is.
     few = sfp.Integrator(max_steps=3, throw=False)
-    stopped = transport_with_divergence(
-        score, xs[0], sfp.Exact(), start=score.sde.t0, stop=score.sde.t1, integrator=few
-    )
+    stopped = flow_map_with_divergence(score, xs[0], sfp.Exact(), start=score.sde.t0, stop=score.sde.t1, integrator=few)
     assert not bool(stopped.success)
     assert bool(jnp.isnan(stopped.state[0]).all() & jnp.isnan(stopped.state[1]))
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ._checks import is_concrete, require
-from ._module import AbstractModule
-from ._types import Event, Flag, Key, Scalar, Time
-from .calculus import AbstractTrace, value_and_divergence
-from .score import AbstractScore
-from .sde import AbstractLinearSDE, AbstractSDE
+from .._checks import is_concrete, require
+from .._module import AbstractModule
+from .._types import Event, Flag, Key, Scalar, Time
+from ..calculus import AbstractTrace, value_and_divergence
+from ..score import AbstractScore
+from ..sde import AbstractLinearSDE, AbstractSDE
 
 
 class Solved(AbstractModule):
@@ -197,7 +197,7 @@ def drawn(trace: AbstractTrace, x: Event, key: Key | None) -> AbstractTrace:
     return FixedProbes(trace.probes(x, key)) if trace.random else trace
 
 
-def transport(score: AbstractScore, x: Event, *, start: Time, stop: Time, integrator: Integrator) -> Solved:
+def flow_map(score: AbstractScore, x: Event, *, start: Time, stop: Time, integrator: Integrator) -> Solved:
     r"""Takes one sample along the probability flow $dx/dt = u(t, x)$ [F0]; the state is the sample at `stop`.
 
     Args:
@@ -212,16 +212,16 @@ def transport(score: AbstractScore, x: Event, *, start: Time, stop: Time, integr
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
-        >>> from scorefp.flow import transport
+        >>> from scorefp.reverse import flow_map
         >>> stationary = sfp.Score(lambda t, x: -x, sfp.VP())
-        >>> end = transport(stationary, jnp.ones(1), start=1e-5, stop=1.0, integrator=sfp.Integrator())
+        >>> end = flow_map(stationary, jnp.ones(1), start=1e-5, stop=1.0, integrator=sfp.Integrator())
         >>> round(float(end.state[0]), 4)
         1.0
     """
     return _along_the_flow(integrator, _velocity, x, score, None, start, stop)
 
 
-def transport_with_divergence(
+def flow_map_with_divergence(
     score: AbstractScore, x: Event, trace: AbstractTrace, *, start: Time, stop: Time, integrator: Integrator
 ) -> Solved:
     r"""Takes one sample along the flow with the integral of the divergence; the state is
@@ -239,7 +239,7 @@ def transport_with_divergence(
     return _along_the_flow(integrator, _velocity_and_divergence, state, score, trace, start, stop)
 
 
-def transport_batch_with_divergence(
+def batch_flow_map_with_divergence(
     score: AbstractScore,
     xs: Float[Array, "n *event"],
     traces: AbstractTrace,
@@ -248,7 +248,7 @@ def transport_batch_with_divergence(
     stop: Time,
     integrator: Integrator,
 ) -> Solved:
-    """As `transport_with_divergence` for a batch in one solve; the arrays of `traces` have its leading axis.
+    """As `flow_map_with_divergence` for a batch in one solve; the arrays of `traces` have its leading axis.
 
     The tolerance holds for each sample: a step is kept when the worst one allows it.
     """

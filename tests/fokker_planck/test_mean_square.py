@@ -18,10 +18,12 @@ from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
+from scorefp.fokker_planck import DensityResidual, LogResidual, ScoreResidual, mean_square
+from scorefp.integrals import GaussLegendre, UniformDraws
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-COARSE = sfp.GaussLegendre(6, 4)
+COARSE = GaussLegendre(6, 4)
 SIDE = 1.5
 cube = functools.partial(references.cube, side=SIDE)
 
@@ -45,12 +47,12 @@ class Density(eqx.Module):
         return jnp.exp(self.log_density(t, x))
 
 
-def three_residuals(energy: Callable[[Array, Array], Array], sde: Any, box: sfp.Box, form: Any) -> list[sfp.MonteCarlo]:
+def three_residuals(energy: Callable[[Array, Array], Array], sde: Any, box: sfp.Box, form: Any) -> list[sfp.Estimate]:
     potential = sfp.Potential(energy, sde)
     return [
-        sfp.fpe_mean_square(Density(energy), box, sde=sde, rule=COARSE),
-        sfp.log_fpe_mean_square(potential, box, rule=COARSE),
-        sfp.score_fpe_mean_square(potential, box, form=form, rule=COARSE),
+        mean_square(DensityResidual(Density(energy), sde), box, rule=COARSE),
+        mean_square(LogResidual(potential), box, rule=COARSE),
+        mean_square(ScoreResidual(potential, form), box, rule=COARSE),
     ]
 
 
@@ -79,9 +81,9 @@ def test_geometric_brownian_motion_has_none() -> None:
     points = jnp.asarray(np.stack([x.ravel(), y.ravel()], axis=1))
     rate = lambda t, x: 0.1 * (x @ jax.grad(LogNormalDensity(sde), argnums=1)(t, x) + 2)
     want = float(jnp.mean(jax.jit(jax.vmap(rate))(jnp.asarray(t.ravel()), points) ** 2))
-    fine = sfp.log_fpe_mean_square(sfp.Potential(LogNormalDensity(sde), faster), box, rule=sfp.GaussLegendre(8, 8))
+    fine = mean_square(LogResidual(sfp.Potential(LogNormalDensity(sde), faster)), box, rule=GaussLegendre(8, 8))
     assert float(fine.value) == pytest.approx(want, rel=1e-3)
-    assert 0 < float(fine.error) < 1e-2 * want
+    assert float(fine.error) == 0 < float(fine.remainder) < 1e-2 * want
 
 
 # ------------------------------------------------------------------------------------------ closed forms
@@ -119,12 +121,12 @@ def log_mean_square(a: float, b: float, start: float, t1: float = 2.0, size: int
 @pytest.mark.parametrize(("a", "b", "start"), [(1.0, 0.0, None), (2.0, 0.0, None), (1.3, -0.4, None), (1.3, -0.4, 0.7)])
 def test_quadrature_of_a_polynomial(a: float, b: float, start: float | None) -> None:
     """Deveney 2023, Eq. 20; for a = 2, which is the stationary law, nothing is left."""
-    potential, rule = quadratic(a, b), sfp.GaussLegendre(6, 48)
+    potential, rule = quadratic(a, b), GaussLegendre(6, 48)
     want = log_mean_square(a, b, 0.01 if start is None else start)
-    found = sfp.log_fpe_mean_square(potential, cube(2), start=start, rule=rule)
+    found = mean_square(LogResidual(potential), cube(2), start=start, rule=rule)
     assert float(found.value) == pytest.approx(want, rel=1e-9, abs=1e-24)
-    # The error is that of half the nodes: above the rule's own, and small.
-    assert abs(found.value - want) <= found.error + 1e-12 <= 1e-2 * want + 1e-11
+    # The remainder is that of half the nodes: above the rule's own, and small.
+    assert abs(found.value - want) <= found.remainder + 1e-12 <= 1e-2 * want + 1e-11
 
 
 def test_quadrature_of_the_density_and_of_the_score() -> None:
@@ -138,20 +140,19 @@ def test_quadrature_of_the_density_and_of_the_score() -> None:
     c2, c0 = a - 0.5 * a**2, 0.5 * a - 1
     moments = c2**2 * 3 / (4 * a**2) + 2 * c2 * c0 / (2 * a) + c0**2
     want = math.sqrt(math.pi / a) * moments / (2 * side)
-    found = sfp.fpe_mean_square(
-        Density(potential.fn), cube(1, side=side), sde=potential.sde, rule=sfp.GaussLegendre(64, 2)
-    )
+    residual = DensityResidual(Density(potential.fn), potential.sde)
+    found = mean_square(residual, cube(1, side=side), rule=GaussLegendre(64, 2))
     assert float(found.value) == pytest.approx(want, rel=1e-9)
     # The density is not normalised, and R counts the square of the factor.
-    score = sfp.score_fpe_mean_square(potential, cube(1), form="mixed", rule=sfp.GaussLegendre(4, 2))
+    score = mean_square(ScoreResidual(potential, "mixed"), cube(1), rule=GaussLegendre(4, 2))
     assert float(score.value) == pytest.approx(4 * c2**2 * SIDE**2 / 3, rel=1e-12)
 
 
 @functools.cache
-def repeated() -> dict[str, sfp.MonteCarlo]:
+def repeated() -> dict[str, sfp.Estimate]:
     """Many estimates of R̃ of a quadratic whose Laplacian a probe misses, by each method, from 64 draws each."""
     potential, box = quadratic(1.3, -0.4, turn=0.5), cube(2)
-    rule, keys = sfp.UniformDraws(64), jr.split(jr.key(0), 2000)
+    rule, keys = UniformDraws(64), jr.split(jr.key(0), 2000)
     methods = {
         "Exact": sfp.Exact(),
         "Hutchinson": sfp.Hutchinson(),
@@ -160,8 +161,8 @@ def repeated() -> dict[str, sfp.MonteCarlo]:
     }
 
     @jax.jit
-    def all_of_them(keys: Array) -> dict[str, sfp.MonteCarlo]:
-        mean = lambda key, method: sfp.log_fpe_mean_square(potential, box, rule=rule, method=method, key=key)
+    def all_of_them(keys: Array) -> dict[str, sfp.Estimate]:
+        mean = lambda key, method: mean_square(LogResidual(potential, method), box, rule=rule, key=key)
         return {name: jax.vmap(lambda key, m=method: mean(key, m))(keys) for name, method in methods.items()}
 
     return all_of_them(keys)
@@ -171,7 +172,7 @@ def repeated() -> dict[str, sfp.MonteCarlo]:
 def test_draws_are_unbiased_and_know_their_error(method: str) -> None:
     """Against the quadrature; the standard error, squared, is the variance over repeats."""
     found = repeated()[method]
-    exact = sfp.log_fpe_mean_square(quadratic(1.3, -0.4, turn=0.5), cube(2), rule=sfp.GaussLegendre(6, 48))
+    exact = mean_square(LogResidual(quadratic(1.3, -0.4, turn=0.5)), cube(2), rule=GaussLegendre(6, 48))
     assert_mean(found.value, float(exact.value), resolution=0.03)
     # The variance of 2,000 values is known to some 4 percent.
     assert float(jnp.mean(found.error**2)) == pytest.approx(float(jnp.var(found.value)), rel=0.15)
@@ -189,7 +190,7 @@ def test_a_residual_that_grows_towards_t0() -> None:
     sde, size = sfp.OU(t0=1e-3, t1=10.0), 2
     grow = sfp.Potential(lambda t, x: jnp.log(t), sde)
     want = (1 / sde.t0 - 1 / sde.t1 - 2 * size * math.log(sde.t1 / sde.t0)) / (sde.t1 - sde.t0) + size**2
-    found = sfp.log_fpe_mean_square(grow, cube(size), key=jr.key(1))
+    found = mean_square(LogResidual(grow), cube(size), key=jr.key(1))
     assert abs(found.value - want) < 4 * found.error < 0.02 * want
 
 
@@ -206,10 +207,13 @@ class Normal(eqx.Module):
 
 def test_images_by_draws() -> None:
     """Any event shape; the score's residual by a random method, zero for the exact score and not for a wrong one."""
-    sde, box, rule = sfp.VP(t0=0.05), cube(2, 1, 2), sfp.UniformDraws(64)
+    sde, box, rule = sfp.VP(t0=0.05), cube(2, 1, 2), UniformDraws(64)
     right, wrong = (
-        sfp.score_fpe_mean_square(
-            sfp.Score(Normal(sde, jnp.asarray(eta)), sde), box, rule=rule, method=sfp.Ito(), key=jr.key(2)
+        mean_square(
+            ScoreResidual(sfp.Score(Normal(sde, jnp.asarray(eta)), sde), method=sfp.Ito()),
+            box,
+            rule=rule,
+            key=jr.key(2),
         )
         for eta in (0.0, 0.3)
     )
@@ -220,7 +224,7 @@ def test_images_by_draws() -> None:
 def test_batches_change_nothing() -> None:
     potential, box = quadratic(1.3, -0.4, size=1), cube(1)
     all_at_once, few = (
-        sfp.log_fpe_mean_square(potential, box, rule=sfp.UniformDraws(50), key=jr.key(3), batch_size=size)
+        mean_square(LogResidual(potential), box, rule=UniformDraws(50), key=jr.key(3), batch_size=size)
         for size in (1000, 7)
     )
     assert float(all_at_once.value) == pytest.approx(float(few.value), rel=1e-13)
@@ -234,9 +238,11 @@ def plain() -> sfp.Potential:
     return sfp.Potential(lambda t, x: -jnp.sum(x**2), sfp.OU())
 
 
-def log_mean(potential: Any = None, box: sfp.Box | None = None, **settings: Any) -> sfp.MonteCarlo:
-    potential = plain() if potential is None else potential
-    return sfp.log_fpe_mean_square(potential, cube(2) if box is None else box, **{"rule": COARSE, **settings})
+def log_mean(
+    potential: Any = None, box: sfp.Box | None = None, method: Any = sfp.Exact(), **settings: Any
+) -> sfp.Estimate:
+    residual = LogResidual(plain() if potential is None else potential, method)
+    return mean_square(residual, cube(2) if box is None else box, **{"rule": COARSE, **settings})
 
 
 @pytest.mark.quick
@@ -244,7 +250,7 @@ def log_mean(potential: Any = None, box: sfp.Box | None = None, **settings: Any)
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: sfp.log_fpe_mean_square(plain(), cube(2)), ValueError, "UniformDraws draws random points"),
+        (lambda: mean_square(LogResidual(plain()), cube(2)), ValueError, "UniformDraws draws random points"),
         (lambda: log_mean(method=sfp.Hutchinson()), ValueError, "key is None"),
         (lambda: log_mean(box=cube(4)), ValueError, "beyond three elements"),
         (lambda: log_mean(start=10.0), ValueError, "start is t1"),
@@ -254,12 +260,12 @@ def log_mean(potential: Any = None, box: sfp.Box | None = None, **settings: Any)
         (lambda: log_mean(standard(sfp.OU())), TypeError, "without a potential"),
         (lambda: log_mean(method=sfp.Sliced()), TypeError, "residual of a score"),
         (
-            lambda: sfp.score_fpe_mean_square(plain(), cube(2), rule=COARSE, method=sfp.Ito(), form="mixed"),
+            lambda: ScoreResidual(plain(), "mixed", sfp.Ito()),
             ValueError,
             "takes 'martingale'",
         ),
-        (lambda: sfp.UniformDraws(0), ValueError, "draws = 0"),
-        (lambda: sfp.GaussLegendre(1, 4), ValueError, "nodes = 1"),
+        (lambda: UniformDraws(0), ValueError, "draws = 0"),
+        (lambda: GaussLegendre(1, 4), ValueError, "nodes = 1"),
     ],
 )
 def test_errors(call: Callable[[], Any], error: type[Exception], match: str) -> None:

@@ -1,7 +1,7 @@
 """How times are drawn for an integral over time: a change of measure that no integrand sees."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,13 +11,11 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float, Int
 
-from ._checks import check_interval, checked, interval_within, require
-from ._module import AbstractModule
-from ._types import Key, Scalar, Times
-from .sde import AbstractLinearSDE
-
-End: TypeAlias = float | Scalar
-"""An end of an interval of times: a number, or a scalar that may be traced."""
+from .._checks import check_interval, checked, interval_within, require
+from .._module import AbstractModule
+from .._types import Key, Scalar, Times
+from ..sde import AbstractLinearSDE
+from .log_snr import End, log_snr_times
 
 
 class AbstractTimeSampler(AbstractModule):
@@ -138,8 +136,7 @@ class UniformLogSNR(AbstractTimeLaw):
     stratified: bool = eqx.field(default=True, static=True)
 
     def quantile(self, sde: AbstractLinearSDE, u: Times, start: End, stop: End) -> Float[Array, "*times"]:
-        first, last = sde.log_snr(start), sde.log_snr(stop)
-        return sde.time_of_log_snr(first + (last - first) * jnp.asarray(u))
+        return log_snr_times(sde, start, stop, jnp.asarray(u))
 
     def weight(self, sde: AbstractLinearSDE, t: Times, start: End, stop: End) -> Float[Array, "*times"]:
         return (sde.log_snr(start) - sde.log_snr(stop)) * sde.sigma(t) ** 2 / sde.g2(t)

@@ -1,4 +1,4 @@
-"""Monte-Carlo means over clean samples, with their standard errors."""
+"""Integrals over time and the diffused data, sample by sample."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -6,16 +6,14 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Int
 
 from .._batches import apart, in_batches
 from .._checks import require
-from .._monte_carlo import MonteCarlo, mean_of
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset, as_dataset
 from ..score import AbstractScore, conditioned, linear_sde
-from ..sde import Normal
-from ..time import AbstractTimeSampler, SoftTruncation, TimeInterval
+from .laws import AbstractTimeSampler, SoftTruncation, TimeInterval
 
 _T = TypeVar("_T")
 
@@ -27,21 +25,6 @@ def check_whole(time: AbstractTimeSampler) -> None:
         f"time is a {type(time).__name__}, which does not estimate the integral over the whole horizon that is needed "
         "here. Use a law of times, such as UniformLogSNR().",
     )
-
-
-def stratified_mean_of(t: Float[Array, " n"], values: Float[Array, " n"]) -> MonteCarlo:
-    r"""The mean of values at stratified times, and its standard error by successive differences,
-
-    $$ \mathrm{se}^2 = \frac{1}{2n(n-1)}\sum_i (y_{(i+1)} - y_{(i)})^2, $$
-
-    with $y_{(i)}$ in the order of their times. One draw a stratum has no variance of its own; that of two neighbours
-    stands for it. The mean that drifts from one to the next makes it a little too large, never too small.
-    """
-    count = values.size
-    if count < 2:
-        return mean_of(values)
-    steps = jnp.diff(values[jnp.argsort(t)])
-    return MonteCarlo(jnp.mean(values), jnp.sqrt(jnp.sum(steps**2) / (2.0 * count * (count - 1))))
 
 
 def unconditioned(xs: Dataset | ArrayLike, key: Key) -> Dataset:
@@ -116,19 +99,11 @@ def diffused_integral(
         noise = jr.normal(noise_key, (draws, *x0.shape), x0.dtype)
 
         def at(t: Scalar, noise: Event) -> _T:
-            return integrand(bound, t, sde.alpha(t) * x0 + sde.sigma(t) * noise, noise)
+            return integrand(bound, t, sde.diffuse(t, x0, noise), noise)
 
         return jax.tree.map(lambda values: jnp.mean(weight * values), jax.vmap(at)(t, noise))
 
     return in_batches(one, len(x), batch_size)
-
-
-def cross_entropy(prior: Normal, mean: Event, std: Scalar) -> Scalar:
-    r"""$-E[\log\pi(x)]$ for $x \sim \mathcal N(\text{mean}, \text{std}^2 I)$, in closed form: the prior of a linear SDE
-    is normal [K9].
-    """
-    scale = jnp.broadcast_to(jnp.asarray(prior.scale, mean.dtype), mean.shape)
-    return -prior.log_prob(mean) + 0.5 * jnp.sum((std / scale) ** 2)
 
 
 def uncontrolled(log_snr: Scalar) -> Scalar:

@@ -6,8 +6,8 @@ from typing import TypeAlias
 import jax.numpy as jnp
 import jax.random as jr
 
-from ._types import Event, Key, Scalar
-from .score import AbstractScore, linear_sde
+from .._types import Event, Key, Scalar
+from ..score import AbstractScore, linear_sde
 
 ReverseStep: TypeAlias = Callable[[AbstractScore, Scalar, Scalar, Event, Key], Event]
 """Called as `step(score, t, earlier, x, key)`, it returns the state at the earlier time."""

@@ -18,9 +18,9 @@ from helpers.terms import At, Seen
 from jaxtyping import Array
 
 import scorefp as sfp
+from scorefp.integrals import AbstractTimeLaw, AbstractTimeSampler
 from scorefp.objective import AbstractObjective, AbstractTerm, EDMWeighting
 from scorefp.sde import AbstractLinearSDE
-from scorefp.time import AbstractTimeLaw, AbstractTimeSampler
 
 pytestmark = pytest.mark.usefixtures("x64")
 

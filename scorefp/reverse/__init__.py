@@ -1,0 +1,17 @@
+"""The process run backwards: the probability-flow ODE, steps of the reverse SDE, and paths of it."""
+
+from .ode import (
+    Integrator as Integrator,
+    Solved as Solved,
+    flow_map as flow_map,
+)
+from .paths import (
+    reverse_path as reverse_path,
+)
+from .steps import (
+    ReverseStep as ReverseStep,
+    ancestral_step as ancestral_step,
+    euler_maruyama_step as euler_maruyama_step,
+    exponential_step as exponential_step,
+    heun_step as heun_step,
+)
