@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool
 
-from ._types import Time
+from ._types import Key, Time
 
 _T = TypeVar("_T")
 
@@ -101,7 +101,14 @@ def interval_within(start: float | None, stop: float | None, t0: float, t1: floa
     return first, last
 
 
-def needs_key(what: str, key: Any) -> None:
-    """Refuses a stochastic method without a random key."""
+def random_key(what: str, key: Key | None) -> Key:
+    """The random key of `what`, refused where there is none."""
     if key is None:
-        raise ValueError(f"key is None, but {what} draws random probes; pass key=jax.random.key(seed).")
+        raise ValueError(f"key is None, but {what} draws random numbers; pass key=jax.random.key(seed).")
+    return key
+
+
+def one_of(name: str, value: _T, allowed: tuple[_T, ...]) -> _T:
+    """`value`, an argument called `name`, refused unless it is one of the words that are allowed."""
+    require(value in allowed, f"{name} = {value!r}; it is {' or '.join(map(repr, allowed))}.")
+    return value

@@ -43,7 +43,7 @@ def curl(fn: Callable[[Event], Event], x: Event) -> Float[Array, "D D"]:
 
 
 def squared_curl(
-    fn: Callable[[Event], Event], x: Event, *, method: AbstractTrace = Exact(), key: Key | None = None
+    fn: Callable[[Event], Event], x: Event, *, trace: AbstractTrace = Exact(), key: Key | None = None
 ) -> Scalar:
     r"""The squared size of the curl, $\tfrac12\|J - J^\top\|_F^2 = E_v\big[\|Jv\|^2 - v^\top J J v\big]$ [C1].
 
@@ -52,7 +52,7 @@ def squared_curl(
     Args:
         fn: The vector field; it returns an array of the shape of `x`.
         x: One sample.
-        method: `Exact()` or `Hutchinson(samples, law)`; the latter is unbiased and may be negative.
+        trace: `Exact()` or `Hutchinson(samples, law)`; the latter is unbiased and may be negative.
         key: A random key, for `Hutchinson`.
 
     Returns:
@@ -68,11 +68,11 @@ def squared_curl(
         >>> round(float(squared_curl(lambda x: jnp.stack([-x[1], x[0]]), jnp.ones(2))), 5)
         4.0
     """
-    return value_and_squared_curl(fn, floating("x", x), method=method, key=key)[1]
+    return value_and_squared_curl(fn, floating("x", x), trace=trace, key=key)[1]
 
 
 def value_and_squared_curl(
-    fn: Callable[[Event], Event], x: Event, *, method: AbstractTrace = Exact(), key: Key | None = None
+    fn: Callable[[Event], Event], x: Event, *, trace: AbstractTrace = Exact(), key: Key | None = None
 ) -> tuple[Event, Scalar]:
     """The value of a vector field and the squared size of its curl, sharing one evaluation of the field.
 
@@ -91,4 +91,4 @@ def value_and_squared_curl(
         jv = push(v)
         return jnp.sum(jv * jv) - jnp.sum(v * push(jv))
 
-    return value, jnp.mean(jax.vmap(along)(method.probes(x, key)))
+    return value, jnp.mean(jax.vmap(along)(trace.probes(x, key)))

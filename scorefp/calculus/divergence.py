@@ -13,14 +13,14 @@ from .probes import AbstractTrace, Exact
 
 
 def divergence(
-    fn: Callable[[Event], Event], x: Event, *, method: AbstractTrace = Exact(), key: Key | None = None
+    fn: Callable[[Event], Event], x: Event, *, trace: AbstractTrace = Exact(), key: Key | None = None
 ) -> Scalar:
     r"""The divergence $\nabla\cdot f = \operatorname{tr} J = E_v[v^\top J v]$ of a vector field [F9].
 
     Args:
         fn: The vector field; it returns an array of the shape of `x`.
         x: One sample.
-        method: `Exact()` (`D` forward products) or `Hutchinson(samples, law)`.
+        trace: `Exact()` (`D` forward products) or `Hutchinson(samples, law)`.
         key: A random key, for `Hutchinson`.
 
     Returns:
@@ -36,12 +36,12 @@ def divergence(
         >>> float(divergence(lambda x: x * x.sum(), jnp.array([1.0, 2.0])))
         9.0
     """
-    _, div = value_and_divergence(fn, floating("x", x), method=method, key=key)
+    _, div = value_and_divergence(fn, floating("x", x), trace=trace, key=key)
     return div
 
 
 def value_and_divergence(
-    fn: Callable[[Event], Event], x: Event, *, method: AbstractTrace = Exact(), key: Key | None = None
+    fn: Callable[[Event], Event], x: Event, *, trace: AbstractTrace = Exact(), key: Key | None = None
 ) -> tuple[Event, Scalar]:
     """The value of a vector field and its divergence, sharing one evaluation of the field.
 
@@ -54,7 +54,7 @@ def value_and_divergence(
         >>> float(div)
         3.0
     """
-    probes = method.probes(x, key)
+    probes = trace.probes(x, key)
 
     def along(v: Event) -> tuple[Event, Scalar]:
         value, slope = jax.jvp(fn, (x,), (v,))
@@ -90,7 +90,7 @@ def laplacian(
     fn: Callable[[Event], Float[Array, "*out"]],
     x: Event,
     *,
-    method: AbstractTrace = Exact(),
+    trace: AbstractTrace = Exact(),
     key: Key | None = None,
 ) -> Float[Array, "*out"]:
     r"""The Laplacian $\Delta f = E_v\big[\tfrac{d^2}{de^2} f(x + e v)\big]$, of each component of `fn`.
@@ -100,7 +100,7 @@ def laplacian(
     Args:
         fn: A function of one sample with a value of any shape.
         x: One sample.
-        method: `Exact()` (`D` passes) or `Hutchinson(samples, law)`.
+        trace: `Exact()` (`D` passes) or `Hutchinson(samples, law)`.
         key: A random key, for `Hutchinson`.
 
     Returns:
@@ -121,4 +121,4 @@ def laplacian(
     def along(v: Event) -> Float[Array, "*out"]:
         return curve_derivatives(fn, x, v, jnp.zeros_like(x))[2]
 
-    return jnp.mean(jax.vmap(along)(method.probes(x, key)), axis=0)
+    return jnp.mean(jax.vmap(along)(trace.probes(x, key)), axis=0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import needs_key, require
+from .._checks import random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key
 
@@ -53,7 +53,7 @@ class Exact(AbstractTrace):
     Example:
         >>> import jax.numpy as jnp
         >>> from scorefp.calculus import Exact, divergence
-        >>> float(divergence(lambda x: x**2, jnp.array([1.0, 2.0]), method=Exact()))
+        >>> float(divergence(lambda x: x**2, jnp.array([1.0, 2.0]), trace=Exact()))
         6.0
     """
 
@@ -78,7 +78,7 @@ class Hutchinson(AbstractTrace):
         >>> import jax, jax.numpy as jnp
         >>> from scorefp.calculus import Hutchinson, divergence
         >>> key = jax.random.key(0)
-        >>> float(divergence(lambda x: x**2, jnp.array([1.0, 2.0]), method=Hutchinson(), key=key))
+        >>> float(divergence(lambda x: x**2, jnp.array([1.0, 2.0]), trace=Hutchinson(), key=key))
         6.0
     """
 
@@ -91,6 +91,4 @@ class Hutchinson(AbstractTrace):
         require(self.samples >= 1, f"samples = {self.samples}; Hutchinson needs at least one probe.")
 
     def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
-        needs_key("Hutchinson", key)
-        assert key is not None
-        return self.law.draw(key, (self.samples, *x.shape), x.dtype)
+        return self.law.draw(random_key("Hutchinson", key), (self.samples, *x.shape), x.dtype)

@@ -10,7 +10,7 @@ from .._describe import described
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, curl, squared_curl
 from ..dataset import Dataset
-from ..fokker_planck import Form, ResidualMethod, resolve
+from ..fokker_planck import AbstractResidualMethod, Form, ResidualMethod, resolve
 from ..score import AbstractScore, linear_sde
 from .ensemble import Ensemble
 from .measure import AbstractMeasure, Section, default_trace
@@ -67,15 +67,14 @@ class ResidualCurve(AbstractMeasure):
 
     def __check_init__(self) -> None:
         if self.method is not None:
-            resolve(self.method, self.form)
+            self._method(0)
 
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         t, values = self.ensemble.evaluate(self._at, score, data, key=key)
         plain, free = values["square"], values["scale_free_square"]
         unit, size = "1/(length·time)", data.size
         method = self._method(size)
-        random = resolve(method, self.form)[0].random
-        if random:
+        if method.random:
             points = plain.mean(axis=0)
             number = root_mean_number(points, unit, "r_FP, (1/D) root of mean square over the grid", scale=1 / size)
             label = r"$r_\mathrm{FP} = \frac{1}{D}(E\,\Vert\varepsilon\Vert^2)^{1/2}$"
@@ -88,8 +87,9 @@ class ResidualCurve(AbstractMeasure):
         free = free / size
         scale_free = root_mean_number(free.mean(axis=0), "1", "r_FP scale-free, root mean square over the grid")
         label = r"$(\frac{1}{D}E\,\Vert\sigma^3 g^{-2}\varepsilon\Vert^2)^{1/2}$"
-        notes = [taken(self.ensemble, data, f"{described(method)}, {resolve(method, self.form)[1]} form")]
-        if random:
+        given = default_trace(size) if self.method is None else self.method
+        notes = [taken(self.ensemble, data, f"{described(given)}, {method.form} form")]
+        if method.random:
             notes.append("r_FP is the root of an unbiased mean square, an upper bound of the mean norm over D.")
         return Section(
             "residual",
@@ -99,12 +99,11 @@ class ResidualCurve(AbstractMeasure):
             {"r_FP": points, "r_FP_scale_free": free.mean(axis=0)},
         )
 
-    def _method(self, size: int) -> ResidualMethod:
-        return default_trace(size) if self.method is None else self.method
+    def _method(self, size: int) -> AbstractResidualMethod:
+        return resolve(default_trace(size) if self.method is None else self.method, self.form)
 
     def _at(self, score: AbstractScore, t: Scalar, x: Event, noise: Event, key: Key) -> dict[str, Scalar]:
-        method, form = resolve(self._method(x.size), self.form)
-        square = method.squared_norm(score, t, x, form, key)[1]
+        square = self._method(x.size).squared_norm(score, t, x, key)[1]
         sde = linear_sde(score)
         return {"square": square, "scale_free_square": (sde.sigma(t) ** 3 / sde.g2(t)) ** 2 * square}
 
@@ -237,7 +236,7 @@ class CurlCurve(AbstractMeasure):
             # The difference of entries, whose square is zero to the square of round-off for a gradient.
             square = 0.5 * jnp.sum(curl(field, x) ** 2)
         else:
-            square = squared_curl(field, x, method=trace, key=key)
+            square = squared_curl(field, x, trace=trace, key=key)
         return {"square": square, "scale_free_square": linear_sde(score).sigma(t) ** 4 * square}
 
 

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import needs_key, require
+from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
 from ..score import AbstractPotential, AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE, AbstractSDE
-from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, two_probe_square
+from .method import AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
 from .operator import advection_divergence
 
 
-class Ito(AbstractResidualMethod, AbstractLogResidualMethod):
+class Ito(AbstractTwoProbeMethod, AbstractLogResidualMethod):
     r"""The martingale residual in one second-order forward pass a probe [F6]. No reverse pass over `x`.
 
     Along $x(e) = x + e\,\tfrac{g}{\sqrt2}\,v + \tfrac12 e^2 (g^2 s - f)$, $t(e) = t - \tfrac12 e^2$, the curve whose
@@ -46,13 +46,13 @@ class Ito(AbstractResidualMethod, AbstractLogResidualMethod):
 
     probes: AbstractTrace = Hutchinson()
 
-    forms: ClassVar[tuple[Form, ...]] = ("martingale",)
+    form: ClassVar[Form] = "martingale"
 
     @property
     def random(self) -> bool:
         return self.probes.random
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
         sde = linear_sde(score)
         speed = jnp.sqrt(0.5 * sde.g2(t))
         still, one = jnp.zeros_like(t), jnp.ones_like(t)
@@ -67,14 +67,6 @@ class Ito(AbstractResidualMethod, AbstractLogResidualMethod):
 
         s, bends = jax.vmap(bend, out_axes=(None, 0))(self.probes.probes(x, key))
         return s, sde.rate(t) * s - jnp.mean(bends, axis=0)
-
-    def squared_norm(
-        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
-    ) -> tuple[Event, Scalar]:
-        if key is None or not self.random:
-            s, residual = self.residual(score, t, x, form, key)
-            return s, jnp.sum(residual**2)
-        return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
 
     def log_residual(
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
@@ -92,7 +84,7 @@ class Ito(AbstractResidualMethod, AbstractLogResidualMethod):
         return s, advection_divergence(sde, t, x) - jnp.mean(bends)
 
 
-class Antithetic(AbstractResidualMethod, AbstractLogResidualMethod):
+class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
     r"""The martingale residual by two more evaluations of the score and no derivative [F7]:
 
     $$ \begin{gathered}
@@ -132,7 +124,7 @@ class Antithetic(AbstractResidualMethod, AbstractLogResidualMethod):
     samples: int = 1
     law: AbstractLaw = Rademacher()
 
-    forms: ClassVar[tuple[Form, ...]] = ("martingale",)
+    form: ClassVar[Form] = "martingale"
 
     def __check_init__(self) -> None:
         require(self.step > 0, f"step = {self.step}; it is a positive share of the local time scale.")
@@ -142,9 +134,8 @@ class Antithetic(AbstractResidualMethod, AbstractLogResidualMethod):
     def random(self) -> bool:
         return True
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
-        needs_key("Antithetic", key)
-        assert key is not None
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
+        key = random_key("Antithetic", key)
         sde = linear_sde(score)
         s = score(t, x)
         g2 = sde.g2(t)
@@ -161,18 +152,10 @@ class Antithetic(AbstractResidualMethod, AbstractLogResidualMethod):
         bends = jnp.mean(jax.vmap(bend)(self.law.draw(key, (self.samples, *x.shape), x.dtype)), axis=0)
         return s, sde.rate(t) * s - _curvature(bends, dt)
 
-    def squared_norm(
-        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
-    ) -> tuple[Event, Scalar]:
-        needs_key("Antithetic", key)
-        assert key is not None
-        return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
-
     def log_residual(
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
     ) -> tuple[Event | None, Scalar]:
-        needs_key("Antithetic", key)
-        assert key is not None
+        key = random_key("Antithetic", key)
         sde = potential.sde
         value, _, s = potential.derivatives(t, x)
         scale = sde.sigma(t) ** 2 / sde.g2(t) if isinstance(sde, AbstractLinearSDE) else sde.t1 - sde.t0

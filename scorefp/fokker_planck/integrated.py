@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import floating, needs_key, require, same_shape, scalar_time, time_within
+from .._checks import floating, random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import Exact, value_and_divergence
@@ -62,12 +62,12 @@ def integrated_residual(
     """
     x = floating("x", x)
     start, t = _limits(score.sde, start, t, x)
-    taken, form = resolve(method, "gradient")
+    taken = resolve(method, "gradient")
     if taken.random:
-        needs_key(type(method).__name__, key)
+        random_key(type(method).__name__, key)
     times, weights = time_quadrature(score.sde, start, t, nodes)
     keys = None if key is None else jax.random.split(key, nodes)
-    residuals = jax.vmap(lambda tau, key: taken.residual(score, tau, x, form, key)[1])(times, keys)
+    residuals = jax.vmap(lambda tau, key: taken.residual(score, tau, x, key)[1])(times, keys)
     return jnp.tensordot(weights, residuals, axes=1)
 
 

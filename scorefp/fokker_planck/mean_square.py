@@ -5,17 +5,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
-from .._checks import checked, needs_key, require, same_shape, scalar_time, time_within
+from .._checks import checked, random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, require_smooth
 from ..integrals import AbstractDomainRule, Box, Estimate, UniformDraws
 from ..score import AbstractPotential, AbstractScore, require_potential
 from ..sde import AbstractSDE
-from .method import Form
+from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, unbiased_square
 from .residual import LogResidualMethod, ResidualMethod, fpe_residual, resolve, resolve_log
 
 
@@ -63,10 +62,8 @@ class DensityResidual(AbstractResidual):
         return
 
     def square(self, t: Scalar, x: Event, key: Key | None) -> Scalar:
-        estimate = lambda k: fpe_residual(self.density, t, x, sde=self.sde, method=self.trace, key=k)
-        if key is None or not self.random:
-            return estimate(key) ** 2
-        return jnp.prod(jax.vmap(estimate)(jax.random.split(key)))
+        estimate = lambda k: fpe_residual(self.density, t, x, sde=self.sde, trace=self.trace, key=k)
+        return unbiased_square(lambda k: (None, estimate(k)), self.random, key)[1]
 
 
 class LogResidual(AbstractResidual):
@@ -89,19 +86,24 @@ class LogResidual(AbstractResidual):
         resolve_log(self.method)
 
     @property
+    def taken(self) -> AbstractLogResidualMethod:
+        """The method that `method` stands for."""
+        return resolve_log(self.method)
+
+    @property
     def sde(self) -> AbstractSDE:
         return self.potential.sde
 
     @property
     def random(self) -> bool:
-        return resolve_log(self.method).random
+        return self.taken.random
 
     def check(self, t: Scalar, x: Event) -> None:
         _check_shape(self.potential, x)
         require_smooth("potential", self.potential.potential, t, x)
 
     def square(self, t: Scalar, x: Event, key: Key | None) -> Scalar:
-        return resolve_log(self.method).log_square(self.potential, t, x, key)[1]
+        return self.taken.log_square(self.potential, t, x, key)[1]
 
 
 class ScoreResidual(AbstractResidual):
@@ -125,19 +127,23 @@ class ScoreResidual(AbstractResidual):
         resolve(self.method, self.form)
 
     @property
+    def taken(self) -> AbstractResidualMethod:
+        """The method that `method` and `form` stand for."""
+        return resolve(self.method, self.form)
+
+    @property
     def sde(self) -> AbstractSDE:
         return self.score.sde
 
     @property
     def random(self) -> bool:
-        return resolve(self.method, self.form)[0].random
+        return self.taken.random
 
     def check(self, t: Scalar, x: Event) -> None:
         _check_shape(self.score, x)
 
     def square(self, t: Scalar, x: Event, key: Key | None) -> Scalar:
-        taken, form = resolve(self.method, self.form)
-        return taken.squared_norm(self.score, t, x, form, key)[1]
+        return self.taken.squared_norm(self.score, t, x, key)[1]
 
 
 def mean_square(
@@ -197,7 +203,7 @@ def mean_square(
         "rule=GaussLegendre().",
     )
     if residual.random:
-        needs_key("method", key)
+        random_key("method", key)
     residual.check(first, box.lower)
     return _mean_square(residual, first, box, rule, key, batch_size)
 

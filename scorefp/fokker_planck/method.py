@@ -1,9 +1,10 @@
-"""What a way to take a residual has: an estimate and an unbiased square; for the score also its forms."""
+"""Ways to take a residual: an estimate of it and an unbiased square; that of a score also has a form."""
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -16,16 +17,20 @@ from ..score import AbstractPotential, AbstractScore
 _S = TypeVar("_S")
 
 Form: TypeAlias = Literal["gradient", "martingale", "mixed"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 class AbstractResidualMethod(AbstractModule):
-    """A way to take the residual; `forms` lists what it can take, its own first.
+    """A way to take the residual of the score Fokker–Planck equation, in the form `form`.
 
     Its methods return the score at `(t, x)` too, from the evaluation that gave the residual: a training step that
     takes the score from there evaluates and differentiates the network once.
     """
 
-    forms: ClassVar[tuple[Form, ...]]
+    if TYPE_CHECKING:
+        form: ClassVar[Form]
+    else:
+        form: eqx.AbstractVar[Form]
 
     @property
     @abstractmethod
@@ -33,14 +38,19 @@ class AbstractResidualMethod(AbstractModule):
         """Whether it draws probes, and so needs a key."""
 
     @abstractmethod
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
         """The score, and the residual or an unbiased estimate of it."""
 
     @abstractmethod
-    def squared_norm(
-        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
-    ) -> tuple[Event, Scalar]:
+    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Scalar]:
         r"""The score, and $\|\varepsilon\|^2$ or an unbiased estimate of it, which may be negative [F9]."""
+
+
+class AbstractTwoProbeMethod(AbstractResidualMethod):
+    """A way to take the residual whose square is that of two independent estimates, where it is random."""
+
+    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Scalar]:
+        return unbiased_square(lambda k: self.residual(score, t, x, k), self.random, key)
 
 
 class AbstractLogResidualMethod(AbstractModule):
@@ -61,18 +71,20 @@ class AbstractLogResidualMethod(AbstractModule):
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
     ) -> tuple[Event | None, Scalar]:
         """The score, and the square of the residual from two independent estimates where it is random [F16]."""
-        if key is None or not self.random:
-            s, residual = self.log_residual(potential, t, x, key)
-            return s, residual**2
-        return two_probe_square(lambda k: self.log_residual(potential, t, x, k), key)
+        return unbiased_square(lambda k: self.log_residual(potential, t, x, k), self.random, key)
 
 
-def two_probe_square(estimate: Callable[[Key], tuple[_S, Array]], key: Key) -> tuple[_S, Scalar]:
-    r"""The score, and the product $\langle\hat\varepsilon_1, \hat\varepsilon_2\rangle$ of two independent
-    estimates [F9].
+def unbiased_square(
+    estimate: Callable[[Key | None], tuple[_S, Array]], random: bool, key: Key | None
+) -> tuple[_S, Scalar]:
+    r"""The score, and the squared norm of an estimate: where it is random, the product
+    $\langle\hat\varepsilon_1, \hat\varepsilon_2\rangle$ of two independent ones [F9].
 
-    It is unbiased for $\|\varepsilon\|^2$, where $E\|\hat\varepsilon\|^2 = \|\varepsilon\|^2 + \mathrm{Var}$ is not.
+    That is unbiased for $\|\varepsilon\|^2$, where $E\|\hat\varepsilon\|^2 = \|\varepsilon\|^2 + \mathrm{Var}$ is not.
     What does not depend on the probe is computed once.
     """
+    if key is None or not random:
+        s, value = estimate(key)
+        return s, jnp.sum(value**2)
     s, (first, second) = jax.vmap(estimate, out_axes=(None, 0))(jr.split(key))
     return s, jnp.sum(first * second)

@@ -11,7 +11,7 @@ from ..sde import AbstractLinearSDE, AbstractSDE
 
 
 def fpe_operator(
-    score: AbstractScore, t: Time, x: Event, *, method: AbstractTrace = Exact(), key: Key | None = None
+    score: AbstractScore, t: Time, x: Event, *, trace: AbstractTrace = Exact(), key: Key | None = None
 ) -> Scalar:
     r"""The operator $L[s]$ with $\partial_t \log q = L[\nabla\log q]$ for every solution of the Fokker–Planck equation
     [F2] (Lai 2023, Eq. 7), taken from the velocity $u$ of the probability-flow ODE [F0]:
@@ -24,7 +24,7 @@ def fpe_operator(
         score: A score on any SDE.
         t: The time, in `[t0, t1]`.
         x: One sample.
-        method: `Exact()` or `Hutchinson(samples, law)`, for the divergence.
+        trace: `Exact()` or `Hutchinson(samples, law)`, for the divergence.
         key: A random key, for `Hutchinson`.
 
     Returns:
@@ -42,7 +42,7 @@ def fpe_operator(
     """
     x = floating("x", x)
     t = time_within(scalar_time(t, x), score.sde.t0, score.sde.t1)
-    return value_and_operator(score, t, x, method, key)[1]
+    return value_and_operator(score, t, x, trace, key)[1]
 
 
 def value_and_operator(

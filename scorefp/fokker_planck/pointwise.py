@@ -1,19 +1,19 @@
 """The residual term by term, each derivative taken where it stands."""
 
-from typing import ClassVar
-
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import one_of
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, FiniteDifference, time_derivative
 from ..score import AbstractPotential, AbstractScore, linear_sde
-from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, two_probe_square
+from .method import FORMS, AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
 from .operator import operator_along
 
 
-class Pointwise(AbstractResidualMethod, AbstractLogResidualMethod):
-    r"""The residual in the form asked for, with the traces by `trace` and $\partial_t$ by `time`.
+class Pointwise(AbstractTwoProbeMethod, AbstractLogResidualMethod):
+    r"""The residual in one of its forms, with the traces by `trace` and $\partial_t$ by `time`.
 
     `Exact()`, `Hutchinson(…)` and `FiniteDifference(…)` as residual methods stand for this class. The forms differ in
     where they put a transpose of the Jacobian $J$ [F4], [F5] (Lai 2023, Eq. 9; Daras 2023, Eq. 10; Deveney 2023,
@@ -36,26 +36,21 @@ class Pointwise(AbstractResidualMethod, AbstractLogResidualMethod):
     trace: AbstractTrace = Exact()
     time: Exact | FiniteDifference = Exact()
 
-    forms: ClassVar[tuple[Form, ...]] = ("gradient", "martingale", "mixed")
+    form: Form = eqx.field(default="gradient", static=True)
+
+    def __check_init__(self) -> None:
+        one_of("form", self.form, FORMS)
 
     @property
     def random(self) -> bool:
         return self.trace.random
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
         def along(v: Event) -> tuple[Event, Event]:
-            return self._along(score, t, x, v, form)
+            return self._along(score, t, x, v)
 
         s, residuals = jax.vmap(along, out_axes=(None, 0))(self.trace.probes(x, key))
         return s, jnp.mean(residuals, axis=0)
-
-    def squared_norm(
-        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
-    ) -> tuple[Event, Scalar]:
-        if key is None or not self.random:
-            s, residual = self.residual(score, t, x, form, key)
-            return s, jnp.sum(residual**2)
-        return two_probe_square(lambda k: self.residual(score, t, x, form, k), key)
 
     def log_residual(
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
@@ -73,7 +68,7 @@ class Pointwise(AbstractResidualMethod, AbstractLogResidualMethod):
             slope = time_derivative(potential.potential, t, x, method=self.time, horizon=horizon)
         return s, slope - jnp.mean(operators)
 
-    def _along(self, score: AbstractScore, t: Scalar, x: Event, v: Event, form: Form) -> tuple[Event, Event]:
+    def _along(self, score: AbstractScore, t: Scalar, x: Event, v: Event) -> tuple[Event, Event]:
         """The score and the residual for one probe: all of it from one linearisation of `(s, J v)`."""
 
         def tangent(t: Scalar, x: Event) -> tuple[Event, Event]:
@@ -90,12 +85,12 @@ class Pointwise(AbstractResidualMethod, AbstractLogResidualMethod):
             slope = time_derivative(score, t, x, method=self.time, horizon=horizon)
             return slope + push(jnp.zeros_like(t), dx)[0]
 
-        if form == "gradient":
+        if self.form == "gradient":
             # The gradient of L(x, s(x), J(x) v) by the chain rule.
             grad_x, *cotangents = jax.grad(operator_along, argnums=(2, 4, 5))(score.sde, t, x, v, s, jv)
             return s, material(jnp.zeros_like(x)) - grad_x - pull(tuple(cotangents))[1]
         sde = linear_sde(score)
         # f = a(t) x is linear: (∇f)ᵀ s = a s and ∇(∇·f) = 0.
         transported = material(sde.reverse_drift(t, x, s)) + sde.rate(t) * s
-        spread = push(jnp.zeros_like(t), v)[1] if form == "martingale" else pull((jnp.zeros_like(s), v))[1]
+        spread = push(jnp.zeros_like(t), v)[1] if self.form == "martingale" else pull((jnp.zeros_like(s), v))[1]
         return s, transported - 0.5 * sde.g2(t) * spread

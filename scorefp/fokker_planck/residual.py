@@ -1,18 +1,22 @@
 """Residuals of the three Fokker–Planck equations: score, log-density and density."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from .._checks import checked, floating, needs_key, scalar_time, time_within
+from .._checks import checked, floating, one_of, random_key, require, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence, require_smooth
 from ..score import AbstractPotential, AbstractScore, require_potential
 from ..sde import AbstractSDE
 from .curve import Antithetic
-from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form
+from .method import FORMS, AbstractLogResidualMethod, AbstractResidualMethod, Form
 from .pointwise import Pointwise
+
+_M = TypeVar("_M", bound=AbstractResidualMethod | AbstractLogResidualMethod)
 
 ResidualMethod = AbstractResidualMethod | Exact | Hutchinson | FiniteDifference
 """What `score_fpe_residual` takes as `method`."""
@@ -74,39 +78,41 @@ def score_fpe_residual(
     """
     x = floating("x", x)
     t = time_within(scalar_time(t, x), score.sde.t0, score.sde.t1)
-    taken, form = resolve(method, form)
+    taken = resolve(method, form)
     if taken.random:
-        needs_key(type(method).__name__, key)
-    return taken.residual(score, _with_room(taken, t, score.sde), x, form, key)[1]
+        random_key(type(method).__name__, key)
+    return taken.residual(score, _with_room(taken, t, score.sde), x, key)[1]
 
 
-def resolve(method: ResidualMethod, form: Form | None) -> tuple[AbstractResidualMethod, Form]:
-    """The residual method that a value stands for, and the form it takes; a pair that does not exist is an error."""
-    if isinstance(method, FiniteDifference):
-        taken: AbstractResidualMethod = Pointwise(method.trace, method)
-    elif isinstance(method, AbstractTrace):
-        taken = Pointwise(method)
-    else:
-        taken = method
+def resolve(method: ResidualMethod, form: Form | None = None) -> AbstractResidualMethod:
+    """The residual method that a value stands for, in a form; the method's own when `None`.
+
+    Raises:
+        ValueError: if the method does not have the form.
+    """
+    taken = _pointwise(method)
     if form is None:
-        return taken, taken.forms[0]
-    if form not in taken.forms:
-        raise ValueError(
-            f"form = {form!r} with method = {type(method).__name__}(…), which takes "
-            f"{' or '.join(map(repr, taken.forms))}. "
-            'Exact() and Hutchinson() take the forms "gradient", "martingale" and "mixed".'
-        )
-    return taken, form
+        return taken
+    one_of("form", form, FORMS)
+    if isinstance(taken, Pointwise):
+        return dataclasses.replace(taken, form=form)
+    require(
+        form == taken.form,
+        f"form = {form!r} with method = {type(method).__name__}(…), which takes {taken.form!r}. "
+        'Exact() and Hutchinson() take the forms "gradient", "martingale" and "mixed".',
+    )
+    return taken
 
 
 def resolve_log(method: LogResidualMethod | AbstractResidualMethod) -> AbstractLogResidualMethod:
-    """The method for a potential that a value stands for."""
-    if isinstance(method, FiniteDifference):
-        return Pointwise(method.trace, method)
-    if isinstance(method, AbstractTrace):
-        return Pointwise(method)
-    if isinstance(method, AbstractLogResidualMethod):
-        return method
+    """The method for a potential that a value stands for.
+
+    Raises:
+        TypeError: if the method takes the residual of a score alone.
+    """
+    taken = _pointwise(method)
+    if isinstance(taken, AbstractLogResidualMethod):
+        return taken
     raise TypeError(
         f"method = {type(method).__name__}(…), which takes the residual of a score. That of a potential takes Exact(), "
         "Hutchinson(), Ito(), Antithetic(), Smoothed() or FiniteDifference()."
@@ -165,7 +171,7 @@ def log_fpe_residual(
     t = time_within(scalar_time(t, x), potential.sde.t0, potential.sde.t1)
     taken = resolve_log(method)
     if taken.random:
-        needs_key(type(method).__name__, key)
+        random_key(type(method).__name__, key)
     require_smooth("potential", potential.potential, t, x)
     return taken.log_residual(potential, _with_room(taken, t, potential.sde), x, key)[1]
 
@@ -176,7 +182,7 @@ def fpe_residual(
     x: Event,
     *,
     sde: AbstractSDE,
-    method: AbstractTrace = Exact(),
+    trace: AbstractTrace = Exact(),
     key: Key | None = None,
 ) -> Scalar:
     r"""The residual of the Fokker–Planck equation of a density model [F1] (Deveney 2023, Eq. 18),
@@ -191,7 +197,7 @@ def fpe_residual(
         t: The time, in `[t0, t1]`.
         x: One sample.
         sde: The forward process.
-        method: `Exact()` or `Hutchinson(samples, law)`, for the divergence of the flux.
+        trace: `Exact()` or `Hutchinson(samples, law)`, for the divergence of the flux.
         key: A random key, for `Hutchinson`.
 
     Returns:
@@ -217,7 +223,14 @@ def fpe_residual(
         return p * advected - 0.5 * sde.covariance(t, y, slope)
 
     _, slope = jax.jvp(lambda t: density(t, x), (t,), (jnp.ones_like(t),))
-    return slope + divergence(flux, x, method=method, key=key)
+    return slope + divergence(flux, x, trace=trace, key=key)
+
+
+def _pointwise(method: _M | Exact | Hutchinson | FiniteDifference) -> _M | Pointwise:
+    """The method, `Pointwise` where a value stands for it."""
+    if isinstance(method, FiniteDifference):
+        return Pointwise(method.trace, method)
+    return Pointwise(method) if isinstance(method, AbstractTrace) else method
 
 
 def _with_room(method: AbstractResidualMethod | AbstractLogResidualMethod, t: Scalar, sde: AbstractSDE) -> Scalar:

@@ -5,8 +5,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Array, Float
 
-from .._checks import needs_key, require
+from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, AbstractTrace, Exact, Rademacher, time_derivative
 from ..score import AbstractScore
@@ -43,7 +44,7 @@ class Sliced(AbstractResidualMethod):
     law: AbstractLaw = Rademacher()
     trace: AbstractTrace = Exact()
 
-    forms: ClassVar[tuple[Form, ...]] = ("gradient",)
+    form: ClassVar[Form] = "gradient"
 
     def __check_init__(self) -> None:
         require(self.samples >= 1, f"samples = {self.samples}; at least one direction is needed.")
@@ -52,21 +53,13 @@ class Sliced(AbstractResidualMethod):
     def random(self) -> bool:
         return True
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None) -> tuple[Event, Event]:
-        needs_key("Sliced", key)
-        assert key is not None
-        direction_key, trace_key = jr.split(key)
-        directions = self.law.draw(direction_key, (self.samples, *x.shape), x.dtype)
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
+        directions, trace_key = self._directions(x, key)
         s, shares = jax.vmap(lambda v: self._share(score, t, x, v, trace_key), out_axes=(None, 0))(directions)
         return s, jnp.mean(jax.vmap(jnp.multiply)(shares, directions), axis=0)
 
-    def squared_norm(
-        self, score: AbstractScore, t: Scalar, x: Event, form: Form, key: Key | None
-    ) -> tuple[Event, Scalar]:
-        needs_key("Sliced", key)
-        assert key is not None
-        direction_key, trace_key = jr.split(key)
-        directions = self.law.draw(direction_key, (self.samples, *x.shape), x.dtype)
+    def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Scalar]:
+        directions, trace_key = self._directions(x, key)
 
         def square(v: Event) -> tuple[Event, Scalar]:
             # A random trace is drawn twice in one direction: its own variance would bias the square.
@@ -76,6 +69,11 @@ class Sliced(AbstractResidualMethod):
 
         s, squares = jax.vmap(square, out_axes=(None, 0))(directions)
         return s, jnp.mean(squares)
+
+    def _directions(self, x: Event, key: Key | None) -> tuple[Float[Array, "directions *event"], Key]:
+        """The directions, and a key for the traces."""
+        direction_key, trace_key = jr.split(random_key("Sliced", key))
+        return self.law.draw(direction_key, (self.samples, *x.shape), x.dtype), trace_key
 
     def _share(self, score: AbstractScore, t: Scalar, x: Event, v: Event, key: Key) -> tuple[Event, Scalar]:
         """The score, and the component of the residual along `v`."""

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from .._checks import needs_key, require
+from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, Rademacher
 from ..score import AbstractPotential
@@ -57,8 +57,7 @@ class Smoothed(AbstractLogResidualMethod):
     def log_residual(
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
     ) -> tuple[Event | None, Scalar]:
-        needs_key("Smoothed", key)
-        assert key is not None
+        key = random_key("Smoothed", key)
         sde = potential.sde
         width = self.width * sde.sigma(t) if isinstance(sde, AbstractLinearSDE) else jnp.asarray(self.width, x.dtype)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import floating, needs_key, require
+from .._checks import floating, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import Exact, Hutchinson
@@ -62,7 +62,7 @@ def residual_suprema(
     key: Key,
     times: int = 16,
     nodes: int = 32,
-    method: Exact | Hutchinson = Exact(),
+    trace: Exact | Hutchinson = Exact(),
     density: AbstractPotential | None = None,
     batch_size: int = 32,
 ) -> ResidualSuprema:
@@ -82,7 +82,7 @@ def residual_suprema(
         key: A random key.
         times: The number of times $t$, even in log-SNR from `t0` to `t1`.
         nodes: The number of Gauss–Legendre nodes of each integral, in log-SNR.
-        method: `Exact()`, or `Hutchinson(samples, law)`: then $M$ and $\tilde M$ come from two independent estimates,
+        trace: `Exact()`, or `Hutchinson(samples, law)`: then $M$ and $\tilde M$ come from two independent estimates,
             without bias, and $m$ is biased upwards by the variance of $L$.
         density: The exact normalised potential $\log q_\tau$, for $\tilde M$.
         batch_size: How many samples are taken at once, which bounds the memory.
@@ -111,8 +111,8 @@ def residual_suprema(
     require(times >= 1, f"times = {times}; a curve has at least one time.")
     require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
-    needs_key("residual_suprema", key)
-    return _suprema(score, xs, key, times, nodes, method, density, batch_size)
+    random_key("residual_suprema", key)
+    return _suprema(score, xs, key, times, nodes, trace, density, batch_size)
 
 
 @eqx.filter_jit
@@ -122,13 +122,13 @@ def _suprema(
     key: Key,
     times: int,
     nodes: int,
-    method: Exact | Hutchinson,
+    trace: Exact | Hutchinson,
     density: AbstractPotential | None,
     batch_size: int,
 ) -> ResidualSuprema:
     sde = linear_sde(score)
     grid = _even_times(sde, times, xs)
-    taken, form = resolve(method, "gradient")
+    method = resolve(trace, "gradient")
 
     def at(t: Scalar, x0: Event, key: Key) -> tuple[Scalar, Scalar, Scalar]:
         """The three integrals over time, of one sample diffused to `t`."""
@@ -139,8 +139,8 @@ def _suprema(
 
         def rates(tau: Scalar, key: Key) -> tuple[Scalar, Scalar, Scalar]:
             square_key, operator_key = jr.split(key)
-            square = taken.squared_norm(score, tau, x, form, square_key)[1]
-            operator = value_and_operator(score, tau, x, method, operator_key)[1]
+            square = method.squared_norm(score, tau, x, square_key)[1]
+            operator = value_and_operator(score, tau, x, trace, operator_key)[1]
             weight = 0.0 if density is None else jnp.exp(density.potential(tau, x))
             return square, jnp.abs(operator), weight * square
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import finite, floating, needs_key, require
+from .._checks import finite, floating, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
@@ -172,7 +172,7 @@ def evaluate_bound(
         )
         sde = dataclasses.replace(sde, t0=start)
     if form == "sm" and trace.random:
-        needs_key(type(trace).__name__, key)
+        random_key(type(trace).__name__, key)
     return _evaluate(score, sde, x, key, form, draws, time, truncation, trace)
 
 
@@ -254,5 +254,5 @@ def _denoising(score: Event, std: Scalar, noise: Event) -> Scalar:
 
 def _implicit(score: AbstractScore, t: Scalar, x: Event, std: Scalar, trace: AbstractTrace, key: Key) -> Scalar:
     r"""$\tfrac12\tau^2(\|s\|^2 + 2\,\nabla\cdot s)$."""
-    value, div = value_and_divergence(lambda y: score(t, y), x, method=trace, key=key)
+    value, div = value_and_divergence(lambda y: score(t, y), x, trace=trace, key=key)
     return std**2 * (0.5 * jnp.sum(value**2) + div)

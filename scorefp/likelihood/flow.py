@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from .._checks import finite, floating, needs_key, require, scalar_time, time_within
+from .._checks import finite, floating, random_key, require, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Flag, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
@@ -177,7 +177,7 @@ def batch_log_likelihood(
 def _checked_sample(name: str, x: Array, trace: AbstractTrace, key: Key | None) -> Array:
     x = finite(name, floating(name, x))
     if trace.random:
-        needs_key(type(trace).__name__, key)
+        random_key(type(trace).__name__, key)
     return x
 
 

@@ -54,7 +54,7 @@ class JacobianSize(AbstractTerm):
     E_v\|Jv\|^2$ [F17].
 
     Args:
-        method: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
+        trace: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
         weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on.
 
@@ -70,13 +70,13 @@ class JacobianSize(AbstractTerm):
         12.0
     """
 
-    method: AbstractTrace = Hutchinson()
+    trace: AbstractTrace = Hutchinson()
     weighting: Weighting = scale_free_jacobian_weighting
     fraction: float = 1.0
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
-        value, products = value_and_products(lambda y: score(t, y), x, self.method.probes(x, key))
+        value, products = value_and_products(lambda y: score(t, y), x, self.trace.probes(x, key))
         return value, jnp.sum(products**2) / len(products)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:

@@ -15,7 +15,7 @@ class ZeroCurl(AbstractTerm):
 
     Args:
         weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
-        method: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
+        trace: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
         fraction: The share of the batch it is evaluated on.
 
     Raises:
@@ -29,12 +29,12 @@ class ZeroCurl(AbstractTerm):
     """
 
     weighting: Weighting = unit_weighting
-    method: AbstractTrace = Hutchinson()
+    trace: AbstractTrace = Hutchinson()
     fraction: float = 1.0
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t = perturbed.t
-        return value_and_squared_curl(lambda y: score(t, y), perturbed.x, method=self.method, key=key)
+        return value_and_squared_curl(lambda y: score(t, y), perturbed.x, trace=self.trace, key=key)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         return self.weighting(sde, perturbed.t) ** 2 * observed

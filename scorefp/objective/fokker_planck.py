@@ -76,10 +76,10 @@ class ScoreFPE(AbstractTerm):
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
-        method, form = resolve(self.method, self.form)
+        method = resolve(self.method, self.form)
         if self.unbiased:
-            return method.squared_norm(score, t, x, form, key)
-        s, residual = method.residual(score, t, x, form, key)
+            return method.squared_norm(score, t, x, key)
+        s, residual = method.residual(score, t, x, key)
         return s, jnp.sum(residual**2)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
@@ -157,7 +157,7 @@ class TimeDerivativeTaming(AbstractTerm):
     the term of $\beta$).
 
     Args:
-        method: How $L[s]$ takes its divergence: `Exact()` or `Hutchinson(samples, law)`. With probes the absolute
+        trace: How $L[s]$ takes its divergence: `Exact()` or `Hutchinson(samples, law)`. With probes the absolute
             value is biased upwards by their spread.
         fraction: The share of the batch it is evaluated on.
 
@@ -172,11 +172,11 @@ class TimeDerivativeTaming(AbstractTerm):
         True
     """
 
-    method: AbstractTrace = Hutchinson()
+    trace: AbstractTrace = Hutchinson()
     fraction: float = 1.0
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
-        return value_and_operator(score, perturbed.t, perturbed.x, self.method, key)
+        return value_and_operator(score, perturbed.t, perturbed.x, self.trace, key)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         return jnp.abs(observed)

@@ -45,7 +45,7 @@ class HighOrderDSM(AbstractTerm):
 
     Args:
         order: 2 or 3.
-        method: `Exact()` or `Hutchinson(samples, law)`.
+        trace: `Exact()` or `Hutchinson(samples, law)`.
         weighting: $\lambda$, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on.
 
@@ -62,7 +62,7 @@ class HighOrderDSM(AbstractTerm):
     """
 
     order: int = eqx.field(default=2, static=True)
-    method: AbstractTrace = Hutchinson()
+    trace: AbstractTrace = Hutchinson()
     weighting: Weighting = likelihood_weighting
     fraction: float = 1.0
 
@@ -74,17 +74,17 @@ class HighOrderDSM(AbstractTerm):
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
-        probes = self.method.probes(x, key)
+        probes = self.trace.probes(x, key)
         if self.order == 2:
             value, products = value_and_products(lambda y: score(t, y), x, probes)
             return value, (probes, products, None)
         require_smooth("score", score, t, x)
 
-        def trace(y: Event) -> tuple[Scalar, tuple[Event, _Probes]]:
+        def traced(y: Event) -> tuple[Scalar, tuple[Event, _Probes]]:
             value, products = value_and_products(lambda z: score(t, z), y, probes)
             return jnp.sum(probes * products) / len(probes), (value, products)
 
-        slope, (value, products) = jax.grad(trace, has_aux=True)(x)
+        slope, (value, products) = jax.grad(traced, has_aux=True)(x)
         return value, (probes, products, slope)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:

@@ -355,5 +355,5 @@ def _batch_velocity_and_divergence(
 def _with_divergence(
     t: Scalar, pace: Scalar, x: Event, score: AbstractScore, trace: AbstractTrace
 ) -> tuple[Event, Scalar]:
-    velocity, divergence = value_and_divergence(lambda y: score.probability_flow(t, y), x, method=trace)
+    velocity, divergence = value_and_divergence(lambda y: score.probability_flow(t, y), x, trace=trace)
     return pace * velocity, pace * divergence

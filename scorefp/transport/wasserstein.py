@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import finite, floating, require, same_shape
+from .._checks import finite, floating, random_key, require, same_shape
 from .._types import Key
 from ..integrals import Estimate
 from .histogram import Histogram
@@ -86,9 +86,7 @@ def wasserstein2(
 
 
 def _generator(key: Key | None) -> np.random.Generator:
-    if key is None:
-        raise ValueError("key is None, but the bootstrap draws samples; pass key=jax.random.key(seed).")
-    return np.random.default_rng(np.ravel(jr.key_data(key)).tolist())
+    return np.random.default_rng(np.ravel(jr.key_data(random_key("the bootstrap", key))).tolist())
 
 
 def _atoms(name: str, x: Any) -> tuple[tuple[int, ...], Atoms]:

@@ -98,9 +98,9 @@ def test_scalar_curl_in_the_plane() -> None:
 def estimates(method: sfp.Hutchinson, x: Array, keys: Array) -> tuple[Array, Array, Array]:
     def one(key: Array) -> tuple[Array, Array, Array]:
         return (
-            sfp.divergence(field, x, method=method, key=key),
-            sfp.laplacian(field, x, method=method, key=key),
-            sfp.squared_curl(field, x, method=method, key=key),
+            sfp.divergence(field, x, trace=method, key=key),
+            sfp.laplacian(field, x, trace=method, key=key),
+            sfp.squared_curl(field, x, trace=method, key=key),
         )
 
     return jax.vmap(one)(keys)
@@ -128,7 +128,7 @@ def test_hutchinson_mean_and_variance(law: sfp.Rademacher | sfp.Gaussian, sample
 @pytest.mark.quick
 def test_signs_are_exact_for_a_diagonal_jacobian(getkey: Callable[[], Array]) -> None:
     x = sample((4,))
-    got = sfp.divergence(jnp.sin, x, method=sfp.Hutchinson(), key=getkey())
+    got = sfp.divergence(jnp.sin, x, trace=sfp.Hutchinson(), key=getkey())
     np.testing.assert_allclose(got, jnp.sum(jnp.cos(x)), rtol=1e-14)
 
 
@@ -224,8 +224,8 @@ def test_finite_difference_stays_inside(dtype: type) -> None:
 def test_bad_input() -> None:
     x, rotate = sample((3,)), lambda y: jnp.roll(y, 1)
     for function in (sfp.divergence, sfp.laplacian, sfp.squared_curl):
-        with pytest.raises(ValueError, match=r"key is None, but Hutchinson draws random probes; pass key="):
-            function(rotate, x, method=sfp.Hutchinson())
+        with pytest.raises(ValueError, match=r"key is None, but Hutchinson draws random numbers; pass key="):
+            function(rotate, x, trace=sfp.Hutchinson())
     for function in (sfp.divergence, sfp.squared_curl):
         refused(r"value of fn has shape \(1,\), but x has shape \(3,\); the two must", function, lambda y: y[:1], x)
     refused(r"Jacobian of fn has shape \(1, 3\), but a square one has shape \(3, 3\)", sfp.curl, lambda y: y[:1], x)

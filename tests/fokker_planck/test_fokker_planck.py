@@ -421,9 +421,9 @@ def draws() -> Draws:
         second = jax.jacfwd(jax.jacfwd(lambda x: score(t, x)))(x)
         found = Draws({form: residual(score, t, x, form=form) for form in FORMS}, second[:, 0, 1], {}, {})
         for name, (method, form) in METHODS.items():
-            taken, form = resolve(method, form)
+            taken = resolve(method, form)
             one = lambda key, method=method, form=form: residual(score, t, x, form=form, method=method, key=key)
-            square = lambda key, taken=taken, form=form: taken.squared_norm(score, jnp.asarray(t), x, form, key)[1]
+            square = lambda key, taken=taken: taken.squared_norm(score, jnp.asarray(t), x, key)[1]
             found.estimates[name] = jax.vmap(one)(keys)
             if name in SQUARED:
                 found.squares[name] = jax.vmap(square)(keys)
@@ -612,8 +612,8 @@ def test_random_trace_of_the_log_residual() -> None:
             density = lambda t, x: jnp.exp(potential.potential(t, x))
             return (
                 sfp.log_fpe_residual(potential, 0.2, x, method=trace, key=key),
-                sfp.fpe_operator(potential, 0.2, x, method=trace, key=key),
-                sfp.fpe_residual(density, 0.2, x, sde=potential.sde, method=trace, key=key),
+                sfp.fpe_operator(potential, 0.2, x, trace=trace, key=key),
+                sfp.fpe_residual(density, 0.2, x, sde=potential.sde, trace=trace, key=key),
             )
 
         exact = (

@@ -258,7 +258,7 @@ def test_suprema_of_a_linear_score(getkey: Callable[[], Array]) -> None:
     assert float(found.m) >= float(found.operator[0])
     np.testing.assert_allclose(found.weighted, np.exp(-2.0) * found.residual, rtol=1e-12)
     # Two probes are without bias; and the size of a batch changes nothing.
-    by_probes = sfp.residual_suprema(score, xs, key=key, times=3, nodes=16, method=sfp.Hutchinson(), batch_size=250)
+    by_probes = sfp.residual_suprema(score, xs, key=key, times=3, nodes=16, trace=sfp.Hutchinson(), batch_size=250)
     by_probes = jax.tree.map(np.asarray, by_probes)
     assert by_probes.weighted is None
     assert by_probes.M_weighted is None

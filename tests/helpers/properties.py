@@ -75,8 +75,8 @@ def use_potential(potential: Any, t: Array, x: Array, key: Array) -> Any:
 
 def use_method(method: Any, t: Array, x: Array, key: Array) -> Any:
     score = sfp.Score(lambda t, x: -jnp.sin((1 + t) * x), sfp.VP())
-    taken, form = fokker_planck.resolve(method, None)
-    return sfp.score_fpe_residual(score, t, x, method=method, key=key), taken.squared_norm(score, t, x, form, key)
+    square = fokker_planck.resolve(method).squared_norm(score, t, x, key)
+    return sfp.score_fpe_residual(score, t, x, method=method, key=key), square
 
 
 def use_log_method(method: Any, t: Array, x: Array, key: Array) -> Any:
@@ -94,9 +94,9 @@ def use_rule(rule: Any, t: Array, x: Array, key: Array) -> Any:
 def use_trace(trace: Any, t: Array, x: Array, key: Array) -> Any:
     field = lambda x: jnp.sin(x + jnp.roll(x, 1) if x.ndim else x)
     return [
-        sfp.divergence(field, x, method=trace, key=key),
-        sfp.laplacian(field, x, method=trace, key=key),
-        sfp.squared_curl(field, x, method=trace, key=key),
+        sfp.divergence(field, x, trace=trace, key=key),
+        sfp.laplacian(field, x, trace=trace, key=key),
+        sfp.squared_curl(field, x, trace=trace, key=key),
         use_method(trace, t, x, key),
     ]
 
