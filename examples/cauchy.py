@@ -119,13 +119,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 # ------------------------------------------------------------------------------------------------ one cell
 def mode_weighting(sde: Any, t: Any) -> jax.Array:
-    r"""The weight of the residual, $v/(\sqrt2\,g)$ with $v = 1 + \sigma^2$ the variance of a mode.
+    r"""The weight of the squared residual, $v^2/(2 g^2)$ with $v = 1 + \sigma^2$ the variance of a mode.
 
-    With $d\tau = (g^2/v)\,dt$, the logarithm of $v$, its square integrates to $\tfrac12\int\|\sqrt v\,(v/g^2)\,
+    With $d\tau = (g^2/v)\,dt$, the logarithm of $v$, the penalty is $\tfrac12\int\|\sqrt v\,(v/g^2)\,
     \varepsilon\|^2\,d\tau$. It is the default weight with $\sigma^2$ replaced by $v$: a mode changes over a time of
     $\tau$, and near $t_0$ not over one of the log-SNR.
     """
-    return (1 + sde.sigma(t) ** 2) / jnp.sqrt(2 * sde.g2(t))
+    return (1 + sde.sigma(t) ** 2) ** 2 / (2 * sde.g2(t))
 
 
 def measured_score(sde: sfp.VE, noise: float, x: jax.Array) -> jax.Array:

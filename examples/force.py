@@ -169,8 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 # ------------------------------------------------------------------------------------------------ one cell
 def early(sde: Any, t: Any) -> jax.Array:
-    r"""The weight of LogFPE: the square of `sigma / g` makes `dt` a unit of log-SNR [S7]; zero beyond `EARLY`."""
-    return jnp.where(t < EARLY, sde.sigma(t) / jnp.sqrt(sde.g2(t)), 0.0)
+    r"""The weight of LogFPE: `(sigma / g)²` counts the residual per unit of log-SNR [S7]; zero beyond `EARLY`."""
+    return jnp.where(t < EARLY, sde.sigma(t) ** 2 / sde.g2(t), 0.0)
 
 
 def run(cell: Cell, settings: Settings) -> dict[str, Any]:

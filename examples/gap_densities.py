@@ -67,8 +67,7 @@ def solved(size: float) -> Laws:
     nodes, weights = time_quadrature(SDE, jnp.array(SDE.t1), jnp.array(SDE.t0), NODES)
     times = np.array([SDE.t0, *nodes, SDE.t1])
     by_sde, by_ode = (
-        sfp.solve_density(score, box, process=process, cells=CELLS, times=times)
-        for process in (sfp.Process.SDE, sfp.Process.ODE)
+        sfp.solve_density(score, box, process=process, cells=CELLS, times=times) for process in ("sde", "ode")
     )
 
     def at(t: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:

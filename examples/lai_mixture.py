@@ -60,7 +60,7 @@ def fitted(x: jax.Array, alpha: float, steps: int, seed: int) -> sfp.AbstractSco
     """A score trained with the paper's penalty: (alpha, beta, lambda_FP, m) = (alpha, 0, 1, 1), gradient form [F12]."""
     network = sfp.nn.MLP((2,), width=64, depth=2, key=jr.key(seed))
     model = sfp.NoiseScore(network, SDE, data_std=float(jnp.sqrt(jnp.mean(x**2))))
-    penalty = sfp.ScoreFPE(method=sfp.Exact(), power=1.0, weighting=sfp.unit_weighting, size_exponent=1.0)
+    penalty = sfp.ScoreFPE(method=sfp.Exact(), power=1.0, scale=sfp.unit_weighting, size_exponent=1.0)
     # The coefficient is an array, so that all alphas share one compiled step.
     loss = sfp.DSM() + alpha * penalty
     run = train.fit(

@@ -156,12 +156,12 @@ def gradient(size: int) -> Any:
 
 def plain(method: Any, form: Any = None) -> sfp.ScoreFPE:
     """The penalty of Lai 2023 for data in the plane and for MNIST: the norm, without a weight, over D."""
-    return sfp.ScoreFPE(method, form, power=1.0, weighting=sfp.unit_weighting, size_exponent=1.0, fraction=SHARE)
+    return sfp.ScoreFPE(method, form, power=1.0, scale=sfp.unit_weighting, size_exponent=1.0, fraction=SHARE)
 
 
 def log_weighting(sde: Any, t: Any) -> Any:
-    """The weight that makes the residual of a log-density one per unit of log-SNR [F15]."""
-    return sde.sigma(t) / jnp.sqrt(2 * sde.g2(t))
+    """The weight that makes the squared residual of a log-density one per unit of log-SNR [F15]."""
+    return sde.sigma(t) ** 2 / (2 * sde.g2(t))
 
 
 def high_order(size: int, *, order: int) -> Any:

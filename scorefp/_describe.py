@@ -9,7 +9,7 @@ import math
 import re
 import types
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from typing import Any, TypeAlias, cast
 
@@ -91,6 +91,12 @@ def described(value: Any) -> str:
 def unequal(before: JSON, after: JSON) -> str:
     """Where two descriptions differ, in words, the first places by name; nothing where they are equal."""
     return first([f"{name or 'the whole'} was {was}, is {now}" for name, was, now in _differences(before, after, "")])
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, numbered where it is taken: `DSM`, `DSM 2`, `DSM 3`."""
+    numbered = (name if i == 1 else f"{name} {i}" for i in range(1, len(taken) + 2))
+    return next(candidate for candidate in numbered if candidate not in taken)
 
 
 def first(parts: list[str], count: int = 3) -> str:

@@ -5,8 +5,8 @@ value, `Exact()` or `Hutchinson(samples, law)`.
 """
 
 from .curl import curl as curl, squared_curl as squared_curl, value_and_squared_curl as value_and_squared_curl
-from .curve import curve_derivatives as curve_derivatives
 from .divergence import (
+    curve_derivatives as curve_derivatives,
     divergence as divergence,
     laplacian as laplacian,
     value_and_divergence as value_and_divergence,

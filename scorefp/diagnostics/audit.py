@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._checks import same_shape
-from .._describe import JSON, settings
+from .._describe import JSON, free_name, settings
 from .._module import AbstractModule
 from .._types import Key
 from ..calculus import AbstractTrace
@@ -252,7 +252,7 @@ def _audit(
     sections = dict[str, Section]()
     for place, measure in enumerate(measures):
         section = measure(score, data if measure.needs_levels else floats, key=jr.fold_in(measure_key, place))
-        sections[_free(section.title, sections)] = section
+        sections[free_name(section.title, sections)] = section
     configuration = {
         "scorefp": _version(),
         "jax": jax.__version__,
@@ -287,9 +287,3 @@ def _version() -> str | None:
         return importlib.metadata.version("scorefp")
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _free(title: str, taken: dict[str, Section]) -> str:
-    """The title of a section, numbered where an audit has several of one kind."""
-    numbered = (title if i == 1 else f"{title} {i}" for i in range(1, len(taken) + 2))
-    return next(candidate for candidate in numbered if candidate not in taken)

@@ -1,12 +1,11 @@
 """The laws of the forward process, of the reverse SDE and of the probability-flow ODE, on a grid."""
 
-import enum
 import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, final
+from typing import Any, Literal, TypeAlias, final, get_args
 
 import equinox as eqx
 import jax
@@ -16,7 +15,7 @@ import scipy.integrate
 import scipy.sparse
 from jaxtyping import Array, Float
 
-from .._checks import require, same_shape
+from .._checks import one_of, require, same_shape
 from .._types import Event, Scalar
 from ..integrals import Box
 from ..score import AbstractScore
@@ -26,20 +25,16 @@ _Sparse: TypeAlias = Any
 """A sparse matrix of SciPy, which has no types."""
 
 
-class Process(enum.Enum):
-    r"""Which law `solve_density` computes (Deveney 2023, §2.4 and 2.5).
+Process: TypeAlias = Literal["forward", "sde", "ode"]
+r"""The law that `solve_density` computes (Deveney 2023, §2.4 and 2.5).
 
-    `FORWARD` is $p$, the law of the forward SDE, from an initial density at $t_0$ on [F1]:
-    $\partial_t p = -\nabla\cdot(f p) + \tfrac12 g^2\Delta p$ (Eq. 14). `SDE` is $p_{\mathrm{SDE}}$, the law of the
-    reverse SDE's samples, from the prior at $t_1$ back: $\partial_t p = -\nabla\cdot\big((f - g^2 s)\,p\big) -
-    \tfrac12 g^2\Delta p$ (Eq. 15). `ODE` is $p_{\mathrm{ODE}}$, the law of the probability-flow ODE's samples, from the
-    prior back: $\partial_t p = -\nabla\cdot(u p)$ with $u = f - \tfrac12 g^2 s$ (Eq. 11) [F0]. With the exact score,
-    and $\pi = p$ at $t_1$, the three are one.
-    """
-
-    FORWARD = enum.auto()
-    SDE = enum.auto()
-    ODE = enum.auto()
+`"forward"` is $p$, the law of the forward SDE, from an initial density at $t_0$ on [F1]:
+$\partial_t p = -\nabla\cdot(f p) + \tfrac12 g^2\Delta p$ (Eq. 14). `"sde"` is $p_{\mathrm{SDE}}$, the law of the
+reverse SDE's samples, from the prior at $t_1$ back: $\partial_t p = -\nabla\cdot\big((f - g^2 s)\,p\big) -
+\tfrac12 g^2\Delta p$ (Eq. 15). `"ode"` is $p_{\mathrm{ODE}}$, the law of the probability-flow ODE's samples, from the
+prior back: $\partial_t p = -\nabla\cdot(u p)$ with $u = f - \tfrac12 g^2 s$ (Eq. 11) [F0]. With the exact score,
+and $\pi = p$ at $t_1$, the three are one.
+"""
 
 
 @final
@@ -122,11 +117,11 @@ def solve_density(
     of float64; the score is evaluated in the precision of the box.
 
     Args:
-        model: A score on a linear SDE; for `Process.FORWARD` an SDE alone will do.
+        model: A score on a linear SDE; for `"forward"` an SDE alone will do.
         box: The domain, of the event shape, large enough for the law at all times.
-        process: Which law.
+        process: The law, `"forward"`, `"sde"` or `"ode"`, see `Process`.
         cells: The number of cells along each axis, or one number for all.
-        initial: The log-density at the start, in nats, a function of one sample. `Process.FORWARD` needs that of its
+        initial: The log-density at the start, in nats, a function of one sample. `"forward"` needs that of its
             law at `t0`; for the other two it is the prior at `t1` by default.
         times: When to keep the density, in any order; at both ends by default.
         rtol: The relative tolerance of a step in time. The absolute one is the same share of the uniform density.
@@ -136,7 +131,7 @@ def solve_density(
 
     Raises:
         TypeError: if the SDE is not linear, or a reverse process gets an SDE without a score.
-        ValueError: if the box has more than two dimensions or another shape than the score, `cells` does not fit it or
+        ValueError: if `process` is no such word, the box has more than two dimensions or another shape than the score, `cells` does not fit it or
             is below four, a time lies outside the horizon, `initial` is missing, or its mass on the cells is off one by
             more than a hundredth.
         RuntimeError: if the score is not finite in the box, or the solver fails.
@@ -149,18 +144,19 @@ def solve_density(
         >>> import jax.numpy as jnp, scorefp as sfp
         >>> score = sfp.Score(lambda t, x: -2 * x, sfp.OU(t1=1.0))  # of the stationary law N(0, 1/2)
         >>> box = sfp.Box(jnp.array(-4.0), jnp.array(4.0))
-        >>> density = sfp.solve_density(score, box, process=sfp.Process.SDE, cells=64)
+        >>> density = sfp.solve_density(score, box, process="sde", cells=64)
         >>> density.values.shape, round(float(density.mass[-1]), 6)
         ((2, 64), 1.0)
     """
+    one_of("process", process, get_args(Process))
     sde = require_linear(model if isinstance(model, AbstractSDE) else model.sde)
     counts = _checked_cells(model, box, process, cells)
     require(rtol > 0, f"rtol = {rtol}; a tolerance is positive.")
-    ends = (sde.t0, sde.t1) if process is Process.FORWARD else (sde.t1, sde.t0)
+    ends = (sde.t0, sde.t1) if process == "forward" else (sde.t1, sde.t0)
     kept = _in_order(ends, times)
     if initial is None:
         require(
-            process is not Process.FORWARD,
+            process != "forward",
             "initial is None; the forward process starts from data: give the log-density of its law at t0, such as "
             "lambda x: exact.potential(sde.t0, x).",
         )
@@ -196,8 +192,10 @@ def _checked_cells(
     if isinstance(model, AbstractScore):
         if model.shape is not None:
             same_shape("box", box.shape, "a sample of the score", model.shape)
-    elif process is not Process.FORWARD:
-        raise TypeError(f"model is a {type(model).__name__}, but {process} follows a score: pass a score on that SDE.")
+    elif process != "forward":
+        raise TypeError(
+            f"model is a {type(model).__name__}, but process = {process!r} follows a score: pass a score on that SDE."
+        )
     size = math.prod(box.shape)
     require(
         1 <= size <= 2,
@@ -297,13 +295,13 @@ class _Grid:
                 f"the score is not finite in the box at t = {t}. Take a smaller box, or an SDE of later t0."
             )
         # In the direction in which the process runs: there noise spreads, and upstream is where the law comes from.
-        direction = 1.0 if process is Process.FORWARD else -1.0
-        noise = 0.0 if process is Process.ODE else 0.5 * float(sde.g2(now))
+        direction = 1.0 if process == "forward" else -1.0
+        noise = 0.0 if process == "ode" else 0.5 * float(sde.g2(now))
         rates, first = [], 0
         for index, axis in enumerate(self.axes):
             last = first + len(axis.faces)
             v = direction * velocity[first:last].reshape(len(axis.faces), -1)[:, index]
-            flux = axis.upwind(v) if process is Process.ODE else axis.fitted(v, noise)
+            flux = axis.upwind(v) if process == "ode" else axis.fitted(v, noise)
             rates.append(direction * axis.gradient.T @ flux)
             first = last
         return sum(rates[1:], rates[0])
@@ -323,9 +321,9 @@ def _velocities(
     def at(x: Event) -> Event:
         if isinstance(model, AbstractSDE):
             return model.drift(t, x)
-        if process is Process.FORWARD:
+        if process == "forward":
             return model.sde.drift(t, x)
-        return model.reverse_drift(t, x) if process is Process.SDE else model.probability_flow(t, x)
+        return model.reverse_drift(t, x) if process == "sde" else model.probability_flow(t, x)
 
     return jax.vmap(at)(points)
 

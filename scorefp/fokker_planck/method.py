@@ -17,6 +17,8 @@ from ..score import AbstractPotential, AbstractScore
 _S = TypeVar("_S")
 
 Form: TypeAlias = Literal["gradient", "martingale", "mixed"]
+"""A form of the residual of the score Fokker–Planck equation [F4], [F5], see `score_fpe_residual`."""
+
 FORMS: tuple[Form, ...] = get_args(Form)
 
 

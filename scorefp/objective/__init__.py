@@ -1,11 +1,5 @@
 """Training terms: integrands over time that add, multiply by numbers and share one evaluation of the score."""
 
-from .base import (
-    AbstractObjective as AbstractObjective,
-    AbstractTerm as AbstractTerm,
-    Objective as Objective,
-    Perturbed as Perturbed,
-)
 from .cauchy import CauchyInitial as CauchyInitial
 from .consistency import (
     Consistency as Consistency,
@@ -18,15 +12,20 @@ from .control import (
     Smoothness as Smoothness,
     TimeDerivativeSize as TimeDerivativeSize,
 )
-from .curl import ZeroCurl as ZeroCurl
-from .edm import edm_loss as edm_loss
 from .fokker_planck import (
     LogFPE as LogFPE,
     ScoreFPE as ScoreFPE,
     TimeDerivativeTaming as TimeDerivativeTaming,
+    ZeroCurl as ZeroCurl,
 )
 from .high_order import HighOrderDSM as HighOrderDSM
-from .matching import DSM as DSM
+from .matching import DSM as DSM, edm_loss as edm_loss
+from .objective import (
+    AbstractObjective as AbstractObjective,
+    AbstractTerm as AbstractTerm,
+    Objective as Objective,
+    Perturbed as Perturbed,
+)
 from .restricted import Restricted as Restricted
 from .weighting import (
     EDMWeighting as EDMWeighting,

@@ -10,7 +10,7 @@ from .._checks import floating, require, same_shape
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, norm_power
+from .objective import AbstractTerm, Perturbed, norm_power
 
 
 class CauchyInitial(AbstractTerm):

@@ -15,7 +15,7 @@ from ..reverse import ReverseStep, euler_maruyama_step
 from ..reverse.paths import check_steps, checked_path, unchecked_path
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed
+from .objective import AbstractTerm, Perturbed
 from .weighting import Weighting
 from .window import AbstractWindow, LogSNRWindow
 
@@ -164,7 +164,7 @@ class Consistency(AbstractTerm):
     r"""The martingale property of the denoiser $h$ along the model's own reverse SDE as a regulariser [M2] (Daras 2023,
     §4),
 
-    $$ \int \lambda(t)^2\,E_{x_t, t'}\Big[\tfrac12\big\|E[h(x_{t'}, t') \mid x_t] - h(x_t, t)\big\|^2\Big]\,dt, $$
+    $$ \int \lambda(t)\,E_{x_t, t'}\Big[\tfrac12\big\|E[h(x_{t'}, t') \mid x_t] - h(x_t, t)\big\|^2\Big]\,dt, $$
 
     the square without bias from the product $\langle d_1, d_2\rangle$ of the defects $d_i = h(x_{t'}^{(i)}, t') -
     h(x_t, t)$ of two independent paths. A denoiser is a martingale exactly when its score solves the score
@@ -172,9 +172,9 @@ class Consistency(AbstractTerm):
 
     **The default is free of the time scale**: with no weighting given it is
 
-    $$ \lambda = \frac{g}{\sigma}\cdot\frac{\alpha}{\sigma}\Big/\sqrt{E[(\lambda_{t'} - \lambda_t)^2]}, $$
+    $$ \lambda(t) = \frac{g^2}{\sigma^2}\cdot\frac{\alpha^2}{\sigma^2}\Big/E[(\lambda_{t'} - \lambda_t)^2], $$
 
-    the last root over the log-SNR of the window (`mean_square`). For short windows the term is then
+    the last mean over the log-SNR of the window (`mean_square`). For short windows the term is then
     $\tfrac12\int\|\tilde\varepsilon_M\|^2\,d\lambda$, what `ScoreFPE` is by default [F8], [F15], in the unit of
     likelihood-weighted `DSM`. A longer window averages the residual over itself, costs no more and has less noise: that
     of an estimate falls like one over the length.
@@ -195,7 +195,7 @@ class Consistency(AbstractTerm):
         step: As in `reverse_path`.
         points: Where $x_t$ is taken: `OwnSamples(steps)`; the diffused data for `None`.
         pathwise: Whether the gradient goes through the paths too.
-        weighting: $\lambda$, outside the half and inside the norm, a function `(sde, t) -> weight`; the one free of the
+        weighting: $\lambda$, outside the half, a function `(sde, t) -> weight`; the one free of the
             time scale for `None`.
         fraction: The share of the batch it is evaluated on.
 
@@ -239,9 +239,9 @@ class Consistency(AbstractTerm):
         ends, start = observed
         if start is None:
             start = (perturbed.x + sde.sigma(t) ** 2 * value) / sde.alpha(t)
-        return self._weight(sde, t) ** 2 * 0.5 * mean_product(ends - start)
+        return self._weight(sde, t) * 0.5 * mean_product(ends - start)
 
     def _weight(self, sde: AbstractLinearSDE, t: Scalar) -> Scalar:
         if self.weighting is not None:
             return self.weighting(sde, t)
-        return jnp.sqrt(sde.g2(t) / self.window.mean_square(sde, t)) * sde.alpha(t) / sde.sigma(t) ** 2
+        return sde.g2(t) * (sde.alpha(t) / sde.sigma(t) ** 2) ** 2 / self.window.mean_square(sde, t)

@@ -16,15 +16,15 @@ from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Hutchinson, value_and_products
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed
+from .objective import AbstractTerm, Perturbed
 from .weighting import Weighting, scale_free_jacobian_weighting, scale_free_score_weighting, scale_free_weighting
 
 
 class ScoreSize(AbstractTerm):
-    r"""The size of the score as a penalty, $\int E\|\lambda(t)\,s(x_t, t)\|^2\,dt$ [F17].
+    r"""The size of the score as a penalty, $\int \lambda(t)\,E\|s(x_t, t)\|^2\,dt$ [F17].
 
     Args:
-        weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
+        weighting: $\lambda$, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on.
 
     Raises:
@@ -46,16 +46,16 @@ class ScoreSize(AbstractTerm):
         return None, None
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) ** 2 * jnp.sum(value**2)
+        return self.weighting(sde, perturbed.t) * jnp.sum(value**2)
 
 
 class JacobianSize(AbstractTerm):
-    r"""The size of the Jacobian of the score as a penalty, $\int \lambda(t)^2\,E\|J\|_F^2\,dt$ with $\|J\|_F^2 =
+    r"""The size of the Jacobian of the score as a penalty, $\int \lambda(t)\,E\|J\|_F^2\,dt$ with $\|J\|_F^2 =
     E_v\|Jv\|^2$ [F17].
 
     Args:
         trace: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
-        weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
+        weighting: $\lambda$, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on.
 
     Raises:
@@ -80,15 +80,15 @@ class JacobianSize(AbstractTerm):
         return value, jnp.sum(products**2) / len(products)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) ** 2 * observed
+        return self.weighting(sde, perturbed.t) * observed
 
 
 class TimeDerivativeSize(AbstractTerm):
-    r"""The size of the time derivative of the score as a penalty, $\int E\|\lambda(t)\,\partial_t s(x_t, t)\|^2\,dt$
+    r"""The size of the time derivative of the score as a penalty, $\int \lambda(t)\,E\|\partial_t s(x_t, t)\|^2\,dt$
     [F17].
 
     Args:
-        weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
+        weighting: $\lambda$, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on.
 
     Raises:
@@ -110,20 +110,20 @@ class TimeDerivativeSize(AbstractTerm):
         return jax.jvp(lambda t: score(t, perturbed.x), (t,), (jnp.ones_like(t),))
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) ** 2 * jnp.sum(observed**2)
+        return self.weighting(sde, perturbed.t) * jnp.sum(observed**2)
 
 
 class Smoothness(AbstractTerm):
     r"""The change of the score between near points as a penalty [F17],
 
-    $$ \int \lambda(t)^2\,E\Big\|\frac{s(x_t + \delta\sigma\xi, t) - s(x_t, t)}{\delta}\Big\|^2 dt,
+    $$ \int \lambda(t)\,E\Big\|\frac{s(x_t + \delta\sigma\xi, t) - s(x_t, t)}{\delta}\Big\|^2 dt,
        \qquad \xi \sim \mathcal N(0, I). $$
 
     `JacobianSize` without a derivative, as $\delta \to 0$.
 
     Args:
         step: $\delta$, in units of the noise $\sigma$.
-        weighting: $\lambda$, inside the norm, a function `(sde, t) -> weight`.
+        weighting: $\lambda$, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on.
 
     Raises:
@@ -150,4 +150,4 @@ class Smoothness(AbstractTerm):
         return None, score(t, x + shift)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) ** 2 * jnp.sum(((observed - value) / self.step) ** 2)
+        return self.weighting(sde, perturbed.t) * jnp.sum(((observed - value) / self.step) ** 2)

@@ -1,4 +1,4 @@
-"""Fokker–Planck regularisers of score matching (Lai 2023; Deveney 2023)."""
+"""Regularisers of score matching by the Fokker–Planck equation and by the curl (Lai 2023; Deveney 2023)."""
 
 from typing import Any
 
@@ -8,39 +8,44 @@ import jax.random as jr
 
 from .._checks import require, same_shape
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Exact, Hutchinson, require_smooth
+from ..calculus import AbstractTrace, Exact, Hutchinson, require_smooth, value_and_squared_curl
 from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod, resolve, resolve_log
 from ..fokker_planck.operator import value_and_operator
 from ..integrals import Box
 from ..score import AbstractScore, require_potential
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed, norm_power
+from .objective import AbstractTerm, Perturbed, norm_power
 from .weighting import Weighting, scale_free_weighting, unit_weighting
 
 
 class ScoreFPE(AbstractTerm):
     r"""The residual of the score Fokker–Planck equation as a regulariser [F12] (Lai 2023, Eq. 19),
 
-    $$ \int E\Big[\frac{\|\lambda_{\mathrm{FP}}(t)\,\varepsilon(x_t,
-       t)\|^m}{D^{\,m\,\text{size\_exponent}}}\Big]\,dt. $$
+    $$ \int \lambda(t)\,E\Big[\frac{\|\lambda_{\mathrm{FP}}(t)\,\varepsilon(x_t,
+       t)\|^m}{D^{\,m\,\text{size\_exponent}}}\Big]\,dt, $$
+
+    with $\lambda$ the `weighting` and $\lambda_{\mathrm{FP}}$ the `scale`; where one of them is given, the other is 1.
 
     FP-Diffusion is `DSM() + alpha * ScoreFPE(...) + beta * TimeDerivativeTaming()`.
 
-    **The default is free of the time scale** [F15]: with `scale_free_weighting` the square is in the unit of
-    likelihood-weighted `DSM`, errors of the noise prediction per unit of log-SNR, so that `alpha` is a pure number of
-    order one. Without a weighting the residual grows by decades towards `t0` and whatever happens there is all the
+    **The default is free of the time scale** [F15]: with neither given, $\lambda = 1$ and $\lambda_{\mathrm{FP}}^2 =
+    \sigma^4/(2 g^2)$, the `scale_free_weighting`. The square is then in the unit of likelihood-weighted `DSM`, errors
+    of the noise prediction per unit of log-SNR, so that `alpha` is a pure number of order one. Without either,
+    `weighting=unit_weighting`, the residual grows by decades towards `t0` and whatever happens there is all the
     penalty sees.
 
-    **The paper's** has `size_exponent=1.0` and its own weightings. Published settings of `(alpha, beta, weighting,
-    power)`: images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST `(0.1 … 10, 0, unit_weighting, 1)`; two
-    dimensions `(0.0015, 0, unit_weighting, 1)`. The published code differs from the formula: it weights
-    $\|\varepsilon\|^2$ by $g^2$ where the formula has $g^4$.
+    **The paper's** has `size_exponent=1.0` and no $\lambda$. Published settings of `(alpha, beta, scale, power)`:
+    images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST `(0.1 … 10, 0, unit_weighting, 1)`; two dimensions
+    `(0.0015, 0, unit_weighting, 1)`. The published code differs from the formula: for images it has
+    $g^2\|\varepsilon\|^2$, which is `weighting=likelihood_weighting`, where the formula has $g^4\|\varepsilon\|^2$,
+    `scale=likelihood_weighting`.
 
     Args:
         method: How the residual is taken; `Antithetic()` is the cheapest.
         form: `"gradient"`, `"martingale"` or `"mixed"`; the method's own when `None`.
         power: $m$.
-        weighting: $\lambda_{\mathrm{FP}}$, inside the norm, a function `(sde, t) -> weight`.
+        scale: $\lambda_{\mathrm{FP}}$, inside the norm and its power, a function `(sde, t) -> factor`.
+        weighting: $\lambda$, a function `(sde, t) -> weight`.
         unbiased: Whether to take the unbiased square from two independent probes in place of
             $\|\hat\varepsilon\|^2$, whose mean has the variance of the probe on top [F9]. For `power=2`.
         fraction: The share of the batch it is evaluated on.
@@ -61,7 +66,8 @@ class ScoreFPE(AbstractTerm):
     method: ResidualMethod = Antithetic()
     form: Form | None = eqx.field(default=None, static=True)
     power: float = eqx.field(default=2.0, static=True)
-    weighting: Weighting = scale_free_weighting
+    scale: Weighting | None = None
+    weighting: Weighting | None = None
     unbiased: bool = eqx.field(default=False, static=True)
     fraction: float = 1.0
     size_exponent: float = eqx.field(default=0.0, static=True)
@@ -83,14 +89,19 @@ class ScoreFPE(AbstractTerm):
         return s, jnp.sum(residual**2)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        square = (self.weighting(sde, perturbed.t) / perturbed.x.size**self.size_exponent) ** 2 * observed
-        return norm_power(square, self.power)
+        t, size = perturbed.t, perturbed.x.size**self.size_exponent
+        if self.scale is not None:
+            factor = self.scale(sde, t) ** 2
+        else:
+            factor = scale_free_weighting(sde, t) if self.weighting is None else 1.0
+        value = norm_power(factor / size**2 * observed, self.power)
+        return value if self.weighting is None else self.weighting(sde, t) * value
 
 
 class LogFPE(AbstractTerm):
     r"""The residual of the log-Fokker–Planck equation of a potential as a regulariser [F13] (Deveney 2023, Eq. 20),
 
-    $$ \int E_x\big[(\lambda(t)\,r[\varphi](x, t))^2\big]\,dt, $$
+    $$ \int \lambda(t)\,E_x\big[r[\varphi](x, t)^2\big]\,dt, $$
 
     with $x$ uniform on a box $\Omega$, as in the paper, or the diffused data.
 
@@ -104,7 +115,7 @@ class LogFPE(AbstractTerm):
     Args:
         method: How the residual is taken; see `log_fpe_residual`.
         domain: $\Omega$; the diffused data for `None`.
-        weighting: $\lambda$, inside the square, a function `(sde, t) -> weight`; one that is zero beyond a time
+        weighting: $\lambda$, a function `(sde, t) -> weight`; one that is zero beyond a time
             restricts the term to earlier ones.
         unbiased: Whether to take the square from two independent estimates, without the variance of the probe.
         fraction: The share of the batch it is evaluated on.
@@ -149,7 +160,7 @@ class LogFPE(AbstractTerm):
         return (s if self.domain is None else None), square
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) ** 2 * observed
+        return self.weighting(sde, perturbed.t) * observed
 
 
 class TimeDerivativeTaming(AbstractTerm):
@@ -180,3 +191,33 @@ class TimeDerivativeTaming(AbstractTerm):
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         return jnp.abs(observed)
+
+
+class ZeroCurl(AbstractTerm):
+    r"""The curl of the score as a penalty, $\int \lambda(t)\,E\big[\tfrac12\|J - J^\top\|_F^2\big]\,dt$ [C1], [C3].
+
+    Args:
+        weighting: $\lambda$, a function `(sde, t) -> weight`.
+        trace: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
+        fraction: The share of the batch it is evaluated on.
+
+    Raises:
+        ValueError: if `fraction` is outside (0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> swirl = sfp.Score(lambda t, x: jnp.stack([-x[1], x[0]]), sfp.VP())
+        >>> round(float(sfp.ZeroCurl()(swirl, jnp.zeros((8, 2)), key=jax.random.key(0), time=sfp.UniformTime())), 3)
+        4.0
+    """
+
+    weighting: Weighting = unit_weighting
+    trace: AbstractTrace = Hutchinson()
+    fraction: float = 1.0
+
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        t = perturbed.t
+        return value_and_squared_curl(lambda y: score(t, y), perturbed.x, trace=self.trace, key=key)
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
+        return self.weighting(sde, perturbed.t) * observed

@@ -12,7 +12,7 @@ from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Hutchinson, require_smooth, value_and_products
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed
+from .objective import AbstractTerm, Perturbed
 from .weighting import Weighting, likelihood_weighting
 
 _Probes = Float[Array, "probes *event"]

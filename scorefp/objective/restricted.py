@@ -10,7 +10,7 @@ from .._checks import check_interval, interval_within
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractTerm, Perturbed
+from .objective import AbstractTerm, Perturbed
 
 
 class Restricted(AbstractTerm):

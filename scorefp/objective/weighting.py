@@ -1,4 +1,4 @@
-r"""Weightings of losses over time: functions `(sde, t) -> weight`. Any such callable does."""
+r"""Weightings of integrands over time: functions `(sde, t) -> weight`. Any such callable does."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -12,7 +12,7 @@ from ..integrals import AbstractTimeLaw
 from ..sde import AbstractLinearSDE
 
 Weighting: TypeAlias = Callable[[AbstractLinearSDE, Scalar], Scalar]
-"""A weight as a function of the SDE and one time."""
+"""A weight as a function of the SDE and one time; it multiplies the integrand of a term."""
 
 
 def unit_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
@@ -39,35 +39,34 @@ def noise_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
 
 
 def scale_free_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
-    r"""The weight $\sigma^2/(\sqrt2\,g)$ of the residual in `ScoreFPE` that makes its square comparable over time
-    [F15].
+    r"""The weight $\sigma^4/(2 g^2)$ of the squared residual in `ScoreFPE`, comparable over time [F15].
 
     With $\tilde\varepsilon = (\sigma^3/g^2)\,\varepsilon$ the defect of the noise prediction per unit of log-SNR,
 
-    $$ \int \Big\|\frac{\sigma^2}{\sqrt2\,g}\varepsilon\Big\|^2 dt = \tfrac12\int
+    $$ \int \frac{\sigma^4}{2 g^2}\|\varepsilon\|^2 dt = \tfrac12\int
        \frac{g^2}{\sigma^2}\|\tilde\varepsilon\|^2\,dt
        = \tfrac12\int\|\tilde\varepsilon\|^2\,d\lambda, $$
 
     which is the unit of likelihood-weighted denoising score matching, $\tfrac12\int\|\hat\epsilon -
     \epsilon\|^2\,d\lambda$.
     """
-    return sde.sigma(t) ** 2 / jnp.sqrt(2 * sde.g2(t))
+    return sde.sigma(t) ** 4 / (2 * sde.g2(t))
 
 
 def scale_free_score_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
-    r"""The weight $g/\sqrt2$ of a score inside a norm, which makes its square one of the noise prediction per unit of
-    log-SNR: $\int\|\tfrac{g}{\sqrt2} s\|^2 dt = \tfrac12\int\|\sigma s\|^2 d\lambda$ [F15], [F17].
+    r"""The weight $g^2/2$ of a squared score, which makes it one of the noise prediction per unit of log-SNR:
+    $\int\tfrac12 g^2\|s\|^2 dt = \tfrac12\int\|\sigma s\|^2 d\lambda$ [F15], [F17].
     """
-    return jnp.sqrt(0.5 * sde.g2(t))
+    return 0.5 * sde.g2(t)
 
 
 def scale_free_jacobian_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
-    r"""The weight $\sigma g/\sqrt2$ of the Jacobian of a score inside a norm, likewise:
-    $\int\|\tfrac{\sigma g}{\sqrt2} J\|^2 dt = \tfrac12\int\|\sigma^2 J\|^2 d\lambda$ [F15], [F17].
+    r"""The weight $\sigma^2 g^2/2$ of the squared Jacobian of a score, likewise:
+    $\int\tfrac12\sigma^2 g^2\|J\|^2 dt = \tfrac12\int\|\sigma^2 J\|^2 d\lambda$ [F15], [F17].
 
     $-\sigma^2 J$ is the derivative of the noise prediction by $x/\sigma$.
     """
-    return sde.sigma(t) * jnp.sqrt(0.5 * sde.g2(t))
+    return sde.sigma(t) ** 2 * 0.5 * sde.g2(t)
 
 
 class EDMWeighting(AbstractModule):

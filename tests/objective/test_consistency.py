@@ -241,7 +241,7 @@ def test_default_weighting_is_the_unit_of_the_residual() -> None:
     sde, t = sfp.VP(), 0.3
     # [F8]: the denoiser grows by SLOPE per unit of log-SNR.
     residual = SLOPE * sde.alpha(t) / sde.sigma(t) ** 2 * sde.g2(t) / sde.sigma(t) ** 2
-    want = float(3 * (sfp.scale_free_weighting(sde, t) * residual) ** 2)
+    want = float(3 * sfp.scale_free_weighting(sde, t) * residual**2)
     got = of_ramp(sfp.Consistency(sfp.LogSNRWindow(0.5, random=False)), sde, t)
     assert float(got) == pytest.approx(want, rel=1e-9)
 

@@ -33,13 +33,21 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp.integrals import AbstractTimeSampler
-from scorefp.objective import AbstractObjective, AbstractTerm, EDMWeighting
+from scorefp.objective import (
+    AbstractObjective,
+    AbstractTerm,
+    EDMWeighting,
+    JacobianSize,
+    ScoreSize,
+    Smoothness,
+    TimeDerivativeSize,
+)
 from scorefp.sde import Normal
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-PAPER: dict[str, Any] = {"weighting": sfp.unit_weighting, "size_exponent": 1.0}
+PAPER: dict[str, Any] = {"scale": sfp.unit_weighting, "size_exponent": 1.0}
 """The normalisation of Lai 2023, Eq. 19, with `lambda_FP = 1`; the default of `ScoreFPE` is the time-scale-free one."""
 
 SAMPLERS: dict[str, AbstractTimeSampler] = {
@@ -139,7 +147,7 @@ CLOSED: list[tuple[float, AbstractTerm, Callable[[np.ndarray], np.ndarray]]] = [
     (0.3, sfp.ScoreFPE(sfp.Ito(), **PAPER), lambda t: martingale_square(t) / 4),
     (0.2, sfp.ScoreFPE(sfp.Exact(), "gradient", fraction=0.24, **PAPER), lambda t: gradient_square(t) / 4),
     (0.1, sfp.TimeDerivativeTaming(fraction=0.24), lambda t: 0.5 * vp(t)[0] * t**2 * vp(t)[3]),
-    (2.0, sfp.ZeroCurl(sfp.noise_weighting, fraction=0.24), lambda t: vp(t)[2] ** 2 * 4 * t**2),
+    (2.0, sfp.ZeroCurl(sfp.noise_weighting, fraction=0.24), lambda t: vp(t)[2] * 4 * t**2),
 ]
 
 
@@ -179,16 +187,12 @@ def on_the_data(t: np.ndarray) -> np.ndarray:
     return log_residual_square(moment, moment**2 + np.sum(2 * spread**2 + 4 * spread * mean2, axis=0), t)
 
 
-def by_sigma(sde: Any, t: Array) -> Array:
-    return sde.sigma(t)
-
-
 LOG_CLOSED: list[tuple[AbstractTerm, Callable[[np.ndarray], np.ndarray]]] = [
     (sfp.LogFPE(), on_the_data),
     (sfp.LogFPE(NORMAL, unbiased=True, fraction=0.24), on_the_data),
     # The variance of four probes on top: that of half beta c times a mean of chi-squares of two degrees.
     (sfp.LogFPE(NORMAL, fraction=0.24), lambda t: on_the_data(t) + (vp(t)[0] * CURVATURE) ** 2 / 4),
-    (sfp.LogFPE(weighting=by_sigma), lambda t: vp(t)[2] * on_the_data(t)),
+    (sfp.LogFPE(weighting=sfp.noise_weighting), lambda t: vp(t)[2] * on_the_data(t)),
 ]
 
 
@@ -243,7 +247,7 @@ def test_dsm_on_another_sde() -> None:
 
 
 def test_scale_free_weighting() -> None:
-    r"""[F15]: $\int\|\lambda_{FP}\varepsilon\|^2 dt = \tfrac12\int\|\tilde\varepsilon\|^2 d\lambda$ with
+    r"""[F15]: $\int\lambda\|\varepsilon\|^2 dt = \tfrac12\int\|\tilde\varepsilon\|^2 d\lambda$ with
     $\tilde\varepsilon = (\sigma^3/g^2)\varepsilon$, over the log-SNR of VP, $-\log\operatorname{expm1}B$."""
 
     def time_of(log_snr: np.ndarray) -> np.ndarray:
@@ -259,7 +263,7 @@ def test_scale_free_weighting() -> None:
         return 0.5 * (sigma2**1.5 / beta) ** 2 * martingale_square(t)
 
     ends = [float(-np.log(np.expm1(exponent(t)))) for t in (1.0, 0.01)]
-    over_time = integral(lambda t: weight(t) ** 2 * martingale_square(t), 0.01, 1.0)
+    over_time = integral(lambda t: weight(t) * martingale_square(t), 0.01, 1.0)
     np.testing.assert_allclose(over_time, integral(defect, *ends), rtol=1e-8)
 
 
@@ -499,15 +503,23 @@ def test_formula_by_hand() -> None:
         (sfp.ScoreFPE(sfp.Exact(), **PAPER), lambda eps, t: (np.linalg.norm(eps) / 2) ** 2),
         (sfp.ScoreFPE(sfp.Exact(), power=1.0, **PAPER), lambda eps, t: np.linalg.norm(eps) / 2),
         (
-            sfp.ScoreFPE(sfp.Exact(), power=1.0, weighting=sfp.likelihood_weighting),
+            sfp.ScoreFPE(sfp.Exact(), power=1.0, scale=sfp.likelihood_weighting),
             lambda eps, t: beta(t) * np.linalg.norm(eps),
         ),
         # [F15]: half the square of (sigma^3 / g^2) eps, times -dλ/dt.
         (sfp.ScoreFPE(sfp.Exact()), lambda eps, t: 0.5 * vp(t)[2] ** 2 / vp(t)[0] * np.sum(eps**2)),
         (
-            sfp.ScoreFPE(sfp.Exact(), power=3.0, weighting=sfp.likelihood_weighting, size_exponent=0.5),
+            sfp.ScoreFPE(sfp.Exact(), power=3.0, scale=sfp.likelihood_weighting, size_exponent=0.5),
             lambda eps, t: (beta(t) * np.linalg.norm(eps) / np.sqrt(2)) ** 3,
         ),
+        # The paper's formula has g^4, its published code g^2.
+        (sfp.ScoreFPE(sfp.Exact(), scale=sfp.likelihood_weighting), lambda eps, t: beta(t) ** 2 * np.sum(eps**2)),
+        (sfp.ScoreFPE(sfp.Exact(), weighting=sfp.likelihood_weighting), lambda eps, t: beta(t) * np.sum(eps**2)),
+        (
+            sfp.ScoreFPE(sfp.Exact(), power=1.0, scale=sfp.noise_weighting, weighting=sfp.likelihood_weighting),
+            lambda eps, t: beta(t) * vp(t)[2] * np.linalg.norm(eps),
+        ),
+        (sfp.ScoreFPE(sfp.Exact(), power=1.0), lambda eps, t: np.sqrt(0.5 / beta(t)) * vp(t)[2] * np.linalg.norm(eps)),
     ]
     loss, weight = added([*looks, *(term for term, _ in cases)]), 2.0
     drawn = np.random.default_rng(10).uniform(0.02, 1.0, (8, 1))
@@ -544,6 +556,41 @@ def test_gradient_of_the_norm_at_zero(x64_on: bool) -> None:
             value, rise = slope(jnp.asarray(a))
             np.testing.assert_allclose(value, abs(a) / 2**0.5, rtol=1e-6)
             np.testing.assert_allclose(rise, np.sign(a) / 2**0.5, rtol=1e-6)
+
+
+WEIGHTED: dict[str, Callable[..., AbstractTerm]] = {
+    cls.__name__: cls
+    for cls in (
+        sfp.DSM,
+        sfp.ScoreFPE,
+        sfp.LogFPE,
+        sfp.ZeroCurl,
+        sfp.Consistency,
+        sfp.HighOrderDSM,
+        ScoreSize,
+        JacobianSize,
+        TimeDerivativeSize,
+        Smoothness,
+    )
+} | {"ScoreFPE of another power": functools.partial(sfp.ScoreFPE, sfp.Ito(), power=1.0)}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weighting_multiplies_the_integrand(name: str) -> None:
+    """Twice the weighting is twice the value, and `likelihood_weighting` is one factor `g^2`."""
+    score = swirl() if name != "LogFPE" else sfp.Potential(lambda t, x: -jnp.sum(x**4) + t * x[0], sfp.VP(t0=0.01))
+    x0, t = jnp.asarray(np.linspace(-1, 1, 16).reshape(8, 2)), 0.3
+
+    @jax.jit
+    def value(constant: Array, of_g2: Array) -> Array:
+        def weighting(sde: Any, t: Array) -> Array:
+            return constant + of_g2 * sfp.likelihood_weighting(sde, t)
+
+        return WEIGHTED[name](weighting=weighting)(score, x0, key=jr.key(0), time=At(t))
+
+    one, two, likelihood = (float(value(*map(jnp.asarray, c))) for c in ((1.0, 0.0), (2.0, 0.0), (0.0, 1.0)))
+    assert abs(one) > 1e-3
+    np.testing.assert_allclose([two, likelihood], [2 * one, beta(t) * one], rtol=1e-10)
 
 
 def test_edm_weighting() -> None:

@@ -11,6 +11,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._checks import floating, require
+from .._describe import free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..integrals import AbstractTimeSampler, UniformLogSNR
@@ -105,7 +106,7 @@ class AbstractObjective(AbstractModule):
         )
         time_key, noise_key, model_key, term_key = jr.split(key, 4)
         t, weight = time.sample(sde, count, key=time_key)
-        inputs = (
+        draws = _Draws(
             t.astype(x0.dtype),
             weight.astype(x0.dtype),
             x0,
@@ -115,22 +116,11 @@ class AbstractObjective(AbstractModule):
             jr.split(model_key, count) if dropout else None,
         )
         parts = self.parts()
-        shares = [max(1, round(term.fraction * count)) for _, term in parts]
-        sums = [jnp.zeros((), x0.dtype) for _ in parts]
-        # Terms on a part of the batch see its head: the batch is cut where one of them stops looking.
-        ends = sorted(set(shares))
-        for start, end in zip([0, *ends], ends, strict=False):
-            here = [i for i, share in enumerate(shares) if share >= end]
-            values = jax.vmap(partial(_integrands, score, [parts[i][1] for i in here]))(
-                *jax.tree.map(lambda a, s=start, e=end: a[s:e], inputs)
-            )
-            for i, value in zip(here, values, strict=True):
-                sums[i] = sums[i] + jnp.sum(value)
-        total, terms = jnp.zeros((), x0.dtype), dict[str, Scalar]()
-        for (coefficient, term), value, share in zip(parts, sums, shares, strict=True):
-            total = total + coefficient.astype(x0.dtype) * value / share
-            terms[_free(_name(term), terms)] = value / share
-        return total, terms
+        total, named = jnp.zeros((), x0.dtype), dict[str, Scalar]()
+        for (coefficient, term), value in zip(parts, _means(score, [term for _, term in parts], draws), strict=True):
+            total = total + coefficient.astype(x0.dtype) * value
+            named[free_name(_name(term), named)] = value
+        return total, named
 
     def __add__(self, other: "AbstractObjective") -> "Objective":
         return Objective(self.parts() + other.parts())
@@ -212,35 +202,49 @@ def norm_power(square: Scalar, power: float) -> Scalar:
     return jnp.where(square > 0, jnp.where(square > 0, square, 1.0) ** (power / 2), 0.0)
 
 
-def _integrands(
-    score: AbstractScore,
-    terms: "list[AbstractTerm]",
-    t: Scalar,
-    weight: Scalar,
-    x0: Event,
-    noise: Event,
-    key: Key,
-    args: Any,
-    model_key: Key | None,
-) -> list[Scalar]:
+class _Draws(AbstractModule):
+    """What is drawn for one sample; for a batch, each with a leading axis."""
+
+    t: Scalar
+    weight: Scalar
+    x0: Event
+    noise: Event
+    key: Key
+    args: Any
+    model_key: Key | None
+
+
+def _means(score: AbstractScore, terms: "list[AbstractTerm]", draws: Any) -> list[Scalar]:
+    """The mean of the weighted integrand of each term over its share of the batch, which is the batch's head."""
+    shares = [max(1, round(term.fraction * len(draws.t))) for term in terms]
+    sums, start = [jnp.zeros((), draws.x0.dtype) for _ in terms], 0
+    # The batch is cut where a term stops looking.
+    for end in sorted(set(shares)):
+        here = [i for i, share in enumerate(shares) if share >= end]
+        cut = jax.tree.map(lambda leaf, piece=slice(start, end): leaf[piece], draws)
+        values = jax.vmap(partial(_integrands, score, [terms[i] for i in here]))(cut)
+        for i, value in zip(here, values, strict=True):
+            sums[i] = sums[i] + jnp.sum(value)
+        start = end
+    return [value / share for value, share in zip(sums, shares, strict=True)]
+
+
+def _integrands(score: AbstractScore, terms: "list[AbstractTerm]", draw: _Draws) -> list[Scalar]:
     """The weighted integrands of the terms at one sample."""
-    sde = linear_sde(score)
-    if args is not None or model_key is not None:
-        score = score.bind(args=args, key=model_key)
-    perturbed = Perturbed(t, weight, x0, noise, sde.diffuse(t, x0, noise))
-    seen = [term.observe(score, perturbed, key=k) for term, k in zip(terms, jr.split(key, len(terms)), strict=True)]
+    sde, t = linear_sde(score), draw.t
+    if draw.args is not None or draw.model_key is not None:
+        score = score.bind(args=draw.args, key=draw.model_key)
+    perturbed = Perturbed(t, draw.weight, draw.x0, draw.noise, sde.diffuse(t, draw.x0, draw.noise))
+    keys = jr.split(draw.key, len(terms))
+    seen = [term.observe(score, perturbed, key=key) for term, key in zip(terms, keys, strict=True)]
     value = next((s for s, _ in seen if s is not None), None)
     value = score(t, perturbed.x) if value is None else value
-    return [weight * term.integrand(sde, perturbed, value, more) for term, (_, more) in zip(terms, seen, strict=True)]
+    return [
+        draw.weight * term.integrand(sde, perturbed, value, more) for term, (_, more) in zip(terms, seen, strict=True)
+    ]
 
 
 def _name(term: AbstractTerm) -> str:
     """The name of a term's class, with that of a term it holds in brackets."""
     held = [_name(value) for value in vars(term).values() if isinstance(value, AbstractTerm)]
     return type(term).__name__ + (f"({', '.join(held)})" if held else "")
-
-
-def _free(name: str, taken: dict[str, Scalar]) -> str:
-    """The name of a term, numbered where an objective has several of one kind."""
-    numbered = (name if i == 1 else f"{name} {i}" for i in range(1, len(taken) + 2))
-    return next(candidate for candidate in numbered if candidate not in taken)
