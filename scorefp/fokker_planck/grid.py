@@ -131,9 +131,9 @@ def solve_density(
 
     Raises:
         TypeError: if the SDE is not linear, or a reverse process gets an SDE without a score.
-        ValueError: if `process` is no such word, the box has more than two dimensions or another shape than the score, `cells` does not fit it or
-            is below four, a time lies outside the horizon, `initial` is missing, or its mass on the cells is off one by
-            more than a hundredth.
+        ValueError: if `process` is no such word, the box has more than two dimensions or another shape than the score,
+            `cells` does not fit it or is below four, a time lies outside the horizon, `initial` is missing, or its mass
+            on the cells is off one by more than a hundredth.
         RuntimeError: if the score is not finite in the box, or the solver fails.
 
     Warns:

@@ -1,5 +1,7 @@
 """Densities on a grid: against closed forms, likelihoods and samples, of exact scores and of wrong ones."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -37,7 +39,7 @@ def model(size: float = 0.0) -> sfp.Potential:
     return sfp.Potential(jax.tree_util.Partial(off_by, size), sde())
 
 
-def start_of(process: sfp.Process) -> jax.tree_util.Partial:
+def start_of(process: Any) -> jax.tree_util.Partial:
     forward = process == "forward"
     return jax.tree_util.Partial(log_density, jnp.asarray(sde().t0 if forward else sde().t1))
 
@@ -46,9 +48,7 @@ def box() -> sfp.Box:
     return sfp.Box(jnp.array(-4.0), jnp.array(5.0))
 
 
-def solved(
-    process: sfp.Process, size: float = 0.0, cells: int = 128, times: list[float] | None = None
-) -> sfp.GridDensity:
+def solved(process: Any, size: float = 0.0, cells: int = 128, times: list[float] | None = None) -> sfp.GridDensity:
     return sfp.solve_density(model(size), box(), process=process, cells=cells, initial=start_of(process), times=times)
 
 
@@ -69,7 +69,7 @@ def distance(density: sfp.GridDensity, want: np.ndarray) -> np.ndarray:
 
 @PROCESSES
 @pytest.mark.usefixtures("x64")
-def test_exact_score_gives_the_diffused_data(process: sfp.Process) -> None:
+def test_exact_score_gives_the_diffused_data(process: Any) -> None:
     """All three laws are the closed form, to second order in the cells; mass is kept, and none is negative."""
     found = [solved(process, cells=cells, times=[0.02, 0.3, 2.5]) for cells in (48, 96, 192)]
     errors = np.array([distance(p, np.exp(on_the_grid(p, log_density))) for p in found])
@@ -93,7 +93,7 @@ def test_exact_score_gives_the_diffused_data(process: sfp.Process) -> None:
 
 @pytest.mark.parametrize("process", ["sde", "ode"])
 @pytest.mark.usefixtures("x64")
-def test_exact_score_in_the_plane(process: sfp.Process) -> None:
+def test_exact_score_in_the_plane(process: Any) -> None:
     """Unequal sides and cells, full covariances."""
     exact = plane_mixture().score(sfp.OU(t0=0.02, t1=1.0))
     plane = sfp.Box(jnp.array([-4.0, -3.5]), jnp.array([3.5, 3.0]))
@@ -155,7 +155,7 @@ def test_forward_process_follows_no_score() -> None:
 
 @pytest.mark.parametrize("process", ["sde", "ode"])
 @pytest.mark.usefixtures("x64")
-def test_divergence_from_the_models_own_density_is_its_residual(process: sfp.Process) -> None:
+def test_divergence_from_the_models_own_density_is_its_residual(process: Any) -> None:
     r"""$\mathrm{KL}(p_{\mathrm{SDE}}\Vert p_\theta) + \tfrac12\int g^2 E\|s - \nabla\log p_{\mathrm{SDE}}\|^2 =
     \mathrm{KL}(\pi\Vert p_\theta) + \int E_{p_{\mathrm{SDE}}}[q]$, for the ODE without the second term, to second order
     in the cells; and the bound of the total variation."""
