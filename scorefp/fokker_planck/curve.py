@@ -125,14 +125,11 @@ class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
     law: AbstractLaw = Rademacher()
 
     form: ClassVar[Form] = "martingale"
+    random: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         require(self.step > 0, f"step = {self.step}; it is a positive share of the local time scale.")
         require(self.samples >= 1, f"samples = {self.samples}; at least one antithetic pair is needed.")
-
-    @property
-    def random(self) -> bool:
-        return True
 
     def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
         key = random_key("Antithetic", key)

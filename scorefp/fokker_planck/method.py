@@ -25,19 +25,17 @@ FORMS: tuple[Form, ...] = get_args(Form)
 class AbstractResidualMethod(AbstractModule):
     """A way to take the residual of the score Fokker–Planck equation, in the form `form`.
 
+    `random` says whether it draws probes, and so needs a key.
     Its methods return the score at `(t, x)` too, from the evaluation that gave the residual: a training step that
     takes the score from there evaluates and differentiates the network once.
     """
 
     if TYPE_CHECKING:
         form: ClassVar[Form]
+        random: ClassVar[bool]
     else:
         form: eqx.AbstractVar[Form]
-
-    @property
-    @abstractmethod
-    def random(self) -> bool:
-        """Whether it draws probes, and so needs a key."""
+        random: eqx.AbstractVar[bool]
 
     @abstractmethod
     def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
@@ -56,12 +54,15 @@ class AbstractTwoProbeMethod(AbstractResidualMethod):
 
 
 class AbstractLogResidualMethod(AbstractModule):
-    """A way to take the residual of the log-Fokker–Planck equation of a potential."""
+    """A way to take the residual of the log-Fokker–Planck equation of a potential.
 
-    @property
-    @abstractmethod
-    def random(self) -> bool:
-        """Whether it draws probes, and so needs a key."""
+    `random` says whether it draws probes, and so needs a key.
+    """
+
+    if TYPE_CHECKING:
+        random: ClassVar[bool]
+    else:
+        random: eqx.AbstractVar[bool]
 
     @abstractmethod
     def log_residual(

@@ -45,13 +45,10 @@ class Sliced(AbstractResidualMethod):
     trace: AbstractTrace = Exact()
 
     form: ClassVar[Form] = "gradient"
+    random: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         require(self.samples >= 1, f"samples = {self.samples}; at least one direction is needed.")
-
-    @property
-    def random(self) -> bool:
-        return True
 
     def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
         directions, trace_key = self._directions(x, key)

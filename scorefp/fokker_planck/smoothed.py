@@ -1,5 +1,7 @@
 """The residual of a potential by differences of its score."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -46,13 +48,11 @@ class Smoothed(AbstractLogResidualMethod):
     samples: int = 1
     law: AbstractLaw = Rademacher()
 
+    random: ClassVar[bool] = True
+
     def __check_init__(self) -> None:
         require(self.width > 0, f"width = {self.width}; it is a positive multiple of the noise's deviation.")
         require(self.samples >= 1, f"samples = {self.samples}; at least one pair of points is needed.")
-
-    @property
-    def random(self) -> bool:
-        return True
 
     def log_residual(
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from helpers.references import assert_mean
-from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -41,9 +40,3 @@ def test_integrals_in_closed_form() -> None:
         assert_mean(found[name], factor * size)
     # The exact Jacobian leaves only the draw of the time.
     assert_mean(found["JacobianSize 2"], size, resolution=0.002)
-
-
-def test_bad_options() -> None:
-    for cls in (ScoreSize, JacobianSize, TimeDerivativeSize, Smoothness):
-        refused(r"fraction = 0", cls, fraction=0.0)
-    refused(r"step = 0", Smoothness, step=0.0)

@@ -794,10 +794,11 @@ def test_bad_input() -> None:
 
 @pytest.mark.quick
 def test_bad_options() -> None:
-    for term in (sfp.DSM, sfp.ScoreFPE, sfp.LogFPE, sfp.TimeDerivativeTaming, sfp.ZeroCurl):
+    for term in (*WEIGHTED.values(), sfp.TimeDerivativeTaming):
         for fraction in (0.0, -0.5, 1.5):
             refused(rf"fraction = {fraction}; a share of the batch lies in \(0, 1\]", term, fraction=fraction)
         assert term(fraction=1.0).fraction == 1.0
+    refused("step = 0", Smoothness, step=0.0)
     refused(r"power = 0\.0; the exponent of the norm is positive", sfp.ScoreFPE, power=0.0)
     with pytest.raises(ValueError, match=r"unbiased = True with power = 1\.0; only the square .* Use power=2"):
         sfp.ScoreFPE(power=1.0, unbiased=True)
