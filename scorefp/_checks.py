@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool
 
-from ._types import Time
+from ._types import Key, Time
 
 _T = TypeVar("_T")
 
@@ -99,6 +99,19 @@ def interval_within(start: float | None, stop: float | None, t0: float, t1: floa
         "of the SDE. Choose another, or leave an end out.",
     )
     return first, last
+
+
+def one_of(name: str, value: _T, allowed: tuple[_T, ...]) -> _T:
+    """`value`, an option called `name`, refused unless it is one of the words that are allowed."""
+    require(value in allowed, f"{name} = {value!r}; the words are {', '.join(map(repr, allowed))}. Choose one of them.")
+    return value
+
+
+def random_key(what: str, key: Key | None) -> Key:
+    """The key of what draws random numbers, refused where there is none."""
+    if key is None:
+        raise ValueError(f"key is None, but {what} draws random numbers; pass key=jax.random.key(seed).")
+    return key
 
 
 def needs_key(what: str, key: Any) -> None:

@@ -18,6 +18,7 @@ from .._module import AbstractModule
 from .._types import Key
 from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset, as_dataset
+from ..likelihood import BoundEstimator
 from ..reverse import Integrator
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE, AbstractSDE
@@ -224,7 +225,7 @@ def evaluate(
         (True, (200,))
     """
     nll = Likelihood(trace, integrator, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
-    bound = Bound(draws=draws, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
+    bound = Bound(None, BoundEstimator(draws), batch_size, repeats, dequantiser)
     return _audit(score, data, *_suited((nll, bound), score.sde), key)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._batches import in_batches
-from .._checks import needs_key, require, same_shape, scalar_time, time_within
+from .._checks import random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..integrals import Box, Estimate, box_quadrature
@@ -89,9 +89,7 @@ class ImportanceSampling(AbstractNormaliserMethod):
         require(self.draws >= 2, f"draws = {self.draws}; a mean with its error needs at least two.")
 
     def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> Estimate:
-        needs_key("ImportanceSampling", key)
-        assert key is not None
-        xs = self.proposal.sample(key, self.draws)
+        xs = self.proposal.sample(random_key("ImportanceSampling", key), self.draws)
         log_weights = _potentials(potential, t, xs, batch_size) - jax.vmap(self.proposal.log_prob)(xs)
         value = jax.nn.logsumexp(log_weights) - math.log(self.draws)
         # Over their mean, so that nothing overflows.

@@ -16,8 +16,8 @@ from .._checks import floating, require, same_shape, scalar_time
 from .._types import Event, Key, Time
 from ..score import AbstractScore
 from ..sde import AbstractSDE
-from .base import AbstractSampler
-from .euler_maruyama import EulerMaruyama
+from .euler import EulerMaruyama
+from .sampler import AbstractSampler
 
 
 def sample(

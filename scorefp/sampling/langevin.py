@@ -8,8 +8,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import is_concrete, require, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
+from ..reverse.paths import check_steps
 from ..score import AbstractScore
-from .base import AbstractSampler
+from .sampler import AbstractSampler
 
 
 class Langevin(AbstractSampler):
@@ -46,7 +47,7 @@ class Langevin(AbstractSampler):
     t: Time | None = None
 
     def __check_init__(self) -> None:
-        require(self.steps >= 1, f"steps = {self.steps}; a sampler needs at least one step.")
+        check_steps(self.steps, "a sampler")
         if is_concrete(self.step_size):
             require(bool(np.all(np.asarray(self.step_size) > 0)), f"step_size = {self.step_size}; a step is positive.")
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 from .._checks import is_concrete, require, same_shape, scalar_time
 from .._types import Event, Scalar, Time
 from ..calculus import Exact
-from .base import AbstractSDE, check_horizon
 from .prior import AbstractPrior, Normal
+from .sde import AbstractSDE, check_horizon
 
 
 class GeneralSDE(AbstractSDE):

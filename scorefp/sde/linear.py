@@ -11,8 +11,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import floating, is_concrete, require, same_shape, scalar_time, time_within
 from .._types import Event, Scalar, Time, Times
-from .base import AbstractSDE, check_horizon
 from .prior import Normal
+from .sde import AbstractSDE, check_horizon
 
 
 class AbstractLinearSDE(AbstractSDE):

@@ -290,7 +290,7 @@ def test_bad_input_is_refused(unchecked: None) -> None:
         evaluate(changed(0.0), np.zeros((4, 3)), key=jr.key(0))
     for arguments, message in (
         ({"samples": 1}, "samples = 1"),
-        ({"draws": 1}, "draws = 1"),
+        ({"estimator": sfp.BoundEstimator(1)}, "draws = 1"),
         ({"batch_size": 0}, "batch_size = 0"),
     ):
         with pytest.raises(ValueError, match=message):
