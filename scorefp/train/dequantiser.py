@@ -143,7 +143,7 @@ def fit_dequantiser(
     )
     estimator = BoundEstimator(draws, time)
     check_counts(steps, report_every)
-    params, skeleton = _split(dequantiser)
+    params, skeleton = _parted(dequantiser)
     batches = batches_of(data, batch_size, min(report_every, steps), None, key=key)
     step = _Step(skeleton, score, optimizer, estimator, batch_size, decay)
     state, seen = started(params, optimizer, 1, key=key), list[Span]()
@@ -155,7 +155,7 @@ def fit_dequantiser(
     return DequantiserRun(eqx.combine(state.averages[0], skeleton), *whole(seen))
 
 
-def _split(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequantiser]:
+def _parted(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequantiser]:
     """The arrays to train, and the rest; flowjax marks the ends of the base density as not to be trained."""
     try:
         from paramax import NonTrainable

@@ -62,11 +62,7 @@ def descended(
     optimizer: optax.GradientTransformation,
     decays: tuple[float, ...],
 ) -> tuple[TrainState, Records]:
-    r"""One step: the new state, and the loss with its terms before it.
-
-    An average is $\bar\theta \leftarrow \bar\theta + (1 - d)(\theta - \bar\theta)$ with $d = \min(\text{decay}, (1 +
-    k)/(10 + k))$ at step $k$, so that the start is forgotten.
-    """
+    """One step with the averages of `TrainStep`: the new state, and the loss with its terms before it."""
     updates, own = optimizer.update(grads, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     warm = (1 + state.step) / (10 + state.step)
