@@ -59,7 +59,7 @@ class Bound(AbstractMeasure):
     needs_kernel: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        check_samples(self.samples, self.repeats, self.batch_size)
+        check_samples(self.samples, self.batch_size, self.repeats)
         draws = self.estimator.draws
         require(draws >= 2, f"draws = {draws}; the standard error of a point needs at least two draws.")
 

@@ -20,6 +20,7 @@ from ..reverse import ReverseStep, ancestral_step
 from ..sampling import log_snr_grid
 from ..score import AbstractScore, conditioned, linear_sde
 from .measure import AbstractMeasure, Section
+from .repeats import check_samples
 from .statistics import mean_number, root_mean_curve, root_mean_number
 
 
@@ -77,9 +78,8 @@ class ConsistencyCurves(AbstractMeasure):
             f"steps = {self.steps} with times = {self.times}; the steps between two times are equally many, so that "
             "steps is a multiple of times.",
         )
-        require(self.samples >= 2, f"samples = {self.samples}; a confidence interval needs at least two samples.")
+        check_samples(self.samples, self.batch_size)
         require(self.paths >= 2, f"paths = {self.paths}; the square without bias is a product of two paths.")
-        require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one sample is taken at once.")
 
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         sample_key, key = jr.split(key)

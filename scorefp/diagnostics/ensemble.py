@@ -18,6 +18,7 @@ from ..dataset import Dataset
 from ..integrals import log_snr_times
 from ..score import AbstractScore, conditioned, linear_sde
 from ..sde import AbstractLinearSDE
+from .repeats import check_samples
 
 TimeGrid: TypeAlias = Callable[[AbstractLinearSDE, int], Float[Array, " times"]]
 """Called as `grid(sde, times)`, it returns so many ascending times."""
@@ -80,8 +81,7 @@ class Ensemble(AbstractModule):
 
     def __check_init__(self) -> None:
         require(self.times >= 1, f"times = {self.times}; a curve has at least one time.")
-        require(self.samples >= 2, f"samples = {self.samples}; a confidence interval needs at least two samples.")
-        require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one sample is taken at once.")
+        check_samples(self.samples, self.batch_size)
 
     def evaluate(
         self, integrand: Integrand, score: AbstractScore, data: Dataset, *, key: Key

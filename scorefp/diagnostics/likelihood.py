@@ -81,7 +81,7 @@ class Likelihood(AbstractMeasure):
     needs_kernel: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        check_samples(self.samples, self.repeats, self.batch_size)
+        check_samples(self.samples, self.batch_size, self.repeats)
         require(self.threshold > 0, f"threshold = {self.threshold}; it is a positive number of prior scales.")
 
     @property

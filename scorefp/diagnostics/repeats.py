@@ -22,7 +22,7 @@ from ..score import AbstractScore, conditioned
 _T = TypeVar("_T")
 
 
-def check_samples(samples: int | None, repeats: int, batch_size: int) -> None:
+def check_samples(samples: int | None, batch_size: int, repeats: int = 1) -> None:
     """Refuses counts that are too small."""
     require(samples is None or samples >= 2, f"samples = {samples}; a confidence interval needs at least two samples.")
     require(repeats >= 1, f"repeats = {repeats}; each sample is taken at least once.")

@@ -11,7 +11,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches
-from .._checks import require
+from .._checks import random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..sde import AbstractLinearSDE, AbstractSDE
@@ -62,8 +62,7 @@ class UniformDraws(AbstractDomainRule):
     def mean(
         self, integrand: Integrand, sde: AbstractSDE, start: Scalar, box: Box, key: Key | None, batch_size: int
     ) -> Estimate:
-        assert key is not None
-        time_key, point_key = jr.split(key)
+        time_key, point_key = jr.split(random_key("UniformDraws", key))
         times, weights = _paired_times(sde, start, self.draws, time_key)
 
         def one(i: Int[Array, ""]) -> Scalar:
