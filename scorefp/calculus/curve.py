@@ -20,7 +20,7 @@ def curve_derivatives(fn: Callable[[_X], _Y], point: _X, velocity: _X, accelerat
 
     Args:
         fn: A differentiable function of a pytree of arrays.
-        point: Where the curve starts.
+        point: The start of the curve.
         velocity: Its first derivative, of the structure of `point`.
         acceleration: Its second derivative, of the structure of `point`.
 

@@ -33,7 +33,7 @@ class Bound(AbstractMeasure):
         batch_size: How many samples are taken at once, each with all its draws.
         repeats: How often each sample is taken, with its own draws; its value is the mean. Levels are dequantised
             anew each time.
-        dequantiser: How levels become floats; its term is part of the bound (Song 2021, Eq. 13). `None` is uniform
+        dequantiser: The noise inside levels; its term is part of the bound (Song 2021, Eq. 13). `None` is uniform
             noise.
 
     Raises:

@@ -61,14 +61,14 @@ def uniform_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " time
 class Ensemble(AbstractModule):
     r"""Diffused samples $x_t = \alpha x_0 + \sigma\epsilon$ on a grid of times.
 
-    The same clean samples serve all times, each with its own noise at each. What is averaged over the grid is averaged
+    The same clean samples serve all times, each with its own noise at each. An average over the grid is taken
     for each clean sample first, so that a confidence interval is one over independent points [K8].
 
     Args:
         times: The number of times.
         samples: How many clean samples at each time, drawn without replacement; all where there are fewer.
         grid: `log_snr_midpoints`, `uniform_midpoints` or any function `(sde, times) -> times`.
-        batch_size: How many diffused samples are taken at once, which bounds the memory.
+        batch_size: The number of diffused samples taken at once, which bounds the memory.
 
     Raises:
         ValueError: if a number is too small; on use, if the grid returns another number of times.

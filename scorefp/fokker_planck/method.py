@@ -1,4 +1,4 @@
-"""What a way to take a residual has: an estimate and an unbiased square; for the score also its forms."""
+"""The methods for residuals: an estimate and an unbiased square, and for the score the forms."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Form: TypeAlias = Literal["gradient", "martingale", "mixed"]
 
 
 class AbstractResidualMethod(AbstractModule):
-    """A way to take the residual; `forms` lists what it can take, its own first.
+    """A method for the residual; `forms` lists the forms it can take, its own first.
 
     Its methods return the score at `(t, x)` too, from the evaluation that gave the residual: a training step that
     takes the score from there evaluates and differentiates the network once.

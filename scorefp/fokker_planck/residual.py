@@ -15,10 +15,10 @@ from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form
 from .pointwise import Pointwise
 
 ResidualMethod = AbstractResidualMethod | Exact | Hutchinson | FiniteDifference
-"""What `score_fpe_residual` takes as `method`."""
+"""The `method` of `score_fpe_residual`."""
 
 LogResidualMethod = AbstractLogResidualMethod | Exact | Hutchinson | FiniteDifference
-"""What `log_fpe_residual` takes as `method`."""
+"""The `method` of `log_fpe_residual`."""
 
 
 def score_fpe_residual(

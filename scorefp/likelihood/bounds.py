@@ -25,7 +25,7 @@ BoundForm: TypeAlias = Literal["dsm", "sm"]
 
 
 Truncation: TypeAlias = Literal["denoised", "noised", "ignored"]
-r"""What a bound on $[\varepsilon, t_1]$ is a bound of, since no score is integrated down to $t = 0$ [K4].
+r"""The quantity that a bound on $[\varepsilon, t_1]$ bounds, since no score is integrated down to $t = 0$ [K4].
 
 `"denoised"` is the one to report. It bounds $-\log p_\theta(x)$ of a clean sample under the model that takes the
 reverse SDE to $\varepsilon$ and then one denoising step $q_\theta(x \mid x') = \mathcal N\big((x' + \sigma^2 s)/\alpha,
@@ -36,12 +36,12 @@ the noise of a clean sample (Theorem 6) that is no likelihood of `x`.
 
 
 class BoundEstimator(AbstractModule):
-    r"""How a bound is estimated, and what it bounds: the settings of `likelihood_bound` and `evaluate_bound`.
+    r"""The settings of `likelihood_bound` and `evaluate_bound`: the draws, and the quantity that is bounded.
 
     Args:
-        draws: How many times are drawn. A draw evaluates the score twice, and twice more at `start` for the denoising
+        draws: The number of times. A draw evaluates the score twice, and twice more at `start` for the denoising
             step.
-        time: How times are drawn; the default is importance sampling for every linear SDE [H2].
+        time: The law of times; the default is importance sampling for every linear SDE [H2].
         truncation: The quantity that is bounded: `"denoised"`, `"noised"` or `"ignored"`; see `Truncation`.
         start: The truncation $\varepsilon$, in `[t0, t1)`; `None` is `t0`.
         trace: For the form `"sm"`: `Exact()`, or `Hutchinson(samples, law)`, which leaves the estimate unbiased.
@@ -90,7 +90,7 @@ class LikelihoodBound(AbstractModule):
 
     Args:
         value: The bound.
-        error: Its Monte-Carlo standard error; NaN from a single draw.
+        error: Its standard error; NaN from a single draw.
         prior: $-E[\log\pi(x_{t_1})]$, exact.
         diffusion: The integral over time, estimated.
         denoising: $-E[\log q_\theta(x \mid x_\varepsilon)]$, estimated; zero unless `"denoised"`.
@@ -123,7 +123,7 @@ def likelihood_bound(
        \tfrac12 g^2\big(\|s\|^2 + 2\,\nabla\cdot s\big) - \nabla\cdot f , $$
 
     with $\kappa = \nabla\log q(x_t \mid x)$ the kernel's score, whose square drops out of the paper's line, and with
-    the denoising step of [K4] at the truncation $\varepsilon$ unless told otherwise. The law that is bounded is that of
+    the denoising step of [K4] at the truncation $\varepsilon$ by default. The law that is bounded is that of
     the reverse SDE, not of the probability-flow ODE. It is differentiable in `x` and in what the score holds.
 
     Each draw takes one time and a pair of opposite noises. With `truncation="noised"`, `form="dsm"` needs the pair: the

@@ -17,7 +17,7 @@ from ..score import AbstractScore, linear_sde
 from .kl import end_cross_entropy
 
 EntropyForm: TypeAlias = Literal["divergence", "drift"]
-"""Which of the two estimators of Theorem 4: with the divergence of the drift, or with the drift along the score."""
+"""The two estimators of Theorem 4: with the divergence of the drift, and with the drift along the score."""
 
 
 def entropy(

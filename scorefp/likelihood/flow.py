@@ -24,7 +24,7 @@ class FlowLikelihood(AbstractModule):
     Args:
         log_prob: The log-likelihood, in nats; NaN when the solve failed.
         latent: The end of the sample's path, at `t1`.
-        evaluations: How often the velocity and its divergence were evaluated.
+        evaluations: The number of evaluations of the velocity and its divergence.
         success: Whether the solver got to `t1` with finite values.
         solver_error: The estimated error of `log_prob` by the solver, in nats, where it was asked for.
     """

@@ -56,7 +56,7 @@ def reverse_path(
 def unchecked_path(
     score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key, steps: int, step: ReverseStep
 ) -> Event:
-    """`reverse_path` of times that are known to be right."""
+    """`reverse_path` of times that were checked before."""
     times = _path_times(linear_sde(score), t, earlier, steps)
 
     def move(x: Event, now: tuple[Scalar, Scalar, Int[Array, ""]]) -> tuple[Event, None]:

@@ -1,4 +1,4 @@
-"""Exponential integrators: the steps that a denoiser held fixed, or extrapolated, lets one solve exactly."""
+"""Exponential integrators: steps that are exact for a denoiser held fixed, or extrapolated."""
 
 import equinox as eqx
 import jax

@@ -16,7 +16,7 @@ from .sampler import AbstractStepSampler
 
 
 class Churn(AbstractModule):
-    r"""How much noise a `Heun` step adds before it goes down (Karras 2022, Algorithm 2) [G1]: the noise level $\nu =
+    r"""The noise that a `Heun` step adds before it goes down (Karras 2022, Algorithm 2) [G1]: the noise level $\nu =
     \sigma/\alpha$ is first raised to $(1 + \gamma)\nu$ with
 
     $$ \gamma = \min\big(\text{amount}/\text{steps},\ \sqrt2 - 1\big) \quad\text{for } \nu \in

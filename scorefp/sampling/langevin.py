@@ -23,7 +23,7 @@ class Langevin(AbstractSampler):
     Fokker–Planck equation (Plainer 2025). For normal data of variance $v$ the law at a step $h < 2v$ is normal with the
     variance $v / (1 - h / 2v)$, so take $h$ well below the smallest variance, also that of the noise at $t$.
 
-    Between modes it moves slowly. It starts where `sample` is told to by `initial`, else at draws from the prior.
+    Between modes it moves slowly. It starts at the `initial` of `sample`, else at draws from the prior.
 
     Args:
         steps: The number of steps.

@@ -26,8 +26,8 @@ class VE(AbstractLinearSDE):
     Args:
         sigma_min: $\sigma_{\min}$, in units of the data.
         sigma_max: $\sigma_{\max}$; about the largest distance between two data points.
-        t0: Where data live.
-        t1: Where the prior lives.
+        t0: The time of the data.
+        t1: The time of the prior.
         from_zero: Whether the kernel starts with no noise at `t = 0`.
 
     Raises:
@@ -122,8 +122,8 @@ class VP(_AbstractLinearBeta):
     Args:
         beta_min: $\beta_{\min}$, per unit of time.
         beta_max: $\beta_{\max}$, per unit of time.
-        t0: Where data live.
-        t1: Where the prior lives.
+        t0: The time of the data.
+        t1: The time of the prior.
 
     Raises:
         ValueError: unless `0 < beta_min <= beta_max` and `0 < t0 < t1`.
@@ -160,8 +160,8 @@ class SubVP(_AbstractLinearBeta):
     Args:
         beta_min: $\beta_{\min}$, per unit of time.
         beta_max: $\beta_{\max}$, per unit of time.
-        t0: Where data live.
-        t1: Where the prior lives.
+        t0: The time of the data.
+        t1: The time of the prior.
 
     Raises:
         ValueError: unless `0 < beta_min <= beta_max` and `0 < t0 < t1`.
@@ -196,8 +196,8 @@ class OU(AbstractLinearSDE):
     Args:
         theta: $\theta$, per unit of time.
         noise: $g$, in units of the data per root of time.
-        t0: Where data live.
-        t1: Where the prior, here the stationary law $\mathcal N(0, g^2/2\theta)$, lives.
+        t0: The time of the data.
+        t1: The time of the prior, here the stationary law $\mathcal N(0, g^2/2\theta)$.
 
     Raises:
         ValueError: unless `theta`, `noise` and `t0` are positive and `t0 < t1`.
@@ -284,8 +284,8 @@ class Cosine(AbstractLinearSDE):
     The rate has a pole at `t = 1`, so the horizon ends before it; the default has log-SNR in ±12.9.
 
     Args:
-        t0: Where data live.
-        t1: Where the prior lives.
+        t0: The time of the data.
+        t1: The time of the prior.
 
     Raises:
         ValueError: unless `0 < t0 < t1 < 1`.

@@ -21,7 +21,7 @@ _S = TypeVar("_S", bound=AbstractScore)
 
 
 class Checkpoints(AbstractModule):
-    """Where and how often `fit` writes checkpoints.
+    """The folder of the checkpoints of `fit`, and the steps between them.
 
     The same call of `fit` made again goes on from the last one, and its parameters are those of a run that was never
     stopped, to the bit.
@@ -184,7 +184,7 @@ def saver(
 
 
 def due(taken: int, every: int, steps: int) -> bool:
-    """Whether what happens every so many steps, and at the end, happens after so many."""
+    """Whether an event of every `every` steps, and of the last one, is due after `taken` steps."""
     return taken % every == 0 or taken == steps
 
 
@@ -198,8 +198,8 @@ def load(path: str | Path, like: _S, *, step: int | None = None, average: int | 
     Args:
         path: The folder that was given to `Checkpoints`.
         like: A model built as for that run, with any parameters.
-        step: Which checkpoint; `None` is the last.
-        average: Which average of the parameters; `None` is those of the last step.
+        step: The step of the checkpoint; `None` is the last.
+        average: The number of the average of the parameters; `None` is the parameters of the last step.
 
     Raises:
         CheckpointError: if there is no such checkpoint, it is damaged or not of this library, or `like` is another
@@ -259,14 +259,14 @@ def _fixed(skeleton: AbstractScore) -> AbstractScore:
 
 
 def _packed(state: TrainState, skeleton: AbstractScore) -> dict[str, Any]:
-    """What a checkpoint holds, in parts that can be read one by one."""
+    """The content of a checkpoint, in parts that can be read one by one."""
     averages = {_average(i): average for i, average in enumerate(state.averages)}
     loop = {"step": state.step, "key": state.key}
     return averages | {"params": state.params, "optimizer": state.optimizer, "loop": loop, "fixed": _fixed(skeleton)}
 
 
 def _described_data(data: Dataset | AbstractSource) -> JSON:
-    """Data in memory by their entries; of a source what does not depend on where it lies."""
+    """Data in memory by their entries; a source by its type and the form of its samples, not by its place."""
     if isinstance(data, Dataset):
         return settings(data, digest)
     found = {"type": type(data).__qualname__, "shape": list(data.shape), "quantisation": settings(data.quantisation)}

@@ -23,7 +23,7 @@ from .report import Console
 
 
 class DequantiserRun(AbstractModule):
-    """What the training of a dequantiser leaves.
+    """The result of the training of a dequantiser.
 
     Args:
         dequantiser: The dequantiser with averaged parameters; this is the one to use.
@@ -96,7 +96,7 @@ def fit_dequantiser(
     of the flow. Steps run on the device in parts of `report_every`, as those of `fit` do.
 
     Args:
-        dequantiser: Where to start.
+        dequantiser: The starting point.
         score: A score on a linear SDE; nothing of it changes.
         data: Levels with the quantisation of the dequantiser.
         optimizer: An optax optimizer. Gradients of the bound are noisy: clip them and let the rate decay.
