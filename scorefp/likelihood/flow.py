@@ -169,5 +169,5 @@ def _solved(
     else:
         solved, log_prior = flow_map_with_divergence(score, x, drawn(trace, x, key), **ends), sde.prior.log_prob
     latent, growth = solved.state
-    facts = (jnp.broadcast_to(fact, growth.shape) for fact in (solved.evaluations, solved.success))
-    return FlowLikelihood(log_prior(latent) + growth, latent, *facts, None)
+    evaluations, success = (jnp.broadcast_to(fact, growth.shape) for fact in (solved.evaluations, solved.success))
+    return FlowLikelihood(log_prior(latent) + growth, latent, evaluations, success, None)
