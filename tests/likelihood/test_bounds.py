@@ -25,13 +25,16 @@ X = [0.9, -0.2]
 DRAWS = 128
 
 
+def evaluated(x: Any, key: Any = 0, score: Any = None, form: Any = "dsm", **settings: Any) -> sfp.LikelihoodBound:
+    """The bound of one sample."""
+    score, key = LinearCase().score if score is None else score, jr.key(key) if isinstance(key, int) else key
+    return sfp.evaluate_bound(score, jnp.asarray(x), key=key, form=form, estimator=sfp.BoundEstimator(**settings))
+
+
 @eqx.filter_jit
-def bounds(
-    score: sfp.AbstractScore, xs: Array, keys: Array, *, form: Any = "dsm", **settings: Any
-) -> sfp.LikelihoodBound:
+def bounds(score: sfp.AbstractScore, xs: Array, keys: Array, **settings: Any) -> sfp.LikelihoodBound:
     """One bound for each sample and each of the keys, of shape `(samples, keys)`."""
-    estimator = sfp.BoundEstimator(**settings)
-    one = lambda x, key: sfp.evaluate_bound(score, x, key=key, form=form, estimator=estimator)
+    one = lambda x, key: evaluated(x, key, score, **settings)
     return jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(xs, keys)
 
 
@@ -65,13 +68,7 @@ def test_denoising_step() -> None:
 
 
 def test_kernel_entropy_that_is_known_to_be_left_out() -> None:
-    bits = (
-        sfp.evaluate_bound(
-            LinearCase().score, jnp.array(X), key=jr.key(0), estimator=sfp.BoundEstimator(2)
-        ).kernel_entropy
-        / 2
-        / math.log(2)
-    )
+    bits = evaluated(X, draws=2).kernel_entropy / 2 / math.log(2)
     assert float(bits) == pytest.approx(-7.92, abs=0.005)
 
 
@@ -147,7 +144,7 @@ def test_many_draws_do_not_overflow() -> None:
 
 
 def test_one_draw_has_a_value_and_no_error() -> None:
-    found = sfp.evaluate_bound(LinearCase().score, jnp.array(X), key=jr.key(0), estimator=sfp.BoundEstimator(1))
+    found = evaluated(X, draws=1)
     assert jnp.isfinite(found.value)
     assert jnp.isnan(found.error)
 
@@ -177,7 +174,8 @@ def test_gradients_reach_the_sample_and_the_score() -> None:
     @jax.jit
     def bound(gain: Array, first: Array) -> Array:
         model = eqx.tree_at(lambda s: s.fn.gain, score, gain)
-        return sfp.likelihood_bound(model, x.at[0].set(first), key=jr.key(0), estimator=sfp.BoundEstimator(16))
+        estimator = sfp.BoundEstimator(16)
+        return sfp.likelihood_bound(model, x.at[0].set(first), key=jr.key(0), estimator=estimator)
 
     at = jnp.array(1.3), jnp.array(0.9)
     slopes = jax.grad(bound, argnums=(0, 1))(*at)
@@ -196,37 +194,28 @@ def test_any_event_shape(shape: tuple[int, ...]) -> None:
 
 
 def test_same_key_same_bits() -> None:
-    first, second = (
-        sfp.likelihood_bound(LinearCase().score, jnp.array(X), key=jr.key(8), estimator=sfp.BoundEstimator(16))
-        for _ in range(2)
-    )
+    first, second, other = (evaluated(X, key, draws=16).value for key in (8, 8, 9))
     assert first == second
-    assert first != sfp.likelihood_bound(
-        LinearCase().score, jnp.array(X), key=jr.key(9), estimator=sfp.BoundEstimator(16)
-    )
+    assert first != other
 
 
-def bound(x: Any = (0.0, 0.0), score: sfp.AbstractScore | None = None, **settings: Any) -> Array:
-    score = LinearCase().score if score is None else score
-    form = settings.pop("form", "dsm")
-    return sfp.likelihood_bound(
-        score, jnp.asarray(x), key=jr.key(0), form=form, estimator=sfp.BoundEstimator(**settings)
-    )
-
-
-def without_kernel() -> Array:
-    return bound(jnp.zeros((2, 2)), standard(sfp.sde.CriticallyDampedLangevin()))
+def without_kernel() -> sfp.LikelihoodBound:
+    return evaluated(jnp.zeros((2, 2)), score=standard(sfp.sde.CriticallyDampedLangevin()))
 
 
 BAD: dict[str, Callable[[], None]] = {
     "no kernel": partial(refused, "no Gaussian kernel", without_kernel, error=TypeError),
-    "zero draws": partial(refused, "draws = 0; the bound needs at least one draw", bound, draws=0),
-    "truncation before t0": partial(refused, r"start = 0.0 lies outside \[t0, t1\) = \[1e-05, 1.0\)", bound, start=0.0),
-    "truncation at t1": partial(refused, r"start = 1.0 lies outside", bound, start=1.0),
-    "NaN": partial(refused, "x holds NaN", bound, (0.0, math.nan)),
-    "integers": partial(refused, "x has dtype int", bound, (0, 0), error=TypeError),
-    "form": partial(refused, "form = 'elbo'; it is 'dsm' or 'sm'", bound, form="elbo"),
-    "truncation": partial(refused, "truncation = 'clean'; it is 'denoised' or 'noised'", bound, truncation="clean"),
+    "zero draws": partial(refused, "draws = 0; the bound needs at least one draw", evaluated, X, draws=0),
+    "truncation before t0": partial(
+        refused, r"start = 0.0 lies outside \[t0, t1\) = \[1e-05, 1.0\)", evaluated, X, start=0.0
+    ),
+    "truncation at t1": partial(refused, r"start = 1.0 lies outside", evaluated, X, start=1.0),
+    "NaN": partial(refused, "x holds NaN", evaluated, (0.0, math.nan)),
+    "integers": partial(refused, "x has dtype int", evaluated, (0, 0), error=TypeError),
+    "form": partial(refused, "form = 'elbo'; it is 'dsm' or 'sm'", evaluated, X, form="elbo"),
+    "truncation": partial(
+        refused, "truncation = 'clean'; it is 'denoised' or 'noised'", evaluated, X, truncation="clean"
+    ),
 }
 
 
