@@ -4,11 +4,11 @@
 
 The gradient of the mean log-likelihood of 32 points in the plane with respect to the parameters of a perceptron
 2 → 64 → 64 → 2 that has been trained for 500 steps, under VP with `max_steps=256`. For `vmap(log_likelihood)` and for
-`batch_log_likelihood`: the median time of a compiled gradient over rounds in which all take turns, the temporary memory
-that XLA allots it, and the relative error of the gradient, |g - g*| / |g*| over all parameters, where g* comes from
-float64, rtol = atol = 1e-10 and `RecursiveCheckpointAdjoint`. Once at the defaults (float32, 1e-5), once in float64 at
-1e-8; time and memory are those of the defaults. `ForwardMode` has no gradient but the derivative along one direction,
-here that of the gradient. The keys are fixed.
+`flow_likelihood` with common steps: the median time of a compiled gradient over rounds in which all take turns, the
+temporary memory that XLA allots it, and the relative error of the gradient, |g - g*| / |g*| over all parameters, where
+g* comes from float64, rtol = atol = 1e-10 and `RecursiveCheckpointAdjoint`. Once at the defaults (float32, 1e-5), once
+in float64 at 1e-8; time and memory are those of the defaults. `ForwardMode` has no gradient but the derivative along
+one direction, here that of the gradient. The keys are fixed.
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ def setting() -> tuple[Any, Any, Array]:
 def mean_log_likelihood(params: Any, rest: Any, xs: Array, solve: str, integrator: sfp.Integrator) -> Array:
     score = eqx.combine(params, rest)
     if solve == "batch":
-        return jnp.mean(sfp.batch_log_likelihood(score, xs, integrator=integrator))
+        return jnp.mean(sfp.flow_likelihood(score, xs, integrator=integrator, common_steps=True).log_prob)
     return jnp.mean(jax.vmap(lambda x: sfp.log_likelihood(score, x, integrator=integrator))(xs))
 
 

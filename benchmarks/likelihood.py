@@ -30,7 +30,6 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp import data, train
-from scorefp.reverse.ode import FixedProbes, batch_flow_map_with_divergence
 
 COUNT, CHECKED = 1024, 128
 SDE = sfp.VP()
@@ -107,15 +106,8 @@ def by_library_each(score: sfp.AbstractScore, xs: Array) -> tuple[Array, Array]:
 
 
 def by_library_batch(score: sfp.AbstractScore, xs: Array) -> tuple[Array, Array]:
-    return sfp.batch_log_likelihood(score, xs), jnp.zeros((), int)
-
-
-@eqx.filter_jit
-def evaluations_of_a_batch(score: sfp.AbstractScore, xs: Array) -> Array:
-    """Of the solve in `batch_log_likelihood`, which does not return them."""
-    traces = jax.vmap(lambda x: FixedProbes(sfp.Exact().probes(x, None)))(xs)
-    ends = {"start": SDE.t0, "stop": SDE.t1}
-    return batch_flow_map_with_divergence(score, xs, traces, integrator=sfp.Integrator(), **ends).evaluations
+    found = sfp.flow_likelihood(score, xs, common_steps=True)
+    return found.log_prob, found.evaluations
 
 
 PROGRAMS: dict[str, Program] = {
@@ -124,7 +116,7 @@ PROGRAMS: dict[str, Program] = {
     "by hand, one solve, dt0=None": by_hand_batch,
     "by hand, one solve, dt0 given": functools.partial(by_hand_batch, first=FIRST),
     "vmap of log_likelihood": by_library_each,
-    "batch_log_likelihood": by_library_batch,
+    "flow_likelihood, common steps": by_library_batch,
 }
 
 
@@ -151,8 +143,6 @@ def compared(title: str, score: sfp.AbstractScore, xs: Array, rounds: int) -> li
     rows: dict[str, Row] = {}
     for name, program in compiled.items():
         log_prob, evaluations = program(arrays, xs)
-        if PROGRAMS[name] is by_library_batch:
-            evaluations = evaluations_of_a_batch(score, xs)
         error = np.abs(np.asarray(log_prob[:CHECKED], np.float64) - truth)
         rows[name] = {
             "data": title,

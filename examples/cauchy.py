@@ -199,7 +199,7 @@ def measured(model: sfp.AbstractScore, problem: Problem, settings: Settings, key
     x = np.asarray(sfp.sample(model, settings.samples, key=sample_key, method=sfp.ProbabilityFlow(), shape=(2,)))
     points = grid()
     log_p = np.asarray(jax.vmap(lambda x: exact.potential(times[0], x))(points))
-    log_q = np.asarray(sfp.batch_log_likelihood(model, points))
+    log_q = np.asarray(sfp.flow_likelihood(model, points, common_steps=True).log_prob)
     # Both are normalised on the square.
     p, q = (np.exp(log - np.max(log)) for log in (log_p, log_q))
     p, q = p / p.sum(), q / q.sum()

@@ -197,9 +197,8 @@ def bound_of_a_sample() -> tuple[Figure, Rows]:
 
             def bound(x: jax.Array, key: jax.Array, model: Any = model, form: Any = form) -> sfp.LikelihoodBound:
                 score = model_on_the_line(*model)
-                return sfp.evaluate_bound(
-                    score, x[None], key=key, form=form, draws=4096, truncation=sfp.Truncation.NOISED
-                )
+                estimator = sfp.BoundEstimator(draws=4096, truncation="noised")
+                return sfp.evaluate_bound(score, x[None], key=key, form=form, estimator=estimator)
 
             found = jax.jit(jax.vmap(bound))(jnp.asarray(points), jr.split(jr.key(2), points.size))
             gap, error = np.asarray(found.value + log_prob), np.asarray(found.error)
@@ -253,15 +252,16 @@ def truncations(axes: Axes) -> Rows:
     rows: Rows = []
     for start in starts:
         keys = jr.split(jr.key(4), len(xs))
-        for label, truncation in zip(curves, (sfp.Truncation.DENOISED, sfp.Truncation.IGNORED), strict=True):
+        for label, truncation in zip(curves, ("denoised", "ignored"), strict=True):
 
             def bound(x: jax.Array, key: jax.Array, start: Any = start, truncation: Any = truncation) -> Any:
-                return sfp.evaluate_bound(exact, x, key=key, start=float(start), truncation=truncation, draws=512)
+                estimator = sfp.BoundEstimator(draws=512, truncation=truncation, start=float(start))
+                return sfp.evaluate_bound(exact, x, key=key, estimator=estimator)
 
             found = jax.jit(jax.vmap(bound))(xs, keys)
             gap = np.asarray(found.value) * bits - truth
             curves[label].append(sfp.Estimate(gap.mean(), gap.std(ddof=1) / math.sqrt(len(gap))))  # pyright: ignore
-            if truncation is sfp.Truncation.DENOISED:
+            if truncation == "denoised":
                 without.append(float((gap + np.asarray(found.kernel_entropy) * bits).mean()))
                 entropy = float(found.kernel_entropy[0]) * bits
                 if start == starts[0]:

@@ -78,14 +78,13 @@ from .integrals import (
     UniformTime as UniformTime,
 )
 from .likelihood import (
+    BoundEstimator as BoundEstimator,
     BoxQuadrature as BoxQuadrature,
     FlowLikelihood as FlowLikelihood,
     ImportanceSampling as ImportanceSampling,
     KLDecomposition as KLDecomposition,
     LikelihoodBound as LikelihoodBound,
-    Truncation as Truncation,
     VariationalDequantiser as VariationalDequantiser,
-    batch_log_likelihood as batch_log_likelihood,
     entropy as entropy,
     evaluate_bound as evaluate_bound,
     flow_likelihood as flow_likelihood,
@@ -139,7 +138,6 @@ from .sampling import (
     ProbabilityFlow as ProbabilityFlow,
     RhoGrid as RhoGrid,
     log_snr_grid as log_snr_grid,
-    rho_grid as rho_grid,
     sample as sample,
     uniform_grid as uniform_grid,
 )

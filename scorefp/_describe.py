@@ -1,4 +1,4 @@
-"""What an object is set up with: as text and JSON for readers, and as JSON that tells two runs apart.
+"""The settings of an object: as text and JSON for readers, and as JSON that tells two runs apart.
 
 Modules are described by their class and fields, functions by their name: what a function closes over is not seen.
 """
@@ -46,7 +46,7 @@ def settings(value: Any, array: Callable[[Any], JSON] = shown) -> JSON:
 
     Args:
         value: Anything: a loss, a model, a data set.
-        array: How arrays are told: `shown`, `digest` or `form`.
+        array: The description of arrays: `shown`, `digest` or `form`.
     """
     inner = functools.partial(settings, array=array)
     if isinstance(value, float) and not math.isfinite(value):
@@ -89,7 +89,7 @@ def described(value: Any) -> str:
 
 
 def unequal(before: JSON, after: JSON) -> str:
-    """Where two descriptions differ, in words, the first places by name; nothing where they are equal."""
+    """The differences of two descriptions, in words, the first places by name; empty where they are equal."""
     return first([f"{name or 'the whole'} was {was}, is {now}" for name, was, now in _differences(before, after, "")])
 
 
@@ -106,7 +106,7 @@ def first(parts: list[str], count: int = 3) -> str:
 
 
 def _differences(before: JSON, after: JSON, name: str) -> Iterator[tuple[str, str, str]]:
-    """Where two descriptions differ: the place, what stood there and what stands there."""
+    """The differences of two descriptions: the place, the old value and the new one."""
     if isinstance(before, dict) and isinstance(after, dict):
         if before.get("type") != after.get("type"):
             yield name, str(before.get("type")), str(after.get("type"))

@@ -184,7 +184,7 @@ PARAMETERS: dict[str, tuple[Callable[[], Any], str]] = {
     "Cosine": (lambda: sfp.Cosine(t1=1.0), r"\[t0, t1\] = \[0\.001, 1\.0\]; the cosine schedule lives inside \(0, 1\)"),
     "a reversed horizon": (
         lambda: sfp.VP(t0=1.0, t1=0.5),
-        r"horizon is \[t0, t1\] = \[1\.0, 0\.5\]; it needs 0\.0 <= t0 < t1\. t0 is where data live",
+        r"horizon is \[t0, t1\] = \[1\.0, 0\.5\]; it needs 0\.0 <= t0 < t1\. t0 is the time of the data",
     ),
     "a reversed general horizon": (
         lambda: sfp.GeneralSDE(lambda t, x: x, lambda t, x: lx.DiagonalLinearOperator(x), Normal(1.0), t0=1.0, t1=0.0),

@@ -49,14 +49,14 @@ PUBLIC = """
     UniformTime UniformLogSNR LogNormalNoise TimeInterval SoftTruncation Restricted edm_loss
     likelihood_weighting ExpectedWeighting
     MinSNRWeighting SoftMinSNRWeighting InterpolatedWeighting
-    log_likelihood likelihood_bound evaluate_bound Truncation Estimate entropy kl_decomposition kl_bound
+    log_likelihood likelihood_bound evaluate_bound BoundEstimator Estimate entropy kl_decomposition kl_bound
     log_normaliser BoxQuadrature ImportanceSampling
     gaussian_kl prior_kl prior_kl_bound ode_score bits_per_dim UniformDequantiser VariationalDequantiser
     integrated_residual AnchoredPotential high_order_bound residual_suprema
     UniformDraws GaussLegendre
     solve_density Process GridDensity
     sample EulerMaruyama ProbabilityFlow Euler Langevin
-    Heun Churn RhoGrid rho_grid DPMSolver ExponentialIntegrator PredictorCorrector Denoised
+    Heun Churn RhoGrid DPMSolver ExponentialIntegrator PredictorCorrector Denoised
     reverse_path consistency_loss Consistency OwnSamples TimeWindow NoiseWindow LogSNRWindow
     audit wasserstein2 ode_sde_gap nn
 """

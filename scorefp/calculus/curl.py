@@ -1,4 +1,4 @@
-"""The antisymmetric part of a Jacobian: what no potential explains."""
+"""The antisymmetric part of a Jacobian, which is zero for the gradient of a potential."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Probes `v` with `E[v vᵀ] = I`: what turns a trace into an average of directional derivatives."""
+"""Probes `v` with `E[v vᵀ] = I`, which turn a trace into an average of directional derivatives."""
 
 from abc import abstractmethod
 from typing import ClassVar

@@ -20,7 +20,7 @@ def require_smooth(name: str, fn: Callable[..., Any], *args: Array) -> None:
     is traced once, nothing is evaluated.
 
     Args:
-        name: What the function is called in the message.
+        name: The name of the function in the message.
         fn: The function.
         args: Its arguments; only shapes and dtypes count.
 

@@ -1,4 +1,4 @@
-"""Where data sets come from: files, folders, tables and iterables, in memory or read while a model trains."""
+"""Data sets from files, folders, tables and iterables, in memory or read while a model trains."""
 
 from ..dataset import (
     AbstractDequantiser as AbstractDequantiser,
@@ -8,12 +8,11 @@ from ..dataset import (
     UniformDequantiser as UniformDequantiser,
     bits_per_dim as bits_per_dim,
 )
-from .digits import digits as digits
 from .files import read_arrays as read_arrays
 from .folder import ImageFolder as ImageFolder
+from .handwritten import digits as digits, mnist as mnist
 from .hugging_face import HuggingFace as HuggingFace
 from .loader import Loader as Loader
-from .mnist import mnist as mnist
 from .on_host import OnHost as OnHost
 from .source import AbstractRows as AbstractRows, AbstractSource as AbstractSource, Batches as Batches
 from .split import Part as Part, split as split

@@ -30,10 +30,10 @@ def read_arrays(
 
     Args:
         path: The file.
-        name: Which array of a `.npz` file holds the samples; not needed where there is one.
+        name: The array of a `.npz` file that holds the samples; not needed where there is one.
         quantisation: The levels and the interval they are mapped to; `None` for floats.
         interval: The range that floats are declared to lie on; `None` for floats without bounds.
-        args: Which array of a `.npz` file holds the conditioning, such as labels; of a tuple of names, `args` is a
+        args: The array of a `.npz` file that holds the conditioning, such as labels; of a tuple of names, `args` is a
             dictionary by name.
 
     Raises:
@@ -78,7 +78,7 @@ def read_arrays(
 
 
 def _readable(path: str | Path, load: Callable[[], _T]) -> _T:
-    """What `load` reads, with one message for all that a damaged file may raise."""
+    """The value of `load`, with one message for all that a damaged file may raise."""
     try:
         return load()
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -33,7 +33,7 @@ class ImageFolder(AbstractRows):
         labels: Whether `args` is the class of a picture, an integer: the place in `classes` of the sub-folder it is in.
         skip_corrupt: Whether to leave out, with a warning, the files that cannot be read; to find them all files are
             read once, here. Otherwise the first of them is an error.
-        quantisation: What the 256 levels mean; they lie on [-1, 1] unless told otherwise.
+        quantisation: The meaning of the 256 levels; they lie on [-1, 1] by default.
         threads: How many threads read ahead, a batch each.
 
     Attributes:

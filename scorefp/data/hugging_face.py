@@ -15,7 +15,7 @@ from .source import AbstractRows, Batch
 
 @runtime_checkable
 class Table(Protocol):
-    """What is used of a `datasets.Dataset`; another table with these four will do."""
+    """The part of a `datasets.Dataset` that is used; another table with these four will do."""
 
     @property
     def column_names(self) -> list[str]: ...

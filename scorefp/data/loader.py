@@ -1,4 +1,4 @@
-"""Batches that somebody else makes."""
+"""Batches from any Python iterable."""
 
 import itertools
 import json
@@ -79,7 +79,7 @@ class Loader(AbstractSource):
         """A batch as arrays, checked.
 
         Args:
-            batch: What the iterable gave.
+            batch: An item of the iterable.
             number: How many it gave before, for messages.
 
         Raises:
@@ -119,14 +119,14 @@ class _Origin:
 
 
 class _Place(NamedTuple):
-    """Between two batches of the iterable."""
+    """A place between two batches of the iterable."""
 
     epoch: int
     """How often the iterable has ended."""
     taken: int
     """Batches since then."""
     own: Any
-    """What the iterator says of its place, where it says something."""
+    """The place as the iterator reports it; `None` where it reports none."""
 
 
 class _Piece(NamedTuple):

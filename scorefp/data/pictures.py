@@ -1,4 +1,4 @@
-"""Pictures as arrays of bytes: what is grey, what is coloured, and what is refused."""
+"""Pictures as arrays of bytes: the modes that count as grey, as coloured, and that are refused."""
 
 import importlib
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BYTES = Quantisation(256, -1.0, 1.0)
-"""What the 256 levels of a picture mean, unless told otherwise."""
+"""The default meaning of the 256 levels of a picture."""
 
 _GREY, _COLOUR = ("1", "L", "LA", "La"), ("RGB", "P", "PA", "RGBA", "RGBa", "CMYK", "YCbCr")
 
@@ -23,7 +23,7 @@ _GREY, _COLOUR = ("1", "L", "LA", "La"), ("RGB", "P", "PA", "RGBA", "RGBa", "CMY
 @final
 @dataclass(frozen=True)
 class Layout:
-    """How a picture becomes an array `(channels, height, width)`: as it is, but for what is asked for."""
+    """The array `(channels, height, width)` of a picture: its own channels and size, unless others are given."""
 
     channels: int | None
     size: tuple[int, int] | None
@@ -43,7 +43,7 @@ class Layout:
 
         Args:
             image: The picture.
-            name: What a message calls it.
+            name: Its name in messages.
 
         Raises:
             ValueError: if it has more than 8 bits a channel, or is transparent and `channels` is `None`.
@@ -67,7 +67,7 @@ class Layout:
 
         Args:
             image: The picture.
-            name: What a message calls it.
+            name: Its name in messages.
 
         Raises:
             ValueError: where `shape` does.

@@ -68,7 +68,7 @@ class AbstractSource(AbstractModule):
 
         Args:
             batch_size: Samples in a batch, those of all processes together.
-            seed: What the order is drawn from, where the source draws it.
+            seed: The seed of the order, where the source draws it.
             share: `(i, n)` for process `i` of `n`: it reads rows `[i·B/n, (i+1)·B/n)` of each batch of `B`. The
                 batches of all processes together are the same whatever `n` is.
 
@@ -104,13 +104,13 @@ class AbstractRows(AbstractSource):
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """What a message calls a sample: its index, or its file."""
+        """The name of a sample in messages: its index, or its file."""
 
     def read(self, index: Int[np.ndarray, " batch"]) -> Batch:
         """The samples of these indices and their conditioning, checked.
 
         Args:
-            index: Which samples.
+            index: The indices of the samples.
 
         Raises:
             TypeError: if there are integers without a quantisation, or floats with one.
@@ -158,7 +158,7 @@ class AbstractRows(AbstractSource):
 
 @final
 class _Order:
-    """Which samples are in which batch: a permutation of all of them for each epoch, cut into batches."""
+    """The order of the samples: a permutation of all of them for each epoch, cut into batches."""
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed

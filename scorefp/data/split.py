@@ -15,7 +15,7 @@ class Part(AbstractRows):
 
     Args:
         source: The source.
-        index: Which of its samples.
+        index: The indices of its samples.
 
     Raises:
         ValueError: if `index` is empty, or leaves the source.
@@ -63,7 +63,7 @@ def split(data: AbstractRows, share: float, *, seed: int) -> tuple[Part, Part]: 
 def split(data: Dataset | AbstractRows, share: float, *, seed: int) -> tuple[Dataset, Dataset] | tuple[Part, Part]:
     """Two disjoint parts that make up the data: most to train on, and a share held out.
 
-    Who is in which part depends on the seed and the number of samples alone. Nothing is read.
+    The parts depend on the seed and the number of samples alone. Nothing is read.
 
     Args:
         data: A data set, or a source whose samples have an index.

@@ -97,7 +97,7 @@ class Dataset(AbstractModule):
         """The chosen samples, with their conditioning.
 
         Args:
-            index: Which samples, in which order; at least two.
+            index: The indices of the samples, in order; at least two.
 
         Raises:
             ValueError: if there are fewer, or one is not in `0 … n - 1`.
@@ -133,7 +133,7 @@ class Dataset(AbstractModule):
     def dequantised(self, key: Key) -> "Dataset":
         """The same samples as floats, levels spread uniformly over their width.
 
-        It still has the quantisation, so that likelihoods of it are told in bits per dimension.
+        It still has the quantisation, so that its likelihoods are in bits per dimension.
 
         Args:
             key: A random key; floats need none and are returned as they are.

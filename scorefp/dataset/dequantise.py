@@ -14,7 +14,7 @@ from .quantisation import Quantisation
 
 
 class Dequantised(AbstractModule):
-    r"""Dequantised levels and what it took to draw them.
+    r"""Dequantised levels, with the log-density of their noise.
 
     Args:
         x: The sample $\text{low} + (k + u)\,w$.

@@ -11,7 +11,7 @@ from .._module import AbstractModule
 
 
 class Quantisation(AbstractModule):
-    r"""How integer levels lie on an interval [K7]: level $k$ of `levels` covers
+    r"""The place of integer levels on an interval [K7]: level $k$ of `levels` covers
     $[\text{low} + k w, \text{low} + (k + 1) w)$ with $w = (\text{high} - \text{low})/\text{levels}$.
 
     It belongs to the data. Whoever turns a log-likelihood into bits per dimension takes it from there.
@@ -48,7 +48,7 @@ class Quantisation(AbstractModule):
 
     @property
     def offset_bits(self) -> float:
-        r"""What turns a density on $[\text{low}, \text{high}]$ into bits of a level, $-\log_2 w$ a dimension."""
+        r"""The bits from a density on $[\text{low}, \text{high}]$ to that of a level, $-\log_2 w$ a dimension."""
         return math.log2(self.levels) - math.log2(self.high - self.low)
 
     def dequantise(self, k: Integer[ArrayLike, "*event"], u: Float[ArrayLike, "*event"]) -> Float[Array, "*event"]:

@@ -1,4 +1,4 @@
-"""The values and the conditioning of samples: what is refused, and how a message names it."""
+"""The checks of values and conditioning of samples, with messages that name the sample."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ class Interval(AbstractModule):
 
 
 def check_kind(dtype: Any, quantisation: Quantisation | None, interval: Interval | None) -> None:
-    """Refuses integers without a quantisation, floats with one, and what is neither."""
+    """Refuses integers without a quantisation, floats with one, and all other dtypes."""
     dtype = np.dtype(dtype)
     if quantisation is not None:
         # Not by require: this runs for every batch, and the message would be written each time.
@@ -81,7 +81,7 @@ def check_values(
         values: Samples, whose dtype `check_kind` has seen.
         quantisation: Their levels.
         interval: The range of floats.
-        name: What a message calls the sample of a position.
+        name: The name in messages of the sample at a position.
     """
     if values.size == 0 or _fills(values.dtype, quantisation):
         return

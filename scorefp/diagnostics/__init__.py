@@ -1,4 +1,4 @@
-"""Audits: how far any score is from being the score of its diffusion, in numbers, curves and one figure."""
+"""Audits: the distance of any score from the score of its diffusion, in numbers, curves and one figure."""
 
 from .audit import DEFAULT_MEASURES as DEFAULT_MEASURES, Audit as Audit, audit as audit, evaluate as evaluate
 from .bound import Bound as Bound

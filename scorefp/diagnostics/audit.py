@@ -18,6 +18,7 @@ from .._module import AbstractModule
 from .._types import Key
 from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset, as_dataset
+from ..likelihood import BoundEstimator
 from ..reverse import Integrator
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE, AbstractSDE
@@ -41,15 +42,15 @@ DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (
     Gap(),
     ConsistencyCurves(),
 )
-"""What an audit measures where it is not told."""
+"""The measures of an audit by default."""
 
 
 class Audit(AbstractModule):
-    """What an audit found, made by `audit`. `str` is a table.
+    """The result of `audit`. `str` is a table.
 
     Args:
-        sections: What each measure found, by title.
-        notes: What was left out, and why.
+        sections: The result of each measure, by title.
+        notes: The measures that were left out, and the reason.
         configuration: Versions, score, samples, key and the settings of the measures.
 
     Example:
@@ -83,7 +84,7 @@ class Audit(AbstractModule):
         """One figure of all curves, with their 95 % confidence bands.
 
         Args:
-            path: Where to write it; the ending says the format. Nowhere for `None`.
+            path: The file to write, whose ending is the format; none for `None`.
 
         Returns:
             The matplotlib figure.
@@ -97,7 +98,7 @@ class Audit(AbstractModule):
         return written_to(curves_figure({"": list(self.sections.values())}), path)
 
     def to_dict(self) -> dict[str, JSON]:
-        """All numbers, curves, notes and settings as plain values; what is not finite is `None`."""
+        """All numbers, curves, notes and settings as plain values; a number that is not finite is `None`."""
         return {
             "configuration": self.configuration,
             "sections": {
@@ -128,7 +129,7 @@ def audit(
     key: Key,
     measures: Sequence[AbstractMeasure] | None = None,
 ) -> Audit:
-    r"""A full account of how far a score is from being the score of its diffusion.
+    r"""The distance of a score from the score of its diffusion, by several measures.
 
     By default: the likelihood of the probability-flow ODE with its exploded trajectories (`Likelihood`), the bound of
     the reverse SDE (`Bound`), the residual of the score Fokker–Planck equation (`ResidualCurve`), the error of
@@ -144,7 +145,7 @@ def audit(
         data: A data set, with its quantisation and conditioning; or clean samples as floats, stacked along the leading
             axis. Levels are dequantised once for all measures, by uniform noise, but for those that draw their own.
         key: A random key.
-        measures: What to measure, in this order. `None` is `DEFAULT_MEASURES`, of which a score on an SDE without a
+        measures: The measures, in this order. `None` is `DEFAULT_MEASURES`, of which a score on an SDE without a
             Gaussian kernel gets those that need none.
 
     Returns:
@@ -153,7 +154,7 @@ def audit(
 
     Raises:
         TypeError: if the data are integers without a quantisation, or a measure given by name needs a Gaussian kernel
-            that the SDE has not.
+            that the SDE does not have.
         ValueError: if there are fewer than two samples, one is not finite, or their shape is not that of the score.
 
     Example:
@@ -204,7 +205,7 @@ def evaluate(
 
     Returns:
         An audit with the sections `"likelihood"` and `"bound"`. The values of each sample are in their `points`: two
-        scores are compared by the differences of theirs.
+        scores are compared by the differences of their points.
 
     Raises:
         TypeError: if the data are integers without a quantisation.
@@ -224,7 +225,7 @@ def evaluate(
         (True, (200,))
     """
     nll = Likelihood(trace, integrator, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
-    bound = Bound(draws=draws, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
+    bound = Bound(None, BoundEstimator(draws), batch_size, repeats, dequantiser)
     return _audit(score, data, *_suited((nll, bound), score.sde), key)
 
 
@@ -233,7 +234,7 @@ def _suited(measures: Sequence[AbstractMeasure], sde: AbstractSDE) -> tuple[Sequ
     if isinstance(sde, AbstractLinearSDE):
         return measures, ()
     left_out = ", ".join(type(measure).__name__ for measure in measures if measure.needs_kernel)
-    note = f"Left out: {left_out}; they need a Gaussian kernel, which {type(sde).__name__} has not."
+    note = f"Left out: {left_out}; they need a Gaussian kernel, which {type(sde).__name__} does not have."
     return [measure for measure in measures if not measure.needs_kernel], (note,)
 
 
@@ -271,7 +272,7 @@ def _audit(
 
 
 def _fields(value: Number | Curve) -> dict[str, JSON]:
-    """The fields as JSON, arrays in full; what is not finite is `None`."""
+    """The fields as JSON, arrays in full; a number that is not finite is `None`."""
 
     def plain(item: Any) -> JSON:
         if isinstance(item, np.ndarray):

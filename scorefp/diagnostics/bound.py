@@ -8,8 +8,7 @@ from .._checks import require
 from .._describe import described
 from .._types import Event, Key
 from ..dataset import AbstractDequantiser, Dataset
-from ..integrals import AbstractTimeSampler, UniformLogSNR
-from ..likelihood import LikelihoodBound, evaluate_bound
+from ..likelihood import BoundEstimator, LikelihoodBound, evaluate_bound
 from ..score import AbstractScore
 from .measure import AbstractMeasure, Section
 from .repeats import Unit, check_samples, in_repeats, own_dequantiser, told
@@ -29,12 +28,12 @@ class Bound(AbstractMeasure):
 
     Args:
         samples: How many samples, drawn without replacement; all of them for `None`.
-        draws: Times a sample. A draw evaluates the score four times.
-        time: How they are drawn.
+        estimator: The draws for each sample, of which each evaluates the score four times, the law of their times, the
+            truncation and the trace.
         batch_size: How many samples are taken at once, each with all its draws.
         repeats: How often each sample is taken, with its own draws; its value is the mean. Levels are dequantised
             anew each time.
-        dequantiser: How levels become floats; its term is part of the bound (Song 2021, Eq. 13). `None` is uniform
+        dequantiser: The noise inside levels; its term is part of the bound (Song 2021, Eq. 13). `None` is uniform
             noise.
 
     Raises:
@@ -52,8 +51,7 @@ class Bound(AbstractMeasure):
     """
 
     samples: int | None = None
-    draws: int = 32
-    time: AbstractTimeSampler = UniformLogSNR()
+    estimator: BoundEstimator = BoundEstimator(draws=32)
     batch_size: int = 64
     repeats: int = 1
     dequantiser: AbstractDequantiser | None = None
@@ -61,8 +59,9 @@ class Bound(AbstractMeasure):
     needs_kernel: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        check_samples(self.samples, self.repeats, self.batch_size)
-        require(self.draws >= 2, f"draws = {self.draws}; the standard error of a point needs at least two draws.")
+        check_samples(self.samples, self.batch_size, self.repeats)
+        draws = self.estimator.draws
+        require(draws >= 2, f"draws = {draws}; the standard error of a point needs at least two draws.")
 
     @property
     def needs_levels(self) -> bool:
@@ -91,11 +90,11 @@ class Bound(AbstractMeasure):
             },
             {},
             (
-                f"{told(len(chosen), self.repeats, dequantiser)} with {self.draws} draws of {described(self.time)} "
-                "each.",
+                f"{told(len(chosen), self.repeats, dequantiser)} with {self.estimator.draws} draws of "
+                f"{described(self.estimator.time)} each.",
             ),
             points,
         )
 
     def _at(self, score: AbstractScore, x: Event, key: Key) -> LikelihoodBound:
-        return evaluate_bound(score, x, key=key, draws=self.draws, time=self.time)
+        return evaluate_bound(score, x, key=key, estimator=self.estimator)

@@ -1,4 +1,4 @@
-"""The property tests of consistency [M3]: is the denoiser a martingale along its own reverse SDE?"""
+"""The property tests of consistency [M3]: the martingale property of the denoiser along its own reverse SDE."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from ..reverse import ReverseStep, ancestral_step
 from ..sampling import log_snr_grid
 from ..score import AbstractScore, conditioned, linear_sde
 from .measure import AbstractMeasure, Section
+from .repeats import check_samples
 from .statistics import mean_number, root_mean_curve, root_mean_number
 
 
@@ -30,7 +31,7 @@ class ConsistencyCurves(AbstractMeasure):
     $$ L(t, t') = E_{x_t}\Big[\tfrac12\big\|E[h(x_{t'}, t') \mid x_t] - h(x_t, t)\big\|^2\Big]. $$
 
     `from_t1` starts at $t = t_1$ and shows over $t'$ where along the way the property is broken; `to_t0` ends at
-    $t' = t_0$ and shows over $t$ how far what the denoiser says is from the mean of what the model then generates. The
+    $t' = t_0$ and shows over $t$ the distance of the denoiser from the mean of what the model generates. The
     curves are $(2L/D)^{1/2}$, the root mean square of the defect of one entry, in the unit of the samples. The numbers
     are the mean of $L(t, t_0)$ over the grid of $t$, and its root mean square for one entry.
 
@@ -77,9 +78,8 @@ class ConsistencyCurves(AbstractMeasure):
             f"steps = {self.steps} with times = {self.times}; the steps between two times are equally many, so that "
             "steps is a multiple of times.",
         )
-        require(self.samples >= 2, f"samples = {self.samples}; a confidence interval needs at least two samples.")
+        check_samples(self.samples, self.batch_size)
         require(self.paths >= 2, f"paths = {self.paths}; the square without bias is a product of two paths.")
-        require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one sample is taken at once.")
 
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         sample_key, key = jr.split(key)
@@ -119,8 +119,8 @@ class ConsistencyCurves(AbstractMeasure):
 def _products(
     measure: ConsistencyCurves, score: AbstractScore, x: Float[Array | np.ndarray, "n *event"], args: Any, key: Key
 ) -> tuple[Float[Array, " ends"], Float[Array, "times times n"]]:
-    """The descending times of the grid; and of each sample the squared defect, without bias, from the start of each of
-    the cells between them to the end of each.
+    """The descending times of the grid, and the unbiased squared defects of each sample from the start of each cell
+    between them to the end of each.
     """
     sde, cells, each = linear_sde(score), measure.times, measure.steps // measure.times
     grid = log_snr_grid(sde, measure.steps).astype(x.dtype)

@@ -5,15 +5,17 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from .._describe import described
+from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, curl, squared_curl
 from ..dataset import Dataset
 from ..fokker_planck import AbstractResidualMethod, Form, ResidualMethod, resolve
 from ..score import AbstractScore, linear_sde
 from .ensemble import Ensemble
-from .measure import AbstractMeasure, Section, default_trace
+from .measure import AbstractMeasure, Curve, Number, Section, default_trace
 from .statistics import mean_curve, mean_number, root_mean_curve, root_mean_number
 
 
@@ -72,32 +74,20 @@ class ResidualCurve(AbstractMeasure):
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         t, values = self.ensemble.evaluate(self._at, score, data, key=key)
         plain, free = values["square"], values["scale_free_square"]
-        unit, size = "1/(length·time)", data.size
-        method = self._method(size)
-        if method.random:
-            points = plain.mean(axis=0)
-            number = root_mean_number(points, unit, "r_FP, (1/D) root of mean square over the grid", scale=1 / size)
-            label = r"$r_\mathrm{FP} = \frac{1}{D}(E\,\Vert\varepsilon\Vert^2)^{1/2}$"
-            curve = root_mean_curve(t, plain, unit, label, scale=1 / size)
-        else:
-            norms = np.sqrt(plain) / size
-            points = norms.mean(axis=0)
-            number = mean_number(points, unit, "r_FP, mean over the grid")
-            curve = mean_curve(t, norms, unit, r"$r_\mathrm{FP} = \frac{1}{D}E\,\Vert\varepsilon\Vert$")
-        free = free / size
-        scale_free = root_mean_number(free.mean(axis=0), "1", "r_FP scale-free, root mean square over the grid")
-        label = r"$(\frac{1}{D}E\,\Vert\sigma^3 g^{-2}\varepsilon\Vert^2)^{1/2}$"
+        size, method = data.size, self._method(data.size)
         given = default_trace(size) if self.method is None else self.method
-        notes = [taken(self.ensemble, data, f"{described(given)}, {method.form} form")]
+        unit, notes = "1/(length·time)", [taken(self.ensemble, data, f"{described(given)}, {method.form} form")]
         if method.random:
+            label = r"$r_\mathrm{FP} = \frac{1}{D}(E\,\Vert\varepsilon\Vert^2)^{1/2}$"
+            words = "r_FP, (1/D) root of mean square over the grid"
+            plain = _Reading(plain, unit, words, label, scale=1 / size)
             notes.append("r_FP is the root of an unbiased mean square, an upper bound of the mean norm over D.")
-        return Section(
-            "residual",
-            {"r_FP": number, "r_FP_scale_free": scale_free},
-            {"r_FP": curve, "r_FP_scale_free": root_mean_curve(t, free, "1", label)},
-            tuple(notes),
-            {"r_FP": points, "r_FP_scale_free": free.mean(axis=0)},
-        )
+        else:
+            label = r"$r_\mathrm{FP} = \frac{1}{D}E\,\Vert\varepsilon\Vert$"
+            plain = _Reading(np.sqrt(plain) / size, unit, "r_FP, mean over the grid", label, root=False)
+        label = r"$(\frac{1}{D}E\,\Vert\sigma^3 g^{-2}\varepsilon\Vert^2)^{1/2}$"
+        free = _Reading(free / size, "1", "r_FP scale-free, root mean square over the grid", label)
+        return _section("residual", t, {"r_FP": plain, "r_FP_scale_free": free}, notes)
 
     def _method(self, size: int) -> AbstractResidualMethod:
         return resolve(default_trace(size) if self.method is None else self.method, self.form)
@@ -142,25 +132,13 @@ class MatchingCurve(AbstractMeasure):
 
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         t, values = self.ensemble.evaluate(self._at, score, data, key=key)
-        norms, squares = values["norm"] / data.size, values["scale_free_square"] / data.size
+        label = r"$r_\mathrm{DSM} = \frac{1}{D}E\,\Vert s - \nabla\log q(x_t|x_0)\Vert$"
+        norm = _Reading(values["norm"] / data.size, "1/length", "r_DSM, mean over the grid", label, root=False)
         label = r"$(\frac{1}{D}E\,\Vert\sigma s + \epsilon\Vert^2)^{1/2}$"
-        return Section(
-            "matching",
-            {
-                "r_DSM": mean_number(norms.mean(axis=0), "1/length", "r_DSM, mean over the grid"),
-                "r_DSM_scale_free": root_mean_number(
-                    squares.mean(axis=0), "1", "r_DSM scale-free, root mean square over the grid"
-                ),
-            },
-            {
-                "r_DSM": mean_curve(
-                    t, norms, "1/length", r"$r_\mathrm{DSM} = \frac{1}{D}E\,\Vert s - \nabla\log q(x_t|x_0)\Vert$"
-                ),
-                "r_DSM_scale_free": root_mean_curve(t, squares, "1", label),
-            },
-            (taken(self.ensemble, data, "no probes"),),
-            {"r_DSM": norms.mean(axis=0), "r_DSM_scale_free": squares.mean(axis=0)},
-        )
+        words = "r_DSM scale-free, root mean square over the grid"
+        free = _Reading(values["scale_free_square"] / data.size, "1", words, label)
+        notes = [taken(self.ensemble, data, "no probes")]
+        return _section("matching", t, {"r_DSM": norm, "r_DSM_scale_free": free}, notes)
 
     def _at(self, score: AbstractScore, t: Scalar, x: Event, noise: Event, key: Key) -> dict[str, Scalar]:
         sigma = linear_sde(score).sigma(t)
@@ -206,23 +184,13 @@ class CurlCurve(AbstractMeasure):
 
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         t, values = self.ensemble.evaluate(self._at, score, data, key=key)
-        squares, free = values["square"], values["scale_free_square"] / data.size
+        label = r"$E\,\frac{1}{2}\Vert J-J^\top\Vert_F^2$"
+        square = _Reading(values["square"], "1/length⁴", "curl, mean square over the grid", label, root=False)
         label = r"$(\frac{1}{D}E\,\frac{1}{2}\Vert\sigma^2(J-J^\top)\Vert_F^2)^{1/2}$"
-        return Section(
-            "curl",
-            {
-                "curl": mean_number(squares.mean(axis=0), "1/length⁴", "curl, mean square over the grid"),
-                "curl_scale_free": root_mean_number(
-                    free.mean(axis=0), "1", "curl scale-free, root mean square over the grid"
-                ),
-            },
-            {
-                "curl": mean_curve(t, squares, "1/length⁴", r"$E\,\frac{1}{2}\Vert J-J^\top\Vert_F^2$"),
-                "curl_scale_free": root_mean_curve(t, free, "1", label),
-            },
-            (taken(self.ensemble, data, described(self._trace(data.size))),),
-            {"curl": squares.mean(axis=0), "curl_scale_free": free.mean(axis=0)},
-        )
+        words = "curl scale-free, root mean square over the grid"
+        free = _Reading(values["scale_free_square"] / data.size, "1", words, label)
+        notes = [taken(self.ensemble, data, described(self._trace(data.size)))]
+        return _section("curl", t, {"curl": square, "curl_scale_free": free}, notes)
 
     def _trace(self, size: int) -> AbstractTrace:
         return default_trace(size) if self.trace is None else self.trace
@@ -244,3 +212,35 @@ def taken(ensemble: Ensemble, data: Dataset, how: str) -> str:
     """A note on times, samples and method."""
     samples = min(ensemble.samples, len(data))
     return f"{samples} samples at each of {ensemble.times} times of {described(ensemble.grid)}; {how}."
+
+
+class _Reading(AbstractModule):
+    """One quantity over time and samples, told as a number, a curve and points: its mean, or the root of its mean."""
+
+    values: Float[np.ndarray, "times n"]
+    unit: str
+    words: str
+    label: str
+    root: bool = True
+    scale: float = 1.0
+
+    def number(self) -> Number:
+        points = self.values.mean(axis=0)
+        if self.root:
+            return root_mean_number(points, self.unit, self.words, scale=self.scale)
+        return mean_number(points, self.unit, self.words)
+
+    def curve(self, t: Float[np.ndarray, " times"]) -> Curve:
+        if self.root:
+            return root_mean_curve(t, self.values, self.unit, self.label, scale=self.scale)
+        return mean_curve(t, self.values, self.unit, self.label)
+
+
+def _section(title: str, t: Float[np.ndarray, " times"], readings: dict[str, _Reading], notes: list[str]) -> Section:
+    return Section(
+        title,
+        {name: reading.number() for name, reading in readings.items()},
+        {name: reading.curve(t) for name, reading in readings.items()},
+        tuple(notes),
+        {name: reading.values.mean(axis=0) for name, reading in readings.items()},
+    )

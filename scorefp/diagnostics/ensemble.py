@@ -18,6 +18,7 @@ from ..dataset import Dataset
 from ..integrals import log_snr_times
 from ..score import AbstractScore, conditioned, linear_sde
 from ..sde import AbstractLinearSDE
+from .repeats import check_samples
 
 TimeGrid: TypeAlias = Callable[[AbstractLinearSDE, int], Float[Array, " times"]]
 """Called as `grid(sde, times)`, it returns so many ascending times."""
@@ -60,14 +61,14 @@ def uniform_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " time
 class Ensemble(AbstractModule):
     r"""Diffused samples $x_t = \alpha x_0 + \sigma\epsilon$ on a grid of times.
 
-    The same clean samples serve all times, each with its own noise at each. What is averaged over the grid is averaged
+    The same clean samples serve all times, each with its own noise at each. An average over the grid is taken
     for each clean sample first, so that a confidence interval is one over independent points [K8].
 
     Args:
         times: The number of times.
         samples: How many clean samples at each time, drawn without replacement; all where there are fewer.
         grid: `log_snr_midpoints`, `uniform_midpoints` or any function `(sde, times) -> times`.
-        batch_size: How many diffused samples are taken at once, which bounds the memory.
+        batch_size: The number of diffused samples taken at once, which bounds the memory.
 
     Raises:
         ValueError: if a number is too small; on use, if the grid returns another number of times.
@@ -80,8 +81,7 @@ class Ensemble(AbstractModule):
 
     def __check_init__(self) -> None:
         require(self.times >= 1, f"times = {self.times}; a curve has at least one time.")
-        require(self.samples >= 2, f"samples = {self.samples}; a confidence interval needs at least two samples.")
-        require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one sample is taken at once.")
+        check_samples(self.samples, self.batch_size)
 
     def evaluate(
         self, integrand: Integrand, score: AbstractScore, data: Dataset, *, key: Key

@@ -23,7 +23,7 @@ from .measure import AbstractMeasure, Number, Section
 from .statistics import NORMAL, share_interval
 
 _MOST = 1024
-"""How many samples a gap takes where it is not told: their exact transport takes about a second."""
+"""The default number of samples of a gap: their exact transport takes about a second."""
 
 _LABELS = {
     "ode_sde": "W₂² of ODE and SDE",
@@ -36,21 +36,21 @@ _LABELS = {
 
 
 class OdeSdeGap(AbstractModule):
-    """What `ode_sde_gap` found. `str` is a table of the squared distances with their standard errors.
+    """The result of `ode_sde_gap`. `str` is a table of the squared distances with their standard errors.
 
     Args:
         ode_sde: Between the samples of the ODE and those of the SDE.
         floor: Between two independent sets of the SDE's samples.
         ode_data: Between the samples of the ODE and the data, where data were given.
         sde_data: Between the samples of the SDE and the data, where data were given.
-        langevin_sde: Between where Langevin dynamics takes the SDE's samples and where it took them from.
-        langevin_data: Between where it takes them and the data.
+        langevin_sde: Between the samples of the SDE before and after Langevin dynamics.
+        langevin_data: Between these after Langevin dynamics and the data.
         failed: The share of the ODE's trajectories that did not get to `t0` with finite values.
         sde_failed: The same of the SDE's.
         langevin_failed: The same of Langevin dynamics.
         ode: The samples of the ODE; not finite where a trajectory failed.
         sde: The samples of the SDE from the same draws of the prior, likewise.
-        langevin: Where Langevin dynamics takes these, likewise; `None` where it was not asked for.
+        langevin: These after Langevin dynamics, likewise; `None` where none was given.
     """
 
     ode_sde: Estimate
@@ -96,7 +96,7 @@ def ode_sde_gap(
     shape: tuple[int, ...] | None = None,
     batch_size: int = 1024,
 ) -> OdeSdeGap:
-    r"""How far the samples of the probability-flow ODE are from those of the reverse SDE: the squared distance
+    r"""The distance of the samples of the probability-flow ODE from those of the reverse SDE: the squared
     $W_2^2(p_{\mathrm{ODE}}, p_{\mathrm{SDE}})$ at `t0` [G2] (Deveney 2023, Table 1), and that of either to the data
     (Tables 2 and 3).
 
@@ -132,7 +132,7 @@ def ode_sde_gap(
         langevin: The third process, such as `Langevin(steps, step_size)`; none by default.
         box: Take histograms on this box in place of the samples themselves, as the paper does.
         bins: The number of cells along each side of the box.
-        transport: How the transport is found, the `method` of `wasserstein2`.
+        transport: The solver of the transport, the `method` of `wasserstein2`.
         resamples: How many bootstrap samples give the errors, as in `wasserstein2`.
         args: Conditioning, a pytree of arrays with `samples` as leading axis, given to the model; `None` is that of the
             data.
@@ -240,7 +240,7 @@ class Gap(AbstractMeasure):
         ode: The first sampler.
         sde: The second. `None` is Euler–Maruyama with 128 steps, on `log_snr_grid` for a linear SDE and on
             `uniform_grid` for another.
-        transport: How the transport is found, the `method` of `wasserstein2`.
+        transport: The solver of the transport, the `method` of `wasserstein2`.
         batch_size: How many trajectories are solved at once.
 
     Raises:

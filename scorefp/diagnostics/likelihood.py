@@ -32,7 +32,7 @@ class Likelihood(AbstractMeasure):
     a quantisation, nats a sample where they have none.
 
     A few trajectories of a trained score may leave the data and explode; they have a finite but absurd likelihood, and
-    dominate the mean. Three numbers tell the story together: the **mean** with its Student-t interval over points [K8],
+    dominate the mean. Three numbers belong together: the **mean** with its Student-t interval over points [K8],
     the **median** with its interval by order statistics, and the **share of exploded trajectories**. A trajectory has
     exploded when
 
@@ -46,14 +46,14 @@ class Likelihood(AbstractMeasure):
         trace: `Exact()` or `Hutchinson(samples, law)`, with probes fixed along a trajectory. `None` is `Exact()` for
             samples of up to 16 elements and `Hutchinson()` for larger ones: unbiased for the mean, while the median
             carries the spread of the probe.
-        integrator: How the ODE is solved. With `throw=True` a failed trajectory raises instead.
+        integrator: The solver of the ODE. With `throw=True` a failed trajectory raises instead.
         samples: How many samples, drawn without replacement; all of them for `None`.
         threshold: How many scales of the prior are too far.
         batch_size: How many trajectories are solved at once. Each has its own steps, and a batch goes on until its
             slowest is done.
         repeats: How often each sample is taken, with its own probes; its value is the mean. Levels are dequantised
             anew each time.
-        dequantiser: How levels become floats; its term, which is told beside the mean, is part of it, so that the code
+        dequantiser: The noise inside levels; its term, which stands beside the mean, is part of it, so that the code
             length of the levels is bounded (Song 2021, Eq. 13). `None` is uniform noise, whose term is zero.
 
     Raises:
@@ -81,7 +81,7 @@ class Likelihood(AbstractMeasure):
     needs_kernel: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        check_samples(self.samples, self.repeats, self.batch_size)
+        check_samples(self.samples, self.batch_size, self.repeats)
         require(self.threshold > 0, f"threshold = {self.threshold}; it is a positive number of prior scales.")
 
     @property
@@ -140,7 +140,7 @@ class Likelihood(AbstractMeasure):
 
 
 class Trajectories(AbstractModule):
-    """Of each trajectory its log-likelihood, its end in scales of the prior, its evaluations and a flag."""
+    """The log-likelihood of each trajectory, its end in scales of the prior, its evaluations and a flag."""
 
     log_prob: Float[Array, "*n"]
     distance: Float[Array, "*n"]
@@ -148,11 +148,11 @@ class Trajectories(AbstractModule):
     success: Bool[Array, "*n"]
 
     def failed(self) -> Bool[np.ndarray, "*n"]:
-        """Which have no value."""
+        """The trajectories without a value."""
         return ~(np.asarray(self.success) & np.isfinite(np.asarray(self.log_prob)))
 
     def exploded(self, threshold: float) -> Bool[np.ndarray, "*n"]:
-        """Which failed, or ended further out than so many scales of the prior."""
+        """The trajectories that failed, or ended further out than so many scales of the prior."""
         return self.failed() | ~(np.asarray(self.distance, np.float64) <= threshold)
 
 

@@ -1,4 +1,4 @@
-"""What a measure of an audit is, and what it returns."""
+"""The measures of audits, and their results."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
@@ -23,7 +23,7 @@ class Number(AbstractModule):
         half_width: The half-width of its 95 % confidence interval, the longer side where the interval is not symmetric;
             `None` where none is known.
         unit: Its unit; `"1"` for a pure number.
-        label: What it is, in words.
+        label: Its name, in words.
 
     Example:
         >>> from scorefp.diagnostics import Number
@@ -45,12 +45,12 @@ class Curve(AbstractModule):
     """One curve of an audit, with a confidence band.
 
     Args:
-        t: Where it was taken, in ascending order.
-        value: The estimates there.
+        t: The times, in ascending order.
+        value: The estimates at these times.
         half_width: The half-widths of their 95 % confidence intervals, the longer sides where they are not symmetric.
         unit: The unit of the value; `"1"` for a pure number.
-        label: What it is, as text for matplotlib.
-        axis: What `t` is.
+        label: Its name, as text for matplotlib.
+        axis: The name of `t`.
     """
 
     t: Float[np.ndarray, " times"]
@@ -62,13 +62,13 @@ class Curve(AbstractModule):
 
 
 class Section(AbstractModule):
-    """What one measure found.
+    """The result of one measure.
 
     Args:
-        title: What was measured.
+        title: The name of the measure.
         numbers: The numbers, by name.
         curves: The curves, by name.
-        notes: What a reader must know: how it was taken, and what went wrong.
+        notes: Remarks on the method, and on failures.
         points: Of each sample what the number of that name is the mean of (the squares, where it is their root); NaN
             for a sample without a value. Two scores measured with one key look at the same samples, in the same order:
             they are compared by the differences of their points.
@@ -82,7 +82,7 @@ class Section(AbstractModule):
 
 
 class AbstractMeasure(AbstractModule):
-    """One thing to measure on a score: a value with its settings as fields, called with a score and a data set.
+    """A measure of a score: a value with its settings as fields, called with a score and a data set.
 
     An audit is a sequence of measures, so that a new one is a new class and changes no other. `needs_kernel` says
     whether it takes a linear SDE, whose Gaussian kernel diffuses the samples; `needs_levels` whether it draws the noise
@@ -98,7 +98,7 @@ class AbstractMeasure(AbstractModule):
 
     @abstractmethod
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
-        """What a call returns, from data that were checked, and that are floats unless `needs_levels`."""
+        """The result of a call, from data that were checked, and that are floats unless `needs_levels`."""
 
     def __call__(self, score: AbstractScore, data: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> Section:
         """Measures the score.
@@ -109,7 +109,7 @@ class AbstractMeasure(AbstractModule):
             key: A random key; the same key gives the same section.
 
         Raises:
-            TypeError: if the measure needs a Gaussian kernel, which the SDE has not.
+            TypeError: if the measure needs a Gaussian kernel, which the SDE does not have.
         """
         data = as_dataset(data)
         if self.needs_kernel:

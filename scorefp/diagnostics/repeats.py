@@ -1,4 +1,4 @@
-"""Values of each sample by several draws of its levels and of its estimate, and what likelihoods are told in."""
+"""Values of each sample by several draws of its levels and of its estimate, and the units of likelihoods."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from ..score import AbstractScore, conditioned
 _T = TypeVar("_T")
 
 
-def check_samples(samples: int | None, repeats: int, batch_size: int) -> None:
+def check_samples(samples: int | None, batch_size: int, repeats: int = 1) -> None:
     """Refuses counts that are too small."""
     require(samples is None or samples >= 2, f"samples = {samples}; a confidence interval needs at least two samples.")
     require(repeats >= 1, f"repeats = {repeats}; each sample is taken at least once.")
@@ -30,7 +30,7 @@ def check_samples(samples: int | None, repeats: int, batch_size: int) -> None:
 
 
 def own_dequantiser(data: Dataset, given: AbstractDequantiser | None) -> AbstractDequantiser | None:
-    """What dequantises the data: what is given, else uniform noise; `None` for floats.
+    """The dequantiser of the data: the given one, else uniform noise; `None` for floats.
 
     Raises:
         ValueError: if one is given for floats, or it has another quantisation than the data.
@@ -103,7 +103,7 @@ def _in_repeats(
 
 
 def told(count: int, repeats: int, dequantiser: AbstractDequantiser | None) -> str:
-    """Of what the values are, for a note."""
+    """The samples behind the values, for a note."""
     parts = [f"{count} samples"]
     if repeats > 1:
         parts.append(f"{repeats} times each")
@@ -115,7 +115,7 @@ def told(count: int, repeats: int, dequantiser: AbstractDequantiser | None) -> s
 
 
 class Unit(AbstractModule):
-    """What likelihoods are told in: bits per dimension where there is a quantisation [K7], nats a sample elsewhere.
+    """The unit of likelihoods: bits per dimension where there is a quantisation [K7], nats a sample elsewhere.
 
     Args:
         size: The number of elements of one sample.
@@ -137,5 +137,5 @@ class Unit(AbstractModule):
         return np.asarray(bits_per_dim(log_prob, self.size, self.quantisation), np.float64)
 
     def part(self, nats: Float[Array, "*batch"]) -> Float[np.ndarray, "*batch"]:
-        """Terms of a log-likelihood, or differences of two, from nats: the width of a level has no part in them."""
+        """Terms of a log-likelihood, or differences of two, from nats: they do not depend on the width of a level."""
         return np.asarray(nats, np.float64) / (1 if self.quantisation is None else self.size * math.log(2))

@@ -40,7 +40,7 @@ def table(configuration: Mapping[str, JSON], sections: Sequence[Section], notes:
 
 
 def _heading(configuration: Mapping[str, JSON]) -> str:
-    """What was looked at, and how to read the numbers."""
+    """The score, the samples, and the meaning of ±."""
     score, sde, samples = (configuration[name] for name in ("score", "sde", "samples"))
     return (
         f"Audit of a {score['type']} on {sde['type']}: {samples['count']} samples of shape "

@@ -348,7 +348,7 @@ def _scaled(factors: Float[np.ndarray, " rows"], matrix: _Sparse) -> _Sparse:
 
 
 def _warn_of(density: GridDensity) -> None:
-    """Says when the grid does not hold the law."""
+    """Warns when the grid does not hold the law."""
     roughness, edge = float(density.roughness.max()), float(density.edge_mass.max())
     if roughness > 0.5:
         warnings.warn(

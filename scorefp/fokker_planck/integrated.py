@@ -1,4 +1,4 @@
-"""What the residual adds up to over time: the distance to a gradient, and its bound by the errors of score matching."""
+"""The integral of the residual over time: the distance to a gradient, and its bound by the errors of score matching."""
 
 import dataclasses
 from collections.abc import Callable

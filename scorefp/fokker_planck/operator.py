@@ -59,7 +59,7 @@ def value_and_operator(
 
 
 def advection_divergence(sde: AbstractSDE, t: Scalar, x: Event) -> Scalar:
-    r"""The divergence $\nabla\cdot A$ of $A = f - \tfrac12\nabla\cdot(GG^\top)$, what of $L[s]$ has no score."""
+    r"""The divergence $\nabla\cdot A$ of $A = f - \tfrac12\nabla\cdot(GG^\top)$, the score-free part of $L[s]$."""
     if isinstance(sde, AbstractLinearSDE):
         return x.size * sde.rate(t)
     return divergence(lambda y: sde.drift(t, y) - 0.5 * sde.covariance_divergence(t, y), x)

@@ -19,10 +19,10 @@ from .pointwise import Pointwise
 _M = TypeVar("_M", bound=AbstractResidualMethod | AbstractLogResidualMethod)
 
 ResidualMethod = AbstractResidualMethod | Exact | Hutchinson | FiniteDifference
-"""What `score_fpe_residual` takes as `method`."""
+"""The `method` of `score_fpe_residual`."""
 
 LogResidualMethod = AbstractLogResidualMethod | Exact | Hutchinson | FiniteDifference
-"""What `log_fpe_residual` takes as `method`."""
+"""The `method` of `log_fpe_residual`."""
 
 
 def score_fpe_residual(

@@ -1,4 +1,4 @@
-"""Integrals over time, space and the diffused data: how they are taken, and what their error is."""
+"""Integrals over time, space and the diffused data, with their errors."""
 
 from .box import Box as Box
 from .domain import (

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 def check_whole(time: AbstractTimeSampler) -> None:
-    """Refuses a sampler of which it is known that it estimates another integral than that over the horizon."""
+    """Refuses a sampler that estimates another integral than that over the horizon."""
     require(
         not isinstance(time, TimeInterval | SoftTruncation),
         f"time is a {type(time).__name__}, which does not estimate the integral over the whole horizon that is needed "
@@ -74,7 +74,7 @@ def diffused_integral(
     The estimates of different samples are independent.
 
     Args:
-        integrand: $\ell$, called as `integrand(score, t, x_t, noise)` with the score that knows the conditioning of the
+        integrand: $\ell$, called as `integrand(score, t, x_t, noise)` with the score bound to the conditioning of the
             sample; a pytree of scalars.
         score: A score on a linear SDE.
         x: Clean samples as floats.
@@ -107,7 +107,7 @@ def diffused_integral(
 
 
 def uncontrolled(log_snr: Scalar) -> Scalar:
-    r"""The share $1 - c$ of $\|\epsilon\|^2 - D$ that is worth taking off an integrand, with
+    r"""The share $1 - c$ of $\|\epsilon\|^2 - D$ to subtract from an integrand for a lower variance, with
     $c = (\mathrm{snr}/(1 + \mathrm{snr}))^2$.
 
     The mean of $\|\epsilon\|^2 - D$ is zero, so any share leaves the mean alone. Data of unit variance have

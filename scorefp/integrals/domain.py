@@ -11,7 +11,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches
-from .._checks import require
+from .._checks import random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..sde import AbstractLinearSDE, AbstractSDE
@@ -37,7 +37,7 @@ class AbstractDomainRule(AbstractModule):
 
 
 class UniformDraws(AbstractDomainRule):
-    r"""A Monte-Carlo mean: samples uniform in the box, times two in each of equal strata.
+    r"""A mean over draws: samples uniform in the box, times two in each of equal strata.
 
     For a linear SDE half of the times are uniform in $t$ and half in the log-SNR $\lambda$, each weighted by
     $2 / (1 + p_\lambda/p_t)$ with $p_\lambda/p_t = (t_1 - \text{start})\,g^2/(\sigma^2 Z)$, the balance heuristic of
@@ -62,8 +62,7 @@ class UniformDraws(AbstractDomainRule):
     def mean(
         self, integrand: Integrand, sde: AbstractSDE, start: Scalar, box: Box, key: Key | None, batch_size: int
     ) -> Estimate:
-        assert key is not None
-        time_key, point_key = jr.split(key)
+        time_key, point_key = jr.split(random_key("UniformDraws", key))
         times, weights = _paired_times(sde, start, self.draws, time_key)
 
         def one(i: Int[Array, ""]) -> Scalar:
@@ -126,7 +125,7 @@ class GaussLegendre(AbstractDomainRule):
 def _paired_times(
     sde: AbstractSDE, start: Scalar, draws: int, key: Key
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Times, each stratum's two beside each other, and the weights that make their mean one over uniform times."""
+    """Times, the two of a stratum beside each other, and the weights that make their mean one over uniform times."""
     linear = isinstance(sde, AbstractLinearSDE)
     pairs = math.ceil(draws / (4 if linear else 2))
     shares = jr.uniform(key, (2, pairs, 2) if linear else (1, pairs, 2), start.dtype)

@@ -1,4 +1,4 @@
-"""An integral that was estimated, with its error."""
+"""Estimated integrals, with their errors."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How times are drawn for an integral over time: a change of measure that no integrand sees."""
+"""Laws of times for an integral over time: changes of measure that no integrand sees."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
@@ -24,8 +24,8 @@ class AbstractTimeSampler(AbstractModule):
     That of a law $p$ on `[t0, t1]` has the weights $1/p$ and is unbiased. A `TimeInterval` estimates the integral over
     a part of the horizon, `SoftTruncation` one with another weighting; both say so.
 
-    `stratified` says whether `n` draws lie one in each of `n` cells of equal probability. Whoever estimates the error
-    of a mean over them has to know.
+    `stratified` says whether `n` draws lie one in each of `n` cells of equal probability. An estimate of the error
+    of a mean over them depends on it.
     """
 
     if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class AbstractTimeLaw(AbstractTimeSampler):
         Args:
             sde: The forward process.
             u: Shares in [0, 1], of any shape.
-            start: Where the interval begins; it may be traced.
-            stop: Where it ends.
+            start: The beginning of the interval; it may be traced.
+            stop: Its end.
         """
 
     @abstractmethod
@@ -68,8 +68,8 @@ class AbstractTimeLaw(AbstractTimeSampler):
         Args:
             sde: The forward process.
             t: Times in the interval, of any shape.
-            start: Where it begins; it may be traced.
-            stop: Where it ends.
+            start: The beginning of the interval; it may be traced.
+            stop: Its end.
         """
 
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
@@ -82,8 +82,8 @@ class AbstractTimeLaw(AbstractTimeSampler):
 
         Args:
             sde: The forward process.
-            start: Where the interval begins; it may be traced.
-            stop: Where it ends.
+            start: The beginning of the interval; it may be traced.
+            stop: Its end.
             n: How many.
             key: A random key.
         """
@@ -218,8 +218,8 @@ class TimeInterval(AbstractTimeSampler):
 
     Args:
         law: The law of times, normalised on the interval.
-        start: Where the interval begins; `None` for `t0`.
-        stop: Where it ends; `None` for `t1`.
+        start: The beginning of the interval; `None` for `t0`.
+        stop: Its end; `None` for `t1`.
 
     Raises:
         ValueError: if the interval is empty; at a call, if it leaves the horizon.
@@ -295,7 +295,7 @@ class SoftTruncation(AbstractTimeSampler):
 
 
 def _uniform(n: int, key: Key, stratified: bool) -> Float[Array, " n"]:
-    """Draws in (0, 1); stratified ones in an order whose every head is spread evenly: a term may see only that.
+    """Draws in (0, 1); stratified ones in an order whose every head is spread evenly, since a term may see only that.
 
     The cells are turned by a random number of places. Each draw by itself is then uniform, without which the mean over
     a head would be that of its own cells.

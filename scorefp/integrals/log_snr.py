@@ -14,7 +14,7 @@ End: TypeAlias = float | Scalar
 def log_snr_times(
     sde: AbstractLinearSDE, start: End, stop: End, shares: Float[Array, "*times"]
 ) -> Float[Array, "*times"]:
-    r"""The times at which the log-SNR $\lambda$ has gone these shares of its way from one time to another [S7].
+    r"""The times at given shares of the way of the log-SNR $\lambda$ from one time to another [S7].
 
     Equal steps of the shares are equal steps of $\lambda$. Rounding may take a time a little beyond the ends.
 

@@ -39,10 +39,8 @@ def time_quadrature(
         >>> round(float(weights @ times**2), 3), round(0.9**3 / 3, 3)
         (0.243, 0.243)
     """
-    require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
     dtype: Any = jnp.result_type(start, stop)
-    points, shares = (jnp.asarray(array, dtype) for array in np.polynomial.legendre.leggauss(nodes))
-    points, shares = 0.5 * (points + 1), 0.5 * shares
+    points, shares = (jnp.asarray(array, dtype) for array in _unit_rule(nodes))
     if not isinstance(sde, AbstractLinearSDE):
         return start + (stop - start) * points, (stop - start) * shares
     # Rounding must not take a node beyond the horizon.
@@ -70,15 +68,21 @@ def box_quadrature(box: Box, nodes: int) -> tuple[Float[Array, "points *event"],
         (1.3333, 1.3333)
     """
     size = math.prod(box.shape)
-    require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
     require(
         size <= 3,
         f"box has shape {box.shape}, and nodes**{size} points are too many for a tensor rule beyond three elements; "
         "use random draws.",
     )
-    points, shares = np.polynomial.legendre.leggauss(nodes)
-    grid = np.stack(np.meshgrid(*[0.5 * (points + 1)] * size, indexing="ij"), axis=-1).reshape(-1, *box.shape)
-    weights = np.stack(np.meshgrid(*[0.5 * shares] * size, indexing="ij"), axis=-1).reshape(-1, size).prod(axis=1)
+    points, shares = _unit_rule(nodes)
+    grid = np.stack(np.meshgrid(*[points] * size, indexing="ij"), axis=-1).reshape(-1, *box.shape)
+    weights = np.stack(np.meshgrid(*[shares] * size, indexing="ij"), axis=-1).reshape(-1, size).prod(axis=1)
     dtype = box.lower.dtype
     sides = box.upper - box.lower
     return box.lower + sides * jnp.asarray(grid, dtype), jnp.prod(sides) * jnp.asarray(weights, dtype)
+
+
+def _unit_rule(nodes: int) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
+    """The Gauss–Legendre rule on [0, 1]."""
+    require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
+    points, shares = np.polynomial.legendre.leggauss(nodes)
+    return 0.5 * (points + 1), 0.5 * shares

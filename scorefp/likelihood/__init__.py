@@ -1,6 +1,7 @@
 """Log-likelihoods, their bounds, entropies and Kullback–Leibler divergences, in nats; bits per dimension."""
 
 from .bounds import (
+    BoundEstimator as BoundEstimator,
     BoundForm as BoundForm,
     LikelihoodBound as LikelihoodBound,
     Truncation as Truncation,
@@ -10,7 +11,6 @@ from .bounds import (
 from .entropy import EntropyForm as EntropyForm, entropy as entropy
 from .flow import (
     FlowLikelihood as FlowLikelihood,
-    batch_log_likelihood as batch_log_likelihood,
     flow_likelihood as flow_likelihood,
     log_likelihood as log_likelihood,
 )

@@ -1,17 +1,16 @@
 r"""Upper bounds of the negative log-likelihood of the reverse SDE [K3], [K4]."""
 
 import dataclasses
-import enum
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import finite, floating, random_key, require
+from .._checks import finite, floating, one_of, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
@@ -25,19 +24,64 @@ BoundForm: TypeAlias = Literal["dsm", "sm"]
 """Denoising score matching, or implicit score matching with the divergence of the score."""
 
 
-class Truncation(enum.Enum):
-    r"""What a bound on $[\varepsilon, t_1]$ says of a sample, since no score is integrated down to $t = 0$.
+Truncation: TypeAlias = Literal["denoised", "noised", "ignored"]
+r"""The quantity that a bound on $[\varepsilon, t_1]$ bounds, since no score is integrated down to $t = 0$ [K4].
 
-    `DENOISED` is the one to report. It bounds $-\log p_\theta(x)$ of a clean sample under the model that takes the
-    reverse SDE to $\varepsilon$ and then one denoising step $q_\theta(x \mid x') = \mathcal N\big((x' + \sigma^2
-    s)/\alpha, (\sigma/\alpha)^2 I\big)$ (Song 2021, Eq. 39) [K4]. `NOISED` bounds $-\log\tilde p(x)$ of a sample at
-    time $\varepsilon$ under the reverse SDE itself (Theorem 7). `IGNORED` bounds $-E[\log\tilde p(x_\varepsilon) \mid
-    x]$, an average over the noise of a clean sample (Theorem 6) that is no likelihood of `x`.
+`"denoised"` is the one to report. It bounds $-\log p_\theta(x)$ of a clean sample under the model that takes the
+reverse SDE to $\varepsilon$ and then one denoising step $q_\theta(x \mid x') = \mathcal N\big((x' + \sigma^2 s)/\alpha,
+(\sigma/\alpha)^2 I\big)$ (Song 2021, Eq. 39). `"noised"` bounds $-\log\tilde p(x)$ of a sample at time $\varepsilon$
+under the reverse SDE itself (Theorem 7). `"ignored"` bounds $-E[\log\tilde p(x_\varepsilon) \mid x]$, an average over
+the noise of a clean sample (Theorem 6) that is no likelihood of `x`.
+"""
+
+
+class BoundEstimator(AbstractModule):
+    r"""The settings of `likelihood_bound` and `evaluate_bound`: the draws, and the quantity that is bounded.
+
+    Args:
+        draws: The number of times. A draw evaluates the score twice, and twice more at `start` for the denoising
+            step.
+        time: The law of times; the default is importance sampling for every linear SDE [H2].
+        truncation: The quantity that is bounded: `"denoised"`, `"noised"` or `"ignored"`; see `Truncation`.
+        start: The truncation $\varepsilon$, in `[t0, t1)`; `None` is `t0`.
+        trace: For the form `"sm"`: `Exact()`, or `Hutchinson(samples, law)`, which leaves the estimate unbiased.
+
+    Raises:
+        ValueError: if `draws` is below one, or `truncation` is another word.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> sfp.BoundEstimator(draws=1000, time=sfp.UniformTime(), start=1e-3).truncation
+        'denoised'
     """
 
-    DENOISED = enum.auto()
-    NOISED = enum.auto()
-    IGNORED = enum.auto()
+    draws: int = eqx.field(default=256, static=True)
+    time: AbstractTimeSampler = UniformLogSNR()
+    truncation: Truncation = eqx.field(default="denoised", static=True)
+    start: float | None = eqx.field(default=None, static=True)
+    trace: AbstractTrace = Exact()
+
+    def __check_init__(self) -> None:
+        require(self.draws >= 1, f"draws = {self.draws}; the bound needs at least one draw.")
+        one_of("truncation", self.truncation, get_args(Truncation))
+
+    def horizon(self, sde: AbstractLinearSDE) -> AbstractLinearSDE:
+        """The SDE from the truncation on.
+
+        Args:
+            sde: The forward process.
+
+        Raises:
+            ValueError: if the truncation is outside its horizon.
+        """
+        if self.start is None:
+            return sde
+        require(
+            sde.t0 <= self.start < sde.t1,
+            f"start = {self.start} lies outside [t0, t1) = [{sde.t0}, {sde.t1}), the horizon of the SDE. Give a "
+            "truncation inside it, or None for t0.",
+        )
+        return dataclasses.replace(sde, t0=self.start)
 
 
 class LikelihoodBound(AbstractModule):
@@ -46,12 +90,12 @@ class LikelihoodBound(AbstractModule):
 
     Args:
         value: The bound.
-        error: Its Monte-Carlo standard error; NaN from a single draw.
+        error: Its standard error; NaN from a single draw.
         prior: $-E[\log\pi(x_{t_1})]$, exact.
         diffusion: The integral over time, estimated.
-        denoising: $-E[\log q_\theta(x \mid x_\varepsilon)]$, estimated; zero unless `DENOISED`.
+        denoising: $-E[\log q_\theta(x \mid x_\varepsilon)]$, estimated; zero unless `"denoised"`.
         kernel_entropy: $\tfrac D2\log(2\pi e\,\sigma^2(\varepsilon))$, the entropy of the kernel; zero unless
-            `DENOISED`. For VP at $10^{-5}$ it is -7.92 bits per dimension; a denoising term without it is a known
+            `"denoised"`. For VP at $10^{-5}$ it is -7.92 bits per dimension; a denoising term without it is a known
             mistake.
     """
 
@@ -69,11 +113,7 @@ def likelihood_bound(
     *,
     key: Key,
     form: BoundForm = "dsm",
-    draws: int = 256,
-    time: AbstractTimeSampler = UniformLogSNR(),
-    truncation: Truncation = Truncation.DENOISED,
-    start: float | None = None,
-    trace: AbstractTrace = Exact(),
+    estimator: BoundEstimator = BoundEstimator(),
 ) -> Scalar:
     r"""An unbiased estimate of an upper bound of $-\log p_{\mathrm{SDE}}(x)$ of one sample [K3] (Song 2021,
     Theorem 3):
@@ -83,51 +123,36 @@ def likelihood_bound(
        \tfrac12 g^2\big(\|s\|^2 + 2\,\nabla\cdot s\big) - \nabla\cdot f , $$
 
     with $\kappa = \nabla\log q(x_t \mid x)$ the kernel's score, whose square drops out of the paper's line, and with
-    the denoising step of [K4] at the truncation $\varepsilon$ unless told otherwise. The law that is bounded is that of
+    the denoising step of [K4] at the truncation $\varepsilon$ by default. The law that is bounded is that of
     the reverse SDE, not of the probability-flow ODE. It is differentiable in `x` and in what the score holds.
 
-    Each draw takes one time and a pair of opposite noises. With `Truncation.NOISED`, `form="dsm"` needs the pair: the
+    Each draw takes one time and a pair of opposite noises. With `truncation="noised"`, `form="dsm"` needs the pair: the
     variance of a single noise is infinite there.
 
     Args:
         score: A score on a linear SDE.
-        x: One clean sample; with `Truncation.NOISED` one sample at time `start`. Batch with `jax.vmap`.
+        x: One clean sample; with `truncation="noised"` one sample at time `start`. Batch with `jax.vmap`.
         key: A random key.
         form: `"dsm"`, or `"sm"` with the divergence of the score.
-        draws: How many times are drawn. A draw evaluates the score twice, and twice more at `start` for the denoising
-            step.
-        time: How times are drawn; the default is importance sampling for every linear SDE [H2].
-        truncation: What is bounded.
-        start: The truncation $\varepsilon$, in `[t0, t1)`; `None` is `t0`.
-        trace: For `"sm"`: `Exact()`, or `Hutchinson(samples, law)`, which leaves the estimate unbiased.
+        estimator: The draws, the law of their times, the truncation and the trace.
 
     Returns:
         The estimate, in nats.
 
     Raises:
         TypeError: if the SDE has no Gaussian kernel, or `x` is not floating.
-        ValueError: if `x` is not finite, `draws` is below one, `start` is outside `[t0, t1)`, `form` is another
-            word, or `time` is no law on the whole horizon.
+        ValueError: if `x` is not finite, the estimator's `start` is outside `[t0, t1)`, `form` is another word, or the
+            times have no law on the whole horizon.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> mixture = sfp.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.2]), jnp.array([0.5, 0.5]))
         >>> x, exact = jnp.array([0.7]), mixture.score(sfp.VP())
-        >>> bound = sfp.likelihood_bound(exact, x, key=jax.random.key(0), draws=1000)
+        >>> bound = sfp.likelihood_bound(exact, x, key=jax.random.key(0), estimator=sfp.BoundEstimator(1000))
         >>> bool(bound > -mixture.log_prob(x) - 0.05)
         True
     """
-    return evaluate_bound(
-        score,
-        x,
-        key=key,
-        form=form,
-        draws=draws,
-        time=time,
-        truncation=truncation,
-        start=start,
-        trace=trace,
-    ).value
+    return evaluate_bound(score, x, key=key, form=form, estimator=estimator).value
 
 
 def evaluate_bound(
@@ -136,11 +161,7 @@ def evaluate_bound(
     *,
     key: Key,
     form: BoundForm = "dsm",
-    draws: int = 256,
-    time: AbstractTimeSampler = UniformLogSNR(),
-    truncation: Truncation = Truncation.DENOISED,
-    start: float | None = None,
-    trace: AbstractTrace = Exact(),
+    estimator: BoundEstimator = BoundEstimator(),
 ) -> LikelihoodBound:
     r"""The bound of `likelihood_bound` with its standard error and its parts [K3], [K4].
 
@@ -159,21 +180,9 @@ def evaluate_bound(
         >>> round(float(bound.kernel_entropy) / (4 * math.log(2)), 2)  # bits/dim
         -7.92
     """
-    x = finite("x", floating("x", x))
-    sde = linear_sde(score)
-    require(draws >= 1, f"draws = {draws}; the bound needs at least one draw.")
-    if form not in ("dsm", "sm"):
-        raise ValueError(f'form = {form!r}; the bound has the forms "dsm" and "sm".')
-    if start is not None:
-        require(
-            sde.t0 <= start < sde.t1,
-            f"start = {start} lies outside [t0, t1) = [{sde.t0}, {sde.t1}), the horizon of the SDE. Give a truncation "
-            "inside it, or None for t0.",
-        )
-        sde = dataclasses.replace(sde, t0=start)
-    if form == "sm" and trace.random:
-        random_key(type(trace).__name__, key)
-    return _evaluate(score, sde, x, key, form, draws, time, truncation, trace)
+    x, key = finite("x", floating("x", x)), random_key("the bound", key)
+    one_of("form", form, get_args(BoundForm))
+    return _evaluate(score, estimator.horizon(linear_sde(score)), x, key, form, estimator)
 
 
 @eqx.filter_jit
@@ -183,11 +192,9 @@ def _evaluate(
     x: Event,
     key: Key,
     form: BoundForm,
-    draws: int,
-    time: AbstractTimeSampler,
-    truncation: Truncation,
-    trace: AbstractTrace,
+    estimator: BoundEstimator,
 ) -> LikelihoodBound:
+    draws, time, truncation, trace = estimator.draws, estimator.time, estimator.truncation, estimator.trace
     check_whole(time)
     time_key, noise_key, trace_key = jr.split(key, 3)
     start = jnp.asarray(sde.t0, x.dtype)
@@ -210,12 +217,12 @@ def _evaluate(
     prior = sde.prior.cross_entropy(end_scale * x, end_std)
     contraction = x.size * (sde.log_alpha(start) - sde.log_alpha(sde.t1)).astype(x.dtype)
 
-    if truncation is Truncation.DENOISED:
+    if truncation == "denoised":
         scale, std = _kernel(sde, start, truncation)
         last_step = jax.vmap(
             lambda noise: _opposite(lambda z: _denoising(score(start, scale * x + std * z), std, z), noise)
         )(noises)
-        # What the scale of the kernel and of the denoising step differ by.
+        # The kernel and the denoising step differ in scale.
         rescaled = -x.size * jnp.log(scale)
         kernel_entropy = x.size * (0.5 * math.log(2 * math.pi * math.e) + jnp.log(std))
     else:
@@ -235,7 +242,7 @@ def _evaluate(
 
 def _kernel(sde: AbstractLinearSDE, t: Scalar, truncation: Truncation) -> tuple[Scalar, Scalar]:
     """Scale and standard deviation of the law of the sample at `t`, given the clean one or the one at `t0`."""
-    if truncation is not Truncation.NOISED:
+    if truncation != "noised":
         return sde.alpha(t), sde.sigma(t)
     scale, std = sde.transition(jnp.asarray(sde.t0, t.dtype), t)
     # At t0 itself nothing is left to divide by. Below this floor a pair of opposite noises gives rounding errors only.

@@ -1,13 +1,13 @@
 """The differential entropy of data from a score [K5]."""
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import floating
+from .._checks import floating, one_of
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..integrals import AbstractTimeSampler, Estimate, UniformLogSNR
@@ -17,7 +17,7 @@ from ..score import AbstractScore, linear_sde
 from .kl import end_cross_entropy
 
 EntropyForm: TypeAlias = Literal["divergence", "drift"]
-"""Which of the two estimators of Theorem 4: with the divergence of the drift, or with the drift along the score."""
+"""The two estimators of Theorem 4: with the divergence of the drift, and with the drift along the score."""
 
 
 def entropy(
@@ -69,8 +69,7 @@ def entropy(
         True
     """
     linear_sde(score)
-    if form not in ("divergence", "drift"):
-        raise ValueError(f'form = {form!r}; the entropy has the forms "divergence" and "drift".')
+    one_of("form", form, get_args(EntropyForm))
     end = None if terminal is None else floating("terminal", terminal)
     return _entropy(score, clean_samples(xs, key), key, form, draws, time, end, batch_size)
 

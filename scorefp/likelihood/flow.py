@@ -1,16 +1,17 @@
 """The log-likelihood of the probability-flow ODE [K1]."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import finite, floating, random_key, require, scalar_time, time_within
 from .._module import AbstractModule
-from .._types import Event, Flag, Key, Scalar, Time
+from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..reverse import Integrator
 from ..reverse.ode import batch_flow_map_with_divergence, drawn, flow_map_with_divergence
@@ -18,21 +19,21 @@ from ..score import AbstractScore
 
 
 class FlowLikelihood(AbstractModule):
-    """A log-likelihood with what is known about its solve.
+    """A log-likelihood and the facts of its solve, of one sample or with the leading axis of a batch.
 
     Args:
         log_prob: The log-likelihood, in nats; NaN when the solve failed.
-        latent: Where the sample ends up at `t1`.
-        evaluations: How often the velocity and its divergence were evaluated.
+        latent: The end of the sample's path, at `t1`.
+        evaluations: The number of evaluations of the velocity and its divergence.
         success: Whether the solver got to `t1` with finite values.
-        error: The estimated error of `log_prob`, in nats, where it was asked for.
+        solver_error: The estimated error of `log_prob` by the solver, in nats, where it was asked for.
     """
 
-    log_prob: Scalar
-    latent: Event
-    evaluations: Int[Array, ""]
-    success: Flag
-    error: Scalar | None
+    log_prob: Float[Array, "*batch"]
+    latent: Float[Array, "..."]
+    evaluations: Int[Array, "*batch"]
+    success: Bool[Array, "*batch"]
+    solver_error: Float[Array, "*batch"] | None
 
 
 def log_likelihood(
@@ -51,7 +52,8 @@ def log_likelihood(
 
     with $u$ the velocity of [F0] and $\pi$ the prior of the SDE. It is the density at `t0` of what `ProbabilityFlow`
     samples, and differentiable in `x` and in what the score holds. Batch it with `jax.vmap`: each sample then has its
-    own steps. A `vmap` goes on until its slowest sample is done; `batch_log_likelihood` is the faster one for many.
+    own steps. A `vmap` goes on until its slowest sample is done; for many samples `flow_likelihood` with
+    `common_steps=True` is faster.
 
     Args:
         score: Any score on any SDE.
@@ -77,137 +79,95 @@ def log_likelihood(
         >>> round(float(logp), 3), round(float(grad[0]), 3)
         (-1.419, -1.0)
     """
-    x = _checked_sample("x", x, trace, key)
-    if start is not None:
-        start = time_within(scalar_time(start, x), score.sde.t0, score.sde.t1)
-    return _flow_likelihood(score, x, trace, integrator, key, start).log_prob
+    return flow_likelihood(score, x, start=start, trace=trace, integrator=integrator, key=key).log_prob
 
 
 def flow_likelihood(
     score: AbstractScore,
-    x: Event,
+    x: Float[Array, "..."],
     *,
+    start: Time | None = None,
     trace: AbstractTrace = Exact(),
     integrator: Integrator = Integrator(),
     key: Key | None = None,
     error: bool = False,
+    common_steps: bool = False,
 ) -> FlowLikelihood:
     r"""The log-likelihood of `log_likelihood`, with the latent, the number of evaluations, and a flag [K1].
 
-    With `Integrator(throw=False)`, a failed sample of a batch has `success` false and NaN for its values, and the
+    With `Integrator(throw=False)`, a failed sample of a `jax.vmap` has `success` false and NaN for its values, and the
     others stand.
+
+    With `common_steps=True` a batch is one solve, which is faster than `jax.vmap`, since all that depends on time alone
+    is computed once. The tolerance holds for each sample; the steps are as long as the worst one allows at each time.
+    One sample that fails, fails all.
 
     Args:
         score: Any score on any SDE.
-        x: One sample at time `t0`; batch with `jax.vmap`.
-        trace: As in `log_likelihood`.
+        x: One sample at time `start`; with `common_steps=True` a batch of them, stacked along the leading axis.
+        start: The time of the samples, in `[t0, t1]`; `None` is `t0`.
+        trace: As in `log_likelihood`; probes are independent between samples.
         integrator: How the ODE is solved.
         key: A random key, for `Hutchinson`.
         error: Whether to solve a second time, with the same probes and both tolerances at a tenth, and to return the
             absolute difference as an estimate of the error of the first.
+        common_steps: Whether `x` is a batch that is solved with common steps.
 
     Returns:
-        The log-likelihood of the first solve and what goes with it. The error covers the solver alone, not the
-        variance of probes.
+        The log-likelihood of the first solve and what goes with it. The `solver_error` is not the variance of probes.
 
     Raises:
         TypeError: if `x` is not floating.
-        ValueError: if `x` is not finite, the score has another shape than `x`, or `Hutchinson` gets no key.
+        ValueError: if `x` is not finite, or has no leading axis or an empty one where it is a batch, `start` is outside
+            the horizon, the score has another shape than a sample, or `Hutchinson` gets no key.
         RuntimeError: if the solver fails, unless the integrator has `throw=False`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
         >>> standard = sfp.Score(lambda t, x: -x, sfp.VP())
         >>> result = sfp.flow_likelihood(standard, jnp.ones(1), error=True)
-        >>> bool(result.success), round(float(result.latent[0]), 3), bool(result.error < 1e-4)
+        >>> bool(result.success), round(float(result.latent[0]), 3), bool(result.solver_error < 1e-4)
         (True, 1.0, True)
-    """
-    x = _checked_sample("x", x, trace, key)
-    result = _flow_likelihood(score, x, trace, integrator, key)
-    if not error:
-        return result
-    finer = _flow_likelihood(score, x, trace, integrator.tightened(0.1), key)
-    return dataclasses.replace(result, error=jnp.abs(finer.log_prob - result.log_prob))
-
-
-def batch_log_likelihood(
-    score: AbstractScore,
-    xs: Float[Array, "n *event"],
-    *,
-    trace: AbstractTrace = Exact(),
-    integrator: Integrator = Integrator(),
-    key: Key | None = None,
-) -> Float[Array, " n"]:
-    r"""The log-likelihoods of a batch in one solve with common steps [K1].
-
-    Faster than `jax.vmap(log_likelihood)`, since what depends on time alone is computed once. The tolerance holds for
-    each sample; the steps are as long as the worst one allows at each time. One sample that fails, fails all.
-
-    Args:
-        score: Any score on any SDE.
-        xs: Samples at time `t0`, stacked along the leading axis.
-        trace: As in `log_likelihood`; probes are independent between samples.
-        integrator: How the ODE is solved.
-        key: A random key, for `Hutchinson`.
-
-    Returns:
-        One log-likelihood a sample, in nats.
-
-    Raises:
-        TypeError: if `xs` is not floating.
-        ValueError: if `xs` has no leading axis, is empty or not finite, the score has another shape than a sample, or
-            `Hutchinson` gets no key.
-        RuntimeError: if the solver fails, unless the integrator has `throw=False`.
-
-    Example:
-        >>> import jax.numpy as jnp, scorefp as sfp
-        >>> standard = sfp.Score(lambda t, x: -x, sfp.VP())
-        >>> [round(float(value), 3) for value in sfp.batch_log_likelihood(standard, jnp.array([[0.0], [1.0]]))]
+        >>> batch = sfp.flow_likelihood(standard, jnp.array([[0.0], [1.0]]), common_steps=True)
+        >>> [round(float(value), 3) for value in batch.log_prob]
         [-0.919, -1.419]
     """
-    xs = _checked_sample("xs", xs, trace, key)
-    require(
-        xs.ndim >= 1 and xs.shape[0] >= 1,
-        f"xs has shape {xs.shape}; it needs a leading axis with at least one sample. One sample alone goes to "
-        "log_likelihood.",
-    )
-    return _batch_log_likelihood(score, xs, trace, integrator, key)
-
-
-def _checked_sample(name: str, x: Array, trace: AbstractTrace, key: Key | None) -> Array:
-    x = finite(name, floating(name, x))
+    x = finite("x", floating("x", x))
+    if start is not None:
+        start = time_within(scalar_time(start, x), score.sde.t0, score.sde.t1)
     if trace.random:
-        random_key(type(trace).__name__, key)
-    return x
+        key = random_key(type(trace).__name__, key)
+    require(
+        not common_steps or (x.ndim >= 1 and x.shape[0] >= 1),
+        f"x has shape {x.shape}; with common_steps it is a batch, at least one sample along its leading axis. Leave "
+        "common_steps out for one sample.",
+    )
+    result = _solved(score, x, start, trace, integrator, key, common_steps)
+    if not error:
+        return result
+    finer = _solved(score, x, start, trace, integrator.tightened(0.1), key, common_steps)
+    return dataclasses.replace(result, solver_error=jnp.abs(finer.log_prob - result.log_prob))
 
 
 @eqx.filter_jit
-def _flow_likelihood(
+def _solved(
     score: AbstractScore,
-    x: Event,
+    x: Float[Array, "..."],
+    start: Time | None,
     trace: AbstractTrace,
     integrator: Integrator,
     key: Key | None,
-    start: Time | None = None,
+    common_steps: bool,
 ) -> FlowLikelihood:
     sde = score.sde
-    start = sde.t0 if start is None else start
-    solved = flow_map_with_divergence(score, x, drawn(trace, x, key), start=start, stop=sde.t1, integrator=integrator)
+    ends: dict[str, Any] = {"start": sde.t0 if start is None else start, "stop": sde.t1, "integrator": integrator}
+    if common_steps:
+        keys = None if key is None else jr.split(key, len(x))
+        traces = jax.vmap(lambda x, key: drawn(trace, x, key))(x, keys)
+        solved = batch_flow_map_with_divergence(score, x, traces, **ends)
+        log_prior = jax.vmap(sde.prior.log_prob)
+    else:
+        solved, log_prior = flow_map_with_divergence(score, x, drawn(trace, x, key), **ends), sde.prior.log_prob
     latent, growth = solved.state
-    return FlowLikelihood(sde.prior.log_prob(latent) + growth, latent, solved.evaluations, solved.success, None)
-
-
-@eqx.filter_jit
-def _batch_log_likelihood(
-    score: AbstractScore,
-    xs: Float[Array, "n *event"],
-    trace: AbstractTrace,
-    integrator: Integrator,
-    key: Key | None,
-) -> Float[Array, " n"]:
-    sde = score.sde
-    keys = None if key is None else jr.split(key, xs.shape[0])
-    traces = jax.vmap(lambda x, key: drawn(trace, x, key))(xs, keys)
-    solved = batch_flow_map_with_divergence(score, xs, traces, start=sde.t0, stop=sde.t1, integrator=integrator)
-    latents, growths = solved.state
-    return jax.vmap(sde.prior.log_prob)(latents) + growths
+    evaluations, success = (jnp.broadcast_to(fact, growth.shape) for fact in (solved.evaluations, solved.success))
+    return FlowLikelihood(log_prior(latent) + growth, latent, evaluations, success, None)

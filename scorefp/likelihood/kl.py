@@ -63,7 +63,7 @@ def gaussian_kl(
 
 
 def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> Estimate:
-    r"""$\mathrm{KL}(q_{t_1}\Vert\pi)$, what the data have not forgotten when the prior takes over, by exact logs
+    r"""$\mathrm{KL}(q_{t_1}\Vert\pi)$, the divergence of the diffused data from the prior at $t_1$, by exact logs
     [K9].
 
     Args:

@@ -1,4 +1,4 @@
-"""The normaliser of a potential: how far it is from a log-density at one time."""
+"""The normaliser of a potential, its distance from a log-density at one time."""
 
 import math
 from abc import abstractmethod
@@ -41,7 +41,7 @@ class AbstractNormaliserMethod(AbstractModule):
 class BoxQuadrature(AbstractNormaliserMethod):
     r"""The integral over a box by a tensor product of Gauss–Legendre rules, for samples of at most three elements.
 
-    What lies outside of the box is not seen. Nothing is drawn, so the standard error is zero; the remainder is the
+    The part outside of the box is not counted. Nothing is drawn, so the standard error is zero; the remainder is the
     distance to the rule with half the nodes, above that of the rule itself where it converges.
 
     Args:

@@ -15,7 +15,7 @@ from ..dataset import AbstractDequantiser, Quantisation
 
 @runtime_checkable
 class ConditionalFlow(Protocol):
-    """What a dequantiser asks of a conditional density on the unit cube; flowjax's distributions have it."""
+    """The interface of a conditional density on the unit cube; flowjax's distributions have it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class VariationalDequantiser(AbstractDequantiser):
         )
 
     def condition(self, k: Integer[Array, "*event"]) -> Array:
-        r"""What the flow is conditioned on, the flattened levels on [-1, 1]: $(2k + 1)/\text{levels} - 1$.
+        r"""The condition of the flow, the flattened levels on [-1, 1]: $(2k + 1)/\text{levels} - 1$.
 
         Args:
             k: Integer levels of one sample.

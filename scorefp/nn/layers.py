@@ -85,7 +85,7 @@ class GroupNorm(AbstractModule):
 
 
 class Attention(AbstractModule):
-    r"""What self-attention of one head over all pixels adds to an image, $W\,\mathrm{softmax}(qk^\top/\sqrt c)\,v$.
+    r"""The term of self-attention of one head over all pixels, $W\,\mathrm{softmax}(qk^\top/\sqrt c)\,v$.
 
     The last map starts at zero. The softmax runs in float32 or better.
 

@@ -163,7 +163,7 @@ class UNet(AbstractModule):
         return len(self.middle) + sum(len(blocks) for blocks in (*self.down, *self.up))
 
     def _embedding(self, t: Scalar, args: Int[ArrayLike, ""] | None) -> Float[Array, " embedding"]:
-        """What every block sees of time and label."""
+        """The features of time and label that every block gets."""
         first, second = self.times
         e = affine(second, self.activation(affine(first, fourier_features(t), self.dtype)), self.dtype)
         if self.labels is None:

@@ -33,7 +33,7 @@ def consistency_loss(
     paths: int = 2,
     step: ReverseStep = euler_maruyama_step,
 ) -> Scalar:
-    r"""How far the denoiser $h$ is from being a martingale along its own reverse SDE between two times [M2] (Daras
+    r"""The distance of the denoiser $h$ from a martingale along its own reverse SDE between two times [M2] (Daras
     2023, §4), without bias from the number of paths:
 
     $$ \tfrac12\big\|E[h(x_{t'}, t') \mid x_t = x] - h(x, t)\big\|^2
@@ -74,7 +74,7 @@ def consistency_loss(
     require(
         paths >= 2,
         f"paths = {paths}; the square of one path's defect has the variance of the path on top of what is asked for. "
-        "The product of two independent paths has not: use paths=2 or more.",
+        "The product of two independent paths does not: use paths=2 or more.",
     )
     t, earlier, x = checked_path(score, t, earlier, x, steps)
     ends = denoised_ends(score, t, earlier, x, key, steps, paths, step, pathwise=True)
@@ -193,7 +193,7 @@ class Consistency(AbstractTerm):
         window: The law of $t'$: `LogSNRWindow(length)`, `NoiseWindow(length)` or `TimeWindow(length)`.
         steps: The number of steps of a path, each an evaluation of the score (two with `heun_step`).
         step: As in `reverse_path`.
-        points: Where $x_t$ is taken: `OwnSamples(steps)`; the diffused data for `None`.
+        points: The points $x_t$: `OwnSamples(steps)`; the diffused data for `None`.
         pathwise: Whether the gradient goes through the paths too.
         weighting: $\lambda$, outside the half, a function `(sde, t) -> weight`; the one free of the
             time scale for `None`.

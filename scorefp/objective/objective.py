@@ -163,7 +163,7 @@ class AbstractTerm(AbstractObjective):
 
     @abstractmethod
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
-        """What the term looks at beyond the score's value, and that value if it came out beside.
+        """The quantities of the term beyond the score's value, and that value if it comes with them.
 
         A network that is differentiated in `x` or `t` gives its value on the way; the objective takes the score of all
         terms from there, so that it is evaluated and differentiated in the parameters once.
@@ -185,7 +185,7 @@ class AbstractTerm(AbstractObjective):
             sde: The forward process.
             perturbed: The sample.
             value: The score there, evaluated once for all terms.
-            observed: What `observe` returned.
+            observed: The result of `observe`.
         """
 
     def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":

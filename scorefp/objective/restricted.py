@@ -20,13 +20,13 @@ class Restricted(AbstractTerm):
     `t0`, and consistency carries the score there. Times outside the interval are drawn as ever and evaluate the term in
     vain; to restrict a whole objective, draw times from a `TimeInterval`.
 
-    What the integrand and its gradient would be outside does not matter, infinite or NaN, as long as the score itself
+    The values of the integrand and its gradient outside do not matter, infinite or NaN, as long as the score itself
     is finite there.
 
     Args:
         term: The term.
-        start: Where the interval begins; `None` for `t0`.
-        stop: Where it ends; `None` for `t1`.
+        start: The beginning of the interval; `None` for `t0`.
+        stop: Its end; `None` for `t1`.
 
     Raises:
         ValueError: if the interval is empty; at a call, if it leaves the horizon.

@@ -1,4 +1,4 @@
-"""Windows of time: how much earlier a denoiser is compared with itself [M2] (Daras 2023)."""
+"""Windows of time in which a denoiser is compared with itself [M2] (Daras 2023)."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar

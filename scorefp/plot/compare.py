@@ -17,7 +17,7 @@ def compare(reports: Mapping[str, Audit], path: str | Path | None = None) -> "Fi
 
     Args:
         reports: The audits, by the name each has in the legend.
-        path: Where to write it; the ending says the format. Nowhere for `None`.
+        path: The file to write, whose ending is the format; none for `None`.
 
     Returns:
         The matplotlib figure.

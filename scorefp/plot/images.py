@@ -31,7 +31,7 @@ def image_grid(
     Args:
         groups: Samples by the title of their grid, each of shape `(n, *event)`, with an event `(h, w)`, `(1, h, w)`,
             `(3, h, w)`, or flat.
-        path: Where to write it; the ending says the format. Nowhere for `None`.
+        path: The file to write, whose ending is the format; none for `None`.
         columns: How many images stand in a row.
         shape: The shape of an image that is stored otherwise; flat samples of a square size need none.
         limits: The values of black and white. `None` takes the least and the largest finite value of all groups.

@@ -1,4 +1,4 @@
-"""The probability-flow ODE: how it is solved, for the likelihood and for its samples alike [F0]."""
+"""The solver of the probability-flow ODE, for the likelihood and for its samples alike [F0]."""
 
 import math
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class Solved(AbstractModule):
     """The end of a solve.
 
     Args:
-        state: The state at the last time; NaN everywhere when the solve failed and was told not to raise.
-        evaluations: How often the vector field was evaluated.
+        state: The state at the last time; NaN everywhere when the solve failed with `throw=False`.
+        evaluations: The number of evaluations of the vector field.
         success: Whether the solver got to the last time with finite values.
     """
 
@@ -34,7 +34,7 @@ class Solved(AbstractModule):
 
 
 class Integrator(AbstractModule):
-    r"""How an ODE along the probability flow is solved: an adaptive Runge–Kutta method of `diffrax`.
+    r"""A solver of an ODE along the probability flow: an adaptive Runge–Kutta method of `diffrax`.
 
     A step is kept when the root mean square, over all entries of the state, of $\text{error} / (\text{atol} +
     \text{rtol}\,|y|)$ is below one; in a batch with common steps, when it is for each sample. Time and state have the
@@ -103,12 +103,12 @@ class Integrator(AbstractModule):
         Args:
             field: The vector field. A module-level function: one solve is then compiled once.
             state: A pytree of arrays of one dtype.
-            args: What the field depends on; `BacksolveAdjoint` differentiates by nothing else.
+            args: The parameters of the field; `BacksolveAdjoint` differentiates by nothing else.
             start: The first time.
             stop: The last time.
             first: The length of the first step tried, positive.
             norm: The size of an error over the tolerance, of the structure of `state`.
-            times: What errors should say for `start` and `stop`, where these are not times.
+            times: The times for `start` and `stop` in error messages, where these are not times.
         """
         dtype = jnp.result_type(*jax.tree.leaves(state))
         exhausted_message = self._exhausted(*((start, stop) if times is None else times))
@@ -205,7 +205,7 @@ def flow_map(score: AbstractScore, x: Event, *, start: Time, stop: Time, integra
         x: One sample, at time `start`.
         start: The first time.
         stop: The last time, before or after `start`.
-        integrator: How the ODE is solved.
+        integrator: The solver of the ODE.
 
     Raises:
         RuntimeError: if the solver fails, unless the integrator has `throw=False`.
@@ -233,7 +233,7 @@ def flow_map_with_divergence(
         trace: A trace whose probes are drawn.
         start: The first time.
         stop: The last time.
-        integrator: How the ODE is solved.
+        integrator: The solver of the ODE.
     """
     state = (x, jnp.zeros((), x.dtype))
     return _along_the_flow(integrator, _velocity_and_divergence, state, score, trace, start, stop)

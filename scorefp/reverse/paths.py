@@ -1,7 +1,5 @@
 """Paths of the model's own reverse SDE from one time to an earlier one [M2] (Daras 2023)."""
 
-from typing import TypeVar
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -13,8 +11,6 @@ from ..integrals import log_snr_times
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
 from .steps import ReverseStep, euler_maruyama_step
-
-_T = TypeVar("_T")
 
 
 def reverse_path(
@@ -60,7 +56,7 @@ def reverse_path(
 def unchecked_path(
     score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key, steps: int, step: ReverseStep
 ) -> Event:
-    """`reverse_path` of times that are known to be right."""
+    """`reverse_path` of times that were checked before."""
     times = _path_times(linear_sde(score), t, earlier, steps)
 
     def move(x: Event, now: tuple[Scalar, Scalar, Int[Array, ""]]) -> tuple[Event, None]:
@@ -70,9 +66,9 @@ def unchecked_path(
     return jax.lax.scan(move, x, (times[:-1], times[1:], jnp.arange(steps)))[0]
 
 
-def check_steps(steps: int) -> None:
-    """Refuses a path without steps."""
-    require(steps >= 1, f"steps = {steps}; a path needs at least one step.")
+def check_steps(steps: int, what: str = "a path") -> None:
+    """Refuses a path or a sampler without steps."""
+    require(steps >= 1, f"steps = {steps}; {what} needs at least one step.")
 
 
 def checked_path(score: AbstractScore, t: Time, earlier: Time, x: Event, steps: int) -> tuple[Scalar, Scalar, Event]:

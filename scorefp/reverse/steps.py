@@ -1,4 +1,4 @@
-"""The reverse SDE step by step: what samplers repeat, and what the martingale property of a denoiser is tested with."""
+"""Steps of the reverse SDE, for samplers and for the martingale property of a denoiser."""
 
 from collections.abc import Callable
 from typing import TypeAlias

@@ -1,4 +1,4 @@
-"""Draws a batch of samples from a score."""
+"""Batches of samples from a score."""
 
 import dataclasses
 from typing import Any
@@ -16,8 +16,8 @@ from .._checks import floating, require, same_shape, scalar_time
 from .._types import Event, Key, Time
 from ..score import AbstractScore
 from ..sde import AbstractSDE
-from .base import AbstractSampler
-from .euler_maruyama import EulerMaruyama
+from .euler import EulerMaruyama
+from .sampler import AbstractSampler
 
 
 def sample(
@@ -46,7 +46,7 @@ def sample(
             another sampler.
         shape: The event shape, where the score does not know it.
         args: Conditioning, a pytree of arrays with `n` as leading axis, given to the model.
-        initial: Where the samples start, in place of draws from the prior.
+        initial: The starting points of the samples, in place of draws from the prior.
         batch_size: At most how many samples at once, for many samples in bounded memory; all of them by default. The
             samples are the same up to rounding.
         dtype: The precision of the state between evaluations and of the samples. The score is evaluated in that of

@@ -1,16 +1,17 @@
-"""Exponential integrators: the steps that a denoiser held fixed, or extrapolated, lets one solve exactly."""
+"""Exponential integrators: steps that are exact for a denoiser held fixed, or extrapolated."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import require
+from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..reverse import exponential_step
+from ..reverse.paths import check_steps
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractSampler, AbstractStepSampler, check_steps, drawing
 from .grid import Grid, log_snr_grid, times_of
+from .sampler import AbstractSampler, AbstractStepSampler
 
 
 class ExponentialIntegrator(AbstractStepSampler):
@@ -52,7 +53,9 @@ class ExponentialIntegrator(AbstractStepSampler):
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         if self.noise == 0:  # No draws: they can cost as much as a small network.
             return along(linear_sde(score), t, earlier, x, score.noise(t, x))
-        return exponential_step(score, t, earlier, x, drawing(self, key), jnp.asarray(self.noise, x.dtype))
+        return exponential_step(
+            score, t, earlier, x, random_key(type(self).__name__, key), jnp.asarray(self.noise, x.dtype)
+        )
 
 
 class DPMSolver(AbstractSampler):
@@ -84,7 +87,7 @@ class DPMSolver(AbstractSampler):
     grid: Grid = log_snr_grid
 
     def __check_init__(self) -> None:
-        check_steps(self.steps)
+        check_steps(self.steps, "a sampler")
 
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key | None = None) -> Event:
         sde = linear_sde(score)

@@ -94,27 +94,6 @@ class RhoGrid(AbstractModule):
         return _with_ends(linear, linear.time_of_log_snr(log_snr))
 
 
-def rho_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
-    r"""The grid of Karras 2022 with $\rho = 7$ [G1]; `RhoGrid` has another exponent.
-
-    Args:
-        sde: A linear SDE.
-        steps: The number of steps.
-
-    Returns:
-        `steps + 1` times from `t1` down to `t0`.
-
-    Raises:
-        TypeError: if the SDE has no Gaussian kernel.
-
-    Example:
-        >>> import scorefp as sfp
-        >>> [round(float(t), 2) for t in sfp.rho_grid(sfp.EDM(), 3)]
-        [80.0, 9.72, 0.47, 0.0]
-    """
-    return RhoGrid()(sde, steps)
-
-
 def _with_ends(sde: AbstractLinearSDE, times: Float[Array, " times"]) -> Float[Array, " times"]:
     """The times with `t1` and `t0` at their ends, free of rounding."""
     return times.at[0].set(sde.t1).at[-1].set(sde.t0)

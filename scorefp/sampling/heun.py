@@ -5,18 +5,18 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import is_concrete, require
+from .._checks import is_concrete, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractStepSampler, drawing
 from .exponential import along
-from .grid import Grid, rho_grid
+from .grid import Grid, RhoGrid
+from .sampler import AbstractStepSampler
 
 
 class Churn(AbstractModule):
-    r"""How much noise a `Heun` step adds before it goes down (Karras 2022, Algorithm 2) [G1]: the noise level $\nu =
+    r"""The noise that a `Heun` step adds before it goes down (Karras 2022, Algorithm 2) [G1]: the noise level $\nu =
     \sigma/\alpha$ is first raised to $(1 + \gamma)\nu$ with
 
     $$ \gamma = \min\big(\text{amount}/\text{steps},\ \sqrt2 - 1\big) \quad\text{for } \nu \in
@@ -109,13 +109,13 @@ class Heun(AbstractStepSampler):
     """
 
     steps: int = 18
-    grid: Grid = rho_grid
+    grid: Grid | RhoGrid = RhoGrid()
     churn: Churn | None = None
 
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         sde = linear_sde(score)
         if self.churn is not None:
-            t, x = self.churn.raised(sde, t, x, steps=self.steps, key=drawing(self, key))
+            t, x = self.churn.raised(sde, t, x, steps=self.steps, key=random_key(type(self).__name__, key))
         here = score.noise(t, x)
         there = score.noise(earlier, along(sde, t, earlier, x, here))
         return along(sde, t, earlier, x, 0.5 * (here + there))

@@ -8,8 +8,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import is_concrete, require, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
+from ..reverse.paths import check_steps
 from ..score import AbstractScore
-from .base import AbstractSampler
+from .sampler import AbstractSampler
 
 
 class Langevin(AbstractSampler):
@@ -22,7 +23,7 @@ class Langevin(AbstractSampler):
     Fokker–Planck equation (Plainer 2025). For normal data of variance $v$ the law at a step $h < 2v$ is normal with the
     variance $v / (1 - h / 2v)$, so take $h$ well below the smallest variance, also that of the noise at $t$.
 
-    Between modes it moves slowly. It starts where `sample` is told to by `initial`, else at draws from the prior.
+    Between modes it moves slowly. It starts at the `initial` of `sample`, else at draws from the prior.
 
     Args:
         steps: The number of steps.
@@ -46,7 +47,7 @@ class Langevin(AbstractSampler):
     t: Time | None = None
 
     def __check_init__(self) -> None:
-        require(self.steps >= 1, f"steps = {self.steps}; a sampler needs at least one step.")
+        check_steps(self.steps, "a sampler")
         if is_concrete(self.step_size):
             require(bool(np.all(np.asarray(self.step_size) > 0)), f"step_size = {self.step_size}; a step is positive.")
 

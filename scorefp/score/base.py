@@ -46,7 +46,7 @@ class AbstractScore(AbstractModule):
         """
 
     def trained(self: _S) -> _S:
-        """Which leaves training changes: this score with a truth value in the place of each.
+        """The leaves that training changes: this score with a truth value in the place of each.
 
         They are the floating arrays, but for those of the SDE and of what the score knows of its data: the fields in
         `given`.

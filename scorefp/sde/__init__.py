@@ -1,6 +1,5 @@
 """Forward processes: linear SDEs, defined by two functions of time, and general ones with a matrix diffusion."""
 
-from .base import AbstractSDE as AbstractSDE
 from .general import (
     CriticallyDampedLangevin as CriticallyDampedLangevin,
     GeneralSDE as GeneralSDE,
@@ -16,3 +15,4 @@ from .members import (
     SubVP as SubVP,
 )
 from .prior import AbstractPrior as AbstractPrior, Normal as Normal
+from .sde import AbstractSDE as AbstractSDE

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 from .._checks import is_concrete, require, same_shape, scalar_time
 from .._types import Event, Scalar, Time
 from ..calculus import Exact
-from .base import AbstractSDE, check_horizon
 from .prior import AbstractPrior, Normal
+from .sde import AbstractSDE, check_horizon
 
 
 class GeneralSDE(AbstractSDE):
@@ -25,8 +25,8 @@ class GeneralSDE(AbstractSDE):
         drift_fn: $f$, called as `drift_fn(t, x)`.
         diffusion_fn: $G$, called as `diffusion_fn(t, x)`; it returns a `lineax` operator that maps to the event shape.
         prior: The law at `t1`.
-        t0: Where data live.
-        t1: Where the prior lives.
+        t0: The time of the data.
+        t1: The time of the prior.
 
     Raises:
         ValueError: if the horizon is empty.
@@ -81,8 +81,8 @@ class GeometricBrownianMotion(AbstractSDE):
         growth: $\mu$, one a coordinate, per unit of time.
         volatility: $S$, a square matrix, per root of time.
         prior: The law at `t1`.
-        t0: Where data live.
-        t1: Where the prior lives.
+        t0: The time of the data.
+        t1: The time of the prior.
 
     Raises:
         ValueError: if the shapes of `growth` and `volatility` do not match, or the horizon is empty.
@@ -149,8 +149,8 @@ class CriticallyDampedLangevin(AbstractSDE):
     Args:
         beta: $\beta$, per unit of time.
         mass: $M$.
-        t0: Where data live.
-        t1: Where the prior lives.
+        t0: The time of the data.
+        t1: The time of the prior.
 
     Raises:
         ValueError: if `beta` or `mass` is not positive, or the horizon is empty.

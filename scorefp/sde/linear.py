@@ -11,8 +11,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import floating, is_concrete, require, same_shape, scalar_time, time_within
 from .._types import Event, Scalar, Time, Times
-from .base import AbstractSDE, check_horizon
 from .prior import Normal
+from .sde import AbstractSDE, check_horizon
 
 
 class AbstractLinearSDE(AbstractSDE):
@@ -90,7 +90,7 @@ class AbstractLinearSDE(AbstractSDE):
         return scale, self.sigma(t) * jnp.sqrt(-jnp.expm1(self.log_snr(t) - self.log_snr(s)))
 
     def diffuse(self, t: Scalar, x0: Event, noise: Event) -> Event:
-        r"""`perturb` of what is known to be right: $\alpha(t)\,x_0 + \sigma(t)\,\epsilon$ [S2]."""
+        r"""`perturb` without its checks: $\alpha(t)\,x_0 + \sigma(t)\,\epsilon$ [S2]."""
         return self.alpha(t) * x0 + self.sigma(t) * noise
 
     def perturb(self, t: Time, x0: Event, noise: Event) -> Event:
@@ -126,8 +126,8 @@ class LinearSDE(AbstractLinearSDE):
     Args:
         log_alpha_fn: $\log\alpha(t)$, a smooth elementwise function.
         log_sigma_fn: $\log\sigma(t)$, likewise; $\log\alpha - \log\sigma$ must fall with `t`.
-        t0: Where data live.
-        t1: Where the prior lives.
+        t0: The time of the data.
+        t1: The time of the prior.
 
     Raises:
         ValueError: if the horizon is empty, or the log-SNR does not fall from `t0` to `t1`.

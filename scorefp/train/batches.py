@@ -1,4 +1,4 @@
-"""The batches of a run: where they come from, how the host hands them to the device, and which one a step takes."""
+"""The batches of a run: their source, their way from the host to the device, and the one that a step takes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -53,7 +53,7 @@ class AbstractBatches(ABC):
 
     @abstractmethod
     def take(self, count: int) -> Samples:
-        """What the loop of the next `count` steps, at least one, picks its batches from."""
+        """The samples from which the loop of the next `count` steps, at least one, picks its batches."""
 
     @abstractmethod
     def prepare(self, count: int) -> None:
@@ -61,7 +61,7 @@ class AbstractBatches(ABC):
 
     @abstractmethod
     def place(self) -> dict[str, Any]:
-        """Where the reading stands after the last `take`, for JSON."""
+        """The place of the reading after the last `take`, for JSON."""
 
     @abstractmethod
     def go_to(self, place: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ class Read(AbstractBatches):
             ) from None
         require(
             values.shape == self._shape,
-            f"data gave a batch of shape {values.shape}, batch_size and the shape of a sample want {self._shape}.",
+            f"data gave a batch of shape {values.shape}; by batch_size and the shape of a sample it is {self._shape}.",
         )
         return values, args
 

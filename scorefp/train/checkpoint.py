@@ -1,5 +1,6 @@
 """Checkpoints of a training run: how often, going on from the last one, and the model in one."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ _S = TypeVar("_S", bound=AbstractScore)
 
 
 class Checkpoints(AbstractModule):
-    """Where and how often `fit` writes checkpoints.
+    """The folder of the checkpoints of `fit`, and the steps between them.
 
     The same call of `fit` made again goes on from the last one, and its parameters are those of a run that was never
     stopped, to the bit.
@@ -47,25 +48,10 @@ class Checkpoints(AbstractModule):
         )
 
 
-class Saver(AbstractModule):
-    """Writes the states of one run, and finds the last one.
+class AbstractSaver(AbstractModule):
+    """The saving of one run, chosen once by `saver`."""
 
-    Args:
-        checkpoints: The settings; with `None` nothing is written and nothing found.
-        skeleton: The model without its trained arrays.
-        configuration: What a run that goes on must have in common with the one that wrote.
-    """
-
-    checkpoints: Checkpoints | None
-    skeleton: AbstractScore
-    configuration: dict[str, JSON] = eqx.field(static=True)
-
-    @property
-    def store(self) -> Store | None:
-        """The folder."""
-        chosen = self.checkpoints
-        return None if chosen is None else Store(chosen.path, chosen.keep, chosen.best)
-
+    @abstractmethod
     def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> tuple[TrainState, int]:
         """The last saved state and the number of its step, with the batches behind it; `like` and 0 if there is none.
 
@@ -78,16 +64,8 @@ class Saver(AbstractModule):
             CheckpointError: if the last checkpoint is damaged or not that of this run.
             ValueError: if it is behind the last step.
         """
-        store = self.store
-        if store is None or store.latest() is None:
-            return like, 0
-        arrays, facts = store.restore(_packed(like, self.skeleton), configuration=self.configuration)
-        start = int(arrays["loop"]["step"])
-        require(start <= steps, f"steps = {steps}, and the run was saved at step {start} already; give at least that.")
-        batches.go_to(facts["batches"])
-        averages = tuple(arrays[_average(i)] for i in range(len(like.averages)))
-        return TrainState(arrays["params"], averages, arrays["optimizer"], **arrays["loop"]), start
 
+    @abstractmethod
     def save(
         self, step: int, steps: int, state: TrainState, batches: AbstractBatches, metrics: Mapping[str, float]
     ) -> None:
@@ -100,28 +78,74 @@ class Saver(AbstractModule):
             batches: The batches of the run, behind those of the last step.
             metrics: Numbers measured at this step.
         """
-        store = self.store
-        if store is None or self.checkpoints is None or not due(step, self.checkpoints.every, steps):
+
+    @abstractmethod
+    def offer(self) -> str:
+        """A sentence on the last good model, with a space before it; nothing if nothing was saved."""
+
+
+class Unsaved(AbstractSaver):
+    """A run that saves nothing."""
+
+    def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> tuple[TrainState, int]:
+        return like, 0
+
+    def save(
+        self, step: int, steps: int, state: TrainState, batches: AbstractBatches, metrics: Mapping[str, float]
+    ) -> None:
+        pass
+
+    def offer(self) -> str:
+        return ""
+
+
+class Saver(AbstractSaver):
+    """Writes the states of one run to a store, and finds the last one.
+
+    Args:
+        store: The folder.
+        every: How many steps lie between two checkpoints.
+        skeleton: The model without its trained arrays.
+        configuration: The settings that a run which goes on must have in common with the one that wrote.
+    """
+
+    store: Store
+    every: int = eqx.field(static=True)
+    skeleton: AbstractScore
+    configuration: dict[str, JSON] = eqx.field(static=True)
+
+    def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> tuple[TrainState, int]:
+        if self.store.latest() is None:
+            return like, 0
+        arrays, facts = self.store.restore(_packed(like, self.skeleton), configuration=self.configuration)
+        start = int(arrays["loop"]["step"])
+        require(start <= steps, f"steps = {steps}, and the run was saved at step {start} already; give at least that.")
+        batches.go_to(facts["batches"])
+        averages = tuple(arrays[_average(i)] for i in range(len(like.averages)))
+        return TrainState(arrays["params"], averages, arrays["optimizer"], **arrays["loop"]), start
+
+    def save(
+        self, step: int, steps: int, state: TrainState, batches: AbstractBatches, metrics: Mapping[str, float]
+    ) -> None:
+        if not due(step, self.every, steps):
             return
+        best = self.store.best
         require(
-            store.best is None or store.best in metrics,
-            f'checkpoints.best = "{store.best}" is not among the numbers {sorted(metrics)}; name one.',
+            best is None or best in metrics,
+            f'checkpoints.best = "{best}" is not among the numbers {sorted(metrics)}; name one.',
         )
-        if step in store.steps():
+        if step in self.store.steps():
             return
         facts = {
             "configuration": self.configuration,
             "model": settings(self.skeleton, form),
             "batches": batches.place(),
         }
-        store.save(step, _packed(state, self.skeleton), facts, metrics)
+        self.store.save(step, _packed(state, self.skeleton), facts, metrics)
 
     def offer(self) -> str:
-        """A sentence on the last good model, with a space before it; nothing if nothing was saved."""
-        store = self.store
-        if store is None or (step := store.latest()) is None:
-            return ""
-        return f" load({str(store.path)!r}, model) gives the model of step {step}."
+        step = self.store.latest()
+        return "" if step is None else f" load({str(self.store.path)!r}, model) gives the model of step {step}."
 
 
 def saver(
@@ -131,35 +155,36 @@ def saver(
     *,
     key: Key,
     clip: float | None,
-) -> Saver:
-    """What `fit` saves with.
+) -> AbstractSaver:
+    """The saver of a run.
 
     Args:
-        checkpoints: The settings.
+        checkpoints: The settings; with `None` nothing is saved.
         step: The step of the run.
-        data: What is trained on.
+        data: The data of the training.
         key: The key of the run.
         clip: The largest norm of a gradient.
     """
-    configuration: dict[str, JSON] = {}
-    if checkpoints is not None:
-        described = {
-            "model": step.skeleton,
-            "loss": step.objective,
-            "time": step.time,
-            "batch_size": step.batch_size,
-            "decay": step.decays,
-            "clip": clip,
-            "accumulate": step.accumulate,
-            "dropout": step.dropout,
-            "key": key,
-        }
-        configuration = settings(described, digest) | {"data": _described_data(data)}
-    return Saver(checkpoints, step.skeleton, configuration)
+    if checkpoints is None:
+        return Unsaved()
+    described = {
+        "model": step.skeleton,
+        "loss": step.objective,
+        "time": step.time,
+        "batch_size": step.batch_size,
+        "decay": step.decays,
+        "clip": clip,
+        "accumulate": step.accumulate,
+        "dropout": step.dropout,
+        "key": key,
+    }
+    configuration = settings(described, digest) | {"data": _described_data(data)}
+    store = Store(checkpoints.path, checkpoints.keep, checkpoints.best)
+    return Saver(store, checkpoints.every, step.skeleton, configuration)
 
 
 def due(taken: int, every: int, steps: int) -> bool:
-    """Whether what happens every so many steps, and at the end, happens after so many."""
+    """Whether an event of every `every` steps, and of the last one, is due after `taken` steps."""
     return taken % every == 0 or taken == steps
 
 
@@ -173,8 +198,8 @@ def load(path: str | Path, like: _S, *, step: int | None = None, average: int | 
     Args:
         path: The folder that was given to `Checkpoints`.
         like: A model built as for that run, with any parameters.
-        step: Which checkpoint; `None` is the last.
-        average: Which average of the parameters; `None` is those of the last step.
+        step: The step of the checkpoint; `None` is the last.
+        average: The number of the average of the parameters; `None` is the parameters of the last step.
 
     Raises:
         CheckpointError: if there is no such checkpoint, it is damaged or not of this library, or `like` is another
@@ -234,14 +259,14 @@ def _fixed(skeleton: AbstractScore) -> AbstractScore:
 
 
 def _packed(state: TrainState, skeleton: AbstractScore) -> dict[str, Any]:
-    """What a checkpoint holds, in parts that can be read one by one."""
+    """The content of a checkpoint, in parts that can be read one by one."""
     averages = {_average(i): average for i, average in enumerate(state.averages)}
     loop = {"step": state.step, "key": state.key}
     return averages | {"params": state.params, "optimizer": state.optimizer, "loop": loop, "fixed": _fixed(skeleton)}
 
 
 def _described_data(data: Dataset | AbstractSource) -> JSON:
-    """Data in memory by their entries; of a source what does not depend on where it lies."""
+    """Data in memory by their entries; a source by its type and the form of its samples, not by its place."""
     if isinstance(data, Dataset):
         return settings(data, digest)
     found = {"type": type(data).__qualname__, "shape": list(data.shape), "quantisation": settings(data.quantisation)}

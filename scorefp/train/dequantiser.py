@@ -15,7 +15,7 @@ from .._module import AbstractModule
 from .._types import Key, Scalar
 from ..dataset import Dataset, as_dataset
 from ..integrals import AbstractTimeSampler, UniformLogSNR
-from ..likelihood import Truncation, VariationalDequantiser, likelihood_bound
+from ..likelihood import BoundEstimator, VariationalDequantiser, likelihood_bound
 from ..score import AbstractScore
 from .batches import Samples, batches_of, drawn
 from .loop import Records, Span, TrainState, check_counts, descended, spans, started, whole
@@ -23,7 +23,7 @@ from .report import Console
 
 
 class DequantiserRun(AbstractModule):
-    """What the training of a dequantiser leaves.
+    """The result of the training of a dequantiser.
 
     Args:
         dequantiser: The dequantiser with averaged parameters; this is the one to use.
@@ -44,9 +44,8 @@ class _Step(AbstractModule):
     skeleton: VariationalDequantiser
     score: AbstractScore
     optimizer: optax.GradientTransformation = eqx.field(static=True)
-    time: AbstractTimeSampler
+    estimator: BoundEstimator
     batch_size: int = eqx.field(static=True)
-    draws: int = eqx.field(static=True)
     decay: float
 
     def step(self, state: TrainState, samples: Samples, i: Int[Array, ""]) -> tuple[TrainState, Records]:
@@ -63,10 +62,7 @@ class _Step(AbstractModule):
                 u, log_prob = dequantiser.positions(k, key=draw_key)
                 x = jnp.nan_to_num(dequantiser.quantisation.place(k, u))
                 score = self.score if args is None else self.score.bind(args=args)
-                bound = likelihood_bound(
-                    score, x, key=bound_key, draws=self.draws, time=self.time, truncation=Truncation.DENOISED
-                )
-                return bound, log_prob
+                return likelihood_bound(score, x, key=bound_key, estimator=self.estimator), log_prob
 
             bound, log_prob = jax.tree.map(jnp.mean, jax.vmap(terms)(k, args, draw_keys, bound_keys))
             return bound + log_prob, {"bound": bound, "log_prob": log_prob}
@@ -100,7 +96,7 @@ def fit_dequantiser(
     of the flow. Steps run on the device in parts of `report_every`, as those of `fit` do.
 
     Args:
-        dequantiser: Where to start.
+        dequantiser: The starting point.
         score: A score on a linear SDE; nothing of it changes.
         data: Levels with the quantisation of the dequantiser.
         optimizer: An optax optimizer. Gradients of the bound are noisy: clip them and let the rate decay.
@@ -145,11 +141,11 @@ def fit_dequantiser(
         data.levels == dequantiser.quantisation,
         f"data has {data.levels}, dequantiser has {dequantiser.quantisation}; the two must be equal.",
     )
-    require(draws >= 1, f"draws = {draws}; it is at least one.")
+    estimator = BoundEstimator(draws, time)
     check_counts(steps, report_every)
-    params, skeleton = _split(dequantiser)
+    params, skeleton = _parted(dequantiser)
     batches = batches_of(data, batch_size, min(report_every, steps), None, key=key)
-    step = _Step(skeleton, score, optimizer, time, batch_size, draws, decay)
+    step = _Step(skeleton, score, optimizer, estimator, batch_size, decay)
     state, seen = started(params, optimizer, 1, key=key), list[Span]()
     run = spans(step.step, state, batches, start=0, steps=steps, report_every=report_every)
     with Console(0, steps, shown=progress) as console:
@@ -159,7 +155,7 @@ def fit_dequantiser(
     return DequantiserRun(eqx.combine(state.averages[0], skeleton), *whole(seen))
 
 
-def _split(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequantiser]:
+def _parted(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequantiser]:
     """The arrays to train, and the rest; flowjax marks the ends of the base density as not to be trained."""
     try:
         from paramax import NonTrainable

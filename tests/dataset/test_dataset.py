@@ -231,7 +231,10 @@ def test_points_compare_scores_sample_by_sample() -> None:
     x = line_mixture().sample(jr.key(0), 200)
     truth = exact()
     scores = truth, sfp.Score(lambda t, x: truth(t, x) + 0.02, sfp.VP())
-    first, second = (sfp.audit(score, x, key=jr.key(1), measures=(Bound(draws=8),))["bound"] for score in scores)
+    first, second = (
+        sfp.audit(score, x, key=jr.key(1), measures=(Bound(estimator=sfp.BoundEstimator(8)),))["bound"]
+        for score in scores
+    )
     assert first.numbers["bound"].value == pytest.approx(first.points["bound"].mean())
     paired = np.std(second.points["bound"] - first.points["bound"])
     assert 0 < paired < 0.1 * np.std(first.points["bound"])

@@ -205,7 +205,7 @@ def test_conditioning_explosions_and_failures_without_a_kernel() -> None:
     text = " ".join(str(found).split())
     assert "1 of 40 samples have a failed trajectory (rows 7); the mean is without them" in text
     assert "2 of 40 samples have an exploded trajectory (rows 7, 11)" in text
-    assert "Left out: Bound; they need a Gaussian kernel, which GeneralSDE has not." in text
+    assert "Left out: Bound; they need a Gaussian kernel, which GeneralSDE does not have." in text
     assert "bound" not in found.sections
 
 
@@ -290,7 +290,7 @@ def test_bad_input_is_refused(unchecked: None) -> None:
         evaluate(changed(0.0), np.zeros((4, 3)), key=jr.key(0))
     for arguments, message in (
         ({"samples": 1}, "samples = 1"),
-        ({"draws": 1}, "draws = 1"),
+        ({"estimator": sfp.BoundEstimator(1)}, "draws = 1"),
         ({"batch_size": 0}, "batch_size = 0"),
     ):
         with pytest.raises(ValueError, match=message):

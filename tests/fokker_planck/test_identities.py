@@ -249,20 +249,20 @@ def test_suprema_of_a_linear_score(getkey: Callable[[], Array]) -> None:
     total, square = first + 0.5 * slope, first**2 + first * slope + slope**2 / 3
     # The data are standard normal, which VP keeps: E‖x‖² = D at all times.
     want = (c * (c - 1)) ** 2 * size * square
-    assert found.residual_error.max() < 0.05 * want
-    assert np.all(np.abs(found.residual - want) < 4 * found.residual_error)
-    assert float(found.M) == float(found.residual.max())
+    assert found.residual.error.max() < 0.05 * want
+    assert np.all(np.abs(found.residual.value - want) < 4 * found.residual.error)
+    assert float(found.M) == float(found.residual.value.max())
     # At t0 the samples are the clean ones.
     operator = 0.5 * total * (c - 1) * np.abs(c * np.sum(np.asarray(xs) ** 2, axis=1) - size).max()
     assert float(found.operator[0]) == pytest.approx(float(operator), rel=0.02)
     assert float(found.m) >= float(found.operator[0])
-    np.testing.assert_allclose(found.weighted, np.exp(-2.0) * found.residual, rtol=1e-12)
+    np.testing.assert_allclose(found.weighted.value, np.exp(-2.0) * found.residual.value, rtol=1e-12)
     # Two probes are without bias; and the size of a batch changes nothing.
     by_probes = sfp.residual_suprema(score, xs, key=key, times=3, nodes=16, trace=sfp.Hutchinson(), batch_size=250)
     by_probes = jax.tree.map(np.asarray, by_probes)
     assert by_probes.weighted is None
     assert by_probes.M_weighted is None
-    assert np.all(np.abs(by_probes.residual - want) < 4 * by_probes.residual_error)
+    assert np.all(np.abs(by_probes.residual.value - want) < 4 * by_probes.residual.error)
 
 
 def test_suprema_vanish_on_exact_scores_and_scale_on_others() -> None:

@@ -260,7 +260,9 @@ def test_bad_input(unchecked: None) -> None:
         ),
         (lambda: sfp.edm_loss(data_std=-1.0), "data_std = -1.0"),
         (
-            lambda: sfp.likelihood_bound(standard(sde), x[0], key=key, time=sfp.SoftTruncation()),
+            lambda: sfp.likelihood_bound(
+                standard(sde), x[0], key=key, estimator=sfp.BoundEstimator(time=sfp.SoftTruncation())
+            ),
             "time is a SoftTruncation, which does not estimate the integral over the whole horizon",
         ),
         (lambda: sfp.entropy(standard(sde), x, key=key, time=sfp.TimeInterval(law)), "time is a TimeInterval"),

@@ -17,30 +17,35 @@ from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp import Truncation
 from scorefp.integrals.estimate import stratified_mean_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 X = [0.9, -0.2]
-DRAWS, DENOISED = 128, Truncation.DENOISED
+DRAWS = 128
+
+
+def evaluated(x: Any, key: Any = 0, score: Any = None, form: Any = "dsm", **settings: Any) -> sfp.LikelihoodBound:
+    """The bound of one sample."""
+    score, key = LinearCase().score if score is None else score, jr.key(key) if isinstance(key, int) else key
+    return sfp.evaluate_bound(score, jnp.asarray(x), key=key, form=form, estimator=sfp.BoundEstimator(**settings))
 
 
 @eqx.filter_jit
 def bounds(score: sfp.AbstractScore, xs: Array, keys: Array, **settings: Any) -> sfp.LikelihoodBound:
     """One bound for each sample and each of the keys, of shape `(samples, keys)`."""
-    one = lambda x, key: sfp.evaluate_bound(score, x, key=key, **settings)
+    one = lambda x, key: evaluated(x, key, score, **settings)
     return jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(xs, keys)
 
 
 # ------------------------------------------------------------------------------------------- value
 @pytest.mark.parametrize("form", ["dsm", "sm"])
-@pytest.mark.parametrize("truncation", [Truncation.DENOISED, Truncation.NOISED], ids=lambda kind: kind.name)
-def test_value_is_that_of_the_theorem(form: Any, truncation: Truncation) -> None:
+@pytest.mark.parametrize("truncation", ["denoised", "noised"])
+def test_value_is_that_of_the_theorem(form: Any, truncation: str) -> None:
     """Against quadrature, for the score of no diffusion, in both forms [K3], [K4]."""
     case, keys = LinearCase(), jr.split(jr.key(0), 400)
     found = bounds(case.score, jnp.array([X]), keys, form=form, truncation=truncation, draws=DRAWS)
-    noised = truncation is Truncation.NOISED
+    noised = truncation == "noised"
     want = case.bound(np.asarray(X), noised=noised) + (0.0 if noised else case.denoising(np.asarray(X)))
     assert_mean(found.value[0], want, resolution=0.02)
     parts = found.prior + found.diffusion + found.denoising - found.kernel_entropy
@@ -63,7 +68,7 @@ def test_denoising_step() -> None:
 
 
 def test_kernel_entropy_that_is_known_to_be_left_out() -> None:
-    bits = sfp.evaluate_bound(LinearCase().score, jnp.array(X), key=jr.key(0), draws=2).kernel_entropy / 2 / math.log(2)
+    bits = evaluated(X, draws=2).kernel_entropy / 2 / math.log(2)
     assert float(bits) == pytest.approx(-7.92, abs=0.005)
 
 
@@ -82,9 +87,9 @@ def test_bound_is_above_the_reverse_sde_and_tight_for_diffused_scores() -> None:
 
 
 TIGHT: dict[str, tuple[str, dict[str, Any]]] = {
-    "SubVP, sample at t0": ("SubVP", {"form": "dsm", "truncation": Truncation.NOISED}),
+    "SubVP, sample at t0": ("SubVP", {"form": "dsm", "truncation": "noised"}),
     "VE, implicit": ("VE", {"form": "sm"}),
-    "EDM, later truncation": ("EDM", {"form": "dsm", "truncation": Truncation.NOISED, "start": 0.3}),
+    "EDM, later truncation": ("EDM", {"form": "dsm", "truncation": "noised", "start": 0.3}),
 }
 
 
@@ -120,7 +125,7 @@ def test_every_law_of_times_has_one_mean_and_knows_its_error() -> None:
     case, keys, spread = LinearCase(), jr.split(jr.key(3), 400), {}
     want = case.bound(np.asarray(X), noised=False) + case.denoising(np.asarray(X))
     for name, time in SAMPLERS.items():
-        found = bounds(case.score, jnp.array([X]), keys, form="dsm", truncation=DENOISED, draws=DRAWS, time=time)
+        found = bounds(case.score, jnp.array([X]), keys, draws=DRAWS, time=time)
         assert mean_is(found.value[0], want, sigmas=4.5)
         spread[name], claimed = float(found.value.std(ddof=1)), float(jnp.sqrt(jnp.mean(found.error**2)))
         # 400 repeats know the spread to 3.5 %. Successive differences are on the safe side.
@@ -139,14 +144,14 @@ def test_many_draws_do_not_overflow() -> None:
 
 
 def test_one_draw_has_a_value_and_no_error() -> None:
-    found = sfp.evaluate_bound(LinearCase().score, jnp.array(X), key=jr.key(0), draws=1)
+    found = evaluated(X, draws=1)
     assert jnp.isfinite(found.value)
     assert jnp.isnan(found.error)
 
 
 def test_probes_leave_it_unbiased() -> None:
     case, keys = LinearCase(), jr.split(jr.key(5), 400)
-    settings = {"form": "sm", "truncation": Truncation.NOISED, "draws": DRAWS}
+    settings = {"form": "sm", "truncation": "noised", "draws": DRAWS}
     found = bounds(case.score, jnp.array([X]), keys, trace=sfp.Hutchinson(), **settings)
     assert_mean(found.value[0], case.bound(np.asarray(X), noised=True), resolution=0.02)
 
@@ -157,7 +162,7 @@ def test_float32_near_t0() -> None:
     single = lambda leaf: leaf.astype(jnp.float32)
     score = eqx.tree_at(lambda s: s.fn, case.score, replace_fn=lambda fn: jax.tree.map(single, fn))
     x = jnp.array([X], jnp.float32)
-    found = bounds(score, x, jr.split(jr.key(6), 200), truncation=Truncation.NOISED, draws=256)
+    found = bounds(score, x, jr.split(jr.key(6), 200), truncation="noised", draws=256)
     assert found.value.dtype == jnp.float32
     assert_mean(found.value[0], case.bound(np.asarray(x[0], np.float64), noised=True), resolution=0.02)
 
@@ -169,7 +174,8 @@ def test_gradients_reach_the_sample_and_the_score() -> None:
     @jax.jit
     def bound(gain: Array, first: Array) -> Array:
         model = eqx.tree_at(lambda s: s.fn.gain, score, gain)
-        return sfp.likelihood_bound(model, x.at[0].set(first), key=jr.key(0), draws=16)
+        estimator = sfp.BoundEstimator(16)
+        return sfp.likelihood_bound(model, x.at[0].set(first), key=jr.key(0), estimator=estimator)
 
     at = jnp.array(1.3), jnp.array(0.9)
     slopes = jax.grad(bound, argnums=(0, 1))(*at)
@@ -188,28 +194,28 @@ def test_any_event_shape(shape: tuple[int, ...]) -> None:
 
 
 def test_same_key_same_bits() -> None:
-    first, second = (sfp.likelihood_bound(LinearCase().score, jnp.array(X), key=jr.key(8), draws=16) for _ in range(2))
+    first, second, other = (evaluated(X, key, draws=16).value for key in (8, 8, 9))
     assert first == second
-    assert first != sfp.likelihood_bound(LinearCase().score, jnp.array(X), key=jr.key(9), draws=16)
+    assert first != other
 
 
-def bound(x: Any = (0.0, 0.0), score: sfp.AbstractScore | None = None, **settings: Any) -> Array:
-    score = LinearCase().score if score is None else score
-    return sfp.likelihood_bound(score, jnp.asarray(x), key=jr.key(0), **settings)
-
-
-def without_kernel() -> Array:
-    return bound(jnp.zeros((2, 2)), standard(sfp.sde.CriticallyDampedLangevin()))
+def without_kernel() -> sfp.LikelihoodBound:
+    return evaluated(jnp.zeros((2, 2)), score=standard(sfp.sde.CriticallyDampedLangevin()))
 
 
 BAD: dict[str, Callable[[], None]] = {
     "no kernel": partial(refused, "no Gaussian kernel", without_kernel, error=TypeError),
-    "zero draws": partial(refused, "draws = 0; the bound needs at least one draw", bound, draws=0),
-    "truncation before t0": partial(refused, r"start = 0.0 lies outside \[t0, t1\) = \[1e-05, 1.0\)", bound, start=0.0),
-    "truncation at t1": partial(refused, r"start = 1.0 lies outside", bound, start=1.0),
-    "NaN": partial(refused, "x holds NaN", bound, (0.0, math.nan)),
-    "integers": partial(refused, "x has dtype int", bound, (0, 0), error=TypeError),
-    "form": partial(refused, "form = 'elbo'; the bound has the forms", bound, form="elbo"),
+    "zero draws": partial(refused, "draws = 0; the bound needs at least one draw", evaluated, X, draws=0),
+    "truncation before t0": partial(
+        refused, r"start = 0.0 lies outside \[t0, t1\) = \[1e-05, 1.0\)", evaluated, X, start=0.0
+    ),
+    "truncation at t1": partial(refused, r"start = 1.0 lies outside", evaluated, X, start=1.0),
+    "NaN": partial(refused, "x holds NaN", evaluated, (0.0, math.nan)),
+    "integers": partial(refused, "x has dtype int", evaluated, (0, 0), error=TypeError),
+    "form": partial(refused, "form = 'elbo'; it is 'dsm' or 'sm'", evaluated, X, form="elbo"),
+    "truncation": partial(
+        refused, "truncation = 'clean'; it is 'denoised' or 'noised'", evaluated, X, truncation="clean"
+    ),
 }
 
 

@@ -229,7 +229,7 @@ def test_training_touches_nothing_but_the_flow() -> None:
     assert any(jax.tree.leaves(moved))
     # A loss that is not finite stops the training, and its step is named though parameters are lost with it.
     bad = eqx.tree_at(lambda s: s.network.leave.weight, score, replace_fn=lambda w: w.at[0, 0].set(jnp.nan))
-    with pytest.raises(FloatingPointError, match=r"not finite at step 0; not finite are the terms \['bound'\]"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 0; terms that are not finite: \['bound'\]"):
         fit_dequantiser(start, bad, levels(), **options)
 
 

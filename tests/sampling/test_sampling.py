@@ -39,7 +39,7 @@ from scorefp.sde import AbstractLinearSDE
 @pytest.mark.parametrize("make", LINEAR.values(), ids=LINEAR.keys())
 def test_grids(make: Callable[[], AbstractLinearSDE]) -> None:
     sde = make()
-    for grid in (sfp.uniform_grid, sfp.log_snr_grid, sfp.rho_grid):
+    for grid in (sfp.uniform_grid, sfp.log_snr_grid, sfp.RhoGrid()):
         times = np.asarray(grid(sde, 10))
         assert times.shape == (11,)
         assert (times[0], times[-1]) == (sde.t1, sde.t0)
@@ -47,7 +47,7 @@ def test_grids(make: Callable[[], AbstractLinearSDE]) -> None:
     np.testing.assert_allclose(np.diff(sfp.uniform_grid(sde, 10)), -(sde.t1 - sde.t0) / 10)
     log_snr = sde.log_snr(sfp.log_snr_grid(sde, 10))
     np.testing.assert_allclose(np.diff(log_snr), (log_snr[-1] - log_snr[0]) / 10, rtol=1e-6)
-    for rho, grid in ((7.0, sfp.rho_grid), (1.0, sfp.RhoGrid(1.0))):
+    for rho, grid in ((7.0, sfp.RhoGrid()), (1.0, sfp.RhoGrid(1.0))):
         root = np.exp(-0.5 * sde.log_snr(grid(sde, 10))) ** (1 / rho)
         np.testing.assert_allclose(np.diff(root), (root[-1] - root[0]) / 10, rtol=1e-6)
 
@@ -191,8 +191,8 @@ def test_churn_keeps_the_order(moments: Callable[..., np.ndarray]) -> None:
     ends = [(float(sde.alpha(t)), float(sde.sigma(t)) ** 2) for t in (sde.t0, sde.t1)]
     limit, start = ((alpha * MEAN, alpha**2 * VARIANCE + noise) for alpha, noise in ends)
     steps = [100, 300]
-    runs = [moments(stepped(sfp.Heun(n, churn=sfp.Churn(20.0))), sde, [sfp.rho_grid(sde, n)], start)[0] for n in steps]
-    without = moments(stepped(sfp.Heun(100)), sde, [sfp.rho_grid(sde, 100)], start)[0, 1]
+    runs = [moments(stepped(sfp.Heun(n, churn=sfp.Churn(20.0))), sde, [sfp.RhoGrid()(sde, n)], start)[0] for n in steps]
+    without = moments(stepped(sfp.Heun(100)), sde, [sfp.RhoGrid()(sde, 100)], start)[0, 1]
     means, variances = np.abs(np.array(runs) - limit).T
     assert means.max() < 1e-12
     assert fitted_order([1 / n for n in steps], list(variances)) == pytest.approx(2.0, abs=0.2)
@@ -569,7 +569,7 @@ def test_bad_input() -> None:
         short = method(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))
         message = r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"
         refused(message, short, standard(), jnp.ones(2), key=key)
-    for grid in (sfp.log_snr_grid, sfp.rho_grid):
+    for grid in (sfp.log_snr_grid, sfp.RhoGrid()):
         refused("has no Gaussian kernel", grid, sfp.sde.CriticallyDampedLangevin(), 10, error=TypeError)
     general = standard(sfp.sde.CriticallyDampedLangevin())
     for method in (
@@ -586,7 +586,7 @@ def test_bad_input() -> None:
         sfp.ExponentialIntegrator(4, noise=0.5),
         sfp.PredictorCorrector(sfp.Euler(4)),
     ):
-        refused(f"key is None, but {type(method).__name__} draws noise", method, standard(), jnp.ones(2))
+        refused(f"key is None, but {type(method).__name__} draws random numbers", method, standard(), jnp.ones(2))
     for make, message in (
         (lambda: sfp.RhoGrid(0.0), r"rho = 0\.0; the exponent is positive"),
         (lambda: sfp.Churn(-1.0), r"amount = -1\.0; the noise to add is not negative"),

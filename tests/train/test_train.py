@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
     def weighting(sde: Any, t: jax.Array) -> jax.Array:
         return jnp.nan * t
 
-    with pytest.raises(FloatingPointError, match=r"not finite at step 0; not finite are the terms \['ScoreFPE'\]"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 0; terms that are not finite: \['ScoreFPE'\]"):
         train.fit(
             model(),
             sfp.DSM() + sfp.ScoreFPE(weighting=weighting),

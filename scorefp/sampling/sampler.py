@@ -1,4 +1,4 @@
-"""What a sampler is: a way to take one sample from `t1` to `t0`; and one that goes by steps of a grid."""
+"""The interface of samplers: from `t1` to `t0`, by steps of a grid, and with the last of the noise taken away."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Int
 
-from .._checks import require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
+from ..reverse.paths import check_steps
 from ..score import AbstractScore
 from .grid import Grid, RhoGrid, times_of
 
@@ -42,7 +42,7 @@ class AbstractStepSampler(AbstractSampler):
         grid: eqx.AbstractVar[Grid]
 
     def __check_init__(self) -> None:
-        check_steps(self.steps)
+        check_steps(self.steps, "a sampler")
 
     @abstractmethod
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
@@ -59,13 +59,29 @@ class AbstractStepSampler(AbstractSampler):
         return jax.lax.scan(step, x1, (times[:-1], times[1:], jnp.arange(self.steps)))[0]
 
 
-def check_steps(steps: int) -> None:
-    """Refuses a sampler without steps."""
-    require(steps >= 1, f"steps = {steps}; a sampler needs at least one step.")
+class Denoised(AbstractSampler):
+    r"""Any sampler, then the denoiser at `t0`: $x \leftarrow h(t_0, x) = (x + \sigma^2 s)/\alpha$ [P1], [G1].
 
+    It is the step of Euler's method in $\sigma/\alpha$ to no noise at all with which Karras 2022 ends, and costs one
+    evaluation. The noise of `t0` is gone, a smear of $\sigma(t_0)$; there is no likelihood of what comes out.
 
-def drawing(sampler: AbstractSampler, key: Key | None) -> Key:
-    """The key, where a sampler draws noise."""
-    if key is None:
-        raise ValueError(f"key is None, but {type(sampler).__name__} draws noise; pass key=jax.random.key(seed).")
-    return key
+    Args:
+        sampler: Any sampler.
+
+    Raises:
+        TypeError: on a call, if the SDE has no Gaussian kernel.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> point = sfp.GaussianMixture(jnp.ones((1, 2)), jnp.array([1e-8]), jnp.ones(1))
+        >>> score = point.score(sfp.EDM(t0=0.1, t1=10.0))
+        >>> x = sfp.sample(score, 3, key=jax.random.key(0), method=sfp.Denoised(sfp.DPMSolver(5)))
+        >>> bool(abs(x - 1.0).max() < 1e-4)
+        True
+    """
+
+    sampler: AbstractSampler
+
+    def __call__(self, score: AbstractScore, x1: Event, *, key: Key) -> Event:
+        x = self.sampler(score, x1, key=key)
+        return score.denoise(score.sde.t0, x).astype(x.dtype)

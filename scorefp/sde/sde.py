@@ -1,4 +1,4 @@
-"""What every forward process has."""
+"""The interface of forward processes."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
@@ -74,5 +74,5 @@ def check_horizon(t0: float, t1: float, *, lowest: float = 0.0) -> None:
     require(
         lowest <= t0 < t1,
         f"the horizon is [t0, t1] = [{t0}, {t1}]; it needs {lowest} <= t0 < t1. "
-        "t0 is where data live and t1 where the prior lives.",
+        "t0 is the time of the data, t1 that of the prior.",
     )
