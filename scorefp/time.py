@@ -1,7 +1,7 @@
 """How times are drawn for an integral over time: a change of measure that no integrand sees."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
@@ -20,7 +20,11 @@ End: TypeAlias = float | Scalar
 """An end of an interval of times: a number, or a scalar that may be traced."""
 
 
-class AbstractTimeSampler(AbstractModule):
+class _TimeSamplerFields:
+    stratified: eqx.AbstractVar[bool]
+
+
+class AbstractTimeSampler(AbstractModule, _TimeSamplerFields):
     r"""Draws of times with weights: an estimate $\frac1n\sum_i w_i\,\ell(t_i)$ of an integral $\int\ell\,dt$.
 
     That of a law $p$ on `[t0, t1]` has the weights $1/p$ and is unbiased. A `TimeInterval` estimates the integral over
@@ -29,11 +33,6 @@ class AbstractTimeSampler(AbstractModule):
     `stratified` says whether `n` draws lie one in each of `n` cells of equal probability. Whoever estimates the error
     of a mean over them has to know.
     """
-
-    if TYPE_CHECKING:
-        stratified: ClassVar[bool]
-    else:
-        stratified: eqx.AbstractVar[bool]
 
     @abstractmethod
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
