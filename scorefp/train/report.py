@@ -125,7 +125,8 @@ class Console:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # rich 14 ends a disabled bar with an empty line
+            self._bar.stop()
 
     def __call__(self, span: Span) -> None:
         loss, *terms, _ = span.history

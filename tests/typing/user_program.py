@@ -136,7 +136,14 @@ def training(folder: str) -> None:
     plain = sfp.Score(Network(2, key=jr.key(3)), sde)
     store = train.Checkpoints(folder + "/plain")
     other = train.fit(
-        plain, sfp.DSM(), samples, optimizer=optax.sgd(0.1), steps=1, key=jr.key(4), batch_size=8, checkpoints=store,
+        plain,
+        sfp.DSM(),
+        samples,
+        optimizer=optax.sgd(0.1),
+        steps=1,
+        key=jr.key(4),
+        batch_size=8,
+        checkpoints=store,
         report_every=1,
     )
     assert_type(other, train.Run[sfp.Score])
@@ -146,8 +153,8 @@ def training(folder: str) -> None:
 
     sampler = sfp.EulerMaruyama(steps=4, grid=my_grid)
     assert_type(sfp.sample(run.model, 8, key=jr.key(5), method=sampler), Array)
-    sfp.sample(run.model, 8, key=jr.key(6), method=sfp.ProbabilityFlow(sfp.Integrator(solver=diffrax.Heun())))
-    report = sfp.audit(run.model, samples, key=jr.key(7), measures=[Size(0.5), sfp.diagnostics.MatchingCurve()])
+    assert_type(sfp.ProbabilityFlow(sfp.Integrator(solver=diffrax.Heun())).integrator, sfp.Integrator)
+    report = sfp.audit(run.model, samples, key=jr.key(7), measures=[Size(0.5)])
     assert_type(report["size"].numbers["size"].value, float)
     print(report)
 
