@@ -4,6 +4,8 @@
 #   make test               all checks: lint, types, layers, unit, docs
 #   make test-slow          the tests marked slow, which `make test` leaves out
 #   make test-latest        all checks on the newest Python found; test-latest-quick: the quick tests
+#   make test-lowest        the quick tests on the lowest versions that pyproject.toml allows
+#   make coverage           which lines of scorefp/ the tests run
 #   make docs | bench       the site in site/ | the benchmark tables
 #   make reproduce-deveney  Tables 1–3 and Figures 2–5 of Deveney 2023; resumes from docs/assets/deveney/
 #   make mnist              a U-Net on real MNIST, fine-tuned with the Fokker–Planck term; resumes from docs/assets/mnist/
@@ -11,8 +13,9 @@
 
 PYTHON ?= python3
 VENV   := .venv
-BIN    := $(VENV)/bin
+BIN     = $(VENV)/bin
 STAMP  := $(VENV)/.stamp
+EXTRAS := train,plot,flow,ot,examples,docs,dev
 
 # The newest Python that runs and is newer than $(PYTHON); empty when there is none.
 latest_python = $(shell \
@@ -31,16 +34,16 @@ PYTEST = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax$(VENV)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types layers unit docs test-slow test-quick test-latest test-latest-quick \
-        latest-python bench reproduce-deveney mnist compare-regularisers serve clean
+        test-lowest coverage latest-python bench reproduce-deveney mnist compare-regularisers serve clean
 
 help:
-	@sed -n '3,10s/^# *//p' Makefile
+	@sed -n '3,12s/^# *//p' Makefile
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "scorefp needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[train,plot,flow,ot,examples,docs,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(STAMP)
@@ -51,6 +54,7 @@ test: lint types layers unit docs
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(STAMP)
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
@@ -60,6 +64,9 @@ layers: $(STAMP)
 
 unit: $(STAMP)
 	$(PYTEST)
+
+coverage: $(STAMP)
+	$(PYTEST) --cov=scorefp --cov-report=term:skip-covered
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -77,6 +84,21 @@ test-latest test-latest-quick:
 	@test -n "$(latest_python)" || { echo "No Python newer than $(PYTHON) found."; exit 1; }
 	$(MAKE) $(subst -latest,,$@) PYTHON=$(latest_python) VENV=.venv-latest
 
+# pip takes the newest versions; uv can take the lowest.
+test-lowest: VENV := .venv-lowest
+test-lowest: .venv-lowest/.stamp
+	$(PYTEST) -m 'quick and not slow'
+
+.venv-lowest/.stamp: pyproject.toml | .venv-uv/.stamp
+	.venv-uv/bin/uv venv --quiet --clear --seed --python $(PYTHON) .venv-lowest
+	.venv-uv/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.venv-uv/.stamp:
+	$(PYTHON) -m venv --clear .venv-uv
+	.venv-uv/bin/python -m pip install --quiet uv
+	@touch $@
+
 latest-python:
 	@echo "$(latest_python)"
 
@@ -93,4 +115,4 @@ compare-regularisers: $(STAMP)
 	$(BIN)/python examples/regularisers.py
 
 clean:
-	rm -rf .cache .pytest_cache .ruff_cache site .venv .venv-latest
+	rm -rf .cache .pytest_cache .ruff_cache site .venv .venv-latest .venv-lowest .venv-uv

@@ -4,8 +4,9 @@ A class is abstract, is named `Abstract…` and has no instances; or it is final
 method is never overridden. Reading one class then tells everything about it, and the pattern of equinox's
 documentation (*Abstract/final*) is checked when a class is defined.
 
-A field that every subclass has is an `equinox.AbstractVar`. Type checkers take that for a dataclass field, which would
-come first in `__init__` of every subclass (`VP()` would lack an argument), so they are shown a `ClassVar` instead.
+A field that every subclass has is an `equinox.AbstractVar` of a plain base class, `_…Fields`. Type checkers take an
+AbstractVar for a variable of the instance, and in a module for a dataclass field, which would come first in `__init__`
+of every subclass (`VP()` would lack an argument); a plain class has no dataclass fields.
 """
 
 from typing import Any

@@ -3,7 +3,7 @@
 import functools
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, final, runtime_checkable
+from typing import Any, Protocol, TypeAlias, final, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -43,7 +43,13 @@ class Batches(Protocol):
         ...
 
 
-class AbstractSource(AbstractModule):
+class _SourceFields:
+    shape: eqx.AbstractVar[tuple[int, ...]]
+    quantisation: eqx.AbstractVar[Quantisation | None]
+    interval: eqx.AbstractVar[Interval | None]
+
+
+class AbstractSource(AbstractModule, _SourceFields):
     """Data that `train.fit` reads on the host, batch by batch. The levels and the range travel with them.
 
     Attributes:
@@ -52,15 +58,6 @@ class AbstractSource(AbstractModule):
             integers until they are on the device, where each step dequantises its own.
         interval: The declared range of floats; `None` where they have no bounds, and for levels.
     """
-
-    if TYPE_CHECKING:
-        shape: ClassVar[tuple[int, ...]]
-        quantisation: ClassVar[Quantisation | None]
-        interval: ClassVar[Interval | None]
-    else:
-        shape: eqx.AbstractVar[tuple[int, ...]]
-        quantisation: eqx.AbstractVar[Quantisation | None]
-        interval: eqx.AbstractVar[Interval | None]
 
     @abstractmethod
     def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:
@@ -77,7 +74,11 @@ class AbstractSource(AbstractModule):
         """
 
 
-class AbstractRows(AbstractSource):
+class _RowsFields:
+    threads: eqx.AbstractVar[int]
+
+
+class AbstractRows(AbstractSource, _RowsFields):
     """A source whose samples are read by their index, in any order.
 
     An epoch is a permutation of all samples, drawn from the seed and the number of the epoch. Epochs follow each other
@@ -88,11 +89,6 @@ class AbstractRows(AbstractSource):
     Attributes:
         threads: How many threads read ahead; zero reads when a batch is asked for, which is best for arrays.
     """
-
-    if TYPE_CHECKING:
-        threads: ClassVar[int]
-    else:
-        threads: eqx.AbstractVar[int]
 
     @abstractmethod
     def __len__(self) -> int:

@@ -1,7 +1,6 @@
 """Dequantisation: noise inside integer levels, and its density [K7]."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -25,7 +24,11 @@ class Dequantised(AbstractModule):
     log_prob: Scalar
 
 
-class AbstractDequantiser(AbstractModule):
+class _DequantiserFields:
+    quantisation: eqx.AbstractVar[Quantisation]
+
+
+class AbstractDequantiser(AbstractModule, _DequantiserFields):
     r"""Noise $u \in [0, 1)^D$ with a density $q(u \mid k)$ inside the levels $k$ [K7] (Song 2021, Eq. 13).
 
     For every $q$, with $x = \text{low} + (k + u)\,w$, Jensen's inequality gives
@@ -34,11 +37,6 @@ class AbstractDequantiser(AbstractModule):
 
     so `bits_per_dim(log_likelihood - log_prob, …)` bounds the code length of the levels from above.
     """
-
-    if TYPE_CHECKING:
-        quantisation: ClassVar[Quantisation]
-    else:
-        quantisation: eqx.AbstractVar[Quantisation]
 
     @abstractmethod
     def positions(self, k: Integer[Array, "*event"], *, key: Key) -> tuple[Event, Scalar]:

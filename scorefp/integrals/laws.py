@@ -1,7 +1,6 @@
 """Laws of times for an integral over time: changes of measure that no integrand sees."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax
@@ -18,7 +17,11 @@ from ..sde import AbstractLinearSDE
 from .log_snr import End, log_snr_times
 
 
-class AbstractTimeSampler(AbstractModule):
+class _TimeSamplerFields:
+    stratified: eqx.AbstractVar[bool]
+
+
+class AbstractTimeSampler(AbstractModule, _TimeSamplerFields):
     r"""Draws of times with weights: an estimate $\frac1n\sum_i w_i\,\ell(t_i)$ of an integral $\int\ell\,dt$.
 
     That of a law $p$ on `[t0, t1]` has the weights $1/p$ and is unbiased. A `TimeInterval` estimates the integral over
@@ -27,11 +30,6 @@ class AbstractTimeSampler(AbstractModule):
     `stratified` says whether `n` draws lie one in each of `n` cells of equal probability. An estimate of the error
     of a mean over them depends on it.
     """
-
-    if TYPE_CHECKING:
-        stratified: ClassVar[bool]
-    else:
-        stratified: eqx.AbstractVar[bool]
 
     @abstractmethod
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:

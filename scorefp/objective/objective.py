@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -147,16 +147,15 @@ class Objective(AbstractObjective):
         return self.combination
 
 
-class AbstractTerm(AbstractObjective):
+class _TermFields:
+    fraction: eqx.AbstractVar[float]
+
+
+class AbstractTerm(AbstractObjective, _TermFields):
     r"""One term: an integrand over time, $\ell(t)$ of one perturbed sample.
 
     `fraction` is the share of the batch it is evaluated on.
     """
-
-    if TYPE_CHECKING:
-        fraction: ClassVar[float]
-    else:
-        fraction: eqx.AbstractVar[float]
 
     def __check_init__(self) -> None:
         require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")

@@ -1,7 +1,6 @@
 """The interface of samplers: from `t1` to `t0`, by steps of a grid, and with the last of the noise taken away."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax
@@ -27,19 +26,17 @@ class AbstractSampler(AbstractModule):
         """The sample at `t0` that starts from `x1` at `t1`."""
 
 
-class AbstractStepSampler(AbstractSampler):
+class _StepSamplerFields:
+    steps: eqx.AbstractVar[int]
+    grid: eqx.AbstractVar[Grid | RhoGrid]  # A callable alone would be taken for a method.
+
+
+class AbstractStepSampler(AbstractSampler, _StepSamplerFields):
     """A sampler that repeats one step over a grid of times, in one compiled loop.
 
     A step knows nothing of the steps before it. `PredictorCorrector` takes any of these for its predictor. The key is
     not needed where the steps draw no noise.
     """
-
-    if TYPE_CHECKING:
-        steps: ClassVar[int]
-        grid: ClassVar[Grid | RhoGrid]  # A callable alone would be taken for a method.
-    else:
-        steps: eqx.AbstractVar[int]
-        grid: eqx.AbstractVar[Grid]
 
     def __check_init__(self) -> None:
         check_steps(self.steps, "a sampler")

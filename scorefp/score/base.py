@@ -3,7 +3,7 @@
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,7 +17,12 @@ from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
 _S = TypeVar("_S", bound="AbstractScore")
 
 
-class AbstractScore(AbstractModule):
+class _ScoreFields:
+    sde: eqx.AbstractVar[AbstractSDE]
+    shape: eqx.AbstractVar[tuple[int, ...] | None]
+
+
+class AbstractScore(AbstractModule, _ScoreFields):
     r"""A model $s(t, x)$ of the score $\nabla\log q_t(x)$, with the SDE whose marginals $q_t$ it scores.
 
     `shape` is the event shape where the score knows it, else `None`; `given` names the fields that training leaves
@@ -25,13 +30,6 @@ class AbstractScore(AbstractModule):
     """
 
     given: ClassVar[tuple[str, ...]] = ("sde", "args")
-
-    if TYPE_CHECKING:
-        sde: ClassVar[AbstractSDE]
-        shape: ClassVar[tuple[int, ...] | None]
-    else:
-        sde: eqx.AbstractVar[AbstractSDE]
-        shape: eqx.AbstractVar[tuple[int, ...] | None]
 
     @abstractmethod
     def __call__(self, t: Time, x: Event) -> Event:

@@ -40,8 +40,8 @@ class GeneralSDE(AbstractSDE):
         8.0
     """
 
-    drift_fn: Callable[[Time, Event], Event]
-    diffusion_fn: Callable[[Time, Event], lx.AbstractLinearOperator]
+    drift_fn: Callable[[Scalar, Event], Event]
+    diffusion_fn: Callable[[Scalar, Event], lx.AbstractLinearOperator]
     prior: AbstractPrior
     t0: float = eqx.field(static=True)
     t1: float = eqx.field(static=True)

@@ -139,8 +139,8 @@ class LinearSDE(AbstractLinearSDE):
         2.0
     """
 
-    log_alpha_fn: Callable[[Times], Float[Array, "*times"]]
-    log_sigma_fn: Callable[[Times], Float[Array, "*times"]]
+    log_alpha_fn: Callable[[Array], Float[Array, "*times"]]
+    log_sigma_fn: Callable[[Array], Float[Array, "*times"]]
     t0: float = eqx.field(static=True)
     t1: float = eqx.field(static=True)
 
@@ -155,10 +155,10 @@ class LinearSDE(AbstractLinearSDE):
             )
 
     def log_alpha(self, t: Times) -> Float[Array, "*times"]:
-        return jnp.asarray(self.log_alpha_fn(t))
+        return jnp.asarray(self.log_alpha_fn(jnp.asarray(t)))
 
     def log_sigma(self, t: Times) -> Float[Array, "*times"]:
-        return jnp.asarray(self.log_sigma_fn(t))
+        return jnp.asarray(self.log_sigma_fn(jnp.asarray(t)))
 
     def rate(self, t: Times) -> Float[Array, "*times"]:
         return _slope(self.log_alpha, t)
@@ -196,7 +196,7 @@ def require_linear(sde: AbstractSDE) -> AbstractLinearSDE:
     return sde
 
 
-def _slope(fn: Callable[[Times], Float[Array, "*times"]], t: Times) -> Float[Array, "*times"]:
+def _slope(fn: Callable[[Array], Float[Array, "*times"]], t: Times) -> Float[Array, "*times"]:
     """The derivative of an elementwise function of time."""
     t = jnp.asarray(t)
     return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]

@@ -1,7 +1,6 @@
 """The interface of forward processes."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import lineax as lx
@@ -12,21 +11,18 @@ from .._types import Event, Time
 from .prior import AbstractPrior
 
 
-class AbstractSDE(AbstractModule):
+class _SDEFields:
+    t0: eqx.AbstractVar[float]
+    t1: eqx.AbstractVar[float]
+    prior: eqx.AbstractVar[AbstractPrior]
+
+
+class AbstractSDE(AbstractModule, _SDEFields):
     r"""A forward process $dx = f(x,t)\,dt + G(x,t)\,dw$ on $[t_0, t_1]$ [S1].
 
     Methods take one physical time and one sample of any event shape. `t0` is where data live, `t1` where the law is
     close to `prior`, a density with `log_prob(x)` and `sample(key, shape)`; generation runs from `t1` to `t0`.
     """
-
-    if TYPE_CHECKING:
-        t0: ClassVar[float]
-        t1: ClassVar[float]
-        prior: ClassVar[AbstractPrior]
-    else:
-        t0: eqx.AbstractVar[float]
-        t1: eqx.AbstractVar[float]
-        prior: eqx.AbstractVar[AbstractPrior]
 
     @abstractmethod
     def drift(self, t: Time, x: Event) -> Event:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -23,10 +23,12 @@ from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
 from .devices import everywhere, local, per_device_batch
 from .loop import Span, TrainState, TrainStep, check_counts, spans, whole
-from .report import Console, Report
+from .report import Console, Model_co, Report
+
+_S = TypeVar("_S", bound=AbstractScore)
 
 
-class Run(AbstractModule):
+class Run(AbstractModule, Generic[Model_co]):
     """The result of a training run.
 
     Args:
@@ -40,9 +42,9 @@ class Run(AbstractModule):
         state: The state after the last step.
     """
 
-    model: AbstractScore
-    averages: tuple[AbstractScore, ...]
-    last: AbstractScore
+    model: Model_co
+    averages: tuple[Model_co, ...]
+    last: Model_co
     history: dict[str, Float[np.ndarray, " steps"]]
     start: int
     seconds_per_step: float
@@ -50,7 +52,7 @@ class Run(AbstractModule):
 
 
 def fit(
-    model: AbstractScore,
+    model: _S,
     loss: AbstractObjective,
     data: Dataset | AbstractSource | Float[ArrayLike, "n *event"],
     *,
@@ -65,12 +67,12 @@ def fit(
     dropout: bool = False,
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
-    evaluate: Callable[[AbstractScore], Mapping[str, float]] | None = None,
+    evaluate: Callable[[_S], Mapping[str, float]] | None = None,
     evaluate_every: int = 1000,
-    callbacks: Sequence[Callable[[Report], None]] = (),
+    callbacks: Sequence[Callable[[Report[_S]], None]] = (),
     progress: bool = True,
     report_every: int = 100,
-) -> Run:
+) -> Run[_S]:
     """Minimises an objective over the arrays of a score.
 
     Steps run on the device, and every `report_every` of them the losses come to the host, are checked and reported;
@@ -169,7 +171,7 @@ def fit(
     return Run(averages[0], averages, last, history, start, seconds_per_step, state)
 
 
-def _parted(model: AbstractScore) -> tuple[Any, AbstractScore]:
+def _parted(model: _S) -> tuple[Any, _S]:
     """The trained arrays of a model, refused where there are none, and the model without them."""
     params, skeleton = eqx.partition(model, model.trained())
     if not jax.tree.leaves(params):
@@ -200,7 +202,7 @@ def _heading(step: TrainStep) -> str:
 def _check_intervals(
     steps: int,
     report_every: int,
-    evaluate: Callable[[AbstractScore], Mapping[str, float]] | None,
+    evaluate: Callable[[Any], Mapping[str, float]] | None,
     evaluate_every: int,
     checkpoints: Checkpoints | None,
 ) -> None:

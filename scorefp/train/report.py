@@ -3,11 +3,13 @@
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import Generic
 
 import numpy as np
 import rich.console
 from jaxtyping import ArrayLike, Float
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from typing_extensions import TypeVar
 
 from .._module import AbstractModule
 from .._types import Key
@@ -19,7 +21,10 @@ from .loop import Span
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Report(AbstractModule):
+Model_co = TypeVar("Model_co", bound=AbstractScore, covariant=True, default=AbstractScore)
+
+
+class Report(AbstractModule, Generic[Model_co]):
     """The argument of callbacks, every `report_every` steps and at the end.
 
     Args:
@@ -37,7 +42,7 @@ class Report(AbstractModule):
     first: int
     metrics: Mapping[str, float]
     history: Mapping[str, Float[np.ndarray, " steps"]]
-    model: AbstractScore
+    model: Model_co
 
 
 def audit_on(
@@ -120,7 +125,8 @@ class Console:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # rich 14 ends a disabled bar with an empty line
+            self._bar.stop()
 
     def __call__(self, span: Span) -> None:
         loss, *terms, _ = span.history
