@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "scorefp needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[train,plot,flow,ot,examples,docs,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,images,plot,flow,ot,guides,examples,docs,dev]'
 	@touch $@
 
 demo: $(STAMP)
