@@ -96,9 +96,7 @@ def residual_size(score: sfp.AbstractScore, t: jax.Array, x: jax.Array) -> jax.A
     return SDE.sigma(t) ** 3 / SDE.g2(t) * jnp.sqrt(jnp.mean(residuals**2, axis=-1))
 
 
-def figure(
-    scores: dict[str, sfp.AbstractScore], numbers: dict[str, float], t: jax.Array, pixels: int
-) -> Figure:
+def figure(scores: dict[str, sfp.AbstractScore], numbers: dict[str, float], t: jax.Array, pixels: int) -> Figure:
     """One map a score, with draws of the diffused law."""
     side = np.linspace(-HALF_SIDE, HALF_SIDE, pixels)
     plane = jnp.asarray(np.stack(np.meshgrid(side, side), axis=-1)).reshape(-1, 2)

@@ -3,14 +3,15 @@
 The blocks of one page run in order and share one namespace, as a reader would paste them. A block that opens
 with ```` ```python notest ```` is shown and not run.
 
-A ```` ```text ```` block right after a Python block is what that block prints. Words agree exactly, white space aside;
-integers too; other numbers within 2 % and one unit of the last digit on the page. ```` ```text rtol=0.2 ```` sets another
-tolerance, for integers as well: for what training or many draws make, which differs from one version of jax
-to the next. ```` ```text unchecked ```` is shown only, for times.
+A ```` ```text ```` block right after a Python block is what that block prints. Words and integers agree exactly, white
+space aside; other numbers within 2 % and one unit of the last digit on the page. ```` ```text rtol=0.2 ```` sets
+another tolerance, for integers as well: for what training or many draws make, which differs from one version of jax to
+the next. ```` ```text unchecked ```` is shown only, for times.
 """
 
 import math
 import re
+import tomllib
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -58,7 +59,7 @@ def inside(fence: re.Match[str]) -> str:
 
 def difference(page: str, printed: str, rtol: float | None) -> str:
     """The first place where the two differ, or nothing."""
-    expected, got = ([NUMBER.split(re.sub(r"─+|\s+", " ", text).strip()) for text in (page, printed)])
+    expected, got = [NUMBER.split(re.sub(r"─+|\s+", " ", text).strip()) for text in (page, printed)]
     for i, (left, right) in enumerate(zip(expected, got, strict=False)):
         same = close(left, right, rtol) if i % 2 else left.split() == right.split()
         if not same:
@@ -107,7 +108,12 @@ def test_blocks_are_found(tmp_path: Path) -> None:
     for block in found:
         exec(block.code, namespace)
     assert namespace["a"] == 2
-    assert [(block.printed, block.rtol) for block in found] == [("1\n", None), ("two\n", 0.5), (None, None), (None, None)]
+    assert [(block.printed, block.rtol) for block in found] == [
+        ("1\n", None),
+        ("two\n", 0.5),
+        (None, None),
+        (None, None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -128,3 +134,9 @@ def test_blocks_are_found(tmp_path: Path) -> None:
 )
 def test_output_is_compared(page: str, printed: str, rtol: float | None, same: bool) -> None:
     assert (not difference(page, printed, rtol)) is same
+
+
+def test_every_extra_is_in_getting_started() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    page = (ROOT / "docs/getting-started.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == set(extras)
