@@ -15,7 +15,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN     = $(VENV)/bin
 STAMP  := $(VENV)/.stamp
-EXTRAS := train,plot,flow,ot,examples,docs,dev
+EXTRAS := train,images,plot,flow,ot,guides,examples,docs,dev
 
 # The newest Python that runs and is newer than $(PYTHON); empty when there is none.
 latest_python = $(shell \

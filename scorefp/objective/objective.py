@@ -41,7 +41,7 @@ class Perturbed(AbstractModule):
 class AbstractObjective(AbstractModule):
     r"""A linear combination $\sum_i c_i \int_{t_0}^{t_1} E[\ell_i(t)]\,dt$ of terms, to be minimised.
 
-    Objectives add, and multiply by numbers: `DSM() + 0.15 * ScoreFPE()`. The time sampler is a change of measure,
+    Objectives add, and multiply by numbers: `DSM() + 0.5 * ScoreFPE()`. The time sampler is a change of measure,
     $\int \ell\,dt = E_{t\sim p}[\ell(t)/p(t)]$, so that another one changes the variance of the estimate, never
     its mean.
     """
@@ -91,7 +91,7 @@ class AbstractObjective(AbstractModule):
         Example:
             >>> import jax, jax.numpy as jnp, scorefp as sfp
             >>> score = sfp.Score(lambda t, x: -x, sfp.VP())
-            >>> loss = sfp.DSM() + 0.1 * sfp.ScoreFPE()
+            >>> loss = sfp.DSM() + 0.5 * sfp.ScoreFPE()
             >>> total, terms = loss.evaluate(score, jnp.zeros((8, 2)), key=jax.random.key(0))
             >>> sorted(terms)
             ['DSM', 'ScoreFPE']

@@ -86,7 +86,7 @@ def fit(
 
     Args:
         model: The score to train.
-        loss: The objective to minimise, such as `DSM() + 0.1 * ScoreFPE()`.
+        loss: The objective to minimise, such as `DSM() + 0.5 * ScoreFPE()`.
         data: A data set, a source, or an array of clean samples stacked along the first axis.
         optimizer: An optax optimizer; its learning rate may be a schedule.
         steps: The number of steps, those before a checkpoint included.
