@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = _cells.cells(options.out, of, Settings(steps=options.steps), run)
     text = table(found)
     _cells.write(options.out / "cauchy.md", text)
-    figure(found).savefig(options.out / "cauchy.png", dpi=110)
+    _cells.save_figure(figure(found), options.out / "cauchy.png")
     print(text)
 
 
