@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from rich.console import Console
@@ -188,11 +189,10 @@ def save_figure(view: Figure, path: Path) -> None:
     """
     least = 11.5 * 72 / min(100.0, 836 / view.get_figwidth())
     for axes in view.findobj(Axes):
-        axes.tick_params(which="both", colors=INK, labelsize=least)
+        axes.tick_params(which="both", colors=INK, labelsize=least, grid_color=INK, grid_alpha=0.3)
         axes.spines[:].set_color(INK)
-        axes.grid(axes.xaxis.get_gridlines()[0].get_visible(), which="major", color=INK, alpha=0.3)
-        if legend := axes.get_legend():
-            legend.get_frame().set(facecolor="none", edgecolor=INK, alpha=0.3)
+    for legend in view.findobj(Legend):
+        legend.get_frame().set(facecolor="none", edgecolor="none")
     for text in view.findobj(Text):
         text.set_fontsize(max(text.get_fontsize(), least))
         text.set_color(INK)

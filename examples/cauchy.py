@@ -274,7 +274,7 @@ def figure(found: dict[Cell, dict[str, Any]]) -> Figure:
         axes.plot(sigma, result["model"]["error"], color=color, lw=1.2, label=None if cell.seed else cell.problem)
     axes.set(xscale="log", yscale="log", xlabel="σ(t)", title="error of √(1 + σ²) s, root mean square")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    bottom.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     return view
 
 

@@ -24,7 +24,8 @@ _FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1000"),
 )
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-_DRIVER = b"<!doctype html><iframe height=900 style='border:0'></iframe><script src='/.pages.js'></script>"
+_DRIVER = b"""<!doctype html><link rel=icon href="data:,">
+<iframe height=900 style="border: 0"></iframe><script src="/.pages.js"></script>"""
 _NOTES = b"""<!doctype html><script>
 window.faults = [];
 {
@@ -37,7 +38,8 @@ window.faults = [];
 }
 document.addEventListener("DOMContentLoaded", () => {
   for (const link of document.querySelectorAll("link[rel~=preconnect], link[rel~=dns-prefetch]"))
-    if (new URL(link.href).host !== location.host) window.faults.push({ kind: "request to another host", what: link.href });
+    if (new URL(link.href).host !== location.host)
+      window.faults.push({ kind: "request to another host", what: link.href });
 });
 </script>"""
 
@@ -61,11 +63,11 @@ def chromium() -> str:
     for name in _NAMES:
         if found := shutil.which(name):
             return found
-    raise RuntimeError("the pages are opened in Chromium, which is not there; install it with: apt-get install chromium")
+    raise RuntimeError("pages are opened in Chromium, which is not there; install it with: apt-get install chromium")
 
 
 def opened(
-    site: Path, profile: Path, *, wishes: Sequence[str] = (), widths: Sequence[int] = WIDTHS, timeout: float = 900.0
+    site: Path, profile: Path, *, wishes: Sequence[str] = (), widths: Sequence[int] = WIDTHS, timeout: float = 3600.0
 ) -> tuple[list[Fault], dict[str, list[str]]]:
     """The faults of every page of a site, and the pages that its search finds for each wish, best first.
 
