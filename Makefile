@@ -3,6 +3,7 @@
 #   make demo               train, audit and compare two models on real digits; writes demo/
 #   make test               all checks: lint, types, layers, unit, docs
 #   make test-slow          the tests marked slow, which `make test` leaves out
+#   make test-pages         every page of the site in headless Chromium: nothing cut, no error, no other host
 #   make test-latest        all checks on the newest Python found; test-latest-quick: the quick tests
 #   make test-lowest        the quick tests on the lowest versions that pyproject.toml allows
 #   make coverage           which lines of scorefp/ the tests run
@@ -33,11 +34,11 @@ export XLA_FLAGS ?= --xla_cpu_experimental_ynn_fusion_type=
 PYTEST = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax$(VENV) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers unit docs test-slow test-quick test-latest test-latest-quick \
-        test-lowest coverage latest-python bench reproduce-deveney mnist compare-regularisers serve clean
+.PHONY: help demo test lint types layers unit docs test-slow test-pages test-quick test-latest \
+        test-latest-quick test-lowest coverage latest-python bench reproduce-deveney mnist compare-regularisers serve clean
 
 help:
-	@sed -n '3,12s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,6 +77,9 @@ serve: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
+
+test-pages: $(STAMP)
+	$(PYTEST) -m slow -n 0 tests/test_pages.py
 
 test-quick: $(STAMP)
 	$(PYTEST) -m 'quick and not slow'

@@ -13,7 +13,9 @@ _NOT_A_FIELD = {"equinox.AbstractVar", "equinox.AbstractClassVar"}
 class Scorefp(griffe.Extension):
     """Reads shapes as text, equinox modules as dataclasses, and public names before file names."""
 
-    def on_module_node(self, *, node: ast.AST | griffe.ObjectNode, **kwargs: Any) -> None:
+    def on_module_node(
+        self, *, node: ast.AST | griffe.ObjectNode, **kwargs: Any
+    ) -> None:
         """Called before a file is read."""
         if isinstance(node, ast.AST):
             _Shapes().visit(node)
@@ -21,7 +23,9 @@ class Scorefp(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Called for each object. The section `Example:` is the one griffe knows as `Examples:`."""
         if obj.docstring:
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.M)
+            obj.docstring.value = re.sub(
+                r"^Example:$", "Examples:", obj.docstring.value, flags=re.M
+            )
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Called when all of a package is read, before names are resolved across files."""
@@ -66,7 +70,9 @@ def _modules(module: griffe.Module) -> Any:
             yield from _modules(member)
 
 
-def _prefer_object(package: griffe.Module, name: str, modules: list[griffe.Module]) -> None:
+def _prefer_object(
+    package: griffe.Module, name: str, modules: list[griffe.Module]
+) -> None:
     """After `from .curl import curl as curl` a package's `curl` is the function, as it is for Python.
 
     griffe keeps the file `curl.py` there. The file is renamed to `_curl` in what griffe holds, with every path
@@ -88,7 +94,9 @@ def _prefer_object(package: griffe.Module, name: str, modules: list[griffe.Modul
         for member in module.members.values():
             if isinstance(member, griffe.Alias):
                 member.target_path = moved(member.target_path)
-    line = next((n for n, text in enumerate(package.lines, 1) if f"{name} as {name}" in text), 0)
+    line = next(
+        (n for n, text in enumerate(package.lines, 1) if f"{name} as {name}" in text), 0
+    )
     alias = griffe.Alias(name, f"{new}.{name}", parent=package, lineno=line)
     alias.public = True
     package.members[name] = alias
@@ -108,31 +116,50 @@ def _set_init(cls: griffe.Class) -> None:
         if "__init__" in ancestor.members and ancestor.members["__init__"].lineno:
             return  # written by hand
         for member in ancestor.members.values():
-            if isinstance(member, griffe.Attribute) and (parameter := _parameter(member)):
+            if isinstance(member, griffe.Attribute) and (
+                parameter := _parameter(member)
+            ):
                 parameters[parameter.name] = parameter
-    ordered = sorted(parameters.values(), key=lambda p: p.kind is griffe.ParameterKind.keyword_only)
+    ordered = sorted(
+        parameters.values(), key=lambda p: p.kind is griffe.ParameterKind.keyword_only
+    )
     this = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
     cls.set_member(
         "__init__",
         griffe.Function(
-            "__init__", lineno=0, endlineno=0, parameters=griffe.Parameters(this, *ordered), returns="None"
+            "__init__",
+            lineno=0,
+            endlineno=0,
+            parameters=griffe.Parameters(this, *ordered),
+            returns="None",
         ),
     )
 
 
 def _parameter(field: griffe.Attribute) -> griffe.Parameter | None:
-    class_variable = "class-attribute" in field.labels and "instance-attribute" not in field.labels
+    class_variable = (
+        "class-attribute" in field.labels and "instance-attribute" not in field.labels
+    )
     if field.annotation is None or class_variable or "property" in field.labels:
         return None
-    if isinstance(field.annotation, griffe.Expr) and field.annotation.canonical_path in _NOT_A_FIELD:
+    if (
+        isinstance(field.annotation, griffe.Expr)
+        and field.annotation.canonical_path in _NOT_A_FIELD
+    ):
         return None
     default, kind = field.value, griffe.ParameterKind.positional_or_keyword
     if isinstance(default, griffe.ExprCall) and default.canonical_path in _FIELD:
-        options = {a.name: a.value for a in default.arguments if isinstance(a, griffe.ExprKeyword)}
+        options = {
+            a.name: a.value
+            for a in default.arguments
+            if isinstance(a, griffe.ExprKeyword)
+        }
         if str(options.get("init")) == "False":
             return None
         if str(options.get("kw_only")) == "True":
             kind = griffe.ParameterKind.keyword_only
         factory = options.get("default_factory")
         default = griffe.ExprCall(factory, []) if factory else options.get("default")
-    return griffe.Parameter(field.name, annotation=field.annotation, kind=kind, default=default)
+    return griffe.Parameter(
+        field.name, annotation=field.annotation, kind=kind, default=default
+    )

@@ -24,10 +24,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     installed package and not committed.
     """
     source = Path(mathjax.__file__).parent / "static/mathjax/es5/tex-svg-full.js"
-    files.append(File.generated(config, "javascripts/tex-svg-full.js", abs_src_path=str(source)))
+    files.append(
+        File.generated(config, "javascripts/tex-svg-full.js", abs_src_path=str(source))
+    )
     for file in files.documentation_pages():
         if file.src_uri.startswith("math/"):
-            for tag in re.findall(r"\{[^}\n]*#([A-Z]\d+)\b[^}\n]*\}", file.content_string):
+            for tag in re.findall(
+                r"\{[^}\n]*#([A-Z]\d+)\b[^}\n]*\}", file.content_string
+            ):
                 _anchors[tag] = f"{file.url}#{tag}"
     return files
 

@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = _cells.cells(options.out, of, Settings(steps=options.steps), run)
     text = table(found)
     _cells.write(options.out / "cauchy.md", text)
-    figure(found).savefig(options.out / "cauchy.png", dpi=110)
+    _cells.save_figure(figure(found), options.out / "cauchy.png")
     print(text)
 
 
@@ -274,7 +274,7 @@ def figure(found: dict[Cell, dict[str, Any]]) -> Figure:
         axes.plot(sigma, result["model"]["error"], color=color, lw=1.2, label=None if cell.seed else cell.problem)
     axes.set(xscale="log", yscale="log", xlabel="σ(t)", title="error of √(1 + σ²) s, root mean square")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    bottom.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     return view
 
 

@@ -333,7 +333,7 @@ def figures(cells: list[dict[str, Any]], out: Path) -> None:
                 if row == 0:
                     axis.set_title({"data": target, "sde": "SDE", "ode": "ODE"}[name], fontsize=9)
             axes[row, 0].set_ylabel(f"$w_R = {penalty:g}$")
-    figure.savefig(out / "samples.png", dpi=110)
+    _cells.save_figure(figure, out / "samples.png")
     plt.close(figure)
 
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
@@ -352,7 +352,7 @@ def figures(cells: list[dict[str, Any]], out: Path) -> None:
     )
     axes[1].set(xscale="log", yscale="log", xlabel=r"residual $\tilde R$", ylabel=r"$W_2^2$ of ODE and SDE")
     axes[1].legend(fontsize=8)
-    figure.savefig(out / "relations.png", dpi=110)
+    _cells.save_figure(figure, out / "relations.png")
     plt.close(figure)
 
 

@@ -72,9 +72,10 @@ def main() -> None:
             )
         print(f"seed {seed} done after {time.perf_counter() - begin:.0f} s", flush=True)
         if seed == options.seeds[0]:
-            plot.compare(audits, options.out / "digits_audit.png")
+            _cells.save_figure(plot.compare(audits), options.out / "digits_audit.png")
             real = {"test digits": test.dequantised(jr.key(2000)).values[:64]}
-            plot.image_grid(real | samples(runs, seed), options.out / "digits_samples.png", columns=8)
+            grids = plot.image_grid(real | samples(runs, seed), columns=8)
+            _cells.save_figure(grids, options.out / "digits_samples.png")
 
     body = rows(results)
     title = f"Digits 8×8, {options.steps} steps, seeds {options.seeds}: mean over seeds (least, largest)"

@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = _cells.cells(options.out, of, Settings(steps=options.steps), run)
     text = tables(found)
     _cells.write(options.out / "force.md", text)
-    figure(found).savefig(options.out / "force.png", dpi=110)
+    _cells.save_figure(figure(found), options.out / "force.png")
     print(text)
 
 

@@ -259,7 +259,7 @@ def main() -> None:
     _cells.write(options.out / "gap.md", _cells.markdown(headings, body))
     saved = {"sizes": {f"{size:g}": row for size, row in results.items()}, "paths": lines}
     _cells.write_json(options.out / "gap.json", saved, indent=1)
-    view.savefig(options.out / "densities.png", dpi=100)
+    _cells.save_figure(view, options.out / "densities.png")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def main() -> None:
     _cells.show(headings, body, title=title)
     _cells.write(options.out / "lai_mixture.md", _cells.markdown(headings, body))
     _cells.write_json(options.out / "lai_mixture.json", results, indent=1)
-    figure(results).savefig(options.out / "lai_mixture.png", dpi=110)
+    _cells.save_figure(figure(results), options.out / "lai_mixture.png")
 
 
 def fitted(x: jax.Array, alpha: float, steps: int, seed: int) -> sfp.AbstractScore:

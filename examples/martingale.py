@@ -66,7 +66,7 @@ def main() -> None:
     text = table(cells)
     print(text)
     _cells.write(options.out / "martingale.md", text)
-    figure(cells).savefig(options.out / "martingale.png", dpi=110)
+    _cells.save_figure(figure(cells), options.out / "martingale.png")
 
 
 def fitted(loss: Any, steps: int, seed: int) -> sfp.AbstractScore:

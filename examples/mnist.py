@@ -403,7 +403,7 @@ class Experiment:
             method = sfp.ProbabilityFlow(self.integrator)
             drawn = sfp.sample(model, count, key=jr.key(5000 + self.seed), method=method)
             groups[ROWS[row]] = np.clip(np.asarray(drawn), -1, 1)
-        plot.image_grid(groups, self.out / "samples.png", columns=5)
+        _cells.save_figure(plot.image_grid(groups, columns=5), self.out / "samples.png")
 
 
 class Clock:

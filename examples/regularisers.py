@@ -281,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\n{PROBLEMS[name].title}\n\n{short}")
     compared = {name: cells for name, cells in found.items() if ("dsm", 0.0) in cells}
     if compared:
-        figure(compared).savefig(options.out / "regularisers.png", dpi=110)
+        _cells.save_figure(figure(compared), options.out / "regularisers.png")
 
 
 def steps_within(budget: float, times: dict[str, float], key: str, strength: float) -> int:

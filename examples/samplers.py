@@ -82,7 +82,7 @@ def write(found: dict[str, Any], out: Path) -> None:
     _cells.show(head, body, left=2, title=f"W2 to the data by evaluations of the score. {note}")
     _cells.write(out / "samplers.md", f"{_cells.markdown(head, body, left=2)}\n{note}\n")
     _cells.write_json(out / "samplers.json", found, indent=1)
-    figure(evaluations, found["w2"], floor).savefig(out / "samplers.png", dpi=110)
+    _cells.save_figure(figure(evaluations, found["w2"], floor), out / "samplers.png")
 
 
 def mixture() -> sfp.GaussianMixture:
@@ -129,7 +129,7 @@ def needed(evaluations: list[int], values: list[float], target: float, floor: fl
 
 def figure(evaluations: list[int], results: dict[str, dict[str, list[float]]], floor: float) -> Figure:
     """A panel a process; full lines are samplers of the ODE, broken ones those with noise."""
-    view = Figure(figsize=(10.5, 4.6), layout="constrained")
+    view = Figure(figsize=(8.4, 5.4), layout="constrained")
     panels = view.subplots(1, len(results), sharey=True)
     for axes, (name, curves) in zip(panels, results.items(), strict=True):
         for i, (label, values) in enumerate(curves.items()):
@@ -141,7 +141,7 @@ def figure(evaluations: list[int], results: dict[str, dict[str, list[float]]], f
         axes.minorticks_off()
         axes.grid(alpha=0.25)
     panels[0].set_ylabel(r"$W_2$ to the data")
-    view.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+    view.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return view
 
 

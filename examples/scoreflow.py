@@ -524,7 +524,7 @@ def learning_curves(out: Path) -> None:
     first = view.axes[0]
     first.set_ylabel("loss, nats a sample")
     view.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    view.savefig(out / "importance_sampling.png", dpi=100)
+    _cells.save_figure(view, out / "importance_sampling.png")
 
 
 if __name__ == "__main__":

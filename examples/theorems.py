@@ -44,7 +44,7 @@ def main() -> None:
     results: dict[str, Rows] = _cells.read_json(saved) if saved.exists() else {}
     for name in options.only:
         view, rows = CHECKS[name]()
-        view.savefig(options.out / f"{name}.png", dpi=100)
+        _cells.save_figure(view, options.out / f"{name}.png")
         results[name] = rows
     headings = ["check", "left side", "right side", "standard error", "off by"]
     results = {name: results[name] for name in CHECKS if name in results}

@@ -96,6 +96,16 @@ def test_page_runs(
     assert not stale, "\n".join(stale)
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("page", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES])
+def test_python_is_no_wider_than_its_box(page: Path) -> None:
+    """88 columns fit beside the menus."""
+    fence = r"^(?P<indent> *)(?P<ticks>`{3,})python.*\n(?P<code>(?:.*\n)*?)(?P=indent)(?P=ticks) *$"
+    shown = re.finditer(fence, page.read_text(encoding="utf-8"), re.M)
+    lines = [line.removeprefix(match["indent"]) for match in shown for line in match["code"].splitlines()]
+    assert not [line for line in lines if len(line) > 88]
+
+
 def test_blocks_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

@@ -102,8 +102,10 @@ class MatchingCurve(AbstractMeasure):
     r"""The error of denoising score matching over time, as the paper has it [F10] (Lai 2023, §3) and weighted by
     $\sigma$, where it is the root mean square error of the noise prediction:
 
-    $$ r_{\mathrm{DSM}}(t) = \frac1D\,E\|s(x_t, t) - \nabla\log q(x_t \mid x_0)\|_2, \qquad
-       \tilde r_{\mathrm{DSM}}(t) = \Big(\frac1D\,E\|\sigma s(x_t, t) + \epsilon\|_2^2\Big)^{1/2}. $$
+    $$ \begin{aligned}
+       r_{\mathrm{DSM}}(t) &= \frac1D\,E\|s(x_t, t) - \nabla\log q(x_t \mid x_0)\|_2, \\
+       \tilde r_{\mathrm{DSM}}(t) &= \Big(\frac1D\,E\|\sigma s(x_t, t) + \epsilon\|_2^2\Big)^{1/2}.
+       \end{aligned} $$
 
     Neither vanishes for the exact score: the noise is not a function of $x_t$. Of two scores for the same data the
     lower curve is the better one; the second never exceeds one at the optimum.

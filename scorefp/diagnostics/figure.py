@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart with any colour vision."""
 
-_COLUMNS = 4
+_COLUMNS = 2
 
 
 def new_figure(width: float, height: float) -> "Figure":

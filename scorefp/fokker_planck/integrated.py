@@ -192,9 +192,11 @@ def high_order_bound(
 ) -> Scalar:
     r"""The bound of Proposition 4.6 of Lai 2023 on `integrated_residual` by errors of score matching [H4]:
 
-    $$ \Big\|\int_{\text{start}}^t \varepsilon[s_\theta]\,d\tau\Big\|_2 \le 2\delta_0
-       + \tfrac12(\delta_2 + 2\delta_1\delta_0)\int g^2
-       + \delta_1\int\big(g^2\|s\|_2 + \|f\|_2\big) + \delta_0\int\big(g^2\|\nabla s\|_F + \|\nabla f\|_F\big), $$
+    $$ \begin{aligned}
+       \Big\|\int_{\text{start}}^t \varepsilon[s_\theta]\,d\tau\Big\|_2 \le 2\delta_0
+       &+ \tfrac12(\delta_2 + 2\delta_1\delta_0)\int g^2 + \delta_1\int\big(g^2\|s\|_2 + \|f\|_2\big) \\
+       &+ \delta_0\int\big(g^2\|\nabla s\|_F + \|\nabla f\|_F\big),
+       \end{aligned} $$
 
     with $s$ the true score, and all integrals over time at the fixed sample. The $\delta$'s have to bound the errors at
     that sample for every time between `start` and `t`; the paper takes them over the whole space. It follows from

@@ -187,8 +187,10 @@ def fpe_residual(
 ) -> Scalar:
     r"""The residual of the Fokker–Planck equation of a density model [F1] (Deveney 2023, Eq. 18),
 
-    $$ R[p] = \partial_t p + \nabla\cdot(f p) - \tfrac12\nabla\cdot\nabla\cdot(GG^\top p)
-            = \partial_t p + \nabla\cdot\big(p\,(f - \tfrac12\nabla\cdot(GG^\top)) - \tfrac12 GG^\top\nabla p\big). $$
+    $$ \begin{aligned}
+       R[p] &= \partial_t p + \nabla\cdot(f p) - \tfrac12\nabla\cdot\nabla\cdot(GG^\top p) \\
+            &= \partial_t p + \nabla\cdot\big(p\,(f - \tfrac12\nabla\cdot(GG^\top)) - \tfrac12 GG^\top\nabla p\big).
+       \end{aligned} $$
 
     It is linear in $p$, so an unnormalised density is as good, and for $p = e^\varphi$ it is $p\,r[\varphi]$.
 

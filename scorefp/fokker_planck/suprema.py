@@ -69,9 +69,11 @@ def residual_suprema(
     r"""The quantities that bound the gap between the likelihoods of the ODE and the SDE [F11] (Lai 2023, Eq. 11, 12
     and 34; Theorems 4.2, 4.3 and G.3):
 
-    $$ M(\theta) = \sup_t E_{x\sim q_t}\int\|\varepsilon(x,\tau)\|^2 d\tau, \quad
-       m(\theta) = \sup_x\int|L[s](x,\tau)|\,d\tau, \quad
-       \tilde M(\theta) = \sup_t E_{x\sim q_t}\int q_\tau(x)\,\|\varepsilon(x,\tau)\|^2 d\tau, $$
+    $$ \begin{gathered}
+       M(\theta) = \sup_t E_{x\sim q_t}\int\|\varepsilon(x,\tau)\|^2 d\tau, \quad
+       m(\theta) = \sup_x\int|L[s](x,\tau)|\,d\tau, \\
+       \tilde M(\theta) = \sup_t E_{x\sim q_t}\int q_\tau(x)\,\|\varepsilon(x,\tau)\|^2 d\tau,
+       \end{gathered} $$
 
     each integral from `t0` to `t1` at the fixed sample. A sample of a late $t$ is thus seen at early $\tau$, where it
     may lie far from all data: there a network is free, and $M$ large. $\tilde M$ forgives that.

@@ -118,9 +118,11 @@ def likelihood_bound(
     r"""An unbiased estimate of an upper bound of $-\log p_{\mathrm{SDE}}(x)$ of one sample [K3] (Song 2021,
     Theorem 3):
 
-    $$ -E[\log\pi(x_{t_1})] + \int_\varepsilon^{t_1} E\Big[\tfrac12 g^2\big(\|s\|^2 - 2\langle s, \kappa\rangle\big)
-       - \nabla\cdot f\Big]dt \qquad\text{or, for "sm",}\quad
-       \tfrac12 g^2\big(\|s\|^2 + 2\,\nabla\cdot s\big) - \nabla\cdot f , $$
+    $$ \begin{gathered}
+       -E[\log\pi(x_{t_1})] + \int_\varepsilon^{t_1} E\Big[\tfrac12 g^2\big(\|s\|^2 - 2\langle s, \kappa\rangle\big)
+       - \nabla\cdot f\Big]dt \\
+       \text{or, for "sm",}\quad \tfrac12 g^2\big(\|s\|^2 + 2\,\nabla\cdot s\big) - \nabla\cdot f ,
+       \end{gathered} $$
 
     with $\kappa = \nabla\log q(x_t \mid x)$ the kernel's score, whose square drops out of the paper's line, and with
     the denoising step of [K4] at the truncation $\varepsilon$ by default. The law that is bounded is that of

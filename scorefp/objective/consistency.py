@@ -36,9 +36,11 @@ def consistency_loss(
     r"""The distance of the denoiser $h$ from a martingale along its own reverse SDE between two times [M2] (Daras
     2023, §4), without bias from the number of paths:
 
-    $$ \tfrac12\big\|E[h(x_{t'}, t') \mid x_t = x] - h(x, t)\big\|^2
-       \approx \frac{1}{2 n (n - 1)}\sum_{i \ne j}\langle d_i, d_j\rangle, \qquad
-       d_i = h(x_{t'}^{(i)}, t') - h(x, t), $$
+    $$ \begin{gathered}
+       \tfrac12\big\|E[h(x_{t'}, t') \mid x_t = x] - h(x, t)\big\|^2
+       \approx \frac{1}{2 n (n - 1)}\sum_{i \ne j}\langle d_i, d_j\rangle, \\
+       d_i = h(x_{t'}^{(i)}, t') - h(x, t),
+       \end{gathered} $$
 
     the mean over all pairs of independent paths. It is zero for the exact score of any data, as the steps grow, and
     may be negative by chance.

@@ -28,9 +28,11 @@ class HighOrderDSM(AbstractTerm):
 
     and order three
 
-    $$ \tfrac12\int\frac{\lambda}{\sigma^2}\,E\Big\|\tfrac1D\Big[\sigma^3\nabla(v^\top Jv) + (\hat e\cdot v)^2\hat e
-       - \operatorname{sg}\big(\sigma^2v^\top Jv + \|v\|^2\big)\hat e
-       - 2\,(v\cdot\hat e)\operatorname{sg}\big(\sigma^2Jv + v\big)\Big]\Big\|^2 dt. $$
+    $$ \begin{aligned}
+       \tfrac12\int\frac{\lambda}{\sigma^2}\,E\Big\|\tfrac1D\Big[\sigma^3\nabla(v^\top Jv) + (\hat e\cdot v)^2\hat e
+       &- \operatorname{sg}\big(\sigma^2v^\top Jv + \|v\|^2\big)\hat e \\
+       &- 2\,(v\cdot\hat e)\operatorname{sg}\big(\sigma^2Jv + v\big)\Big]\Big\|^2 dt.
+       \end{aligned} $$
 
     The minimisers are the Jacobian of the score of $q_t$ and the gradient of its trace. The lower orders enter the
     target without a gradient: add `DSM()`, and for order three `HighOrderDSM(2)`, which train them,

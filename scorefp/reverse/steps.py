@@ -37,9 +37,11 @@ def euler_maruyama_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Eve
 def heun_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key) -> Event:
     r"""One step of Heun's method on the reverse SDE of a linear SDE from $t$ to $t' < t$ [M2]: with $b = f - g^2 s$,
 
-    $$ \hat x = x - (t - t')\,b(t, x) + \xi, \qquad
-       x' = x - \tfrac12 (t - t')\,\big(b(t, x) + b(t', \hat x)\big) + \xi, \qquad
-       \xi = \sqrt{\tfrac12 (t - t')\,(g^2(t) + g^2(t'))}\,\epsilon. $$
+    $$ \begin{gathered}
+       \hat x = x - (t - t')\,b(t, x) + \xi, \qquad
+       x' = x - \tfrac12 (t - t')\,\big(b(t, x) + b(t', \hat x)\big) + \xi, \\
+       \xi = \sqrt{\tfrac12 (t - t')\,(g^2(t) + g^2(t'))}\,\epsilon.
+       \end{gathered} $$
 
     The noise does not depend on the state, so that the step has weak order two. Two evaluations of the score.
 
