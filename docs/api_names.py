@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent / "scorefp"
 SHOWN = re.compile(r"^::: scorefp\.(\w+)\.(\w+)$", re.M)
 """A name that an API page shows, with its room."""
 
+_LONG = 120
+
 
 class Name(NamedTuple):
     """A public name: the room that defines it, and the first sentence of its docstring."""
@@ -30,7 +32,7 @@ def public(room: str) -> dict[str, Name]:
     """The public names of a package, in the order of its `__init__`; of `scorefp` itself for an empty string."""
     found: dict[str, Name] = {}
     for node in _body(ROOT / room / "__init__.py"):
-        if not isinstance(node, ast.ImportFrom) or not node.module:
+        if not isinstance(node, ast.ImportFrom) or not node.module or not node.level:
             continue
         names = [alias.name for alias in node.names if alias.asname == alias.name]
         package = ROOT / room if node.level == 1 else ROOT
@@ -53,6 +55,8 @@ def summary(docstring: str) -> str:
     text = " ".join(docstring.split("\n\n")[0].split())
     text = re.split(r"(?<!Eq)(?<!App)\.\s+(?=[A-Z$`])", text)[0]
     text = re.sub(r" \([^()]*\b(?:19|20)\d\d[^()]*\)", "", text)
+    if len(text) > _LONG:
+        text = re.split(r":\s", text)[0]
     return text.rstrip(".:,") + "." if text else ""
 
 
@@ -66,7 +70,7 @@ def table(room: str, page: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", r"\vert ")
+    return text.replace(r"\|", r"\Vert ").replace("|", r"\vert ")
 
 
 def _body(path: Path) -> list[ast.stmt]:

@@ -16,6 +16,7 @@ from ..score import AbstractPotential, AbstractScore
 _S = TypeVar("_S")
 
 Form: TypeAlias = Literal["gradient", "martingale", "mixed"]
+"""Which residual of a score [F4], [F5]: they agree on a conservative one."""
 
 
 class AbstractResidualMethod(AbstractModule):
