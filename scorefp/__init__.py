@@ -183,12 +183,8 @@ else:  # a checker that saw `__getattr__` would take every misspelt name for one
             return _import_module(f"{__name__}.{name}")
         if name == "__version__":
             return _installed_version()
-        rooms = [
-            f"{__name__}.{room}"
-            for room, held in globals().items()
-            if hasattr(held, "__path__") and hasattr(held, name)
-        ]
-        hint = f"; it is `{rooms[0]}.{name}`" if rooms else ""
+        rooms = [room for room, held in globals().items() if hasattr(held, "__path__") and hasattr(held, name)]
+        hint = f"; it is `{__name__}.{rooms[0]}.{name}`" if rooms else ""
         raise AttributeError(f"module `{__name__}` has no `{name}`{hint}")
 
 

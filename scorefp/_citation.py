@@ -94,7 +94,5 @@ def citation(*objects: object) -> None:
     keys = [k for obj in objects for part in _parts(obj, seen) for text in docstrings(part) for k in named(text)]
     known = entries()
     papers = [known[key] for key in dict.fromkeys(keys) if key in known]
-    heading = (
-        "it, and the papers behind what it was given" if objects else "`citation(score, loss, …)` adds their papers"
-    )
+    heading = "it, and the papers behind what it was given" if objects else "`citation(score, loss, …)` adds papers"
     sys.stdout.write("\n".join([f"% scorefp: {heading}", _SOFTWARE.format(installed_version()), *papers]) + "\n")

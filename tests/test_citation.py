@@ -35,9 +35,7 @@ def test_entries_are_whole() -> None:
 
 
 def test_names_of_papers() -> None:
-    text = (
-        "Of order one (Lai 2023, Eq. 9; Salimans & Ho\n 2022), Müller & Brown 1979 and Song 2021b; Eq. 20, 2000 draws"
-    )
+    text = "One (Lai 2023, Eq. 9; Salimans & Ho\n 2022), Müller & Brown 1979 and Song 2021b; Eq. 20, 2000 draws"
     assert named(text) == ["lai2023", "salimans2022", "muller1979", "song2021b"]
 
 
