@@ -83,5 +83,5 @@ def test_version_is_that_of_the_package() -> None:
 def test_unknown_names_are_refused_with_the_place_of_a_name_of_a_room() -> None:
     with pytest.raises(AttributeError, match=r"has no `LogResidual`; it is `scorefp\.fokker_planck\.LogResidual`"):
         _ = scorefp.LogResidual
-    with pytest.raises(AttributeError, match="has no `nonsense`$"):
+    with pytest.raises(AttributeError, match=r"has no `nonsense`$"):
         _ = scorefp.nonsense
