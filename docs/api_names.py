@@ -1,13 +1,16 @@
 """The public names of each package with the first sentences of their docstrings, read from the source.
 
-A name is public if a package's `__init__` imports it as itself. The hook puts a table of them on top of each API page,
-and tests/test_api.py compares them with what the pages show.
+A name is public if a package's `__init__` imports it as itself. As a hook of mkdocs this file puts a table of them on
+top of each API page; tests/test_api.py compares them with what the pages show.
 """
 
 import ast
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent / "scorefp"
 SHOWN = re.compile(r"^::: scorefp\.(\w+)\.(\w+)$", re.M)
@@ -21,6 +24,17 @@ class Name(NamedTuple):
 
     room: str
     summary: str
+
+
+def on_page_markdown(markdown: str, page: "Page", **others: Any) -> str:
+    """Opens an API page with the docstring of its package and a table of all its names."""
+    room = page.file.src_uri.removeprefix("api/").removesuffix(".md")
+    if room not in rooms():
+        return markdown
+    title, _, text = markdown.partition("\n")
+    notes, heading, groups = text.partition("\n## ")
+    names = f'<div class="names" markdown>\n\n{table(room, markdown)}\n\n</div>'
+    return f"{title}\n\n{introduction(room)}\n{notes}\n{names}\n{heading}{groups}"
 
 
 def rooms() -> list[str]:

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import api_names
 import mathjax
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -33,18 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Completes a page before it is read.
-
-    An API page opens with the docstring of its package and a table of all its names. The mark `notest`, which is for
-    tests/test_docs.py, is taken from the opening of a block.
-    """
-    room = page.file.src_uri.removeprefix("api/").removesuffix(".md")
-    if room in api_names.rooms():
-        title, _, text = markdown.partition("\n")
-        notes, heading, groups = text.partition("\n## ")
-        table = f'<div class="names" markdown>\n\n{api_names.table(room, markdown)}\n\n</div>'
-        markdown = f"{title}\n\n{api_names.introduction(room)}\n{notes}\n{table}\n{heading}{groups}"
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Takes the mark `notest`, which is for tests/test_docs.py, from the opening of a block."""
     return re.sub(r"^( *`{3,}python) notest *$", r"\1", markdown, flags=re.M)
 
 

