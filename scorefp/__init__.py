@@ -4,6 +4,9 @@ The mathematics takes one time and one sample, `(t, x)`, of any event shape; bat
 [F4] name a formula of the documentation's derivation pages.
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
 from . import (
     calculus as calculus,
     dataset as dataset,
@@ -20,6 +23,7 @@ from . import (
     sde as sde,
     transport as transport,
 )
+from ._citation import citation as citation, installed_version as _installed_version
 from ._runtime import warn_of_wrong_sums as _warn_of_wrong_sums
 from .calculus import (
     Exact as Exact,
@@ -164,5 +168,29 @@ from .sde import (
     SubVP as SubVP,
 )
 from .transport import wasserstein2 as wasserstein2
+
+if TYPE_CHECKING:
+    from . import data as data, plot as plot, train as train
+
+    __version__: str
+else:  # a checker that saw `__getattr__` would take every misspelt name for one of `scorefp`
+
+    def __getattr__(name: str) -> object:
+        """Loads the outer rooms, and what they need, where they are first used (PEP 562)."""
+        if name in _OUTER:
+            return _import_module(f"{__name__}.{name}")
+        if name == "__version__":
+            return _installed_version()
+        rooms = [room for room, held in globals().items() if hasattr(held, "__path__") and hasattr(held, name)]
+        hint = f"; it is `{__name__}.{rooms[0]}.{name}`" if rooms else ""
+        raise AttributeError(f"module `{__name__}` has no `{name}`{hint}")
+
+
+_OUTER = ("data", "plot", "train")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OUTER, "__version__"} - {"TYPE_CHECKING"})
+
 
 _warn_of_wrong_sums()

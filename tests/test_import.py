@@ -1,6 +1,7 @@
 """`import scorefp` loads the mathematics and nothing else."""
 
 import importlib
+from importlib.metadata import version
 
 import pytest
 from helpers.scripts import ran
@@ -68,5 +69,19 @@ def test_public_name_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["data", "train", "plot"])
-def test_outer_layer_is_imported_by_its_name(name: str) -> None:
-    assert importlib.import_module(f"scorefp.{name}").__doc__
+def test_outer_rooms_are_attributes_that_load_when_used(name: str) -> None:
+    assert getattr(scorefp, name) is importlib.import_module(f"scorefp.{name}")
+    assert name in dir(scorefp)
+    code = f"import sys, scorefp as sfp; print('scorefp.{name}' in sys.modules, bool(sfp.{name}.__doc__))"
+    assert ran("-c", code).stdout.split() == ["False", "True"]
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert scorefp.__version__ in (version("scorefp"), "0+source")
+
+
+def test_unknown_names_are_refused_with_the_place_of_a_name_of_a_room() -> None:
+    with pytest.raises(AttributeError, match=r"has no `LogResidual`; it is `scorefp\.fokker_planck\.LogResidual`"):
+        _ = scorefp.LogResidual
+    with pytest.raises(AttributeError, match=r"has no `nonsense`$"):
+        _ = scorefp.nonsense

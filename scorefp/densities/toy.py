@@ -249,7 +249,7 @@ class SwissRolls(AbstractModule):
 
 
 class MuellerBrown(AbstractModule):
-    r"""The energy surface of Müller and Brown (Theor. Chim. Acta 53, 1979) with the law $p \propto e^{-V/T}$,
+    r"""The energy surface of Müller & Brown 1979 with the law $p \propto e^{-V/T}$,
 
     $$ V(x) = \sum_{k=1}^4 A_k \exp\big[a_k(x_1 - u_k)^2 + b_k(x_1 - u_k)(x_2 - v_k) + c_k(x_2 - v_k)^2\big]. $$
 

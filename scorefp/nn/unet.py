@@ -19,7 +19,7 @@ from .layers import Attention, Conv, GroupNorm, Image, affine, balanced, doubled
 
 
 class UNet(AbstractModule):
-    r"""A U-Net of time and one square image, in the manner of DDPM++ and NCSN++ (Song 2021, appendix H of 2011.13456).
+    r"""A U-Net of time and one square image, in the manner of DDPM++ and NCSN++ (Song 2021b, appendix H).
 
     Residual blocks of two convolutions behind group norms run down and up a ladder of resolutions, each half of the
     one before; the way up sees what the way down had at its resolution. Images shrink by means of two by two pixels and
