@@ -61,7 +61,12 @@ def public(room: str) -> dict[str, Name]:
 
 def introduction(room: str) -> str:
     """The docstring of a package."""
-    return ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    return (
+        ast.get_docstring(
+            ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))
+        )
+        or ""
+    )
 
 
 def summary(docstring: str) -> str:
@@ -79,7 +84,10 @@ def table(room: str, page: str) -> str:
     names = public(room)
     order = [name for _, name in SHOWN.findall(page) if name in names]
     order += [name for name in names if name not in order]
-    rows = [f"| [`{name}`][scorefp.{names[name].room}.{name}] | {_cell(names[name].summary)} |" for name in order]
+    rows = [
+        f"| [`{name}`][scorefp.{names[name].room}.{name}] | {_cell(names[name].summary)} |"
+        for name in order
+    ]
     return "\n".join(["| Name | What it is |", "|---|---|", *rows])
 
 
@@ -98,7 +106,10 @@ def _docstrings(path: Path) -> dict[str, str]:
         match node:
             case ast.FunctionDef() | ast.ClassDef():
                 found[node.name] = ast.get_docstring(node) or ""
-            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            case (
+                ast.Assign(targets=[ast.Name(id=name)])
+                | ast.AnnAssign(target=ast.Name(id=name))
+            ):
                 match following:
                     case ast.Expr(value=ast.Constant(value=str(text))):
                         found[name] = text

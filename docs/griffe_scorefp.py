@@ -37,7 +37,9 @@ class Scorefp(griffe.Extension):
             for member in list(module.members.values()):
                 if isinstance(member, griffe.Class) and _is_equinox(member):
                     _set_init(member)
-                    member.bases = [base for base in member.bases if not str(base).startswith("_")]
+                    member.bases = [
+                        base for base in member.bases if not str(base).startswith("_")
+                    ]
 
 
 class _Text:

@@ -38,7 +38,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Takes the marks that are for tests/test_docs.py from the opening of a block."""
-    return re.sub(r"^( *`{3,}(?:python|text)) (?:notest|unchecked|rtol=\S+) *$", r"\1", markdown, flags=re.M)
+    return re.sub(
+        r"^( *`{3,}(?:python|text)) (?:notest|unchecked|rtol=\S+) *$",
+        r"\1",
+        markdown,
+        flags=re.M,
+    )
 
 
 def on_page_content(html: str, page: Page, **_: Any) -> str:

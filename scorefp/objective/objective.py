@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -201,19 +201,19 @@ def norm_power(square: Scalar, power: float) -> Scalar:
     return jnp.where(square > 0, jnp.where(square > 0, square, 1.0) ** (power / 2), 0.0)
 
 
-class _Draws(AbstractModule):
-    """What is drawn for one sample; for a batch, each with a leading axis."""
+class _Draws(NamedTuple):
+    """The draws of one sample; for a batch, each with a leading axis."""
 
-    t: Scalar
-    weight: Scalar
-    x0: Event
-    noise: Event
-    key: Key
+    t: Array
+    weight: Array
+    x0: Array
+    noise: Array
+    key: Array
     args: Any
-    model_key: Key | None
+    model_key: Array | None
 
 
-def _means(score: AbstractScore, terms: "list[AbstractTerm]", draws: Any) -> list[Scalar]:
+def _means(score: AbstractScore, terms: "list[AbstractTerm]", draws: _Draws) -> list[Scalar]:
     """The mean of the weighted integrand of each term over its share of the batch, which is the batch's head."""
     shares = [max(1, round(term.fraction * len(draws.t))) for term in terms]
     sums, start = [jnp.zeros((), draws.x0.dtype) for _ in terms], 0
