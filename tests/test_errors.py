@@ -264,7 +264,7 @@ METHODS: dict[str, tuple[Callable[[], Any], str]] = {
 } | {
     f"{type(method).__name__} without a key": (
         lambda method=method: residual(score(), 0.5, x(), method=method),
-        rf"key is None, but {type(method).__name__} draws random probes; pass key=jax\.random\.key\(seed\)",
+        rf"key is None, but {type(method).__name__} draws random numbers; pass key=jax\.random\.key\(seed\)",
     )
     for method in (
         sfp.Hutchinson(),
@@ -275,7 +275,7 @@ METHODS: dict[str, tuple[Callable[[], Any], str]] = {
     )
 }
 METHODS |= {
-    f"{name} without a key": (call, "key is None, but Hutchinson draws random probes; pass key=")
+    f"{name} without a key": (call, "key is None, but Hutchinson draws random numbers; pass key=")
     for name, call in {
         "fpe_operator": lambda: sfp.fpe_operator(score(), 0.5, x(), method=sfp.Hutchinson()),
         "log_fpe_residual": lambda: sfp.log_fpe_residual(potential(), 0.5, x(), method=sfp.Hutchinson()),

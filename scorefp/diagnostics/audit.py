@@ -12,14 +12,14 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import same_shape
-from .._describe import JSON, settings
+from .._checks import kind, random_key, same_shape
+from .._describe import JSON, name_of, settings
 from .._module import AbstractModule
 from .._types import Key
 from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset, as_dataset
 from ..reverse import Integrator
-from ..score import AbstractScore
+from ..score import AbstractScore, require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .bound import Bound
 from .consistency import ConsistencyCurves
@@ -244,7 +244,10 @@ def _audit(
     notes: tuple[str, ...],
     key: Key,
 ) -> Audit:
-    data_key, measure_key = jr.split(key)
+    require_score(score)
+    for measure in measures:
+        kind("a measure", measure, AbstractMeasure, "It is a value such as scorefp.diagnostics.Bound().")
+    data_key, measure_key = jr.split(random_key("an audit", key))
     data = as_dataset(data)
     if score.shape is not None:
         same_shape("a sample of data", data.shape, "the score's own", score.shape)
@@ -256,6 +259,7 @@ def _audit(
     configuration = {
         "scorefp": _version(),
         "jax": jax.__version__,
+        "model": name_of(score),
         "score": settings(score),
         "sde": settings(score.sde),
         "samples": {

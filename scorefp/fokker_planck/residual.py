@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from .._checks import checked, floating, needs_key, scalar_time, time_within
+from .._checks import checked, floating, kind, needs_key, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence, require_smooth
 from ..score import AbstractPotential, AbstractScore, require_potential
@@ -87,7 +87,8 @@ def resolve(method: ResidualMethod, form: Form | None) -> tuple[AbstractResidual
     elif isinstance(method, AbstractTrace):
         taken = Pointwise(method)
     else:
-        taken = method
+        remedy = "It is a residual method, for example scorefp.Ito()."
+        taken = kind("method", method, AbstractResidualMethod, remedy)
     if form is None:
         return taken, taken.forms[0]
     if form not in taken.forms:
@@ -107,6 +108,7 @@ def resolve_log(method: LogResidualMethod | AbstractResidualMethod) -> AbstractL
         return Pointwise(method)
     if isinstance(method, AbstractLogResidualMethod):
         return method
+    kind("method", method, AbstractResidualMethod, "It is a residual method, for example scorefp.Ito().")
     raise TypeError(
         f"method = {type(method).__name__}(…), which takes the residual of a score. That of a potential takes Exact(), "
         "Hutchinson(), Ito(), Antithetic(), Smoothed() or FiniteDifference()."

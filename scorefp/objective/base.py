@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._checks import floating, require
+from .._checks import floating, function, require
+from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..integrals import AbstractTimeSampler, UniformLogSNR
@@ -156,6 +157,9 @@ class Objective(AbstractObjective):
     def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":
         return self.combination
 
+    def __repr__(self) -> str:
+        return " + ".join(f"{described(coefficient)}*{term!r}" for coefficient, term in self.combination)
+
 
 class AbstractTerm(AbstractObjective):
     r"""One term: an integrand over time, $\ell(t)$ of one perturbed sample.
@@ -170,6 +174,9 @@ class AbstractTerm(AbstractObjective):
 
     def __check_init__(self) -> None:
         require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")
+        for name in ("weighting", "scale"):
+            if name in vars(self):
+                function(name, getattr(self, name), "sde, t", "For example scorefp.likelihood_weighting.")
 
     @abstractmethod
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
@@ -225,8 +232,7 @@ def _integrands(
 ) -> list[Scalar]:
     """The weighted integrands of the terms at one sample."""
     sde = linear_sde(score)
-    if args is not None or model_key is not None:
-        score = score.bind(args=args, key=model_key)
+    score = score.bind(args=args, key=model_key)
     perturbed = Perturbed(t, weight, x0, noise, sde.diffuse(t, x0, noise))
     seen = [term.observe(score, perturbed, key=k) for term, k in zip(terms, jr.split(key, len(terms)), strict=True)]
     value = next((s for s, _ in seen if s is not None), None)

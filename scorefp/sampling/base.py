@@ -62,10 +62,3 @@ class AbstractStepSampler(AbstractSampler):
 def check_steps(steps: int) -> None:
     """Refuses a sampler without steps."""
     require(steps >= 1, f"steps = {steps}; a sampler needs at least one step.")
-
-
-def drawing(sampler: AbstractSampler, key: Key | None) -> Key:
-    """The key, where a sampler draws noise."""
-    if key is None:
-        raise ValueError(f"key is None, but {type(sampler).__name__} draws noise; pass key=jax.random.key(seed).")
-    return key

@@ -7,10 +7,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import is_concrete, require
+from .._checks import is_concrete, random_key, require
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
-from .base import AbstractSampler, AbstractStepSampler, drawing
+from .base import AbstractSampler, AbstractStepSampler
 from .euler_maruyama import EulerMaruyama
 from .grid import Grid
 from .langevin import langevin_step
@@ -69,7 +69,7 @@ class PredictorCorrector(AbstractStepSampler):
         return self.predictor.grid
 
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
-        predictor_key, corrector_key = jr.split(drawing(self, key))
+        predictor_key, corrector_key = jr.split(random_key(type(self).__name__, key))
         length = 2 * (jnp.asarray(self.ratio, x.dtype) * linear_sde(score).sigma(earlier)) ** 2
         predicted = self.predictor.step(score, t, earlier, x, key=predictor_key).astype(x.dtype)
 

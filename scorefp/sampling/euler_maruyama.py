@@ -1,9 +1,10 @@
 """Euler–Maruyama on the reverse SDE."""
 
+from .._checks import random_key
 from .._types import Event, Key, Scalar
 from ..reverse import euler_maruyama_step
 from ..score import AbstractScore
-from .base import AbstractStepSampler, drawing
+from .base import AbstractStepSampler
 from .grid import Grid, uniform_grid
 
 
@@ -33,4 +34,4 @@ class EulerMaruyama(AbstractStepSampler):
     grid: Grid = uniform_grid
 
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
-        return euler_maruyama_step(score, t, earlier, x, drawing(self, key))
+        return euler_maruyama_step(score, t, earlier, x, random_key(type(self).__name__, key))

@@ -4,12 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import require
+from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..reverse import exponential_step
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractSampler, AbstractStepSampler, check_steps, drawing
+from .base import AbstractSampler, AbstractStepSampler, check_steps
 from .grid import Grid, log_snr_grid, times_of
 
 
@@ -52,7 +52,9 @@ class ExponentialIntegrator(AbstractStepSampler):
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         if self.noise == 0:  # No draws: they can cost as much as a small network.
             return along(linear_sde(score), t, earlier, x, score.noise(t, x))
-        return exponential_step(score, t, earlier, x, drawing(self, key), jnp.asarray(self.noise, x.dtype))
+        return exponential_step(
+            score, t, earlier, x, random_key(type(self).__name__, key), jnp.asarray(self.noise, x.dtype)
+        )
 
 
 class DPMSolver(AbstractSampler):

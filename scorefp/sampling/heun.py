@@ -5,12 +5,12 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import is_concrete, require
+from .._checks import is_concrete, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore, linear_sde
 from ..sde import AbstractLinearSDE
-from .base import AbstractStepSampler, drawing
+from .base import AbstractStepSampler
 from .exponential import along
 from .grid import Grid, rho_grid
 
@@ -115,7 +115,7 @@ class Heun(AbstractStepSampler):
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         sde = linear_sde(score)
         if self.churn is not None:
-            t, x = self.churn.raised(sde, t, x, steps=self.steps, key=drawing(self, key))
+            t, x = self.churn.raised(sde, t, x, steps=self.steps, key=random_key(type(self).__name__, key))
         here = score.noise(t, x)
         there = score.noise(earlier, along(sde, t, earlier, x, here))
         return along(sde, t, earlier, x, 0.5 * (here + there))

@@ -62,7 +62,7 @@ class _Step(AbstractModule):
                 # is not finite either, could name the step.
                 u, log_prob = dequantiser.positions(k, key=draw_key)
                 x = jnp.nan_to_num(dequantiser.quantisation.place(k, u))
-                score = self.score if args is None else self.score.bind(args=args)
+                score = self.score.bind(args=args)
                 bound = likelihood_bound(
                     score, x, key=bound_key, draws=self.draws, time=self.time, truncation=Truncation.DENOISED
                 )

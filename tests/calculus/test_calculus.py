@@ -224,7 +224,7 @@ def test_finite_difference_stays_inside(dtype: type) -> None:
 def test_bad_input() -> None:
     x, rotate = sample((3,)), lambda y: jnp.roll(y, 1)
     for function in (sfp.divergence, sfp.laplacian, sfp.squared_curl):
-        with pytest.raises(ValueError, match=r"key is None, but Hutchinson draws random probes; pass key="):
+        with pytest.raises(ValueError, match=r"key is None, but Hutchinson draws random numbers; pass key="):
             function(rotate, x, method=sfp.Hutchinson())
     for function in (sfp.divergence, sfp.squared_curl):
         refused(r"value of fn has shape \(1,\), but x has shape \(3,\); the two must", function, lambda y: y[:1], x)

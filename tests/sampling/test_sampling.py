@@ -521,9 +521,6 @@ def test_state_in_float64() -> None:
             seen.add((t.dtype, x.dtype))
             return self.inner(t, x)
 
-        def bind(self, *, args: Any = None, key: Array | None = None) -> "Watched":
-            return self
-
     single = Watched(line_mixture().score(sfp.VP()))
     with jax.enable_x64(True):
         double = Watched(line_mixture().score(sfp.VP()))
@@ -586,7 +583,7 @@ def test_bad_input() -> None:
         sfp.ExponentialIntegrator(4, noise=0.5),
         sfp.PredictorCorrector(sfp.Euler(4)),
     ):
-        refused(f"key is None, but {type(method).__name__} draws noise", method, standard(), jnp.ones(2))
+        refused(f"key is None, but {type(method).__name__} draws random numbers", method, standard(), jnp.ones(2))
     for make, message in (
         (lambda: sfp.RhoGrid(0.0), r"rho = 0\.0; the exponent is positive"),
         (lambda: sfp.Churn(-1.0), r"amount = -1\.0; the noise to add is not negative"),
