@@ -80,6 +80,8 @@ def settings(value: Any, array: Callable[[Any], JSON] = shown) -> JSON:
 
 def described(value: Any) -> str:
     """A value in one line, as the call that makes it: what it computes, never the weights of a network."""
+    if (method := getattr(value, "__func__", None)) is not None:
+        return method.__qualname__
     if isinstance(value, eqx.Module):
         own = type(value).__repr__ is not eqx.Module.__repr__
         return repr(value) if own else outlined(value, static=callable(value))
@@ -133,7 +135,8 @@ def _array(value: Any) -> str:
     if isinstance(value, jax.Array) and (value.is_deleted() or not value.is_fully_addressable):
         return form(value)
     entries = np.asarray(value)
-    return str(entries[()]) if entries.ndim == 0 else " ".join(np.array2string(entries, separator=", ").split())
+    # Without numpy's padding and breaks between the lines.
+    return " ".join(np.array2string(entries, separator=", ", formatter={"all": str}).split())
 
 
 def unequal(before: JSON, after: JSON) -> str:

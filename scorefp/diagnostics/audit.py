@@ -167,7 +167,7 @@ def audit(
     """
     if measures is not None:
         return _audit(score, data, measures, (), key)
-    return _audit(score, data, *_suited(DEFAULT_MEASURES, score.sde), key)
+    return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score).sde), key)
 
 
 def evaluate(
@@ -225,7 +225,7 @@ def evaluate(
     """
     nll = Likelihood(trace, integrator, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
     bound = Bound(draws=draws, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
-    return _audit(score, data, *_suited((nll, bound), score.sde), key)
+    return _audit(score, data, *_suited((nll, bound), require_score(score).sde), key)
 
 
 def _suited(measures: Sequence[AbstractMeasure], sde: AbstractSDE) -> tuple[Sequence[AbstractMeasure], tuple[str, ...]]:

@@ -52,7 +52,7 @@ class AbstractScore(AbstractModule):
             >>> float(family.bind(args=4.0)(0.5, jnp.array([2.0]))[0])
             -0.5
         """
-        if args is None and key is None:
+        if not self.conditions or (args is None and key is None):
             return self
         held = {name: getattr(self, name) for name in self.conditions}
         return dataclasses.replace(
