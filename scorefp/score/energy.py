@@ -121,16 +121,7 @@ def DistancePotential(
 
     $$ n = \Big(1 - \frac{\sigma}{\sqrt v}\Big)\,x + \alpha\sigma_d\,F\big(c_{\text{noise}}, x/\sqrt v\big). $$
 
-    Args:
-        network: $F$, called as `network(c_noise, x)` on scaled inputs, or $n$ as `network(t, x)` when bare.
-        sde: A linear SDE.
-        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare
-            network.
-        offset: A function of $c_{\text{noise}}$ to add.
-
-    Raises:
-        TypeError: if `network` does not take `(t, x)`, or the SDE has no Gaussian kernel.
-        ValueError: if `data_std` is not positive.
+    The arguments and errors are those of `NetworkPotential`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -156,16 +147,7 @@ def InnerPotential(
 
     the factor of $F$ being that of the network of a score.
 
-    Args:
-        network: $F$, called as `network(c_noise, x)` on scaled inputs, or $n$ as `network(t, x)` when bare.
-        sde: A linear SDE.
-        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare
-            network.
-        offset: A function of $c_{\text{noise}}$ to add.
-
-    Raises:
-        TypeError: if `network` does not take `(t, x)`, or the SDE has no Gaussian kernel.
-        ValueError: if `data_std` is not positive.
+    The arguments and errors are those of `NetworkPotential`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp

@@ -122,15 +122,7 @@ def NoiseScore(
     r"""A score around a network that predicts the noise, $s = -\epsilon/\sigma$ [P1]: a `NetworkScore` with
     `noise_target`.
 
-    Args:
-        network: Called as `network(c_noise, x)` on scaled inputs, or `network(t, x)` when bare.
-        sde: A linear SDE.
-        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare
-            network, trained elsewhere.
-
-    Raises:
-        TypeError: if `network` does not take `(t, x)`, or the SDE has no Gaussian kernel.
-        ValueError: if `data_std` is not positive.
+    The arguments and errors are those of `NetworkScore`.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -149,15 +141,7 @@ def DenoiserScore(
 
     In float32 a bare denoiser loses digits near `t0`, where $\alpha h - x$ cancels.
 
-    Args:
-        network: Called as `network(c_noise, x)` on scaled inputs, or `network(t, x)` when bare.
-        sde: A linear SDE.
-        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare
-            network, trained elsewhere.
-
-    Raises:
-        TypeError: if `network` does not take `(t, x)`, or the SDE has no Gaussian kernel.
-        ValueError: if `data_std` is not positive.
+    The arguments and errors are those of `NetworkScore`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -174,15 +158,7 @@ def VelocityScore(
     r"""A score around a network that predicts the velocity $\alpha\epsilon - \sigma x_0$ [P1] (Salimans & Ho 2022): a
     `NetworkScore` with `velocity_target`.
 
-    Args:
-        network: Called as `network(c_noise, x)` on scaled inputs, or `network(t, x)` when bare.
-        sde: A linear SDE.
-        data_std: The standard deviation of the data, a number or an array of the event shape; `None` for a bare
-            network, trained elsewhere.
-
-    Raises:
-        TypeError: if `network` does not take `(t, x)`, or the SDE has no Gaussian kernel.
-        ValueError: if `data_std` is not positive.
+    The arguments and errors are those of `NetworkScore`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -203,14 +179,7 @@ def EDMScore(
     on any linear SDE: for $\alpha \neq 1$ it acts on $x/\alpha$ at the noise level $\sigma/\alpha$. It takes networks
     trained by EDM as they are, and is the preconditioned `DenoiserScore`.
 
-    Args:
-        network: $F$, called as `network(c_noise, x)` on scaled inputs.
-        sde: A linear SDE.
-        data_std: $\sigma_d$, a number or an array of the event shape.
-
-    Raises:
-        TypeError: if `network` does not take `(t, x)`, or the SDE has no Gaussian kernel.
-        ValueError: if `data_std` is not positive, or `None`.
+    The arguments and errors are those of `NetworkScore`; `data_std`, $\sigma_d$, is not `None`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
