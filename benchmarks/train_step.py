@@ -57,7 +57,7 @@ class Traced:
         return sfp.likelihood_weighting(sde, t)
 
 
-def models() -> dict[str, tuple[sfp.NoiseScore, data.Dataset]]:
+def models() -> dict[str, tuple[sfp.score.NetworkScore, data.Dataset]]:
     images = DIGITS.reshaped((1, 8, 8))
     flat = sfp.nn.MLP(DIGITS.shape, width=128, key=jr.key(0))
     unet = sfp.nn.UNet(images.shape, channels=16, multipliers=(1, 2), attention=(4,), key=jr.key(0))
@@ -67,7 +67,7 @@ def models() -> dict[str, tuple[sfp.NoiseScore, data.Dataset]]:
     }
 
 
-def fitted(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
+def fitted(model: sfp.score.NetworkScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
     common = {"optimizer": ADAM, "key": jr.key(1), "batch_size": BATCH, "decay": DECAY, "clip": CLIP, "progress": False}
 
     def run() -> tuple[float, np.ndarray]:
@@ -88,7 +88,7 @@ def updated(carry: Any, rest: Any, loss: sfp.DSM, x: Any, key: Any, rate: Any) -
     return (params, optax.incremental_update(params, average, rate), state), value
 
 
-def scanned(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
+def scanned(model: sfp.score.NetworkScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
     start, rest = eqx.partition(model, model.trained())
     key, levels, quantisation = jr.key(1), images.values, images.quantisation
     assert quantisation is not None
@@ -116,7 +116,7 @@ def scanned(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: i
     return run
 
 
-def looped(model: sfp.NoiseScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
+def looped(model: sfp.score.NetworkScore, images: data.Dataset, loss: sfp.DSM, steps: int) -> Program:
     levels = np.asarray(images.values, np.float32)
     start, rest = eqx.partition(model, model.trained())
 

@@ -257,7 +257,7 @@ class Experiment:
         )
         return run, clock.seconds(self.folder(row), steps)
 
-    def untrained(self) -> sfp.NoiseScore:
+    def untrained(self) -> sfp.score.NetworkScore:
         settings, shape = self.settings.training, self.data.test.shape
         network = eqx.filter_jit(sfp.nn.UNet)(
             shape,

@@ -1,8 +1,12 @@
 """Early, clear errors. Each names the argument, its value, what is allowed and the remedy."""
 
+import inspect
+import operator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -11,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool
 from ._types import Key, Time
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def is_concrete(value: Any) -> bool:
@@ -101,10 +106,57 @@ def interval_within(start: float | None, stop: float | None, t0: float, t1: floa
     return first, last
 
 
+def kind(name: str, value: Any, allowed: type[_T] | tuple[type[_T], ...], remedy: str) -> _T:
+    """`value`, an argument called `name`, refused unless it is an instance of what is allowed."""
+    if not isinstance(value, allowed):
+        raise TypeError(f"{name} is {_told(value)}. {remedy}")
+    return value
+
+
+def function(name: str, fn: _F, arguments: str, remedy: str, keywords: tuple[str, ...] = ()) -> _F:
+    """`fn`, an argument called `name`, refused unless it can be called with the positional arguments.
+
+    Args:
+        name: What the argument is called.
+        fn: The function, or an object with `__call__`.
+        arguments: The names of what it is called with, as in `"t, x"`.
+        remedy: What to pass, as a sentence.
+        keywords: What it may ask for besides.
+    """
+    called = f"it is called as {name}({arguments}). {remedy}"
+    if not callable(fn) or isinstance(fn, type):
+        raise TypeError(f"{name} is {_told(fn)}; {called}")
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some functions of C do not say what they take
+        return fn
+    wanted = arguments.split(", ")
+    asked = {word: None for word in keywords if word in signature.parameters}
+    try:
+        names = list(signature.bind(*wanted, **asked).arguments)[: len(wanted)]
+    except TypeError:
+        raise TypeError(f"{name} takes {_taken(signature)}; {called}") from None
+    # A function of (x, t) takes two arguments as well.
+    if len(wanted) > 1 and names == wanted[::-1]:
+        raise TypeError(f"{name} takes {_taken(signature)}, in another order; {called}")
+    return fn
+
+
+def count(name: str, n: Any) -> int:
+    """A whole number as an `int`, of NumPy's integers too; floats are refused."""
+    try:
+        return operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name} = {n!r}; it is a count: pass an int.") from None
+
+
 def random_key(what: str, key: Key | None) -> Key:
-    """The random key of `what`, refused where there is none."""
+    """The random key of `what`, refused where there is none or it is none."""
     if key is None:
         raise ValueError(f"key is None, but {what} draws random numbers; pass key=jax.random.key(seed).")
+    if not _is_key(key):
+        seed = key if isinstance(key, int | np.integer) else "seed"
+        raise TypeError(f"key is {_told(key)}; {what} takes a random key: pass key=jax.random.key({seed}).")
     return key
 
 
@@ -112,3 +164,27 @@ def one_of(name: str, value: _T, allowed: tuple[_T, ...]) -> _T:
     """`value`, an argument called `name`, refused unless it is one of the words that are allowed."""
     require(value in allowed, f"{name} = {value!r}; it is {' or '.join(map(repr, allowed))}.")
     return value
+
+
+def _is_key(key: Any) -> bool:
+    """Whether this is one random key, of the new or of the old style."""
+    if not isinstance(key, Array | np.ndarray):
+        return False
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key.shape == ()
+    return key.dtype == jnp.uint32 and key.ndim == 1
+
+
+def _told(value: Any) -> str:
+    """A wrong value in an error: a word, a number or a class as it is written, else its type."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, Array | np.ndarray):
+        return f"an array {value.dtype}{list(value.shape)}"
+    return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+
+
+def _taken(signature: inspect.Signature) -> str:
+    """The arguments of a function, without their types."""
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(inspect.Signature(plain))

@@ -5,6 +5,7 @@ Modules are described by their class and fields, functions by their name: what a
 
 import dataclasses
 import functools
+import inspect
 import math
 import re
 import types
@@ -17,6 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 JSON: TypeAlias = Any
 """`None`, booleans, numbers, strings, and lists and string-keyed mappings of them."""
@@ -77,15 +79,64 @@ def settings(value: Any, array: Callable[[Any], JSON] = shown) -> JSON:
 
 
 def described(value: Any) -> str:
-    """A setting in one line: a class by its name with the fields that differ from their defaults."""
+    """A value in one line, as the call that makes it: what it computes, never the weights of a network."""
+    if (method := getattr(value, "__func__", None)) is not None:
+        return method.__qualname__
     if isinstance(value, eqx.Module):
-        given = [
-            f"{field.name}={described(getattr(value, field.name))}"
-            for field in dataclasses.fields(value)
-            if not _is_default(field, getattr(value, field.name))
-        ]
-        return f"{type(value).__name__}({', '.join(given)})"
-    return str(settings(value))
+        own = type(value).__repr__ is not eqx.Module.__repr__
+        return repr(value) if own else outlined(value, static=callable(value))
+    if isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
+        return _array(value)
+    if isinstance(value, functools.partial):
+        return f"partial({described(cast(Any, value.func))})"
+    if isinstance(value, tuple | list):
+        parts = [described(item) for item in cast(Any, value)]
+        inner = ", ".join(parts) + ("," if isinstance(value, tuple) and len(parts) == 1 else "")
+        return f"[{inner}]" if isinstance(value, list) else f"({inner})"
+    if isinstance(value, Mapping):
+        items = cast(Mapping[Any, Any], value).items()
+        return "{" + ", ".join(f"{key!r}: {described(item)}" for key, item in items) + "}"
+    if callable(value):
+        # Of a module of another library too: its own text would hold its weights.
+        return getattr(value, "__name__", type(value).__name__)
+    return str(value) if isinstance(value, Enum) else repr(value)
+
+
+def outlined(module: eqx.Module, *, static: bool = False) -> str:
+    """A module by its class and the fields that differ from their defaults.
+
+    Args:
+        module: The module.
+        static: Whether to leave out what is not static, as the weights of a network are, and to show sizes that have
+            their default.
+    """
+    parameters = inspect.signature(type(module)).parameters
+    given: list[str] = []
+    for field in dataclasses.fields(cast(Any, module)):
+        if not hasattr(module, field.name) or (static and not field.metadata.get("static", False)):
+            continue  # not there yet, in an error of `__init__`; or a weight
+        value = getattr(module, field.name)
+        size = static and isinstance(value, int | tuple) and not isinstance(value, bool)
+        if size or not _is_default(field, parameters, value):
+            given.append(f"{field.name}={described(value)}")
+    return f"{type(module).__name__}({', '.join(given)})"
+
+
+def name_of(value: Any) -> str:
+    """The name by which a value is made: that of its class, or of the function that a user calls."""
+    return described(value).partition("(")[0]
+
+
+def _array(value: Any) -> str:
+    """A small array by its entries, another one, and one whose entries are not known here, by its form."""
+    tracer = isinstance(value, Tracer | jax.ShapeDtypeStruct)
+    if tracer or jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or math.prod(value.shape) > _SMALL:
+        return form(value)
+    if isinstance(value, jax.Array) and (value.is_deleted() or not value.is_fully_addressable):
+        return form(value)
+    entries = np.asarray(value)
+    # Without numpy's padding and breaks between the lines.
+    return " ".join(np.array2string(entries, separator=", ", formatter={"all": str}).split())
 
 
 def unequal(before: JSON, after: JSON) -> str:
@@ -128,5 +179,11 @@ def _short(value: JSON, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _is_default(field: "dataclasses.Field[Any]", value: Any) -> bool:
-    return field.default is not dataclasses.MISSING and eqx.tree_equal(value, field.default) is True
+def _is_default(field: "dataclasses.Field[Any]", parameters: Mapping[str, inspect.Parameter], value: Any) -> bool:
+    """Whether a field has the default of its class, or of the class's own `__init__`."""
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if default is dataclasses.MISSING:
+        default = parameters[field.name].default if field.name in parameters else inspect.Parameter.empty
+    return default is not inspect.Parameter.empty and eqx.tree_equal(value, default) is True

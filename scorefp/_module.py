@@ -7,11 +7,21 @@ documentation (*Abstract/final*) is checked when a class is defined.
 A field that every subclass has is an `equinox.AbstractVar` of a plain base class, `_…Fields`. Type checkers take an
 AbstractVar for a variable of the instance, and in a module for a dataclass field, which would come first in `__init__`
 of every subclass (`VP()` would lack an argument); a plain class has no dataclass fields.
+
+A field that is an `int` takes the integers of NumPy as well and refuses floats. Every module prints as the call that
+makes it.
 """
 
+import dataclasses
+import functools
+import inspect
+from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
+
+from ._checks import count
+from ._describe import outlined
 
 _EXEMPT = frozenset({"__module__", "__doc__", "__qualname__", "__init__", "__check_init__"})
 
@@ -24,7 +34,8 @@ class AbstractModule(eqx.Module):
     """An `equinox.Module` whose subclasses are abstract or final.
 
     Raises:
-        TypeError: when a class inherits from a final class, or overrides a concrete method.
+        TypeError: when a class inherits from a final class, or overrides a concrete method; when an instance is made
+            with a float for a field that is an `int`.
 
     Example:
         >>> class Circle(AbstractModule):
@@ -38,6 +49,7 @@ class AbstractModule(eqx.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        _convert_counts(cls)
         ancestors = [base for base in cls.__mro__[1:] if issubclass(base, AbstractModule)]
         for base in ancestors:
             if not _is_abstract(base):
@@ -57,3 +69,23 @@ class AbstractModule(eqx.Module):
                         f"{cls.__name__}.{name} overrides the concrete {base.__name__}.{name}. "
                         "Only abstract methods are implemented by subclasses."
                     )
+
+    def __repr__(self) -> str:
+        return outlined(self)
+
+
+def _convert_counts(cls: type) -> None:
+    """Gives the fields of a class that are an `int` the conversion of `count`, before they become a dataclass's."""
+    for name, annotation in inspect.get_annotations(cls).items():
+        if annotation not in (int, int | None):
+            continue
+        default = vars(cls).get(name, dataclasses.MISSING)
+        field: Any = default if isinstance(default, dataclasses.Field) else dataclasses.field(default=default)
+        if "converter" not in field.metadata:
+            convert = functools.partial(_count, name)
+            field.metadata = MappingProxyType({**field.metadata, "converter": convert})
+        setattr(cls, name, field)
+
+
+def _count(name: str, n: int | None) -> int | None:
+    return None if n is None else count(name, n)

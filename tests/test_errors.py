@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import lineax as lx
+import numpy as np
+import optax
 import pytest
 from helpers.refusals import refused
 
 import scorefp as sfp
+from scorefp import train
 from scorefp.sde import CriticallyDampedLangevin, GeometricBrownianMotion, Normal
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("unchecked")]
@@ -338,9 +341,135 @@ TYPES: dict[str, tuple[Callable[[], Any], str]] = {
         "uint8.*dequantise integer data with UniformDequantiser",
     ),
 }
+FIRST = r"it is called as {0}\(t, x\)\. First comes the time, then one sample"
+WRAP = r"score is a function\. Wrap a function with Score\(fn, sde\)"
+
+
+def fitted(**options: Any) -> Any:
+    arguments = {"model": score(), "loss": sfp.DSM(), "optimizer": optax.sgd(1.0), "steps": 1, "key": jr.key(0)}
+    return train.fit(**arguments | {"data": jnp.ones((4, 3))} | options)  # type: ignore
+
+
+def drawn(**options: Any) -> Any:
+    return sfp.sample(**{"score": score(), "n": 2, "key": jr.key(0), "shape": X} | options)  # type: ignore
+
+
+def audited(**options: Any) -> Any:
+    return sfp.audit(**{"score": score(), "data": jnp.ones((4, 3)), "key": jr.key(0)} | options)  # type: ignore
+
+
+def perceptron() -> eqx.nn.MLP:
+    return eqx.nn.MLP(3, 3, 4, 1, key=jr.key(0))
+
+
+KINDS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a network of x alone": (
+        lambda: sfp.NoiseScore(perceptron(), sfp.VP()),
+        rf"network takes \(x, \*, key=None\); {FIRST.format('network')}.*Module with __call__\(self, t, x\)",
+    ),
+    "a network of an energy": (lambda: sfp.InnerPotential(perceptron(), sfp.VP()), FIRST.format("network")),
+    "a function of x alone": (lambda: sfp.Score(lambda x: -x, sfp.VP()), rf"fn takes \(x\); {FIRST.format('fn')}"),
+    "a function of (x, t)": (
+        lambda: sfp.Potential(lambda x, t: x.sum(), sfp.VP()),
+        rf"fn takes \(x, t\), in another order; {FIRST.format('fn')}",
+    ),
+    "a number for a network": (lambda: sfp.DenoiserScore(3, sfp.VP()), "network is 3; it is called as"),  # type: ignore
+    "the class of a network": (lambda: sfp.VelocityScore(sfp.nn.MLP, sfp.VP()), "network is the class MLP; it is call"),
+    "an array for a function": (lambda: sfp.Score(x(), sfp.VP()), r"fn is an array float32\[3\]; it is"),  # type: ignore
+    "the class of an SDE": (
+        lambda: sfp.Score(lambda t, x: x, sfp.VP),
+        r"sde is the class VP\..*example scorefp\.VP\(\)",
+    ),  # type: ignore
+    "a word for an SDE": (lambda: sfp.NoiseScore(lambda t, x: x, "vp"), "sde is 'vp'. It is the forward"),  # type: ignore
+    "a target of t alone": (
+        lambda: sfp.score.NetworkScore(lambda t, x: x, sfp.VP(), lambda t: (0.0, 1.0)),  # type: ignore
+        r"target takes \(t\); it is called as target\(sde, t\)\. It returns \(p, q\), as scorefp\.score\.noise_target",
+    ),
+    **{
+        f"a word for the weighting of {term.__name__}": (
+            lambda term=term: term(weighting="likelihood"),
+            r"weighting is 'likelihood'; it is called as weighting\(sde, t\)\. For example scorefp\.likelihood",
+        )
+        for term in (sfp.DSM, sfp.LogFPE, sfp.ZeroCurl)
+    },
+    **{
+        f"a word for the method of {name}": (
+            call,
+            r"method is 'ito'\. It is a residual method, for example scorefp\.Ito",
+        )
+        for name, call in {
+            "ScoreFPE": lambda: sfp.ScoreFPE(method="ito"),  # type: ignore
+            "LogFPE": lambda: sfp.LogFPE(method="ito"),  # type: ignore
+            "score_fpe_residual": lambda: residual(score(), 0.5, x(), method="ito"),  # type: ignore
+            "log_fpe_residual": lambda: sfp.log_fpe_residual(potential(), 0.5, x(), method="ito"),  # type: ignore
+        }.items()
+    },
+    "a word for a sampler": (
+        lambda: drawn(method="heun"),
+        r"method is 'heun'\. It is a sampler, for example",
+    ),
+    "the class of a sampler": (lambda: drawn(method=sfp.Heun), "method is the class Heun. It is a sampler"),
+    "a function to sample from": (
+        lambda: drawn(score=lambda t, x: -x),
+        WRAP,
+    ),
+    "a function to audit": (
+        lambda: audited(score=lambda t, x: -x),
+        WRAP,
+    ),
+    "a network to fit": (lambda: fitted(model=perceptron()), "score is a MLP.*a network with NoiseScore"),
+    "a word for a loss": (lambda: fitted(loss="dsm"), r"loss is 'dsm'\. It is made of terms"),
+    "the class of a law of times": (lambda: fitted(time=sfp.UniformTime), "time is the class UniformTime"),
+    "the class of a measure": (lambda: audited(measures=(sfp.diagnostics.Bound,)), "a measure is the class Bound"),
+    **{
+        f"an integer as the key of {name}": (
+            call,
+            rf"key is 7; {name} takes a random key: pass key=jax\.random\.key\(7\)",
+        )
+        for name, call in {
+            "fit": lambda: fitted(key=7),
+            "sample": lambda: drawn(key=7),
+            "an audit": lambda: audited(key=7),
+            "Hutchinson": lambda: sfp.log_likelihood(score(), x(), trace=sfp.Hutchinson(), key=7),  # type: ignore
+            "Ito": lambda: residual(score(), 0.5, x(), method=sfp.Ito(), key=7),  # type: ignore
+        }.items()
+    },
+    "several keys": (
+        lambda: drawn(key=jr.split(jr.key(0))),
+        r"key is an array key<fry>\[2\]; sample takes a",
+    ),
+    "floats as a key": (lambda: drawn(key=jnp.ones(2)), r"key is an array float32\[2\]; sample takes a random key"),
+    **{
+        f"a float for {name}": (call, rf"{name} = 2\.0; it is a count: pass an int")
+        for name, call in {
+            "n": lambda: drawn(n=2.0),
+            "batch_size": lambda: drawn(batch_size=2.0),
+            "steps": lambda: sfp.EulerMaruyama(steps=2.0),  # type: ignore
+            "samples": lambda: sfp.Hutchinson(samples=2.0),  # type: ignore
+            "nodes": lambda: sfp.AnchoredPotential(score(), lambda x: x.sum(), 0.5, nodes=2.0),  # type: ignore
+        }.items()
+    },
+    "a float for the steps of fit": (lambda: fitted(steps=2.0), r"steps = 2\.0; it is a count: pass an int"),
+}
+TYPES |= KINDS
 
 
 @pytest.mark.parametrize("case", TYPES)
 def test_wrong_types(case: str) -> None:
     call, message = TYPES[case]
     refused(f"(?s){message}", call, error=TypeError)
+
+
+def test_integers_of_numpy_are_counts() -> None:
+    method = sfp.EulerMaruyama(steps=np.int64(3))  # type: ignore
+    assert type(method.steps) is int
+    assert type(sfp.Hutchinson(samples=jnp.asarray(2)).samples) is int  # type: ignore
+    draw = lambda n: sfp.sample(score(), n, key=jr.key(0), shape=X, method=method)
+    assert jnp.all(draw(np.int64(2)) == draw(2))
+
+
+def test_what_takes_conditioning_is_a_network() -> None:
+    """A function may ask for `args` and `key`, and is called with what is bound."""
+    family = sfp.Score(lambda t, x, *, args, key=None: -args * x, sfp.VP())
+    assert jnp.all(family.bind(args=2.0)(0.5, x()) == -2)
+    assert jnp.all(sfp.Score(lambda time, sample: -sample, sfp.VP())(0.5, x()) == -1)

@@ -148,7 +148,7 @@ def classes() -> list[type]:
 
 def test_every_module_is_abstract_or_final() -> None:
     modules = [c for c in classes() if issubclass(c, eqx.Module)]
-    assert {scorefp.VP, scorefp.NoiseScore, scorefp.Ito} <= set(modules)
+    assert {scorefp.VP, scorefp.score.NetworkScore, scorefp.Ito} <= set(modules)
     for cls in modules:
         assert issubclass(cls, AbstractModule), f"{cls.__qualname__} is a Module but not an AbstractModule"
         name = cls.__name__.lstrip("_")

@@ -1,7 +1,5 @@
 """Gaussian mixtures, which every linear SDE keeps: the exact reference of the whole library [X1]."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -141,6 +139,3 @@ class MixturePotential(AbstractPotential):
     def potential(self, t: Time, x: Event) -> Scalar:
         t = scalar_time(t, floating("x", x))
         return self.mixture.log_prob_diffused(x, self.sde.alpha(t), self.sde.sigma(t))
-
-    def bind(self, *, args: Any = None, key: Key | None = None) -> "MixturePotential":
-        return self

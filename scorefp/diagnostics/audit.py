@@ -12,15 +12,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import same_shape
-from .._describe import JSON, free_name, settings
+from .._checks import kind, random_key, same_shape
+from .._describe import JSON, free_name, name_of, settings
 from .._module import AbstractModule
 from .._types import Key
 from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset, as_dataset
 from ..likelihood import BoundEstimator
 from ..reverse import Integrator
-from ..score import AbstractScore
+from ..score import AbstractScore, require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .bound import Bound
 from .consistency import ConsistencyCurves
@@ -168,7 +168,7 @@ def audit(
     """
     if measures is not None:
         return _audit(score, data, measures, (), key)
-    return _audit(score, data, *_suited(DEFAULT_MEASURES, score.sde), key)
+    return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score).sde), key)
 
 
 def evaluate(
@@ -226,7 +226,7 @@ def evaluate(
     """
     nll = Likelihood(trace, integrator, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
     bound = Bound(None, BoundEstimator(draws), batch_size, repeats, dequantiser)
-    return _audit(score, data, *_suited((nll, bound), score.sde), key)
+    return _audit(score, data, *_suited((nll, bound), require_score(score).sde), key)
 
 
 def _suited(measures: Sequence[AbstractMeasure], sde: AbstractSDE) -> tuple[Sequence[AbstractMeasure], tuple[str, ...]]:
@@ -245,7 +245,10 @@ def _audit(
     notes: tuple[str, ...],
     key: Key,
 ) -> Audit:
-    data_key, measure_key = jr.split(key)
+    require_score(score)
+    for measure in measures:
+        kind("a measure", measure, AbstractMeasure, "It is a value such as scorefp.diagnostics.Bound().")
+    data_key, measure_key = jr.split(random_key("an audit", key))
     data = as_dataset(data)
     if score.shape is not None:
         same_shape("a sample of data", data.shape, "the score's own", score.shape)
@@ -257,6 +260,7 @@ def _audit(
     configuration = {
         "scorefp": _version(),
         "jax": jax.__version__,
+        "model": name_of(score),
         "score": settings(score),
         "sde": settings(score.sde),
         "samples": {

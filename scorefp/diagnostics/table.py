@@ -41,9 +41,9 @@ def table(configuration: Mapping[str, JSON], sections: Sequence[Section], notes:
 
 def _heading(configuration: Mapping[str, JSON]) -> str:
     """The score, the samples, and the meaning of ±."""
-    score, sde, samples = (configuration[name] for name in ("score", "sde", "samples"))
+    sde, samples = configuration["sde"], configuration["samples"]
     return (
-        f"Audit of a {score['type']} on {sde['type']}: {samples['count']} samples of shape "
+        f"Audit of a {configuration['model']} on {sde['type']}: {samples['count']} samples of shape "
         f"{tuple(samples['shape'])}, {samples['dtype']}.\n"
         "± is the half-width of a 95 % confidence interval over samples."
     )

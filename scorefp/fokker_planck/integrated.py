@@ -1,8 +1,7 @@
 """The integral of the residual over time: the distance to a gradient, and its bound by the errors of score matching."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -106,6 +105,8 @@ class AnchoredPotential(AbstractPotential):
     anchor: float = eqx.field(static=True)
     nodes: int = eqx.field(default=32, static=True)
 
+    conditions: ClassVar[tuple[str, ...]] = ("score",)
+
     def __check_init__(self) -> None:
         t0, t1 = self.score.sde.t0, self.score.sde.t1
         require(
@@ -133,9 +134,6 @@ class AnchoredPotential(AbstractPotential):
         log_density = floating("the value of log_density", self.log_density(x))
         same_shape("the value of log_density", log_density.shape, "a log-density", ())
         return log_density + jnp.sum(weights * rates)
-
-    def bind(self, *, args: Any = None, key: Key | None = None) -> "AnchoredPotential":
-        return dataclasses.replace(self, score=self.score.bind(args=args, key=key))
 
 
 class MatchingErrors(AbstractModule):

@@ -7,7 +7,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from .._checks import checked, floating, one_of, random_key, require, scalar_time, time_within
+from .._checks import checked, floating, kind, one_of, random_key, require, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence, require_smooth
 from ..score import AbstractPotential, AbstractScore, require_potential
@@ -90,7 +90,7 @@ def resolve(method: ResidualMethod, form: Form | None = None) -> AbstractResidua
     Raises:
         ValueError: if the method does not have the form.
     """
-    taken = _pointwise(method)
+    taken = kind("method", _pointwise(method), AbstractResidualMethod, _REMEDY)
     if form is None:
         return taken
     one_of("form", form, FORMS)
@@ -113,6 +113,7 @@ def resolve_log(method: LogResidualMethod | AbstractResidualMethod) -> AbstractL
     taken = _pointwise(method)
     if isinstance(taken, AbstractLogResidualMethod):
         return taken
+    kind("method", taken, AbstractResidualMethod, _REMEDY)
     raise TypeError(
         f"method = {type(method).__name__}(…), which takes the residual of a score. That of a potential takes Exact(), "
         "Hutchinson(), Ito(), Antithetic(), Smoothed() or FiniteDifference()."
@@ -226,6 +227,9 @@ def fpe_residual(
 
     _, slope = jax.jvp(lambda t: density(t, x), (t,), (jnp.ones_like(t),))
     return slope + divergence(flux, x, trace=trace, key=key)
+
+
+_REMEDY = "It is a residual method, for example scorefp.Ito()."
 
 
 def _pointwise(method: _M | Exact | Hutchinson | FiniteDifference) -> _M | Pointwise:

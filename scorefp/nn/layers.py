@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from .._describe import outlined
 from .._module import AbstractModule
 from .._types import Key
 from .convolution import convolution
@@ -22,7 +23,14 @@ Image: TypeAlias = Float[Array, "_ _ _"]
 """An image inside a network, `(h, w, c)`."""
 
 
-class Conv(AbstractModule):
+class AbstractNetwork(AbstractModule):
+    """A network, or a layer of one. It prints with its settings, never its weights."""
+
+    def __repr__(self) -> str:
+        return outlined(self, static=True)
+
+
+class Conv(AbstractNetwork):
     """A convolution of an odd kernel that keeps the size, with a bias.
 
     Weights start uniform with the variance of Glorot & Bengio 2010, as in DDPM++.
@@ -59,7 +67,7 @@ class Conv(AbstractModule):
         return product[0].astype(kind) + self.bias
 
 
-class GroupNorm(AbstractModule):
+class GroupNorm(AbstractNetwork):
     """Group normalisation over the last axis (Wu & He 2018), with statistics at float32 or better.
 
     Groups have at least four channels and there are at most 32, as in NCSN++.
@@ -84,7 +92,7 @@ class GroupNorm(AbstractModule):
         return normal * self.weight + self.bias
 
 
-class Attention(AbstractModule):
+class Attention(AbstractNetwork):
     r"""The term of self-attention of one head over all pixels, $W\,\mathrm{softmax}(qk^\top/\sqrt c)\,v$.
 
     The last map starts at zero. The softmax runs in float32 or better.

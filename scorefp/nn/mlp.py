@@ -11,15 +11,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._checks import require, same_shape, scalar_time
-from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import require_smooth_activation
 from .activation import silu, softplus
 from .embedding import FEATURES, fourier_features
-from .layers import affine
+from .layers import AbstractNetwork, affine
 
 
-class MLP(AbstractModule):
+class MLP(AbstractNetwork):
     r"""A residual perceptron of time and one sample of a fixed shape.
 
     With $e$ the `fourier_features` of time and $\phi$ the activation,
@@ -50,6 +49,8 @@ class MLP(AbstractModule):
     """
 
     shape: tuple[int, ...] = eqx.field(static=True)
+    width: int = eqx.field(static=True)
+    depth: int = eqx.field(static=True)
     enter: eqx.nn.Linear
     times: eqx.nn.Linear
     layers: tuple[eqx.nn.Linear, ...]
@@ -70,7 +71,7 @@ class MLP(AbstractModule):
         _check(width, depth, activation)
         size = int(np.prod(shape))
         enter_key, time_key, leave_key, *layer_keys = jr.split(key, 3 + depth)
-        self.shape = shape
+        self.shape, self.width, self.depth = shape, width, depth
         self.enter = eqx.nn.Linear(size, width, key=enter_key)
         self.times = eqx.nn.Linear(FEATURES, (1 + depth) * width, use_bias=False, key=time_key)
         self.layers = tuple(eqx.nn.Linear(width, width, key=k) for k in layer_keys)
@@ -95,7 +96,7 @@ class MLP(AbstractModule):
         return affine(self.leave, h, self.dtype).reshape(self.shape)
 
 
-class ScalarMLP(AbstractModule):
+class ScalarMLP(AbstractNetwork):
     r"""A plain perceptron with a scalar value, to be a potential: `Potential(ScalarMLP(...), sde)` (Deveney 2023, §4).
 
     With $\phi$ the activation,
@@ -124,6 +125,8 @@ class ScalarMLP(AbstractModule):
     """
 
     shape: tuple[int, ...] = eqx.field(static=True)
+    width: int = eqx.field(static=True)
+    depth: int = eqx.field(static=True)
     layers: tuple[eqx.nn.Linear, ...]
     leave: eqx.nn.Linear
     activation: Callable[[Array], Array] = eqx.field(static=True)
@@ -140,7 +143,7 @@ class ScalarMLP(AbstractModule):
         _check(width, depth, activation)
         leave_key, *layer_keys = jr.split(key, 1 + depth)
         size = 1 + int(np.prod(shape))
-        self.shape = shape
+        self.shape, self.width, self.depth = shape, width, depth
         self.layers = tuple(eqx.nn.Linear(width if i else size, width, key=k) for i, k in enumerate(layer_keys))
         self.leave = eqx.nn.Linear(width, "scalar", key=leave_key)
         self.activation = activation

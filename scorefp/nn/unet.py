@@ -10,15 +10,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import is_concrete, require, same_shape, scalar_time
-from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import require_smooth_activation
 from .activation import silu
 from .embedding import FEATURES, fourier_features
-from .layers import Attention, Conv, GroupNorm, Image, affine, balanced, doubled, halved, with_octaves
+from .layers import AbstractNetwork, Attention, Conv, GroupNorm, Image, affine, balanced, doubled, halved, with_octaves
 
 
-class UNet(AbstractModule):
+class UNet(AbstractNetwork):
     r"""A U-Net of time and one square image, in the manner of DDPM++ and NCSN++ (Song 2021b, appendix H).
 
     Residual blocks of two convolutions behind group norms run down and up a ladder of resolutions, each half of the
@@ -62,6 +61,9 @@ class UNet(AbstractModule):
     """
 
     shape: tuple[int, int, int] = eqx.field(static=True)
+    channels: int = eqx.field(static=True)
+    multipliers: tuple[int, ...] = eqx.field(static=True)
+    blocks: int = eqx.field(static=True)
     times: tuple[eqx.nn.Linear, eqx.nn.Linear]
     labels: Float[Array, "classes_and_none embedding"] | None
     enter: Conv
@@ -115,7 +117,7 @@ class UNet(AbstractModule):
 
         ladder = list(zip([channels, *widths], widths, sizes, strict=False))
         climb = list(zip([widths[-1], *reversed(widths)], reversed(widths), reversed(sizes), strict=False))
-        self.shape = shape
+        self.shape, self.channels, self.multipliers, self.blocks = shape, channels, tuple(multipliers), blocks
         self.times = (
             eqx.nn.Linear(FEATURES, embedding, key=next(keys)),
             eqx.nn.Linear(embedding, embedding, key=next(keys)),
@@ -184,7 +186,7 @@ class UNet(AbstractModule):
         return self.activation(e + row)
 
 
-class _Block(AbstractModule):
+class _Block(AbstractNetwork):
     """A residual block: norm, activation and convolution twice, dropout before the second, attention behind."""
 
     norms: tuple[GroupNorm, GroupNorm]

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._checks import floating, require
-from .._describe import free_name
+from .._checks import floating, function, require
+from .._describe import described, free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..integrals import AbstractTimeSampler, UniformLogSNR
@@ -146,6 +146,9 @@ class Objective(AbstractObjective):
     def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":
         return self.combination
 
+    def __repr__(self) -> str:
+        return " + ".join(f"{described(coefficient)}*{term!r}" for coefficient, term in self.combination)
+
 
 class _TermFields:
     fraction: eqx.AbstractVar[float]
@@ -159,6 +162,9 @@ class AbstractTerm(AbstractObjective, _TermFields):
 
     def __check_init__(self) -> None:
         require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")
+        for name in ("weighting", "scale"):
+            if vars(self).get(name) is not None:
+                function(name, getattr(self, name), "sde, t", "For example scorefp.likelihood_weighting.")
 
     @abstractmethod
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
@@ -231,8 +237,7 @@ def _means(score: AbstractScore, terms: "list[AbstractTerm]", draws: _Draws) -> 
 def _integrands(score: AbstractScore, terms: "list[AbstractTerm]", draw: _Draws) -> list[Scalar]:
     """The weighted integrands of the terms at one sample."""
     sde, t = linear_sde(score), draw.t
-    if draw.args is not None or draw.model_key is not None:
-        score = score.bind(args=draw.args, key=draw.model_key)
+    score = score.bind(args=draw.args, key=draw.model_key)
     perturbed = Perturbed(t, draw.weight, draw.x0, draw.noise, sde.diffuse(t, draw.x0, draw.noise))
     keys = jr.split(draw.key, len(terms))
     seen = [term.observe(score, perturbed, key=key) for term, key in zip(terms, keys, strict=True)]

@@ -1,7 +1,6 @@
 """Batches of samples from a score."""
 
-import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,9 +11,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches
-from .._checks import floating, require, same_shape, scalar_time
+from .._checks import count, floating, kind, random_key, require, same_shape, scalar_time
+from .._describe import name_of
 from .._types import Event, Key, Time
-from ..score import AbstractScore
+from ..score import AbstractScore, conditioned, require_score
 from ..sde import AbstractSDE
 from .euler import EulerMaruyama
 from .sampler import AbstractSampler
@@ -57,7 +57,8 @@ def sample(
         The samples, stacked along the leading axis.
 
     Raises:
-        TypeError: if `initial` or `dtype` is not floating.
+        TypeError: if `score` is no score, `method` no sampler, `key` no random key, `n` or `batch_size` a float, or
+            `initial` or `dtype` not floating.
         ValueError: if `n` or `batch_size` is below one, the event shape is not known or not that of the score,
             `args` or `initial` has another leading axis, or `dtype` is float64 and JAX has it turned off.
 
@@ -68,8 +69,11 @@ def sample(
         >>> bool(abs(x.mean()) < 0.1), bool(abs(x.std() - 1) < 0.1)
         (True, True)
     """
+    require_score(score)
+    kind("method", method, AbstractSampler, "It is a sampler, for example scorefp.Heun(steps=20).")
+    key, n = random_key("sample", key), count("n", n)
     require(n >= 1, f"n = {n}; draw at least one sample.")
-    batch_size = n if batch_size is None else batch_size
+    batch_size = n if batch_size is None else count("batch_size", batch_size)
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample at once.")
     if initial is not None:
         initial = floating("initial", initial)
@@ -79,7 +83,7 @@ def sample(
         same_shape("a sample", shape, "the score's own", score.shape)
     if shape is None:
         raise ValueError(
-            f"the event shape is not known: score is a {type(score).__name__} with shape = None. Call "
+            f"the event shape is not known: score is a {name_of(score)} with shape = None. Call "
             "sample(score, n, shape=(...)), or give the score or its network a shape."
         )
     if initial is not None:
@@ -115,6 +119,8 @@ class _InItsPrecision(AbstractScore):
 
     score: AbstractScore
 
+    conditions: ClassVar[tuple[str, ...]] = ("score",)
+
     @property
     def sde(self) -> AbstractSDE:
         return self.score.sde
@@ -127,9 +133,6 @@ class _InItsPrecision(AbstractScore):
         own = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(self.score, eqx.is_inexact_array))]
         inner = x.astype(jnp.result_type(*own)) if own else x
         return self.score(scalar_time(t, inner), inner).astype(x.dtype)
-
-    def bind(self, *, args: Any = None, key: Key | None = None) -> "_InItsPrecision":
-        return dataclasses.replace(self, score=self.score.bind(args=args, key=key))
 
 
 @eqx.filter_jit
@@ -148,7 +151,7 @@ def _sample(
 
     def one(index: Int[Array, ""]) -> Event:
         prior_key, method_key = jr.split(keys[index])
-        bound = score if args is None else score.bind(args=jax.tree.map(lambda leaf: leaf[index], args))
+        bound = conditioned(score, args, index)
         start = score.sde.prior.sample(prior_key, shape) if initial is None else initial[index]
         if dtype is not None:
             bound, start = _InItsPrecision(bound), start.astype(dtype)

@@ -1,23 +1,34 @@
 """Scores: any callable, a potential, or a network that predicts noise, clean data or velocity."""
 
-from .base import (
+from .energy import (
+    DistancePotential as DistancePotential,
+    Energy as Energy,
+    InnerPotential as InnerPotential,
+    NetworkPotential as NetworkPotential,
+    distance_energy as distance_energy,
+    inner_energy as inner_energy,
+)
+from .network import (
+    DenoiserScore as DenoiserScore,
+    EDMScore as EDMScore,
+    NetworkScore as NetworkScore,
+    NoiseScore as NoiseScore,
+    Preconditioned as Preconditioned,
+    Target as Target,
+    VelocityScore as VelocityScore,
+    clean_target as clean_target,
+    noise_target as noise_target,
+    velocity_target as velocity_target,
+)
+from .potential import (
     AbstractPotential as AbstractPotential,
-    AbstractScore as AbstractScore,
     Potential as Potential,
+    require_potential as require_potential,
+)
+from .score import (
+    AbstractScore as AbstractScore,
     Score as Score,
     conditioned as conditioned,
     linear_sde as linear_sde,
-    require_potential as require_potential,
-)
-from .parametrisation import (
-    AbstractNetworkScore as AbstractNetworkScore,
-    DenoiserScore as DenoiserScore,
-    EDMScore as EDMScore,
-    NoiseScore as NoiseScore,
-    VelocityScore as VelocityScore,
-)
-from .potential import (
-    AbstractNetworkPotential as AbstractNetworkPotential,
-    DistancePotential as DistancePotential,
-    InnerPotential as InnerPotential,
+    require_score as require_score,
 )

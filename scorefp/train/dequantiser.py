@@ -61,8 +61,8 @@ class _Step(AbstractModule):
                 # is not finite either, could name the step.
                 u, log_prob = dequantiser.positions(k, key=draw_key)
                 x = jnp.nan_to_num(dequantiser.quantisation.place(k, u))
-                score = self.score if args is None else self.score.bind(args=args)
-                return likelihood_bound(score, x, key=bound_key, estimator=self.estimator), log_prob
+                bound = likelihood_bound(self.score.bind(args=args), x, key=bound_key, estimator=self.estimator)
+                return bound, log_prob
 
             bound, log_prob = jax.tree.map(jnp.mean, jax.vmap(terms)(k, args, draw_keys, bound_keys))
             return bound + log_prob, {"bound": bound, "log_prob": log_prob}

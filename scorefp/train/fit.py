@@ -11,14 +11,15 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 
-from .._checks import require
+from .._checks import count, kind, random_key, require
+from .._describe import name_of
 from .._module import AbstractModule
 from .._types import Key
 from ..data import AbstractSource
 from ..dataset import Dataset, as_dataset
 from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..objective import AbstractObjective
-from ..score import AbstractScore
+from ..score import AbstractScore, require_score
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
 from .devices import everywhere, local, per_device_batch
@@ -110,7 +111,8 @@ def fit(
         The trained model and the history.
 
     Raises:
-        TypeError: if the data are not floats and have no quantisation, or the SDE has no Gaussian kernel.
+        TypeError: if an argument is of another kind (a bare network, an integer for `key`, a float for `steps`), the
+            data are not floats and have no quantisation, or the SDE has no Gaussian kernel.
         ValueError: if the data hold NaN, `batch_size` exceeds the data or does not divide into `accumulate` parts
             among the devices, an interval is no multiple of `report_every`, or there is nothing to train.
         CheckpointError: if the last checkpoint is damaged, or is not one of this run.
@@ -127,6 +129,12 @@ def fit(
         >>> bool(run.history["loss"][-20:].mean() < run.history["loss"][:20].mean())
         True
     """
+    require_score(model)
+    kind("loss", loss, AbstractObjective, "It is made of terms, for example scorefp.DSM() + 0.1 * scorefp.ScoreFPE().")
+    kind("time", time, AbstractTimeSampler, "It is a law of times, for example scorefp.UniformLogSNR().")
+    key = random_key("fit", key)
+    steps, batch_size = count("steps", steps), count("batch_size", batch_size)
+    report_every, evaluate_every = count("report_every", report_every), count("evaluate_every", evaluate_every)
     _check_intervals(steps, report_every, evaluate, evaluate_every, checkpoints)
     decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
     require(len(decays) > 0 and all(0 <= d < 1 for d in decays), f"decay = {decay}; a decay lies in [0, 1).")
@@ -176,7 +184,7 @@ def _parted(model: _S) -> tuple[Any, _S]:
     params, skeleton = eqx.partition(model, model.trained())
     if not jax.tree.leaves(params):
         raise ValueError(
-            f"model is a {type(model).__name__} without floating arrays to train; "
+            f"model is a {name_of(model)} without floating arrays to train; "
             "a function that closes over its weights hides them: make it an equinox.Module."
         )
     return params, skeleton

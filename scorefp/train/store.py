@@ -28,7 +28,7 @@ from .._checks import require
 from .._describe import JSON, first, unequal
 from .._module import AbstractModule
 
-_FORMAT = {"format": "scorefp checkpoint", "version": 2}
+_FORMAT = {"format": "scorefp checkpoint", "version": 3}
 _LIBRARIES = ("scorefp", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "numpy")
 _ARRAYS, _FACTS = "arrays", "facts.json"
 _PARTIAL, _RETIRED = ".partial-", ".retired-"

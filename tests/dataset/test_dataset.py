@@ -19,7 +19,7 @@ from scorefp.data import OnHost, digits, split
 from scorefp.dataset import Dataset, Interval, as_dataset
 from scorefp.dataset.dequantise import spread
 from scorefp.diagnostics import Bound, Ensemble, MatchingCurve
-from scorefp.score import AbstractNetworkScore
+from scorefp.score import NetworkScore
 from scorefp.train import fit_dequantiser
 from scorefp.train.batches import batches_of
 
@@ -240,19 +240,6 @@ def test_points_compare_scores_sample_by_sample() -> None:
     assert 0 < paired < 0.1 * np.std(first.points["bound"])
 
 
-class Mixed(AbstractNetworkScore):
-    """A network score of a user's own."""
-
-    network: Any
-    sde: Any
-    data_std: Any = 0.5
-    args: Any = None
-    key: Any = None
-
-    def target(self, t: Array) -> tuple[float, float]:
-        return 0.5, 1.0
-
-
 class Twice(eqx.Module):
     """A network with a score inside."""
 
@@ -267,7 +254,7 @@ def test_a_score_says_what_is_trained() -> None:
     network = sfp.nn.MLP(shape=(2,), width=4, key=jr.key(0))
     inner = sfp.NoiseScore(network, sfp.VP(), data_std=jnp.ones(2)).bind(args=jnp.ones(3))
     own = sfp.LinearSDE(lambda t: -t, lambda t: jnp.log(t), t0=0.01, t1=1.0)
-    outer = sfp.Score(Twice(inner, jnp.ones(())), own, args=jnp.ones(2))
+    outer = sfp.Score(Twice(inner, jnp.ones(())), own).bind(args=jnp.ones(2), key=jr.key(0))
 
     def arrays(score: Any) -> int:
         return len(jax.tree.leaves(eqx.filter(score, score.trained())))
@@ -276,4 +263,5 @@ def test_a_score_says_what_is_trained() -> None:
     assert arrays(inner) == of_network
     assert arrays(outer) == of_network + 1
     assert arrays(sfp.Score(lambda t, x: -x, sfp.VP())) == 0
-    assert arrays(Mixed(network, sfp.VP(), jnp.ones(2), jnp.ones(3))) == of_network
+    mixed = NetworkScore(network, sfp.VP(), lambda sde, t: (0.5, 1.0), jnp.ones(2)).bind(args=jnp.ones(3))
+    assert arrays(mixed) == of_network

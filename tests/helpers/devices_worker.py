@@ -47,7 +47,7 @@ class Network(eqx.Module):
         return self.mlp(t, x * kept + self.table[args])
 
 
-def model(dtype: Any) -> sfp.NoiseScore:
+def model(dtype: Any) -> sfp.score.NetworkScore:
     mlp = sfp.nn.MLP((3,), width=WIDTH, depth=1, key=jr.key(0))
     leave = jr.normal(jr.key(1), mlp.leave.weight.shape) / 5
     network = Network(eqx.tree_at(lambda mlp: mlp.leave.weight, mlp, leave), jnp.zeros((8, 3)))
@@ -86,7 +86,7 @@ RUNS: Mapping[str, Callable[[Mesh | None], train.Run]] = {
 }
 
 
-def size(score: sfp.NoiseScore) -> dict[str, float]:
+def size(score: sfp.score.NetworkScore) -> dict[str, float]:
     return {"size": float(jnp.linalg.norm(score.network.mlp.leave.weight))}
 
 

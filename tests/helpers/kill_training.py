@@ -47,7 +47,7 @@ class Network(eqx.Module):
         return self.leave(self.dropout(h, key=key, inference=key is None))
 
 
-def model(seed: int = 0) -> sfp.NoiseScore:
+def model(seed: int = 0) -> sfp.score.NetworkScore:
     return sfp.NoiseScore(Network(jr.key(seed)), sfp.VP(), data_std=jnp.asarray([0.5, 0.6, 0.7]))
 
 

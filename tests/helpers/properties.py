@@ -157,9 +157,11 @@ def plain(cls: Callable[..., Any], *args: Any) -> Callable[[Shape, Any], Any]:
     return lambda shape, dtype: cls(*args)
 
 
-def rows(use: Callable[..., Any], *classes: type, args: tuple[Any, ...] = (), **options: Any) -> dict[str, Row]:
-    """Of classes whose instances do not depend on the samples, by their names."""
-    return {cls.__name__: Row(cls, plain(cls, *args), use, **options) for cls in classes}
+def rows(
+    use: Callable[..., Any], *makers: Callable[..., Any], args: tuple[Any, ...] = (), **options: Any
+) -> dict[str, Row]:
+    """Of classes, or functions that make an instance, which does not depend on the samples, by their names."""
+    return {make.__name__: Row(type(make(*args)), plain(make, *args), use, **options) for make in makers}
 
 
 PLANE: tuple[Shape, ...] = ((2,),)
@@ -185,18 +187,20 @@ ROWS: dict[str, Row] = {
     ),
     **rows(use_score, sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore, sfp.EDMScore, args=(network, sfp.VP())),
     **{
-        f"bare {cls.__name__}": Row(cls, plain(cls, network, sfp.Cosine(), None), use_score)
-        for cls in (sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore)
+        f"bare {make.__name__}": Row(sfp.score.NetworkScore, plain(make, network, sfp.Cosine(), None), use_score)
+        for make in (sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore)
     },
     "NoiseScore, one deviation an entry": Row(
-        sfp.NoiseScore,
+        sfp.score.NetworkScore,
         lambda shape, dtype: sfp.NoiseScore(network, sfp.EDM(), jnp.full(shape, 0.5, dtype)),
         use_score,
     ),
     **rows(use_potential, sfp.DistancePotential, sfp.InnerPotential, args=(network, sfp.VP(), 0.5, jnp.sin)),
     **{
-        f"bare {cls.__name__}": Row(cls, plain(cls, network, sfp.Cosine(), None), use_potential)
-        for cls in (sfp.DistancePotential, sfp.InnerPotential)
+        f"bare {make.__name__}": Row(
+            sfp.score.NetworkPotential, plain(make, network, sfp.Cosine(), None), use_potential
+        )
+        for make in (sfp.DistancePotential, sfp.InnerPotential)
     },
     # calculus
     "Box": Row(sfp.Box, lambda shape, dtype: sfp.Box(-jnp.ones(shape, dtype), jnp.ones(shape, dtype)), use_box),

@@ -198,7 +198,7 @@ def levels(count: int = 32, size: int = 4) -> Dataset:
     return Dataset(jr.randint(jr.key(6), (count, size), 0, COARSE.levels), COARSE)
 
 
-def network_score() -> sfp.NoiseScore:
+def network_score() -> sfp.score.NetworkScore:
     return sfp.NoiseScore(sfp.nn.MLP((4,), width=8, key=jr.key(7)), sfp.VP())
 
 

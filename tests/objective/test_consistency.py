@@ -219,7 +219,7 @@ def test_path_between_times_that_are_nearly_equal() -> None:
 SLOPE = 0.3
 
 
-def ramp(sde: Any) -> sfp.DenoiserScore:
+def ramp(sde: Any) -> sfp.score.NetworkScore:
     """A denoiser that is a multiple of the log-SNR whatever the sample: it has no noise at all."""
     return sfp.DenoiserScore(lambda t, x: SLOPE * sde.log_snr(t) * jnp.ones_like(x), sde, None)
 

@@ -521,9 +521,6 @@ def test_state_in_float64() -> None:
             seen.add((t.dtype, x.dtype))
             return self.inner(t, x)
 
-        def bind(self, *, args: Any = None, key: Array | None = None) -> "Watched":
-            return self
-
     single = Watched(line_mixture().score(sfp.VP()))
     with jax.enable_x64(True):
         double = Watched(line_mixture().score(sfp.VP()))

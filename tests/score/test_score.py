@@ -1,6 +1,7 @@
 """Scores: every parametrisation against every other, preconditioning, both ends of time in float32."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -13,12 +14,12 @@ from helpers.references import LINEAR, plane_mixture, single_times
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.score import AbstractNetworkScore
+from scorefp.score import NetworkScore
 from scorefp.sde import AbstractLinearSDE
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-NETWORKS: dict[str, type[AbstractNetworkScore]] = {
+NETWORKS: dict[str, Callable[..., NetworkScore]] = {
     "noise": sfp.NoiseScore,
     "denoiser": sfp.DenoiserScore,
     "velocity": sfp.VelocityScore,
@@ -55,7 +56,7 @@ def regression(name: str, sde: AbstractLinearSDE, t: Array) -> tuple[Array, Arra
     return covariance / variance, jnp.sqrt(left), jnp.sqrt(variance)
 
 
-def rebuilt(name: str, bare: bool, score: sfp.AbstractScore, at: Array) -> AbstractNetworkScore:
+def rebuilt(name: str, bare: bool, score: sfp.AbstractScore, at: Array) -> NetworkScore:
     """The same score at the time `at`, held as the network of another parametrisation; NaN at any other time."""
     sde = score.sde
     assert isinstance(sde, AbstractLinearSDE)
@@ -288,7 +289,8 @@ def test_bound_arguments_reach_the_function() -> None:
     np.testing.assert_array_equal(score(0.5, x), x)
     np.testing.assert_array_equal(score.bind(args=3.0)(0.5, x), 3 * x)
     np.testing.assert_array_equal(score.bind(args=3.0, key=key)(0.5, x), 3 * x + noise)
-    np.testing.assert_array_equal(score.bind(args=3.0).bind(key=key)(0.5, x), x + noise)
+    np.testing.assert_array_equal(score.bind(args=3.0).bind(key=key)(0.5, x), 3 * x + noise)
+    np.testing.assert_array_equal(score.bind(args=2.0, key=key).bind(args=3.0)(0.5, x), 3 * x + noise)
     potential = sfp.Potential(energy, sde).bind(args=3.0, key=key)
     np.testing.assert_allclose(potential(0.5, x), 3 * x + 0.5 * noise, rtol=1e-14)
     for cls in (sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore):

@@ -293,9 +293,9 @@ def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
 def test_another_version_of_the_format_and_a_renamed_folder(tmp_path: Path) -> None:
     Store(tmp_path).save(1, tree(), {}, {})
     reseal(tmp_path / "1", lambda record: record.update(version=1))
-    with pytest.raises(CheckpointError, match="in version 1 of the format; this scorefp reads version 2"):
+    with pytest.raises(CheckpointError, match="in version 1 of the format; this scorefp reads version 3"):
         Store(tmp_path).restore(tree())
-    reseal(tmp_path / "1", lambda record: record.update(version=2))
+    reseal(tmp_path / "1", lambda record: record.update(version=3))
     (tmp_path / "1").rename(tmp_path / "5")
     with pytest.raises(CheckpointError, match="5 is damaged: it was saved as step 1"):
         Store(tmp_path).restore(tree())

@@ -22,7 +22,7 @@ OPTIMIZER = optax.adam(optax.linear_schedule(1e-2, 0.0, 100))
 X = np.random.default_rng(0).normal(size=(96, 2)).astype(np.float32)
 
 
-def model() -> sfp.NoiseScore:
+def model() -> sfp.score.NetworkScore:
     return sfp.NoiseScore(sfp.nn.MLP((2,), width=16, depth=1, key=jr.key(0)), SDE)
 
 

@@ -19,7 +19,7 @@ from scorefp.train.loop import repeated
 SDE = sfp.VP()
 
 
-def model(key: int = 0, **options: Any) -> sfp.NoiseScore:
+def model(key: int = 0, **options: Any) -> sfp.score.NetworkScore:
     return sfp.NoiseScore(sfp.nn.MLP((2,), width=16, depth=1, key=jr.key(key)), SDE, **options)
 
 

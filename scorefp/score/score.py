@@ -1,4 +1,4 @@
-"""Scores and potentials: a function of time and one sample, with the SDE it belongs to."""
+"""Scores: a function of time and one sample, with the SDE it belongs to."""
 
 import dataclasses
 from abc import abstractmethod
@@ -9,10 +9,11 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Int
 
-from .._checks import floating, same_shape, scalar_time
+from .._checks import floating, function, kind, scalar_time
 from .._module import AbstractModule
-from .._types import Event, Key, Scalar, Time
+from .._types import Event, Key, Time
 from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
+from ._bound import Bound, bound, value_of
 
 _S = TypeVar("_S", bound="AbstractScore")
 
@@ -26,28 +27,45 @@ class AbstractScore(AbstractModule, _ScoreFields):
     r"""A model $s(t, x)$ of the score $\nabla\log q_t(x)$, with the SDE whose marginals $q_t$ it scores.
 
     `shape` is the event shape where the score knows it, else `None`; `given` names the fields that training leaves
-    alone.
+    alone, `conditions` those that take conditioning and a dropout key: functions, networks or scores.
     """
 
-    given: ClassVar[tuple[str, ...]] = ("sde", "args")
+    given: ClassVar[tuple[str, ...]] = ("sde",)
+    conditions: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __call__(self, t: Time, x: Event) -> Event:
         """The score at one time and one sample."""
 
-    @abstractmethod
     def bind(self: _S, *, args: Any = None, key: Key | None = None) -> _S:
         """The same score with conditioning and a dropout key closed over.
 
-        Only what is given reaches the function or network, as keyword arguments `args` and `key`; the mathematics
-        sees a function of `(t, x)` alone.
+        Only what is given reaches the functions and networks that the score is made of, as keyword arguments `args` and
+        `key`; the mathematics sees a function of `(t, x)` alone. To bind again replaces what is given and keeps the
+        rest.
+
+        Example:
+            >>> import jax.numpy as jnp, scorefp as sfp
+            >>> family = sfp.Score(lambda t, x, args: -x / args, sfp.VP())
+            >>> float(family.bind(args=4.0)(0.5, jnp.array([2.0]))[0])
+            -0.5
         """
+        if not self.conditions or (args is None and key is None):
+            return self
+        held = {name: getattr(self, name) for name in self.conditions}
+        return dataclasses.replace(
+            self,
+            **{
+                name: value.bind(args=args, key=key) if isinstance(value, AbstractScore) else bound(value, args, key)
+                for name, value in held.items()
+            },
+        )
 
     def trained(self: _S) -> _S:
         """The leaves that training changes: this score with a truth value in the place of each.
 
-        They are the floating arrays, but for those of the SDE and of what the score knows of its data: the fields in
-        `given`.
+        They are the floating arrays, but for those of the SDE and of what the score knows of its data, the fields in
+        `given`, and for what `bind` closed over.
 
         Example:
             >>> import equinox as eqx, jax, scorefp as sfp
@@ -57,7 +75,9 @@ class AbstractScore(AbstractModule, _ScoreFields):
             >>> params.data_std is None, rest.data_std.shape
             (True, (2,))
         """
-        held = [getattr(self, name, None) for name in self.given]
+        is_bound = lambda node: isinstance(node, Bound)
+        bounds = [node for node in jax.tree.leaves(self, is_leaf=is_bound) if is_bound(node)]
+        held = [getattr(self, name, None) for name in self.given], [(node.args, node.key) for node in bounds]
         ids = {id(leaf) for leaf in jax.tree.leaves(held) if eqx.is_array(leaf)}
 
         def inner(node: Any) -> bool:
@@ -108,34 +128,6 @@ class AbstractScore(AbstractModule, _ScoreFields):
         return self.sde.reverse_drift(t, x, self(t, x))
 
 
-class AbstractPotential(AbstractScore):
-    r"""A model $\varphi(t, x)$ of $\log q_t(x)$ up to a function of time; its score is $\nabla\varphi$.
-
-    A potential is a score whose curl vanishes by construction.
-    """
-
-    @abstractmethod
-    def potential(self, t: Time, x: Event) -> Scalar:
-        r"""The potential $\varphi$ at one time and one sample."""
-
-    def __call__(self, t: Time, x: Event) -> Event:
-        return jax.grad(self.potential, argnums=1)(scalar_time(t, x), x)
-
-    def derivatives(self, t: Time, x: Event) -> tuple[Scalar, Scalar, Event]:
-        r"""The potential $\varphi$, its time derivative $\partial_t\varphi$ and its score $\nabla\varphi$, from one
-        evaluation and one reverse pass.
-
-        Example:
-            >>> import jax.numpy as jnp, scorefp as sfp
-            >>> phi = sfp.Potential(lambda t, x: t * (x**2).sum(), sfp.VP())
-            >>> value, slope, score = phi.derivatives(0.5, jnp.array([2.0]))
-            >>> float(value), float(slope), float(score[0])
-            (2.0, 4.0, 2.0)
-        """
-        value, (slope, score) = jax.value_and_grad(self.potential, argnums=(0, 1))(scalar_time(t, x), x)
-        return value, slope, score
-
-
 class Score(AbstractScore):
     r"""A score from any callable `fn(t, x)`, of any framework that JAX can differentiate.
 
@@ -144,11 +136,9 @@ class Score(AbstractScore):
             keywords.
         sde: The forward process.
         shape: The event shape, where `sample` should know it.
-        args: Conditioning, set by `bind`.
-        key: A dropout key, set by `bind`.
 
     Raises:
-        TypeError: on a call, if `x` or the value of `fn` is not floating.
+        TypeError: if `fn` does not take `(t, x)`; on a call, if `x` or the value of `fn` is not floating.
         ValueError: on a call, if the value of `fn` has another shape than `x`.
 
     Example:
@@ -161,70 +151,30 @@ class Score(AbstractScore):
     fn: Callable[..., Event]
     sde: AbstractSDE
     shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
-    args: Any = None
-    key: Key | None = None
+
+    conditions: ClassVar[tuple[str, ...]] = ("fn",)
+
+    def __check_init__(self) -> None:
+        check_fields(self, "fn")
 
     def __call__(self, t: Time, x: Event) -> Event:
         t, want = scalar_time(t, floating("x", x)), "a score at x (a potential goes into Potential)"
-        return call_bound("fn", self.fn, t, x, self.args, self.key, want, x.shape)
-
-    def bind(self: _S, *, args: Any = None, key: Key | None = None) -> _S:
-        return dataclasses.replace(self, args=args, key=key)
+        return value_of("fn", self.fn, t, x, want, x.shape)
 
 
-class Potential(AbstractPotential):
-    r"""A potential from any scalar callable `fn(t, x)`; calling it gives $\nabla\varphi$, `.potential(t, x)` gives
-    $\varphi$.
-
-    Args:
-        fn: The potential, called as `fn(t, x)`; what `bind` closes over follows as keywords.
-        sde: The forward process.
-        shape: The event shape, where `sample` should know it.
-        args: Conditioning, set by `bind`.
-        key: A dropout key, set by `bind`.
-
-    Raises:
-        TypeError: on a call, if `x` or the value of `fn` is not floating.
-        ValueError: on a call, if the value of `fn` is not a scalar. A score goes into `Score`.
-
-    Example:
-        >>> import jax.numpy as jnp, scorefp as sfp
-        >>> phi = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.VP())
-        >>> float(phi(0.5, jnp.array([2.0]))[0])
-        -2.0
-    """
-
-    fn: Callable[..., Scalar]
-    sde: AbstractSDE
-    shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
-    args: Any = None
-    key: Key | None = None
-
-    def potential(self, t: Time, x: Event) -> Scalar:
-        t, want = scalar_time(t, floating("x", x)), "a scalar potential (a score goes into Score)"
-        return call_bound("fn", self.fn, t, x, self.args, self.key, want, ())
-
-    def bind(self: _S, *, args: Any = None, key: Key | None = None) -> _S:
-        return dataclasses.replace(self, args=args, key=key)
+def check_fields(score: AbstractScore, name: str) -> None:
+    """Refuses a function or network, the field `name`, of another signature, and what is no SDE."""
+    remedy = (
+        "First comes the time, then one sample. Wrap a function in a lambda, and a network in an equinox.Module with "
+        "__call__(self, t, x), so that its weights are trained."
+    )
+    function(name, getattr(score, name), "t, x", remedy, keywords=("args", "key"))
+    kind("sde", score.sde, AbstractSDE, "It is the forward process, for example scorefp.VP().")
 
 
-def call_bound(
-    name: str,
-    fn: Callable[..., Array],
-    t: Time,
-    x: Event,
-    args: Any,
-    key: Key | None,
-    want: str,
-    shape: tuple[int, ...],
-) -> Array:
-    """`fn(t, x)` with the bound keywords, its value checked to have a shape and cast to the dtype of `x`."""
-    keywords: dict[str, Any] = {} if args is None else {"args": args}
-    if key is not None:
-        keywords["key"] = key
-    value = floating(f"the value of {name}", fn(t, x, **keywords))
-    same_shape(f"the value of {name}", value.shape, want, shape)
-    return value.astype(x.dtype)
+def require_score(score: Any) -> AbstractScore:
+    """The score itself, where it is one."""
+    return kind("score", score, AbstractScore, "Wrap a function with Score(fn, sde), a network with NoiseScore.")
 
 
 def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:
@@ -235,13 +185,3 @@ def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:
 def linear_sde(score: AbstractScore) -> AbstractLinearSDE:
     """The linear SDE of a score, where a Gaussian kernel is needed."""
     return require_linear(score.sde)
-
-
-def require_potential(score: AbstractScore) -> AbstractPotential:
-    """The score itself, where it is a potential."""
-    if not isinstance(score, AbstractPotential):
-        raise TypeError(
-            f"potential is a {type(score).__name__}, a score without a potential: its log-density is not known. "
-            "Wrap a scalar function with Potential(fn, sde), or use score_fpe_residual."
-        )
-    return score
