@@ -339,14 +339,14 @@ def figures(cells: list[dict[str, Any]], out: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
     markers = dict(zip(TARGETS, "os^", strict=True))
     for c in models(cells):
-        colour = plt.get_cmap("viridis")(PENALTIES.index(c["penalty"]) / len(PENALTIES))
+        colour = f"C{PENALTIES.index(c['penalty'])}"
         style = {"marker": markers[c["target"]], "color": colour, "linestyle": "none"}
         axes[0].plot(residual(c, cells), excess_matching(c, cells) + 1e-4, **style)
         axes[1].plot(residual(c, cells), gap(c, cells), **style)
     for name, marker in markers.items():
         axes[1].plot([], [], marker=marker, color="grey", linestyle="none", label=name)
     for i, penalty in enumerate(PENALTIES):
-        axes[1].plot([], [], "s", color=plt.get_cmap("viridis")(i / len(PENALTIES)), label=f"$w_R = {penalty:g}$")
+        axes[1].plot([], [], "s", color=f"C{i}", label=f"$w_R = {penalty:g}$")
     axes[0].set(
         xscale="log", yscale="log", xlabel=r"residual $\tilde R$", ylabel=r"$L_\mathrm{DSM}$ above the least + 1e-4"
     )

@@ -480,6 +480,7 @@ def figure(found: dict[str, Cells]) -> Figure:
         )
         for panel in panels[:, column]:
             panel.grid(alpha=0.3)
+            panel.tick_params(axis="x", labelrotation=45)
     for panel in panels[:, 0]:
         panel.set_yticks(range(len(titles)), titles)
     panels[0, 0].invert_yaxis()

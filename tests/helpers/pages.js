@@ -23,11 +23,12 @@ async function opened(frame, address, width) {
 
 const shown = (element) => element.textContent.trim().replace(/\s+/g, " ").slice(0, 60);
 
-/** The element around this one, within the article, that hides what goes over its edge; null if there is none. */
+/** This element or the first around it, within the article, whose content goes over its edge; null if there is none. */
 function clipping(element, article) {
   for (let box = element; box && box !== article; box = box.parentElement) {
-    const style = getComputedStyle(box);
-    if (style.overflowX !== "visible" && style.display !== "inline") return [box, style.overflowX];
+    const { overflowX, display } = getComputedStyle(box);
+    if (overflowX !== "visible" && display !== "inline" && box.scrollWidth - box.clientWidth > MARGIN)
+      return [box, overflowX];
   }
   return [null, "visible"];
 }
