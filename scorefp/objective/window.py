@@ -1,7 +1,6 @@
 """Windows of time in which a denoiser is compared with itself [M2] (Daras 2023)."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -13,22 +12,19 @@ from .._types import Key, Scalar
 from ..sde import AbstractLinearSDE
 
 
-class AbstractWindow(AbstractModule):
+class _WindowFields:
+    length: eqx.AbstractVar[float]
+    random: eqx.AbstractVar[bool]
+    floor: eqx.AbstractVar[float | None]
+
+
+class AbstractWindow(AbstractModule, _WindowFields):
     r"""A law of the earlier time $t' \le t$ at which a denoiser is compared with itself.
 
     A window has a `length` in some coordinate that grows with time. With `random` the coordinate of $t'$ is uniform
     over the window, else $t'$ is its far end. A window that reaches below `floor`, a time (`t0` for `None`), ends
     there; above a time below the floor there is none, $t' = t$.
     """
-
-    if TYPE_CHECKING:
-        length: ClassVar[float]
-        random: ClassVar[bool]
-        floor: ClassVar[float | None]
-    else:
-        length: eqx.AbstractVar[float]
-        random: eqx.AbstractVar[bool]
-        floor: eqx.AbstractVar[float | None]
 
     def __check_init__(self) -> None:
         require(self.length > 0, f"length = {self.length}; the length of a window is positive.")
