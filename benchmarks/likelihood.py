@@ -34,7 +34,7 @@ from scorefp import data, train
 COUNT, CHECKED = 1024, 128
 SDE = sfp.VP()
 FIRST = float(SDE.sigma(SDE.t0) ** 2 / SDE.g2(SDE.t0))
-Program = Callable[[sfp.AbstractScore, Array], tuple[Array, Array]]
+Program = Callable[[sfp.score.AbstractScore, Array], tuple[Array, Array]]
 
 TABLE = """\
 | data | solve | seconds | over the fastest by hand | evaluations | median error | mean | largest |
@@ -44,14 +44,14 @@ TABLE = """\
 """
 
 
-def plane(steps: int) -> tuple[sfp.AbstractScore, Array]:
+def plane(steps: int) -> tuple[sfp.score.AbstractScore, Array]:
     """A score trained on three modes in the plane, and points of theirs."""
     means = jnp.array([[-1.0, 0.4], [0.8, -0.5], [0.0, 1.0]])
     mixture = sfp.GaussianMixture(means, jnp.array([0.02, 0.05, 0.03]), jnp.ones(3) / 3)
     return trained(mixture.sample(jr.key(0), 8192), 1.0, steps), mixture.sample(jr.key(1), COUNT)
 
 
-def digits(steps: int) -> tuple[sfp.AbstractScore, Array]:
+def digits(steps: int) -> tuple[sfp.score.AbstractScore, Array]:
     """A score trained on 8×8 digits, and dequantised digits."""
     dataset = data.digits("train")
     levels = jnp.asarray(dataset.values)[:COUNT]
@@ -59,7 +59,7 @@ def digits(steps: int) -> tuple[sfp.AbstractScore, Array]:
     return trained(dataset, 0.5, steps), xs
 
 
-def trained(dataset: Any, data_std: float, steps: int) -> sfp.AbstractScore:
+def trained(dataset: Any, data_std: float, steps: int) -> sfp.score.AbstractScore:
     shape = dataset.values.shape[1:] if isinstance(dataset, data.Dataset) else dataset.shape[1:]
     score = sfp.NoiseScore(sfp.nn.MLP(shape, width=128, depth=1, key=jr.key(0)), SDE, data_std=data_std)
     optimizer = optax.adam(2e-3)
@@ -69,17 +69,19 @@ def trained(dataset: Any, data_std: float, steps: int) -> sfp.AbstractScore:
 # ------------------------------------------------------------------------------------------ by hand
 
 
-def velocity_and_trace(t: Array, state: tuple[Array, Array], score: sfp.AbstractScore) -> tuple[Array, Array]:
+def velocity_and_trace(t: Array, state: tuple[Array, Array], score: sfp.score.AbstractScore) -> tuple[Array, Array]:
     beta = SDE.beta_min + t * (SDE.beta_max - SDE.beta_min)
     velocity = lambda y: -0.5 * beta * (y + score(t, y))
     return velocity(state[0]), jnp.trace(jax.jacfwd(velocity)(state[0]))
 
 
-def of_a_batch(t: Array, state: tuple[Array, Array], score: sfp.AbstractScore) -> tuple[Array, Array]:
+def of_a_batch(t: Array, state: tuple[Array, Array], score: sfp.score.AbstractScore) -> tuple[Array, Array]:
     return jax.vmap(lambda x, growth: velocity_and_trace(t, (x, growth), score))(*state)
 
 
-def solve(field: Any, score: sfp.AbstractScore, x: Array, growth: Array, first: float | None) -> tuple[Array, Array]:
+def solve(
+    field: Any, score: sfp.score.AbstractScore, x: Array, growth: Array, first: float | None
+) -> tuple[Array, Array]:
     term, control = diffrax.ODETerm(field), diffrax.PIDController(rtol=1e-5, atol=1e-5)
     found = diffrax.diffeqsolve(
         term, diffrax.Tsit5(), SDE.t0, SDE.t1, first, (x, growth), score, stepsize_controller=control
@@ -89,23 +91,23 @@ def solve(field: Any, score: sfp.AbstractScore, x: Array, growth: Array, first: 
     return prior + growth, 6 * found.stats["num_steps"] + 1
 
 
-def by_hand_each(score: sfp.AbstractScore, xs: Array, *, first: float | None = None) -> tuple[Array, Array]:
+def by_hand_each(score: sfp.score.AbstractScore, xs: Array, *, first: float | None = None) -> tuple[Array, Array]:
     return jax.vmap(lambda x: solve(velocity_and_trace, score, x, jnp.zeros(()), first))(xs)
 
 
-def by_hand_batch(score: sfp.AbstractScore, xs: Array, *, first: float | None = None) -> tuple[Array, Array]:
+def by_hand_batch(score: sfp.score.AbstractScore, xs: Array, *, first: float | None = None) -> tuple[Array, Array]:
     return solve(of_a_batch, score, xs, jnp.zeros(xs.shape[0]), first)
 
 
 # ------------------------------------------------------------------------------------------ by the library
 
 
-def by_library_each(score: sfp.AbstractScore, xs: Array) -> tuple[Array, Array]:
+def by_library_each(score: sfp.score.AbstractScore, xs: Array) -> tuple[Array, Array]:
     found = jax.vmap(lambda x: sfp.flow_likelihood(score, x))(xs)
     return found.log_prob, found.evaluations
 
 
-def by_library_batch(score: sfp.AbstractScore, xs: Array) -> tuple[Array, Array]:
+def by_library_batch(score: sfp.score.AbstractScore, xs: Array) -> tuple[Array, Array]:
     found = sfp.flow_likelihood(score, xs, common_steps=True)
     return found.log_prob, found.evaluations
 
@@ -120,7 +122,7 @@ PROGRAMS: dict[str, Program] = {
 }
 
 
-def reference(score: sfp.AbstractScore, xs: Array) -> np.ndarray:
+def reference(score: sfp.score.AbstractScore, xs: Array) -> np.ndarray:
     """Log-likelihoods in float64 with rtol = atol = 1e-9."""
     with jax.enable_x64(True):
         double = lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64) if eqx.is_inexact_array(leaf) else leaf
@@ -129,7 +131,7 @@ def reference(score: sfp.AbstractScore, xs: Array) -> np.ndarray:
         return np.asarray(jax.jit(jax.vmap(one))(double(xs)))
 
 
-def compared(title: str, score: sfp.AbstractScore, xs: Array, rounds: int) -> list[Row]:
+def compared(title: str, score: sfp.score.AbstractScore, xs: Array, rounds: int) -> list[Row]:
     """One row a program."""
     arrays, static = eqx.partition(score, eqx.is_array)
     truth = reference(score, xs[:CHECKED])

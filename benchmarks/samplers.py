@@ -39,13 +39,13 @@ TABLE = """\
 def samplers(steps: int) -> dict[str, tuple[sfp.sampling.AbstractSampler, int, int]]:
     """By row: a sampler, and its evaluations and draws of noise a step."""
     return {
-        "Euler": (sfp.Euler(steps), 1, 0),
+        "Euler": (sfp.sampling.Euler(steps), 1, 0),
         "ExponentialIntegrator": (sfp.ExponentialIntegrator(steps), 1, 0),
         "DPMSolver": (sfp.DPMSolver(steps), 1, 0),
         "Heun": (sfp.Heun(steps), 2, 0),
         "EulerMaruyama": (sfp.EulerMaruyama(steps), 1, 1),
         "ExponentialIntegrator(noise=1)": (sfp.ExponentialIntegrator(steps, noise=1.0), 1, 1),
-        "Heun(churn)": (sfp.Heun(steps, churn=sfp.Churn(40.0)), 2, 1),
+        "Heun(churn)": (sfp.Heun(steps, churn=sfp.sampling.Churn(40.0)), 2, 1),
         "PredictorCorrector": (sfp.PredictorCorrector(sfp.EulerMaruyama(steps)), 2, 2),
         "Langevin": (sfp.Langevin(steps, 1e-6), 1, 1),
     }

@@ -181,7 +181,7 @@ def run(cell: Cell, settings: Settings) -> dict[str, Any]:
     return _cells.rounded(result, 4)
 
 
-def measured(model: sfp.AbstractScore, problem: Problem, settings: Settings, key: jax.Array) -> dict[str, Any]:
+def measured(model: sfp.score.AbstractScore, problem: Problem, settings: Settings, key: jax.Array) -> dict[str, Any]:
     """Error of the score over time; samples, density and divergence at t0."""
     sde, exact = problem.sde, MIXTURE.score(problem.sde)
     data_key, noise_key, sample_key = jr.split(key, 3)

@@ -109,11 +109,11 @@ def cubic_grid(sde: sfp.sde.AbstractSDE, steps: int) -> Array:
     return jnp.linspace(sde.t1 ** (1 / 3), sde.t0 ** (1 / 3), steps + 1) ** 3
 
 
-def measured(model: sfp.AbstractPotential, target: str, seed: int, samples: int, steps: int) -> dict[str, Any]:
+def measured(model: sfp.score.AbstractPotential, target: str, seed: int, samples: int, steps: int) -> dict[str, Any]:
     """What the tables and figures need of one model. The same draws serve all models of a target and a seed."""
     key = jr.fold_in(jr.fold_in(jr.key(1000), seed), list(TARGETS).index(target))
     sample_key, data_key, other_key, residual_key, clean_key, matching_key = jr.split(key, 6)
-    draw, methods = TARGETS[target]().sample, {"sde": sfp.EulerMaruyama, "ode": sfp.Euler}
+    draw, methods = TARGETS[target]().sample, {"sde": sfp.EulerMaruyama, "ode": sfp.sampling.Euler}
     found = {
         name: sfp.sample(model, samples, key=sample_key, method=method(steps, cubic_grid), batch_size=10_000)
         for name, method in methods.items()

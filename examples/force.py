@@ -179,7 +179,7 @@ def run(cell: Cell, settings: Settings) -> dict[str, Any]:
     return _cells.rounded(result, 4)
 
 
-def fitted(cell: Cell, settings: Settings) -> sfp.AbstractPotential:
+def fitted(cell: Cell, settings: Settings) -> sfp.score.AbstractPotential:
     """The potential of a cell. The three of a seed start at the same parameters."""
     network_key, offset_key, fit_key = jr.split(jr.key(cell.seed), 3)
     network = sfp.nn.MLP((2,), width=settings.width, depth=settings.depth, key=network_key)
@@ -200,16 +200,16 @@ def fitted(cell: Cell, settings: Settings) -> sfp.AbstractPotential:
         batch_size=settings.batch_size,
         progress=False,
     )
-    assert isinstance(run.model, sfp.AbstractPotential)
+    assert isinstance(run.model, sfp.score.AbstractPotential)
     return run.model
 
 
-def measured(model: sfp.AbstractPotential, law: Law, settings: Settings, key: jax.Array) -> dict[str, Any]:
+def measured(model: sfp.score.AbstractPotential, law: Law, settings: Settings, key: jax.Array) -> dict[str, Any]:
     """What a model says, and its three kinds of samples beside as many of the data."""
     sample_key, langevin_key, data_key = jr.split(key, 3)
     draw = functools.partial(sfp.sample, model, settings.samples, key=sample_key, shape=(2,))
-    sde = draw(method=sfp.EulerMaruyama(settings.reverse_steps, sfp.log_snr_grid))
-    ode = draw(method=sfp.Euler(settings.reverse_steps, sfp.log_snr_grid))
+    sde = draw(method=sfp.EulerMaruyama(settings.reverse_steps, sfp.sampling.log_snr_grid))
+    ode = draw(method=sfp.sampling.Euler(settings.reverse_steps, sfp.sampling.log_snr_grid))
     langevin = sfp.Langevin(settings.langevin_steps, jnp.asarray(settings.step_size))
     simulation = sfp.sample(model, settings.samples, key=langevin_key, method=langevin, initial=sde)
     truth = jr.permutation(data_key, law.data())[: 2 * settings.samples].reshape(2, settings.samples, 2)
@@ -219,7 +219,7 @@ def measured(model: sfp.AbstractPotential, law: Law, settings: Settings, key: ja
     }
 
 
-def said(model: sfp.AbstractPotential, law: Law) -> dict[str, Any]:
+def said(model: sfp.score.AbstractPotential, law: Law) -> dict[str, Any]:
     """The law exp(potential) at small times, by quadrature."""
     grid = law.grid()
     points = jnp.asarray(grid.reshape(-1, 2), jnp.float32)

@@ -51,7 +51,7 @@ def main() -> None:
     view.savefig(options.out / "front.png", dpi=110, transparent=True)
 
 
-def fitted(steps: int, seed: int) -> dict[str, sfp.AbstractScore]:
+def fitted(steps: int, seed: int) -> dict[str, sfp.score.AbstractScore]:
     """Both trained scores of a seed, with the same initialisation and the same 2,000 points."""
     x = LAW.sample(jr.key(seed), 2000)
     network = sfp.nn.MLP((2,), width=64, depth=2, key=jr.key(100 + seed))
@@ -77,7 +77,7 @@ def diffused(t: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x, SDE.perturb(t, x, jr.normal(jr.key(1001), x.shape))
 
 
-def measured(score: sfp.AbstractScore, t: jax.Array) -> dict[str, float]:
+def measured(score: sfp.score.AbstractScore, t: jax.Array) -> dict[str, float]:
     """The residual on points diffused to one time, and three numbers of an audit of them."""
     x, noised = diffused(t)
     report = sfp.audit(score, x, key=jr.key(1002), measures=(ResidualCurve(), MatchingCurve(), Likelihood()))
@@ -90,13 +90,13 @@ def measured(score: sfp.AbstractScore, t: jax.Array) -> dict[str, float]:
 
 
 @jax.jit
-def residual_size(score: sfp.AbstractScore, t: jax.Array, x: jax.Array) -> jax.Array:
+def residual_size(score: sfp.score.AbstractScore, t: jax.Array, x: jax.Array) -> jax.Array:
     """The size of one entry of the residual, free of the time scale [F15], at each point."""
     residuals = jax.vmap(lambda y: sfp.score_fpe_residual(score, t, y))(x)
     return SDE.sigma(t) ** 3 / SDE.g2(t) * jnp.sqrt(jnp.mean(residuals**2, axis=-1))
 
 
-def figure(scores: dict[str, sfp.AbstractScore], numbers: dict[str, float], t: jax.Array, pixels: int) -> Figure:
+def figure(scores: dict[str, sfp.score.AbstractScore], numbers: dict[str, float], t: jax.Array, pixels: int) -> Figure:
     """One map a score, with draws of the diffused law."""
     side = np.linspace(-HALF_SIDE, HALF_SIDE, pixels)
     plane = jnp.asarray(np.stack(np.meshgrid(side, side), axis=-1)).reshape(-1, 2)

@@ -46,8 +46,8 @@ class Laws:
     """All four densities at the nodes of a quadrature and both ends, in descending order of time, and the residual."""
 
     score: sfp.Potential
-    sde: sfp.GridDensity
-    ode: sfp.GridDensity
+    sde: sfp.fokker_planck.GridDensity
+    ode: sfp.fokker_planck.GridDensity
     data: np.ndarray
     own: np.ndarray
     slope: np.ndarray
@@ -67,7 +67,8 @@ def solved(size: float) -> Laws:
     nodes, weights = time_quadrature(SDE, jnp.array(SDE.t1), jnp.array(SDE.t0), NODES)
     times = np.array([SDE.t0, *nodes, SDE.t1])
     by_sde, by_ode = (
-        sfp.solve_density(score, box, process=process, cells=CELLS, times=times) for process in ("sde", "ode")
+        sfp.fokker_planck.solve_density(score, box, process=process, cells=CELLS, times=times)
+        for process in ("sde", "ode")
     )
 
     def at(t: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -104,7 +105,7 @@ def along_the_ode(score: sfp.Potential, x: jax.Array) -> jax.Array:
 
 def along_forward_paths(score: sfp.Potential, x: jax.Array, key: jax.Array, draws: int, steps: int) -> jax.Array:
     """Unbiased estimates of the density of the SDE's samples at `x`, but for the steps of the integral."""
-    times = sfp.log_snr_grid(SDE, steps)[::-1].astype(x.dtype)
+    times = sfp.sampling.log_snr_grid(SDE, steps)[::-1].astype(x.dtype)
 
     def step(state: Any, now: Any) -> tuple[Any, None]:
         y, rate, total = state

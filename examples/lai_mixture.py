@@ -38,7 +38,7 @@ def main() -> None:
 
     mixture = lai_two_modes()
     x = mixture.sample(jr.key(0), 20_000)
-    scores: dict[str, list[sfp.AbstractScore]] = {"exact": [mixture.score(SDE)]}
+    scores: dict[str, list[sfp.score.AbstractScore]] = {"exact": [mixture.score(SDE)]}
     for alpha in options.alphas:
         scores[f"alpha = {alpha:g}"] = [fitted(x, alpha, options.steps, seed) for seed in options.seeds]
 
@@ -56,7 +56,7 @@ def main() -> None:
     _cells.save_figure(figure(results), options.out / "lai_mixture.png")
 
 
-def fitted(x: jax.Array, alpha: float, steps: int, seed: int) -> sfp.AbstractScore:
+def fitted(x: jax.Array, alpha: float, steps: int, seed: int) -> sfp.score.AbstractScore:
     """A score trained with the paper's penalty: (alpha, beta, lambda_FP, m) = (alpha, 0, 1, 1), gradient form [F12]."""
     network = sfp.nn.MLP((2,), width=64, depth=2, key=jr.key(seed))
     model = sfp.NoiseScore(network, SDE, data_std=float(jnp.sqrt(jnp.mean(x**2))))
@@ -77,7 +77,7 @@ def fitted(x: jax.Array, alpha: float, steps: int, seed: int) -> sfp.AbstractSco
     return run.model
 
 
-def measured(score: sfp.AbstractScore, x: jax.Array) -> dict[str, Any]:
+def measured(score: sfp.score.AbstractScore, x: jax.Array) -> dict[str, Any]:
     """Curl and residual over time, and the distance to the exact score."""
     report = sfp.audit(
         score, x, key=jr.key(2), measures=(ResidualCurve(ensemble=ENSEMBLE), CurlCurve(ensemble=ENSEMBLE))

@@ -69,7 +69,7 @@ def main() -> None:
     _cells.save_figure(figure(cells), options.out / "martingale.png")
 
 
-def fitted(loss: Any, steps: int, seed: int) -> sfp.AbstractScore:
+def fitted(loss: Any, steps: int, seed: int) -> sfp.score.AbstractScore:
     model = sfp.NoiseScore(sfp.nn.MLP((2,), width=64, depth=2, key=jr.key(seed)), SDE, data_std=0.7)
     run = train.fit(
         model,
@@ -84,7 +84,7 @@ def fitted(loss: Any, steps: int, seed: int) -> sfp.AbstractScore:
     return run.model
 
 
-def measured(score: sfp.AbstractScore, count: int, seed: int) -> dict[str, Any]:
+def measured(score: sfp.score.AbstractScore, count: int, seed: int) -> dict[str, Any]:
     """The curves; the root mean square error of the noise prediction, even in log-SNR; the distance of samples."""
     data, others = (eight_modes().sample(jr.key(k), count) for k in (11, 12))
     section = ConsistencyCurves(steps=128, samples=count)(score, data, key=jr.key(1))
@@ -98,11 +98,11 @@ def measured(score: sfp.AbstractScore, count: int, seed: int) -> dict[str, Any]:
     errors = jax.jit(jax.vmap(lambda t: jnp.mean(jax.vmap(square, (None, 0, 0))(t, data, jr.split(jr.key(3), count)))))(
         times
     )
-    grid = sfp.log_snr_grid(SDE, 256)
+    grid = sfp.sampling.log_snr_grid(SDE, 256)
     before = int(jnp.sum(grid > THRESHOLD))
 
     def drawn(steps: int) -> jax.Array:
-        method = sfp.EulerMaruyama(steps, lambda sde, steps: sfp.log_snr_grid(sde, 256)[: steps + 1])
+        method = sfp.EulerMaruyama(steps, lambda sde, steps: sfp.sampling.log_snr_grid(sde, 256)[: steps + 1])
         return sfp.sample(score, count, key=jr.key(20 + seed), method=method, shape=(2,))
 
     # The stopped sampler ends at the first time below the threshold and takes the denoiser for the sample.

@@ -214,7 +214,7 @@ class Offset(eqx.Module):
         return self.weights @ sfp.nn.fourier_features(c_noise)
 
 
-def untrained(problem: Problem, method: Method, training: data.Dataset, seed: int) -> sfp.AbstractScore:
+def untrained(problem: Problem, method: Method, training: data.Dataset, seed: int) -> sfp.score.AbstractScore:
     """The model to start from; all methods of a seed share the network's arrays."""
     network = sfp.nn.MLP(training.shape, width=problem.width, depth=2, key=jr.key(seed))
     # An array, so that all seeds share what is compiled.

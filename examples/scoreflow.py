@@ -231,7 +231,7 @@ class PixelMixture(eqx.Module):
         return -jnp.sum(shares * offsets / variances, axis=0)
 
 
-def untrained(cell: Cell, settings: Settings, training: data.Dataset) -> sfp.AbstractScore:
+def untrained(cell: Cell, settings: Settings, training: data.Dataset) -> sfp.score.AbstractScore:
     """The score to start from; cells of one seed share its arrays."""
     sde, key = SDES[cell.sde], jr.key(cell.seed)
     if cell.data == "mnist":
@@ -240,8 +240,8 @@ def untrained(cell: Cell, settings: Settings, training: data.Dataset) -> sfp.Abs
 
 
 def fitted(
-    cell: Cell, settings: Settings, model: sfp.AbstractScore, training: data.Dataset
-) -> tuple[sfp.AbstractScore, dict[str, np.ndarray]]:
+    cell: Cell, settings: Settings, model: sfp.score.AbstractScore, training: data.Dataset
+) -> tuple[sfp.score.AbstractScore, dict[str, np.ndarray]]:
     """A trained score, and its losses; cells of one seed share their batches."""
     objective, times = ROWS[cell.row]
     run = train.fit(
@@ -263,7 +263,7 @@ def uniform_at_first(name: str, seed: int, settings: Settings) -> sfp.Variationa
     """The dequantiser to start from, one for all cells of a seed."""
     training = DATA[name]("train")
     assert training.quantisation is not None
-    return sfp.variational_dequantiser(
+    return sfp.likelihood.variational_dequantiser(
         training.shape,
         training.quantisation,
         layers=settings.dequantiser_layers,
@@ -276,7 +276,7 @@ def fitted_dequantiser(
     cell: Cell,
     settings: Settings,
     start: sfp.VariationalDequantiser,
-    score: sfp.AbstractScore,
+    score: sfp.score.AbstractScore,
     training: data.Dataset,
 ) -> tuple[sfp.VariationalDequantiser, dict[str, np.ndarray]]:
     """A dequantiser trained through the bound of the score, which stays as it is, and its losses."""
@@ -299,7 +299,9 @@ def clipped(rate: float, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(100.0), _cells.adam(rate, steps))
 
 
-def loss_variance(score: sfp.AbstractScore, training: data.Dataset, batch_size: int) -> dict[str, dict[str, float]]:
+def loss_variance(
+    score: sfp.score.AbstractScore, training: data.Dataset, batch_size: int
+) -> dict[str, dict[str, float]]:
     """Mean and variance over 200 batches of the likelihood-weighted loss of one score, for each way to draw times."""
 
     found: dict[str, dict[str, float]] = {}
@@ -310,7 +312,9 @@ def loss_variance(score: sfp.AbstractScore, training: data.Dataset, batch_size: 
 
 
 @eqx.filter_jit
-def losses(score: sfp.AbstractScore, training: data.Dataset, times: Any, batch_size: int, keys: jax.Array) -> jax.Array:
+def losses(
+    score: sfp.score.AbstractScore, training: data.Dataset, times: Any, batch_size: int, keys: jax.Array
+) -> jax.Array:
     def one(key: jax.Array) -> jax.Array:
         index_key, level_key, loss_key = jr.split(key, 3)
         x = training.rows(jr.randint(index_key, (batch_size,), 0, len(training))).dequantised(level_key).values

@@ -168,7 +168,8 @@ def bound_of_the_law() -> tuple[Figure, Rows]:
         bound, loss = found[:, 2] + end, found[:, 3]
         chosen = sizes[::5]
         estimates = [
-            sfp.kl_bound(model_on_the_line(*family(size)), truth, xs, key=jr.key(1), draws=32) for size in chosen
+            sfp.likelihood.kl_bound(model_on_the_line(*family(size)), truth, xs, key=jr.key(1), draws=32)
+            for size in chosen
         ]
         axes.plot(sizes, bound, color="C0", label="bound, exact")
         bars(axes, chosen, estimates, "bound, kl_bound", "C0")
@@ -195,7 +196,9 @@ def bound_of_a_sample() -> tuple[Figure, Rows]:
         log_prob = jax.scipy.stats.norm.logpdf(points, m, math.sqrt(v))
         for form, marker in (("dsm", "o"), ("sm", "s")):
 
-            def bound(x: jax.Array, key: jax.Array, model: Any = model, form: Any = form) -> sfp.LikelihoodBound:
+            def bound(
+                x: jax.Array, key: jax.Array, model: Any = model, form: Any = form
+            ) -> sfp.likelihood.LikelihoodBound:
                 score = model_on_the_line(*model)
                 estimator = sfp.BoundEstimator(draws=4096, truncation="noised")
                 return sfp.evaluate_bound(score, x[None], key=key, form=form, estimator=estimator)
@@ -320,11 +323,11 @@ def mixture() -> sfp.GaussianMixture:
     return sfp.GaussianMixture(means, variances, weights)
 
 
-def rotating(truth: sfp.AbstractScore, size: Any, t: Any, x: jax.Array) -> jax.Array:
+def rotating(truth: sfp.score.AbstractScore, size: Any, t: Any, x: jax.Array) -> jax.Array:
     return truth(t, x) + size * jnp.tanh(jnp.stack([x[0] - x[1], x[0] + x[1]]))
 
 
-def lengthened(truth: sfp.AbstractScore, size: Any, t: Any, x: jax.Array) -> jax.Array:
+def lengthened(truth: sfp.score.AbstractScore, size: Any, t: Any, x: jax.Array) -> jax.Array:
     return (1 + size) * truth(t, x)
 
 
@@ -446,13 +449,13 @@ def conservativity() -> tuple[Figure, Rows]:
             return exact(t, x) + (t - anchor) * jnp.tanh(jnp.stack([-x[1], x[0]]))
 
         model = sfp.Score(with_error, sde)
-        psi = sfp.AnchoredPotential(model, lambda x: exact.potential(anchor, x), anchor=anchor)
+        psi = sfp.fokker_planck.AnchoredPotential(model, lambda x: exact.potential(anchor, x), anchor=anchor)
 
         @jax.jit
         def sides(t: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             taus, weights = time_quadrature(sde, jnp.asarray(anchor), t, 32)
             norms = jax.vmap(lambda tau: jnp.linalg.norm(sfp.score_fpe_residual(model, tau, x)))(taus)
-            integral = sfp.integrated_residual(model, t, x, start=anchor)
+            integral = sfp.fokker_planck.integrated_residual(model, t, x, start=anchor)
             return model(t, x) - psi(t, x), integral, jnp.abs(weights @ norms)
 
         times = jnp.linspace(0.05, 0.95, 37)
@@ -483,9 +486,9 @@ def high_order() -> tuple[Figure, Rows]:
             return weights @ jax.vmap(lambda t: sfp.fpe_operator(model, t, x) - sfp.fpe_operator(exact, t, x))(times)
 
         by_errors = error(t, x) - error(start, x) - jax.grad(operators)(x)
-        worst = jax.tree.map(jnp.max, jax.vmap(lambda t: sfp.matching_errors(model, exact, t, x))(times))
-        bound = sfp.high_order_bound(exact, worst, t, x, start=start)
-        return sfp.integrated_residual(model, t, x, start=start), by_errors, bound
+        worst = jax.tree.map(jnp.max, jax.vmap(lambda t: sfp.fokker_planck.matching_errors(model, exact, t, x))(times))
+        bound = sfp.fokker_planck.high_order_bound(exact, worst, t, x, start=start)
+        return sfp.fokker_planck.integrated_residual(model, t, x, start=start), by_errors, bound
 
     view, (axes,) = figure(1, 3.8)
     rows: Rows = []

@@ -28,13 +28,10 @@ from ._runtime import warn_of_wrong_sums as _warn_of_wrong_sums
 from .calculus import (
     Exact as Exact,
     FiniteDifference as FiniteDifference,
-    Gaussian as Gaussian,
     Hutchinson as Hutchinson,
-    Rademacher as Rademacher,
     curl as curl,
     divergence as divergence,
     laplacian as laplacian,
-    squared_curl as squared_curl,
     time_derivative as time_derivative,
 )
 from .dataset import (
@@ -43,7 +40,9 @@ from .dataset import (
     UniformDequantiser as UniformDequantiser,
     bits_per_dim as bits_per_dim,
 )
-from .densities import GaussianMixture as GaussianMixture
+from .densities import (
+    GaussianMixture as GaussianMixture,
+)
 from .diagnostics import (
     Audit as Audit,
     audit as audit,
@@ -51,103 +50,61 @@ from .diagnostics import (
     ode_sde_gap as ode_sde_gap,
 )
 from .fokker_planck import (
-    AnchoredPotential as AnchoredPotential,
     Antithetic as Antithetic,
-    GridDensity as GridDensity,
     Ito as Ito,
-    MatchingErrors as MatchingErrors,
-    Process as Process,
-    ResidualSuprema as ResidualSuprema,
     Sliced as Sliced,
     Smoothed as Smoothed,
     fpe_operator as fpe_operator,
     fpe_residual as fpe_residual,
-    high_order_bound as high_order_bound,
-    integrated_residual as integrated_residual,
     log_fpe_residual as log_fpe_residual,
-    matching_errors as matching_errors,
-    residual_suprema as residual_suprema,
     score_fpe_residual as score_fpe_residual,
-    solve_density as solve_density,
 )
 from .integrals import (
     Box as Box,
     Estimate as Estimate,
-    GaussLegendre as GaussLegendre,
     LogNormalNoise as LogNormalNoise,
-    SoftTruncation as SoftTruncation,
-    TimeInterval as TimeInterval,
-    UniformDraws as UniformDraws,
     UniformLogSNR as UniformLogSNR,
     UniformTime as UniformTime,
 )
 from .likelihood import (
     BoundEstimator as BoundEstimator,
-    BoxQuadrature as BoxQuadrature,
-    FlowLikelihood as FlowLikelihood,
-    ImportanceSampling as ImportanceSampling,
-    KLDecomposition as KLDecomposition,
-    LikelihoodBound as LikelihoodBound,
     VariationalDequantiser as VariationalDequantiser,
     entropy as entropy,
     evaluate_bound as evaluate_bound,
     flow_likelihood as flow_likelihood,
-    gaussian_kl as gaussian_kl,
-    kl_bound as kl_bound,
     kl_decomposition as kl_decomposition,
     likelihood_bound as likelihood_bound,
     log_likelihood as log_likelihood,
-    log_normaliser as log_normaliser,
-    ode_score as ode_score,
-    prior_kl as prior_kl,
-    prior_kl_bound as prior_kl_bound,
-    variational_dequantiser as variational_dequantiser,
 )
 from .objective import (
     DSM as DSM,
     CauchyInitial as CauchyInitial,
     Consistency as Consistency,
-    ExpectedWeighting as ExpectedWeighting,
     HighOrderDSM as HighOrderDSM,
-    InterpolatedWeighting as InterpolatedWeighting,
     LogFPE as LogFPE,
-    LogSNRWindow as LogSNRWindow,
-    MinSNRWeighting as MinSNRWeighting,
-    NoiseWindow as NoiseWindow,
-    OwnSamples as OwnSamples,
     Restricted as Restricted,
     ScoreFPE as ScoreFPE,
-    SoftMinSNRWeighting as SoftMinSNRWeighting,
     TimeDerivativeTaming as TimeDerivativeTaming,
-    TimeWindow as TimeWindow,
     ZeroCurl as ZeroCurl,
-    consistency_loss as consistency_loss,
     edm_loss as edm_loss,
     likelihood_weighting as likelihood_weighting,
     noise_weighting as noise_weighting,
-    scale_free_weighting as scale_free_weighting,
     unit_weighting as unit_weighting,
 )
-from .reverse import Integrator as Integrator, reverse_path as reverse_path
+from .reverse import (
+    Integrator as Integrator,
+)
 from .sampling import (
-    Churn as Churn,
-    Denoised as Denoised,
     DPMSolver as DPMSolver,
-    Euler as Euler,
     EulerMaruyama as EulerMaruyama,
     ExponentialIntegrator as ExponentialIntegrator,
     Heun as Heun,
     Langevin as Langevin,
     PredictorCorrector as PredictorCorrector,
     ProbabilityFlow as ProbabilityFlow,
-    RhoGrid as RhoGrid,
-    log_snr_grid as log_snr_grid,
     sample as sample,
-    uniform_grid as uniform_grid,
 )
 from .score import (
-    AbstractPotential as AbstractPotential,
-    AbstractScore as AbstractScore,
     DenoiserScore as DenoiserScore,
     DistancePotential as DistancePotential,
     EDMScore as EDMScore,
@@ -167,7 +124,9 @@ from .sde import (
     LinearSDE as LinearSDE,
     SubVP as SubVP,
 )
-from .transport import wasserstein2 as wasserstein2
+from .transport import (
+    wasserstein2 as wasserstein2,
+)
 
 if TYPE_CHECKING:
     from . import data as data, plot as plot, train as train

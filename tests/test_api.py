@@ -59,3 +59,16 @@ def test_names_of_the_top_level_are_those_of_a_room() -> None:
         if found.room:
             assert name in api_names.public(found.room)
             assert getattr(scorefp, name) is getattr(getattr(scorefp, found.room), name)
+
+
+def test_modules_that_give_their_package_no_name_are_private() -> None:
+    for room in api_names.rooms():
+        for path in (api_names.ROOT / room).glob("[!_]*.py"):
+            init = (path.parent / "__init__.py").read_text(encoding="utf-8")
+            assert f"from .{path.stem} import" in init, f"call {room}/{path.name} _{path.name}, or name it in __init__"
+
+
+def test_index_lists_the_names_of_the_top_level() -> None:
+    section = page("index").split("## Names of `scorefp`")[1].split("\n## ")[0]
+    listed = dict(re.findall(r"\[`(\w+)`\]\[scorefp\.(\w+\.)?\w+\]", section))
+    assert listed == {name: found.room and f"{found.room}." for name, found in api_names.public("").items()}

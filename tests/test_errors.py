@@ -446,7 +446,7 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
             "batch_size": lambda: drawn(batch_size=2.0),
             "steps": lambda: sfp.EulerMaruyama(steps=2.0),  # type: ignore
             "samples": lambda: sfp.Hutchinson(samples=2.0),  # type: ignore
-            "nodes": lambda: sfp.AnchoredPotential(score(), lambda x: x.sum(), 0.5, nodes=2.0),  # type: ignore
+            "nodes": lambda: sfp.fokker_planck.AnchoredPotential(score(), lambda x: x.sum(), 0.5, nodes=2.0),  # type: ignore
         }.items()
     },
     "a float for the steps of fit": (lambda: fitted(steps=2.0), r"steps = 2\.0; it is a count: pass an int"),

@@ -4,13 +4,12 @@ Every function takes one sample of any event shape. Traces are exact or estimate
 value, `Exact()` or `Hutchinson(samples, law)`.
 """
 
-from .curl import curl as curl, squared_curl as squared_curl, value_and_squared_curl as value_and_squared_curl
+from .curl import curl as curl, squared_curl as squared_curl
 from .divergence import (
     curve_derivatives as curve_derivatives,
     divergence as divergence,
     laplacian as laplacian,
     value_and_divergence as value_and_divergence,
-    value_and_products as value_and_products,
 )
 from .probes import (
     AbstractLaw as AbstractLaw,
@@ -20,5 +19,4 @@ from .probes import (
     Hutchinson as Hutchinson,
     Rademacher as Rademacher,
 )
-from .smoothness import require_smooth as require_smooth, require_smooth_activation as require_smooth_activation
 from .time_derivative import FiniteDifference as FiniteDifference, time_derivative as time_derivative

@@ -64,7 +64,7 @@ def squared_curl(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from scorefp import squared_curl
+        >>> from scorefp.calculus import squared_curl
         >>> round(float(squared_curl(lambda x: jnp.stack([-x[1], x[0]]), jnp.ones(2))), 5)
         4.0
     """
@@ -80,7 +80,7 @@ def value_and_squared_curl(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from scorefp.calculus import value_and_squared_curl
+        >>> from scorefp.calculus.curl import value_and_squared_curl
         >>> float(value_and_squared_curl(jnp.sin, jnp.zeros(3))[1])
         0.0
     """

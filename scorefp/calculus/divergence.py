@@ -80,7 +80,7 @@ def value_and_products(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from scorefp.calculus import value_and_products
+        >>> from scorefp.calculus.divergence import value_and_products
         >>> value, products = value_and_products(lambda x: 3 * x, jnp.ones(2), jnp.eye(2))
         >>> float(value[0]), float(products[1, 1])
         (3.0, 3.0)

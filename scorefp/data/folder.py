@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 
 from .._checks import require
 from ..dataset import Interval, Quantisation
-from .pictures import BYTES, Layout, agree, needs_pillow
+from ._pictures import BYTES, Layout, agree, needs_pillow
 from .source import AbstractRows, Batch
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from jaxtyping import Int, Shaped
 
 from .._checks import require
 from ..dataset import Interval, Quantisation
-from .pictures import BYTES, Layout, agree
+from ._pictures import BYTES, Layout, agree
 from .source import AbstractRows, Batch
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int
 
 from .._checks import require
-from ..dataset import Dataset, Interval, Quantisation, as_dataset
+from ..dataset import Dataset, Interval, Quantisation
+from ..dataset.dataset import as_dataset
 from .source import AbstractRows, Batch
 
 

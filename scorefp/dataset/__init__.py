@@ -1,6 +1,6 @@
 """Sample sets: values with their levels, range and conditioning; dequantisation; bits per dimension."""
 
-from .dataset import Dataset as Dataset, as_dataset as as_dataset
+from .dataset import Dataset as Dataset
 from .dequantise import (
     AbstractDequantiser as AbstractDequantiser,
     Dequantised as Dequantised,

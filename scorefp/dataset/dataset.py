@@ -168,7 +168,7 @@ def as_dataset(data: Dataset | ArrayLike) -> Dataset:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from scorefp.dataset import as_dataset
+        >>> from scorefp.dataset.dataset import as_dataset
         >>> len(as_dataset(jnp.ones((10, 3))))
         10
     """

@@ -10,7 +10,8 @@ from .._checks import finite, floating, require, same_shape, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..score import AbstractPotential
-from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
+from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde.linear import require_linear
 
 
 class GaussianMixture(AbstractModule):

@@ -17,18 +17,19 @@ from .._describe import JSON, free_name, name_of, settings
 from .._module import AbstractModule
 from .._types import Key
 from ..calculus import AbstractTrace
-from ..dataset import AbstractDequantiser, Dataset, as_dataset
+from ..dataset import AbstractDequantiser, Dataset
+from ..dataset.dataset import as_dataset
 from ..likelihood import BoundEstimator
 from ..reverse import Integrator
 from ..score import AbstractScore, require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
+from ._table import table
 from .bound import Bound
 from .consistency import ConsistencyCurves
 from .curves import CurlCurve, MatchingCurve, ResidualCurve
 from .gap import Gap
 from .likelihood import Likelihood
 from .measure import AbstractMeasure, Curve, Number, Section
-from .table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +94,7 @@ class Audit(AbstractModule):
             ImportError: if matplotlib is not installed.
             ValueError: if no measure has a curve.
         """
-        from .figure import curves_figure, written_to
+        from ._figure import curves_figure, written_to
 
         return written_to(curves_figure({"": list(self.sections.values())}), path)
 

@@ -10,9 +10,9 @@ from .._types import Event, Key
 from ..dataset import AbstractDequantiser, Dataset
 from ..likelihood import BoundEstimator, LikelihoodBound, evaluate_bound
 from ..score import AbstractScore
+from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
+from ._statistics import mean_number
 from .measure import AbstractMeasure, Section
-from .repeats import Unit, check_samples, in_repeats, own_dequantiser, told
-from .statistics import mean_number
 
 
 class Bound(AbstractMeasure):

@@ -18,10 +18,11 @@ from ..dataset import Dataset
 from ..objective.consistency import mean_product
 from ..reverse import ReverseStep, ancestral_step
 from ..sampling import log_snr_grid
-from ..score import AbstractScore, conditioned, linear_sde
+from ..score import AbstractScore
+from ..score.score import conditioned, linear_sde
+from ._repeats import check_samples
+from ._statistics import mean_number, root_mean_curve, root_mean_number
 from .measure import AbstractMeasure, Section
-from .repeats import check_samples
-from .statistics import mean_number, root_mean_curve, root_mean_number
 
 
 class ConsistencyCurves(AbstractMeasure):

@@ -12,11 +12,13 @@ from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, curl, squared_curl
 from ..dataset import Dataset
-from ..fokker_planck import AbstractResidualMethod, Form, ResidualMethod, resolve
-from ..score import AbstractScore, linear_sde
+from ..fokker_planck import AbstractResidualMethod, Form, ResidualMethod
+from ..fokker_planck.residual import resolve
+from ..score import AbstractScore
+from ..score.score import linear_sde
+from ._statistics import mean_curve, mean_number, root_mean_curve, root_mean_number
 from .ensemble import Ensemble
 from .measure import AbstractMeasure, Curve, Number, Section, default_trace
-from .statistics import mean_curve, mean_number, root_mean_curve, root_mean_number
 
 
 class ResidualCurve(AbstractMeasure):

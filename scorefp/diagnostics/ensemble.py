@@ -16,9 +16,10 @@ from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..integrals import log_snr_times
-from ..score import AbstractScore, conditioned, linear_sde
+from ..score import AbstractScore
+from ..score.score import conditioned, linear_sde
 from ..sde import AbstractLinearSDE
-from .repeats import check_samples
+from ._repeats import check_samples
 
 TimeGrid: TypeAlias = Callable[[AbstractLinearSDE, int], Float[Array, " times"]]
 """Called as `grid(sde, times)`, it returns so many ascending times."""

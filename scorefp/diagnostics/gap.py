@@ -12,15 +12,16 @@ from .._checks import require, same_shape
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Key
-from ..dataset import Dataset, as_dataset
+from ..dataset import Dataset
+from ..dataset.dataset import as_dataset
 from ..integrals import Box, Estimate
 from ..reverse import Integrator
 from ..sampling import AbstractSampler, EulerMaruyama, Langevin, ProbabilityFlow, log_snr_grid, sample, uniform_grid
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..transport import AbstractTransport, Histogram, wasserstein2
+from ._statistics import NORMAL, share_interval
 from .measure import AbstractMeasure, Number, Section
-from .statistics import NORMAL, share_interval
 
 _MOST = 1024
 """The default number of samples of a gap: their exact transport takes about a second."""
@@ -250,7 +251,7 @@ class Gap(AbstractMeasure):
         >>> import jax, scorefp as sfp
         >>> from scorefp.diagnostics import Gap
         >>> x = jax.random.normal(jax.random.key(0), (100, 2))
-        >>> section = Gap(ode=sfp.Euler(100))(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
+        >>> section = Gap(ode=sfp.sampling.Euler(100))(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> gap, floor = (section.numbers[name].value for name in ("ode_sde", "floor"))
         >>> bool(gap < 2 * floor)
         True

@@ -18,9 +18,9 @@ from ..likelihood import flow_likelihood
 from ..reverse import Integrator
 from ..score import AbstractScore
 from ..sde import AbstractPrior, Normal
+from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
+from ._statistics import mean_number, median_interval, share_interval
 from .measure import AbstractMeasure, Number, Section, default_trace
-from .repeats import Unit, check_samples, in_repeats, own_dequantiser, told
-from .statistics import mean_number, median_interval, share_interval
 
 _WITHOUT_FAILED = "the mean is without them, the median counts them as ∞"
 _WITH_EXPLODED = "the mean is over all that have a value"

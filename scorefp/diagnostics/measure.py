@@ -11,8 +11,10 @@ from .._batches import apart
 from .._module import AbstractModule
 from .._types import Key
 from ..calculus import Exact, Hutchinson
-from ..dataset import Dataset, as_dataset
-from ..score import AbstractScore, linear_sde
+from ..dataset import Dataset
+from ..dataset.dataset import as_dataset
+from ..score import AbstractScore
+from ..score.score import linear_sde
 
 
 class Number(AbstractModule):

@@ -28,8 +28,6 @@ from .residual import (
     ResidualMethod as ResidualMethod,
     fpe_residual as fpe_residual,
     log_fpe_residual as log_fpe_residual,
-    resolve as resolve,
-    resolve_log as resolve_log,
     score_fpe_residual as score_fpe_residual,
 )
 from .sliced import Sliced as Sliced

@@ -9,7 +9,8 @@ from jaxtyping import Array
 from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
-from ..score import AbstractPotential, AbstractScore, linear_sde
+from ..score import AbstractPotential, AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .method import AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
 from .operator import advection_divergence

@@ -19,7 +19,8 @@ from .._checks import one_of, require, same_shape
 from .._types import Event, Scalar
 from ..integrals import Box
 from ..score import AbstractScore
-from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
+from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde.linear import require_linear
 
 _Sparse: TypeAlias = Any
 """A sparse matrix of SciPy, which has no types."""
@@ -144,7 +145,7 @@ def solve_density(
         >>> import jax.numpy as jnp, scorefp as sfp
         >>> score = sfp.Score(lambda t, x: -2 * x, sfp.OU(t1=1.0))  # of the stationary law N(0, 1/2)
         >>> box = sfp.Box(jnp.array(-4.0), jnp.array(4.0))
-        >>> density = sfp.solve_density(score, box, process="sde", cells=64)
+        >>> density = sfp.fokker_planck.solve_density(score, box, process="sde", cells=64)
         >>> density.values.shape, round(float(density.mass[-1]), 6)
         ((2, 64), 1.0)
     """

@@ -12,7 +12,8 @@ from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import Exact, value_and_divergence
 from ..integrals import time_quadrature
-from ..score import AbstractPotential, AbstractScore, linear_sde
+from ..score import AbstractPotential, AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractSDE
 from .operator import value_and_operator
 from .residual import ResidualMethod, resolve
@@ -55,7 +56,7 @@ def integrated_residual(
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
         >>> wrong = sfp.Score(lambda t, x: -2 * x, sfp.VP())  # its residual is -2 beta(t) x
-        >>> total = sfp.integrated_residual(wrong, 0.5, jnp.ones(1), start=0.1)
+        >>> total = sfp.fokker_planck.integrated_residual(wrong, 0.5, jnp.ones(1), start=0.1)
         >>> round(float(total[0]), 2), round(-2 * (0.1 * 0.4 + 19.9 * (0.5**2 - 0.1**2) / 2), 2)
         (-4.86, -4.86)
     """
@@ -95,7 +96,7 @@ class AnchoredPotential(AbstractPotential):
         >>> import jax.numpy as jnp, scorefp as sfp
         >>> mixture = sfp.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.2]), jnp.array([0.5, 0.5]))
         >>> exact, x = mixture.score(sfp.VP()), jnp.array([0.5])
-        >>> psi = sfp.AnchoredPotential(exact, lambda x: exact.potential(0.8, x), anchor=0.8)
+        >>> psi = sfp.fokker_planck.AnchoredPotential(exact, lambda x: exact.potential(0.8, x), anchor=0.8)
         >>> bool(abs(psi.potential(0.3, x) - exact.potential(0.3, x)) < 1e-4)
         True
     """
@@ -174,7 +175,7 @@ def matching_errors(score: AbstractScore, truth: AbstractScore, t: Time, x: Even
         >>> import jax.numpy as jnp, scorefp as sfp
         >>> truth = sfp.Score(lambda t, x: -x, sfp.VP())
         >>> model = sfp.Score(lambda t, x: -1.5 * x, sfp.VP())
-        >>> errors = sfp.matching_errors(model, truth, 0.5, jnp.array([2.0]))
+        >>> errors = sfp.fokker_planck.matching_errors(model, truth, 0.5, jnp.array([2.0]))
         >>> float(errors.score), float(errors.jacobian), float(errors.divergence)
         (1.0, 0.5, 0.0)
     """
@@ -221,8 +222,10 @@ def high_order_bound(
         >>> import jax.numpy as jnp, scorefp as sfp
         >>> truth, x = sfp.Score(lambda t, x: -x, sfp.VP()), jnp.ones(1)
         >>> model = sfp.Score(lambda t, x: -1.1 * x, sfp.VP())
-        >>> bound = sfp.high_order_bound(truth, sfp.matching_errors(model, truth, 0.5, x), 0.5, x, start=0.1)
-        >>> bool(abs(sfp.integrated_residual(model, 0.5, x, start=0.1)[0]) < bound)
+        >>> bound = sfp.fokker_planck.high_order_bound(
+        ...     truth, sfp.fokker_planck.matching_errors(model, truth, 0.5, x), 0.5, x, start=0.1
+        ... )
+        >>> bool(abs(sfp.fokker_planck.integrated_residual(model, 0.5, x, start=0.1)[0]) < bound)
         True
     """
     x = floating("x", x)

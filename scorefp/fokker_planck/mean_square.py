@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from .._checks import checked, random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
-from ..calculus import AbstractTrace, Exact, require_smooth
+from ..calculus import AbstractTrace, Exact
+from ..calculus._smoothness import require_smooth
 from ..integrals import AbstractDomainRule, Box, Estimate, UniformDraws
-from ..score import AbstractPotential, AbstractScore, require_potential
+from ..score import AbstractPotential, AbstractScore
+from ..score.potential import require_potential
 from ..sde import AbstractSDE
 from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, unbiased_square
 from .residual import LogResidualMethod, ResidualMethod, fpe_residual, resolve, resolve_log

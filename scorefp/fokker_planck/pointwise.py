@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from .._checks import one_of
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, FiniteDifference, time_derivative
-from ..score import AbstractPotential, AbstractScore, linear_sde
+from ..score import AbstractPotential, AbstractScore
+from ..score.score import linear_sde
 from .method import FORMS, AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
 from .operator import operator_along
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 from .._checks import checked, floating, kind, one_of, random_key, require, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
-from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence, require_smooth
-from ..score import AbstractPotential, AbstractScore, require_potential
+from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence
+from ..calculus._smoothness import require_smooth
+from ..score import AbstractPotential, AbstractScore
+from ..score.potential import require_potential
 from ..sde import AbstractSDE
 from .curve import Antithetic
 from .method import FORMS, AbstractLogResidualMethod, AbstractResidualMethod, Form

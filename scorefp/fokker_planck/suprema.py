@@ -12,7 +12,8 @@ from .._types import Event, Key, Scalar
 from ..calculus import Exact, Hutchinson
 from ..integrals import Estimate, log_snr_times, time_quadrature
 from ..integrals.estimate import mean_of
-from ..score import AbstractPotential, AbstractScore, linear_sde
+from ..score import AbstractPotential, AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .operator import value_and_operator
 from .residual import resolve
@@ -100,7 +101,7 @@ def residual_suprema(
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> wrong = sfp.Score(lambda t, x: -1.1 * x, sfp.VP())
         >>> xs = jax.random.normal(jax.random.key(0), (50, 2))
-        >>> found = sfp.residual_suprema(wrong, xs, key=jax.random.key(1), times=4)
+        >>> found = sfp.fokker_planck.residual_suprema(wrong, xs, key=jax.random.key(1), times=4)
         >>> bool(0 < found.M < 50), bool(found.m > 0)
         (True, True)
     """

@@ -224,7 +224,7 @@ class TimeInterval(AbstractTimeSampler):
 
     Example:
         >>> import jax, scorefp as sfp
-        >>> times = sfp.TimeInterval(sfp.UniformTime(), start=0.5)
+        >>> times = sfp.integrals.TimeInterval(sfp.UniformTime(), start=0.5)
         >>> t, weight = times.sample(sfp.VP(), 4, key=jax.random.key(0))
         >>> bool(t.min() >= 0.5), float(weight[0])
         (True, 0.5)
@@ -268,7 +268,7 @@ class SoftTruncation(AbstractTimeSampler):
 
     Example:
         >>> import jax, scorefp as sfp
-        >>> t, weight = sfp.SoftTruncation().sample(sfp.VP(), 4, key=jax.random.key(0))
+        >>> t, weight = sfp.integrals.SoftTruncation().sample(sfp.VP(), 4, key=jax.random.key(0))
         >>> bool(weight[0] == weight[3]), bool(t.min() > 1 - weight[0])
         (True, True)
     """

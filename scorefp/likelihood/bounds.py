@@ -15,9 +15,10 @@ from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
 from ..integrals import AbstractTimeSampler, UniformLogSNR
-from ..integrals.diffused import check_whole, uncontrolled
+from ..integrals._diffused import check_whole, uncontrolled
 from ..integrals.estimate import mean_of, stratified_mean_of
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 
 BoundForm: TypeAlias = Literal["dsm", "sm"]

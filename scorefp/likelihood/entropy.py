@@ -11,9 +11,10 @@ from .._checks import floating, one_of
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..integrals import AbstractTimeSampler, Estimate, UniformLogSNR
-from ..integrals.diffused import clean_samples, diffused_integral, uncontrolled
+from ..integrals._diffused import clean_samples, diffused_integral, uncontrolled
 from ..integrals.estimate import mean_of
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from .kl import end_cross_entropy
 
 EntropyForm: TypeAlias = Literal["divergence", "drift"]

@@ -15,10 +15,12 @@ from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..dataset import Dataset
 from ..integrals import AbstractTimeSampler, Estimate, UniformLogSNR
-from ..integrals.diffused import clean_samples, diffused_integral, unconditioned
+from ..integrals._diffused import clean_samples, diffused_integral, unconditioned
 from ..integrals.estimate import mean_of
 from ..reverse import Integrator
-from ..score import AbstractPotential, AbstractScore, linear_sde, require_potential
+from ..score import AbstractPotential, AbstractScore
+from ..score.potential import require_potential
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .flow import log_likelihood
 
@@ -49,7 +51,7 @@ def gaussian_kl(
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
         >>> one = jnp.eye(1)
-        >>> round(float(sfp.gaussian_kl(jnp.zeros(1), one, jnp.ones(1), 2 * one)), 4)
+        >>> round(float(sfp.likelihood.gaussian_kl(jnp.zeros(1), one, jnp.ones(1), 2 * one)), 4)
         0.3466
     """
     same_shape("other_mean", other_mean.shape, "mean", mean.shape)
@@ -82,7 +84,7 @@ def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> line = sfp.GaussianMixture(jnp.array([[3.0]]), jnp.array([0.25]), jnp.ones(1))
         >>> xs = line.sample(jax.random.key(0), 1000)
-        >>> found = sfp.prior_kl(line.score(sfp.OU(t1=1.0)), xs, key=jax.random.key(1))
+        >>> found = sfp.likelihood.prior_kl(line.score(sfp.OU(t1=1.0)), xs, key=jax.random.key(1))
         >>> bool(abs(found.value - 1.410) < 4 * found.error)  # N(3/e, 1/2 - 1/4e²) against N(0, 1/2 - 1/2e²)
         True
     """
@@ -114,7 +116,7 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *ev
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
-        >>> found = sfp.prior_kl_bound(sfp.EDM(t1=2.0), jnp.array([[1.0], [-1.0]]))
+        >>> found = sfp.likelihood.prior_kl_bound(sfp.EDM(t1=2.0), jnp.array([[1.0], [-1.0]]))
         >>> float(found.value)  # 1/2 (1/2)^2
         0.125
     """
@@ -169,7 +171,7 @@ def kl_bound(
         >>> line = sfp.GaussianMixture(jnp.array([[0.5]]), jnp.array([0.25]), jnp.ones(1))
         >>> xs, truth = line.sample(jax.random.key(0), 100), line.score(sfp.VP())
         >>> off = sfp.Score(lambda t, x: truth(t, x) + 0.1, truth.sde)
-        >>> found = sfp.kl_bound(off, truth, xs, key=jax.random.key(1), draws=256)  # 1/2 0.01 (0.1 + 20) / 2
+        >>> found = sfp.likelihood.kl_bound(off, truth, xs, key=jax.random.key(1), draws=256)  # 1/2 0.01 (0.1 + 20) / 2
         >>> bool(abs(found.value - 0.05025) < 0.003)
         True
     """
@@ -227,7 +229,7 @@ def ode_score(
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
         >>> standard = sfp.Score(lambda t, x: -x, sfp.VP())
-        >>> round(float(sfp.ode_score(standard, 0.3, jnp.array([0.5]))[0]), 3)
+        >>> round(float(sfp.likelihood.ode_score(standard, 0.3, jnp.array([0.5]))[0]), 3)
         -0.5
     """
     x = floating("x", x)

@@ -14,7 +14,8 @@ from .._checks import random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..integrals import Box, Estimate, box_quadrature
-from ..score import AbstractPotential, require_potential
+from ..score import AbstractPotential
+from ..score.potential import require_potential
 
 
 @runtime_checkable
@@ -130,11 +131,15 @@ def log_normaliser(
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> bell = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.VP())
-        >>> found = sfp.log_normaliser(bell, 0.5, sfp.BoxQuadrature(sfp.Box(-8 * jnp.ones(2), 8 * jnp.ones(2))))
+        >>> found = sfp.likelihood.log_normaliser(
+        ...     bell, 0.5, sfp.likelihood.BoxQuadrature(sfp.Box(-8 * jnp.ones(2), 8 * jnp.ones(2)))
+        ... )
         >>> round(float(found.value), 4), round(float(jnp.log(2 * jnp.pi)), 4)
         (1.8379, 1.8379)
         >>> wide = sfp.GaussianMixture(jnp.zeros((1, 2)), jnp.array([2.0]), jnp.ones(1))
-        >>> found = sfp.log_normaliser(bell, 0.5, sfp.ImportanceSampling(wide), key=jax.random.key(0))
+        >>> found = sfp.likelihood.log_normaliser(
+        ...     bell, 0.5, sfp.likelihood.ImportanceSampling(wide), key=jax.random.key(0)
+        ... )
         >>> bool(abs(found.value - jnp.log(2 * jnp.pi)) < 4 * found.error < 0.06)
         True
     """

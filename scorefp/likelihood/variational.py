@@ -125,7 +125,9 @@ def variational_dequantiser(
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> quantisation = sfp.Quantisation(17, -1.0, 1.0)
-        >>> dequantiser = sfp.variational_dequantiser((2, 3), quantisation, layers=2, width=8, key=jax.random.key(0))
+        >>> dequantiser = sfp.likelihood.variational_dequantiser(
+        ...     (2, 3), quantisation, layers=2, width=8, key=jax.random.key(0)
+        ... )
         >>> drawn = dequantiser.draw(jnp.zeros((2, 3), int), key=jax.random.key(1))
         >>> drawn.x.shape, bool(jnp.abs(drawn.log_prob) < 1e-5)
         ((2, 3), True)

@@ -12,10 +12,10 @@ from jaxtyping import Array
 
 from .._checks import require, same_shape, scalar_time
 from .._types import Event, Key, Scalar, Time
-from ..calculus import require_smooth_activation
+from ..calculus._smoothness import require_smooth_activation
+from ._layers import AbstractNetwork, affine
 from .activation import silu, softplus
 from .embedding import FEATURES, fourier_features
-from .layers import AbstractNetwork, affine
 
 
 class MLP(AbstractNetwork):

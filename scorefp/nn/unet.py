@@ -11,10 +11,10 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import is_concrete, require, same_shape, scalar_time
 from .._types import Event, Key, Scalar, Time
-from ..calculus import require_smooth_activation
+from ..calculus._smoothness import require_smooth_activation
+from ._layers import AbstractNetwork, Attention, Conv, GroupNorm, Image, affine, balanced, doubled, halved, with_octaves
 from .activation import silu
 from .embedding import FEATURES, fourier_features
-from .layers import AbstractNetwork, Attention, Conv, GroupNorm, Image, affine, balanced, doubled, halved, with_octaves
 
 
 class UNet(AbstractNetwork):

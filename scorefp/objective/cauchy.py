@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from .._checks import floating, require, same_shape
 from .._types import Event, Key, Scalar
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Perturbed, norm_power
 

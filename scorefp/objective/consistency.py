@@ -13,7 +13,8 @@ from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..reverse import ReverseStep, euler_maruyama_step
 from ..reverse.paths import check_steps, checked_path, unchecked_path
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Perturbed
 from .weighting import Weighting
@@ -69,7 +70,9 @@ def consistency_loss(
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> x, key = jnp.ones(2), jax.random.key(0)
         >>> score = lambda c: sfp.Score(lambda t, x: -c * x, sfp.VP())  # exact for c = 1
-        >>> loss = jax.jit(lambda c: sfp.consistency_loss(score(c), 0.3, 0.1, x, key=key, paths=1000, steps=20))
+        >>> loss = jax.jit(
+        ...     lambda c: sfp.objective.consistency_loss(score(c), 0.3, 0.1, x, key=key, paths=1000, steps=20)
+        ... )
         >>> bool(abs(loss(1.0)) < 0.002), bool(loss(1.5) > 0.02)
         (True, True)
     """
@@ -134,7 +137,7 @@ class OwnSamples(AbstractModule):
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, scorefp as sfp
         >>> standard = sfp.Score(lambda t, x: -x, sfp.VP())
-        >>> draw = eqx.filter_jit(sfp.OwnSamples(10))
+        >>> draw = eqx.filter_jit(sfp.objective.OwnSamples(10))
         >>> x = draw(standard, jnp.asarray(0.5), jnp.zeros(1000), key=jax.random.key(0))
         >>> bool(abs(x.std() - 1) < 0.1)
         True

@@ -13,8 +13,10 @@ import jax.random as jr
 
 from .._checks import require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Hutchinson, value_and_products
-from ..score import AbstractScore, linear_sde
+from ..calculus import AbstractTrace, Hutchinson
+from ..calculus.divergence import value_and_products
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Perturbed
 from .weighting import Weighting, scale_free_jacobian_weighting, scale_free_score_weighting, scale_free_weighting

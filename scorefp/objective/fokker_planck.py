@@ -8,11 +8,15 @@ import jax.random as jr
 
 from .._checks import require, same_shape
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Exact, Hutchinson, require_smooth, value_and_squared_curl
-from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod, resolve, resolve_log
+from ..calculus import AbstractTrace, Exact, Hutchinson
+from ..calculus._smoothness import require_smooth
+from ..calculus.curl import value_and_squared_curl
+from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod
 from ..fokker_planck.operator import value_and_operator
+from ..fokker_planck.residual import resolve, resolve_log
 from ..integrals import Box
-from ..score import AbstractScore, require_potential
+from ..score import AbstractScore
+from ..score.potential import require_potential
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Perturbed, norm_power
 from .weighting import Weighting, scale_free_weighting, unit_weighting

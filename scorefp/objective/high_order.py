@@ -9,7 +9,9 @@ from jaxtyping import Array, Float
 
 from .._checks import require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Hutchinson, require_smooth, value_and_products
+from ..calculus import AbstractTrace, Hutchinson
+from ..calculus._smoothness import require_smooth
+from ..calculus.divergence import value_and_products
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Perturbed

@@ -15,7 +15,8 @@ from .._describe import described, free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..integrals import AbstractTimeSampler, UniformLogSNR
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 
 

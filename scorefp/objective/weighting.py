@@ -114,7 +114,10 @@ class MinSNRWeighting(AbstractModule):
 
     Example:
         >>> import scorefp as sfp
-        >>> float(sfp.MinSNRWeighting(4.0)(sfp.EDM(), 2.0)), float(sfp.MinSNRWeighting(4.0)(sfp.EDM(), 0.25))
+        >>> (
+        ...     float(sfp.objective.MinSNRWeighting(4.0)(sfp.EDM(), 2.0)),
+        ...     float(sfp.objective.MinSNRWeighting(4.0)(sfp.EDM(), 0.25)),
+        ... )
         (4.0, 0.015625)
     """
 
@@ -140,7 +143,7 @@ class SoftMinSNRWeighting(AbstractModule):
 
     Example:
         >>> import scorefp as sfp
-        >>> float(sfp.SoftMinSNRWeighting(4.0)(sfp.EDM(), 0.5))  # snr = 4
+        >>> float(sfp.objective.SoftMinSNRWeighting(4.0)(sfp.EDM(), 0.5))  # snr = 4
         0.125
     """
 
@@ -165,7 +168,7 @@ class ExpectedWeighting(AbstractModule):
 
     Example:
         >>> import scorefp as sfp
-        >>> weighting = sfp.ExpectedWeighting(sfp.likelihood_weighting, sfp.UniformTime())
+        >>> weighting = sfp.objective.ExpectedWeighting(sfp.likelihood_weighting, sfp.UniformTime())
         >>> float(weighting(sfp.EDM(t0=1.0, t1=5.0), 2.0))  # g^2 / (t1 - t0)
         1.0
     """
@@ -194,7 +197,7 @@ class InterpolatedWeighting(AbstractModule):
 
     Example:
         >>> import scorefp as sfp
-        >>> round(float(sfp.InterpolatedWeighting(0.5)(sfp.EDM(), 2.0)), 4)  # sqrt(2^2 * 2*2)
+        >>> round(float(sfp.objective.InterpolatedWeighting(0.5)(sfp.EDM(), 2.0)), 4)  # sqrt(2^2 * 2*2)
         4.0
     """
 

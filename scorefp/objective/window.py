@@ -89,7 +89,7 @@ class TimeWindow(AbstractWindow):
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
-        >>> window = sfp.TimeWindow(0.25, random=False)
+        >>> window = sfp.objective.TimeWindow(0.25, random=False)
         >>> [float(window(sfp.EDM(t0=0.125), jnp.asarray(t), key=jax.random.key(0))) for t in (1.0, 0.25)]
         [0.75, 0.125]
     """
@@ -124,7 +124,7 @@ class NoiseWindow(AbstractWindow):
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
-        >>> window = sfp.NoiseWindow(0.05, random=False)
+        >>> window = sfp.objective.NoiseWindow(0.05, random=False)
         >>> [round(float(window(sfp.EDM(), jnp.asarray(t), key=jax.random.key(0))), 4) for t in (1.0, 0.04)]
         [0.95, 0.002]
     """
@@ -159,7 +159,7 @@ class LogSNRWindow(AbstractWindow):
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
-        >>> window = sfp.LogSNRWindow(2.0, random=False)
+        >>> window = sfp.objective.LogSNRWindow(2.0, random=False)
         >>> round(float(window(sfp.EDM(), jnp.asarray(1.0), key=jax.random.key(0))), 4)  # exp(-1)
         0.3679
     """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._checks import require
 from ..diagnostics import Audit
-from ..diagnostics.figure import curves_figure, written_to
+from ..diagnostics._figure import curves_figure, written_to
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._checks import require
-from ..diagnostics.figure import new_figure, written_to
+from ..diagnostics._figure import new_figure, written_to
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, Int
 from .._checks import checked, floating, is_concrete, require, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..integrals import log_snr_times
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .steps import ReverseStep, euler_maruyama_step
 
@@ -44,7 +45,9 @@ def reverse_path(
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> stationary = sfp.Score(lambda t, x: -x, sfp.VP())
-        >>> path = jax.jit(lambda key: sfp.reverse_path(stationary, 1.0, 1e-5, jnp.zeros(2000), key=key, steps=100))
+        >>> path = jax.jit(
+        ...     lambda key: sfp.reverse.reverse_path(stationary, 1.0, 1e-5, jnp.zeros(2000), key=key, steps=100)
+        ... )
         >>> x = path(jax.random.key(0))
         >>> bool(abs(x.mean()) < 0.1), bool(abs(x.std() - 1) < 0.1)
         (True, True)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._types import Event, Key, Scalar
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 
 ReverseStep: TypeAlias = Callable[[AbstractScore, Scalar, Scalar, Event, Key], Event]
 """Called as `step(score, t, earlier, x, key)`, it returns the state at the earlier time."""

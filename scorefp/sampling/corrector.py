@@ -9,7 +9,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import is_concrete, random_key, require
 from .._types import Event, Key, Scalar
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from .euler import EulerMaruyama
 from .grid import Grid
 from .langevin import langevin_step

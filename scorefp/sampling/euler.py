@@ -56,7 +56,7 @@ class Euler(AbstractStepSampler):
     Example:
         >>> import jax, scorefp as sfp
         >>> standard = sfp.Score(lambda t, x: -x, sfp.VP(), shape=(2,))
-        >>> sfp.sample(standard, 3, key=jax.random.key(0), method=sfp.Euler(steps=10)).shape
+        >>> sfp.sample(standard, 3, key=jax.random.key(0), method=sfp.sampling.Euler(steps=10)).shape
         (3, 2)
     """
 

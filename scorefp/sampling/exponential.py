@@ -8,7 +8,8 @@ from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..reverse import exponential_step
 from ..reverse.paths import check_steps
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .grid import Grid, log_snr_grid, times_of
 from .sampler import AbstractSampler, AbstractStepSampler

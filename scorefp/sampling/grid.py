@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from .._checks import require, same_shape
 from .._module import AbstractModule
 from ..integrals import log_snr_times
-from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
+from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde.linear import require_linear
 
 Grid: TypeAlias = Callable[[AbstractSDE, int], Float[Array, " times"]]
 """Called as `grid(sde, steps)`, it returns `steps + 1` descending times from `t1` to `t0`."""
@@ -28,7 +29,7 @@ def uniform_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
 
     Example:
         >>> import scorefp as sfp
-        >>> sfp.uniform_grid(sfp.VP(), 2).shape
+        >>> sfp.sampling.uniform_grid(sfp.VP(), 2).shape
         (3,)
     """
     return jnp.linspace(sde.t1, sde.t0, steps + 1)
@@ -51,7 +52,7 @@ def log_snr_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
 
     Example:
         >>> import scorefp as sfp
-        >>> [round(float(t), 3) for t in sfp.log_snr_grid(sfp.EDM(t0=0.01, t1=1.0), 2)]
+        >>> [round(float(t), 3) for t in sfp.sampling.log_snr_grid(sfp.EDM(t0=0.01, t1=1.0), 2)]
         [1.0, 0.1, 0.01]
     """
     linear = require_linear(sde)
@@ -77,7 +78,7 @@ class RhoGrid(AbstractModule):
 
     Example:
         >>> import scorefp as sfp
-        >>> [round(float(t), 3) for t in sfp.RhoGrid(rho=2.0)(sfp.EDM(t0=1.0, t1=9.0), 2)]
+        >>> [round(float(t), 3) for t in sfp.sampling.RhoGrid(rho=2.0)(sfp.EDM(t0=1.0, t1=9.0), 2)]
         [9.0, 4.0, 1.0]
     """
 

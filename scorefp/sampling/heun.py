@@ -8,7 +8,8 @@ from jaxtyping import ArrayLike, Float
 from .._checks import is_concrete, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
-from ..score import AbstractScore, linear_sde
+from ..score import AbstractScore
+from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .exponential import along
 from .grid import Grid, RhoGrid
@@ -38,7 +39,7 @@ class Churn(AbstractModule):
     Example:
         >>> import jax, scorefp as sfp
         >>> standard = sfp.Score(lambda t, x: -x, sfp.VP(), shape=(2,))
-        >>> method = sfp.Heun(steps=10, churn=sfp.Churn(amount=4.0))
+        >>> method = sfp.Heun(steps=10, churn=sfp.sampling.Churn(amount=4.0))
         >>> sfp.sample(standard, 3, key=jax.random.key(0), method=method).shape
         (3, 2)
     """
@@ -103,7 +104,7 @@ class Heun(AbstractStepSampler):
     Example:
         >>> import jax, scorefp as sfp
         >>> standard = sfp.Score(lambda t, x: -x, sfp.VP(), shape=(2,))
-        >>> method = sfp.Denoised(sfp.Heun(steps=17))
+        >>> method = sfp.sampling.Denoised(sfp.Heun(steps=17))
         >>> sfp.sample(standard, 3, key=jax.random.key(0), method=method).shape
         (3, 2)
     """

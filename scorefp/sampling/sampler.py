@@ -72,7 +72,7 @@ class Denoised(AbstractSampler):
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> point = sfp.GaussianMixture(jnp.ones((1, 2)), jnp.array([1e-8]), jnp.ones(1))
         >>> score = point.score(sfp.EDM(t0=0.1, t1=10.0))
-        >>> x = sfp.sample(score, 3, key=jax.random.key(0), method=sfp.Denoised(sfp.DPMSolver(5)))
+        >>> x = sfp.sample(score, 3, key=jax.random.key(0), method=sfp.sampling.Denoised(sfp.DPMSolver(5)))
         >>> bool(abs(x - 1.0).max() < 1e-4)
         True
     """

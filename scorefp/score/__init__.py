@@ -23,12 +23,9 @@ from .network import (
 from .potential import (
     AbstractPotential as AbstractPotential,
     Potential as Potential,
-    require_potential as require_potential,
 )
 from .score import (
     AbstractScore as AbstractScore,
     Score as Score,
-    conditioned as conditioned,
-    linear_sde as linear_sde,
     require_score as require_score,
 )

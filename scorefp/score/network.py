@@ -11,7 +11,8 @@ from jaxtyping import Array, ArrayLike, Float
 from .._checks import floating, function, is_concrete, require, same_shape, scalar_time
 from .._describe import described
 from .._types import Event, Scalar, Time
-from ..sde import AbstractLinearSDE, require_linear
+from ..sde import AbstractLinearSDE
+from ..sde.linear import require_linear
 from ._bound import shape_of, value_of
 from .score import AbstractScore, check_fields
 

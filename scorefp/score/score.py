@@ -12,7 +12,8 @@ from jaxtyping import Array, Int
 from .._checks import floating, function, kind, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Key, Time
-from ..sde import AbstractLinearSDE, AbstractSDE, require_linear
+from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde.linear import require_linear
 from ._bound import Bound, bound, value_of
 
 _S = TypeVar("_S", bound="AbstractScore")

@@ -5,7 +5,7 @@ from .general import (
     GeneralSDE as GeneralSDE,
     GeometricBrownianMotion as GeometricBrownianMotion,
 )
-from .linear import AbstractLinearSDE as AbstractLinearSDE, LinearSDE as LinearSDE, require_linear as require_linear
+from .linear import AbstractLinearSDE as AbstractLinearSDE, LinearSDE as LinearSDE
 from .members import (
     EDM as EDM,
     OU as OU,

@@ -13,7 +13,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from .._checks import require
 from .._module import AbstractModule
 from .._types import Key, Scalar
-from ..dataset import Dataset, as_dataset
+from ..dataset import Dataset
+from ..dataset.dataset import as_dataset
 from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..likelihood import BoundEstimator, VariationalDequantiser, likelihood_bound
 from ..score import AbstractScore
@@ -124,7 +125,7 @@ def fit_dequantiser(
         >>> quantisation = sfp.Quantisation(2, -1.0, 1.0)
         >>> levels = data.Dataset(jnp.array([[0], [1]] * 64), quantisation)
         >>> score = sfp.GaussianMixture(jnp.zeros((1, 1)), jnp.array([0.1]), jnp.ones(1)).score(sfp.VP())
-        >>> start = sfp.variational_dequantiser((1,), quantisation, layers=1, key=jax.random.key(0))
+        >>> start = sfp.likelihood.variational_dequantiser((1,), quantisation, layers=1, key=jax.random.key(0))
         >>> run = train.fit_dequantiser(
         ...     start, score, levels, optimizer=optax.adam(1e-2), steps=100, key=jax.random.key(1), progress=False
         ... )

@@ -16,7 +16,8 @@ from .._describe import name_of
 from .._module import AbstractModule
 from .._types import Key
 from ..data import AbstractSource
-from ..dataset import Dataset, as_dataset
+from ..dataset import Dataset
+from ..dataset.dataset import as_dataset
 from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..objective import AbstractObjective
 from ..score import AbstractScore, require_score

@@ -13,7 +13,8 @@ from typing_extensions import TypeVar
 
 from .._module import AbstractModule
 from .._types import Key
-from ..dataset import Dataset, as_dataset
+from ..dataset import Dataset
+from ..dataset.dataset import as_dataset
 from ..diagnostics import AbstractMeasure, Likelihood, ResidualCurve, audit
 from ..score import AbstractScore
 from .loop import Span

@@ -54,7 +54,7 @@ def test_exact_values(shape: tuple[int, ...]) -> None:
             "laplacian": sfp.laplacian(field, x),
             "laplacian of a scalar": sfp.laplacian(lambda y: jnp.sum(field(y) ** 2), x),
             "curl": sfp.curl(field, x),
-            "squared curl": sfp.squared_curl(field, x),
+            "squared curl": sfp.calculus.squared_curl(field, x),
         }
         want = {
             "divergence": jnp.trace(jacobian),
@@ -79,7 +79,7 @@ def test_exact_values(shape: tuple[int, ...]) -> None:
 def test_curl_of_a_gradient_vanishes() -> None:
     x = sample((2, 2, 2))
     gradient = jax.grad(lambda y: jnp.sum(jnp.sin(y) * jnp.roll(y, 1, axis=0)))
-    turn, square = jax.jit(lambda x: (sfp.curl(gradient, x), sfp.squared_curl(gradient, x)))(x)
+    turn, square = jax.jit(lambda x: (sfp.curl(gradient, x), sfp.calculus.squared_curl(gradient, x)))(x)
     assert np.abs(turn).max() < 1e-15
     assert abs(square) < 1e-13
 
@@ -89,7 +89,7 @@ def test_scalar_curl_in_the_plane() -> None:
     swirl = lambda x: jnp.stack([jnp.sin(x[1]), x[0] ** 3])
     x = jnp.array([0.7, 0.4])
     want = 3 * 0.7**2 - np.cos(0.4)
-    turn, square = jax.jit(lambda x: (sfp.curl(swirl, x), sfp.squared_curl(swirl, x)))(x)
+    turn, square = jax.jit(lambda x: (sfp.curl(swirl, x), sfp.calculus.squared_curl(swirl, x)))(x)
     np.testing.assert_allclose(turn[1, 0], want, rtol=1e-13)
     np.testing.assert_allclose(square, want**2, rtol=1e-13)
 
@@ -100,22 +100,22 @@ def estimates(method: sfp.Hutchinson, x: Array, keys: Array) -> tuple[Array, Arr
         return (
             sfp.divergence(field, x, trace=method, key=key),
             sfp.laplacian(field, x, trace=method, key=key),
-            sfp.squared_curl(field, x, trace=method, key=key),
+            sfp.calculus.squared_curl(field, x, trace=method, key=key),
         )
 
     return jax.vmap(one)(keys)
 
 
-@pytest.mark.parametrize("law", [sfp.Rademacher(), sfp.Gaussian()], ids=["Rademacher", "Gaussian"])
+@pytest.mark.parametrize("law", [sfp.calculus.Rademacher(), sfp.calculus.Gaussian()], ids=["Rademacher", "Gaussian"])
 @pytest.mark.parametrize("samples", [1, 4])
-def test_hutchinson_mean_and_variance(law: sfp.Rademacher | sfp.Gaussian, samples: int) -> None:
+def test_hutchinson_mean_and_variance(law: sfp.calculus.Rademacher | sfp.calculus.Gaussian, samples: int) -> None:
     r"""The variance of one probe is known, $\sum_{i<j}(J_{ij}+J_{ji})^2$ for signs and
     $\tfrac12\|J+J^\top\|_F^2$ for normal entries, and falls as one over their number."""
     x = sample((3,))
     jacobian, second = jax.jit(dense)(x)
     symmetric = np.asarray(jacobian + jacobian.T)
     variance = 0.5 * np.sum(symmetric**2)
-    if isinstance(law, sfp.Rademacher):
+    if isinstance(law, sfp.calculus.Rademacher):
         variance -= 0.5 * np.sum(np.diag(symmetric) ** 2)
     div, lap, turn = estimates(sfp.Hutchinson(samples, law), x, jr.split(jr.key(0), 20_000))
     trace = jnp.trace(jacobian)
@@ -223,10 +223,10 @@ def test_finite_difference_stays_inside(dtype: type) -> None:
 @pytest.mark.quick
 def test_bad_input() -> None:
     x, rotate = sample((3,)), lambda y: jnp.roll(y, 1)
-    for function in (sfp.divergence, sfp.laplacian, sfp.squared_curl):
+    for function in (sfp.divergence, sfp.laplacian, sfp.calculus.squared_curl):
         with pytest.raises(ValueError, match=r"key is None, but Hutchinson draws random numbers; pass key="):
             function(rotate, x, trace=sfp.Hutchinson())
-    for function in (sfp.divergence, sfp.squared_curl):
+    for function in (sfp.divergence, sfp.calculus.squared_curl):
         refused(r"value of fn has shape \(1,\), but x has shape \(3,\); the two must", function, lambda y: y[:1], x)
     refused(r"Jacobian of fn has shape \(1, 3\), but a square one has shape \(3, 3\)", sfp.curl, lambda y: y[:1], x)
     refused("samples = 0; Hutchinson needs at least one probe", sfp.Hutchinson, 0)

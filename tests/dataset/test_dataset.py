@@ -16,7 +16,8 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp.data import OnHost, digits, split
-from scorefp.dataset import Dataset, Interval, as_dataset
+from scorefp.dataset import Dataset, Interval
+from scorefp.dataset.dataset import as_dataset
 from scorefp.dataset.dequantise import spread
 from scorefp.diagnostics import Bound, Ensemble, MatchingCurve
 from scorefp.score import NetworkScore
@@ -147,7 +148,7 @@ def test_dequantised_samples_are_floats_to_all_that_trains() -> None:
     x = spread(values, batches.levels, key=jr.key(3))
     assert np.isin(np.asarray(x), np.asarray(floats.values)).all()
     refused("dataset was dequantised once and for all; give its levels", OnHost, floats)
-    start = sfp.variational_dequantiser((64,), data.quantisation, layers=1, width=4, key=jr.key(4))
+    start = sfp.likelihood.variational_dequantiser((64,), data.quantisation, layers=1, width=4, key=jr.key(4))
     settings = {"optimizer": optax.sgd(1e-3), "steps": 1, "key": jr.key(5)}
     refused("a dequantiser is trained on integer levels", fit_dequantiser, start, exact(), floats, **settings)
 
@@ -186,7 +187,7 @@ def given(t: Array, x: Array, *, args: Array) -> Array:
     return -(x - sde.alpha(t) * args) / (sde.alpha(t) ** 2 / 4 + sde.sigma(t) ** 2)
 
 
-def exact() -> sfp.AbstractPotential:
+def exact() -> sfp.score.AbstractPotential:
     return line_mixture().score(sfp.VP())
 
 
@@ -199,13 +200,13 @@ def test_means_over_samples_know_the_conditioning_of_each() -> None:
     want = 0.5 * np.log(2 * np.pi * np.e / 4)
     assert abs(found.value - want) < 4 * found.error < 0.3
     assert abs(mixed.value - want) > 10 * np.hypot(found.error, mixed.error)
-    bound = sfp.prior_kl_bound(sfp.VP(), Dataset(x, args=c))
-    assert bound.value == sfp.prior_kl_bound(sfp.VP(), x).value
-    for call in (sfp.kl_bound, sfp.kl_decomposition):
+    bound = sfp.likelihood.prior_kl_bound(sfp.VP(), Dataset(x, args=c))
+    assert bound.value == sfp.likelihood.prior_kl_bound(sfp.VP(), x).value
+    for call in (sfp.likelihood.kl_bound, sfp.kl_decomposition):
         refused(
             "xs brings args, and the truth is one law of all samples", call, score, exact(), Dataset(x, args=c), key=key
         )
-    refused("xs brings args", sfp.prior_kl, exact(), Dataset(x, args=c), key=key)
+    refused("xs brings args", sfp.likelihood.prior_kl, exact(), Dataset(x, args=c), key=key)
 
 
 @pytest.mark.usefixtures("x64")
@@ -217,9 +218,9 @@ def test_levels_are_dequantised_where_samples_are_taken() -> None:
     of_levels, of_floats = (sfp.entropy(truth, x, key=key) for x in (data, data.dequantised(jr.key(2))))
     assert of_levels.value != of_floats.value
     assert abs(of_levels.value - of_floats.value) < 4 * np.hypot(of_levels.error, of_floats.error)
-    bounds = [sfp.prior_kl_bound(sfp.VP(), x) for x in (data.dequantised(key), data.dequantised(key).values)]
+    bounds = [sfp.likelihood.prior_kl_bound(sfp.VP(), x) for x in (data.dequantised(key), data.dequantised(key).values)]
     assert bounds[0].value == bounds[1].value
-    refused(r"xs holds levels, .* give xs\.dequantised\(key\)", sfp.prior_kl_bound, sfp.VP(), data)
+    refused(r"xs holds levels, .* give xs\.dequantised\(key\)", sfp.likelihood.prior_kl_bound, sfp.VP(), data)
     # A measure by itself takes what an audit takes.
     numbers = MatchingCurve(Ensemble(3, 10))(truth, data.rows(jnp.arange(12)), key=key).numbers
     assert all(np.isfinite(number.value) for number in numbers.values())
@@ -243,7 +244,7 @@ def test_points_compare_scores_sample_by_sample() -> None:
 class Twice(eqx.Module):
     """A network with a score inside."""
 
-    inner: sfp.AbstractScore
+    inner: sfp.score.AbstractScore
     weight: Array
 
     def __call__(self, t: Array, x: Array) -> Array:

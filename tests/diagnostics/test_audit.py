@@ -29,9 +29,9 @@ from scorefp.diagnostics import (
     log_snr_midpoints,
     uniform_midpoints,
 )
+from scorefp.diagnostics._statistics import mean_interval, median_interval, root_interval, share_interval
 from scorefp.diagnostics.ensemble import in_batches
 from scorefp.diagnostics.measure import written
-from scorefp.diagnostics.statistics import mean_interval, median_interval, root_interval, share_interval
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -79,7 +79,7 @@ def linear_score(size: int, eta: float = ETA, zeta: float = ZETA, radius: float 
 class Sum(eqx.Module):
     """A multiple of an exact score plus one of a field with curl, both coefficients arrays [X3]."""
 
-    exact: sfp.AbstractScore
+    exact: sfp.score.AbstractScore
     scale: Array
     eta: Array
 
@@ -87,7 +87,7 @@ class Sum(eqx.Module):
         return self.scale * self.exact(t, x) + self.eta * Perturbed(1.0)(t, x)
 
 
-def changed(exact: sfp.AbstractScore, *, scale: float = 1.0, eta: float = 0.0) -> sfp.Score:
+def changed(exact: sfp.score.AbstractScore, *, scale: float = 1.0, eta: float = 0.0) -> sfp.Score:
     return sfp.Score(Sum(exact, jnp.asarray(scale), jnp.asarray(eta)), exact.sde)
 
 
@@ -133,7 +133,7 @@ def test_matching_error_of_a_linear_score() -> None:
     is_within(section.numbers["r_DSM"], want.mean())
 
 
-@pytest.mark.parametrize("trace", [None, sfp.Hutchinson(2, sfp.Gaussian())])
+@pytest.mark.parametrize("trace", [None, sfp.Hutchinson(2, sfp.calculus.Gaussian())])
 def test_curl_of_a_linear_score(trace: sfp.Hutchinson | None) -> None:
     section = CurlCurve(trace, SMALL)(linear_score(4), normal_samples(300, 4), key=jr.key(0))
     t = section.curves["curl"].t

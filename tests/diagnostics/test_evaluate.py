@@ -19,8 +19,8 @@ import scorefp as sfp
 from scorefp.data import Dataset
 from scorefp.dataset import AbstractDequantiser
 from scorefp.diagnostics import Audit, Bound, Number, evaluate
+from scorefp.diagnostics._statistics import share_interval
 from scorefp.diagnostics.measure import written
-from scorefp.diagnostics.statistics import share_interval
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 class Changed(eqx.Module):
     """The exact score plus a multiple of another field [X3], as an array: one program serves all multiples."""
 
-    exact: sfp.AbstractScore
+    exact: sfp.score.AbstractScore
     eta: Array
 
     def __call__(self, t: Array, x: Array) -> Array:

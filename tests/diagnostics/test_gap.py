@@ -53,14 +53,14 @@ class Stay(AbstractSampler):
 
     end: float = math.inf
 
-    def __call__(self, score: sfp.AbstractScore, x1: Array, *, key: Array) -> Array:
+    def __call__(self, score: sfp.score.AbstractScore, x1: Array, *, key: Array) -> Array:
         return jnp.where(x1 > self.end, jnp.nan, x1)
 
 
 class Shown(AbstractSampler):
     """The score itself."""
 
-    def __call__(self, score: sfp.AbstractScore, x1: Array, *, key: Array) -> Array:
+    def __call__(self, score: sfp.score.AbstractScore, x1: Array, *, key: Array) -> Array:
         return score(0.5, x1)
 
 
@@ -202,7 +202,7 @@ def call(**settings: Any) -> Callable[[], Any]:
 def test_histograms_take_the_conditioning_of_the_data() -> None:
     score = sfp.Score(lambda t, x, args: -x * args, sfp.VP())
     data = Dataset(jr.normal(jr.key(0), (64,)), args=jnp.linspace(0.5, 2, 64))
-    settings = {"box": sfp.Box(jnp.asarray(-3.0), jnp.asarray(3.0)), "bins": 4, "ode": sfp.Euler(2)}
+    settings = {"box": sfp.Box(jnp.asarray(-3.0), jnp.asarray(3.0)), "bins": 4, "ode": sfp.sampling.Euler(2)}
     settings |= {"sde": sfp.EulerMaruyama(2), "key": jr.key(0), "data": data}
     assert all(np.isfinite(sfp.ode_sde_gap(score, samples=n, **settings).ode_sde.value) for n in (8, 64))
     with pytest.raises(ValueError, match=r"data brings args for 64 samples, fewer than samples = 128"):

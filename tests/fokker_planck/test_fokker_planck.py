@@ -27,7 +27,7 @@ from helpers.references import (
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.fokker_planck import resolve, resolve_log
+from scorefp.fokker_planck.residual import resolve, resolve_log
 from scorefp.sde import CriticallyDampedLangevin, GeometricBrownianMotion
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -40,13 +40,13 @@ residual = sfp.score_fpe_residual
 # ------------------------------------------------------------------------------------------ every linear SDE
 
 
-def wrong_potential(exact: sfp.AbstractPotential) -> sfp.Potential:
+def wrong_potential(exact: sfp.score.AbstractPotential) -> sfp.Potential:
     """A potential that solves nothing: conservative, with a residual."""
     wave = lambda t, x: 0.3 * jnp.cos(3 * t) * jnp.sum(jnp.sin(x + 0.3) * jnp.cos(jnp.roll(x, 1)))
     return sfp.Potential(lambda t, x: exact.potential(t, x) + wave(t, x), exact.sde)
 
 
-def generator(score: sfp.AbstractScore, t: Array, x: Array) -> tuple[Array, Array]:
+def generator(score: sfp.score.AbstractScore, t: Array, x: Array) -> tuple[Array, Array]:
     r"""$-\partial_t h - (f - g^2 s)\cdot\nabla h + \tfrac12 g^2 \Delta h$ by autodiff, and the size of its terms.
 
     That is the generator of the reverse SDE of a score, applied to its denoiser.
@@ -61,7 +61,7 @@ def generator(score: sfp.AbstractScore, t: Array, x: Array) -> tuple[Array, Arra
     return -slope - transport + spread, jnp.abs(slope) + jnp.abs(transport) + jnp.abs(spread)
 
 
-def terms(score: sfp.AbstractScore, t: Array, x: Array) -> Array:
+def terms(score: sfp.score.AbstractScore, t: Array, x: Array) -> Array:
     """The size of the terms that cancel in a residual [F5]."""
     sde = score.sde
     assert isinstance(sde, Local)
@@ -72,7 +72,7 @@ def terms(score: sfp.AbstractScore, t: Array, x: Array) -> Array:
     return sum(jnp.abs(term) for term in (slope, advected, sde.rate(t) * s, carried, spread))
 
 
-def on_all_sdes(mixture: sfp.GaussianMixture, fn: Callable[[sfp.AbstractPotential, Array, Array], Any]) -> Any:
+def on_all_sdes(mixture: sfp.GaussianMixture, fn: Callable[[sfp.score.AbstractPotential, Array, Array], Any]) -> Any:
     """`fn(exact score, t, x)` on every linear SDE, at five times from t0 to t1, for four samples, compiled together.
 
     Arrays of shape `(SDEs, times, samples, ...)`.
@@ -102,7 +102,7 @@ class Residuals(eqx.Module):
 def residuals(shape: str) -> Residuals:
     """For one event shape."""
 
-    def fn(exact: sfp.AbstractPotential, t: Array, x: Array) -> Residuals:
+    def fn(exact: sfp.score.AbstractPotential, t: Array, x: Array) -> Residuals:
         wrong = perturbed(exact)
         return Residuals(
             exact=residual(exact, t, x),
@@ -147,7 +147,7 @@ class Study(eqx.Module):
 
 @functools.cache
 def study() -> Study:
-    def fn(exact: sfp.AbstractPotential, t: Array, x: Array) -> Study:
+    def fn(exact: sfp.score.AbstractPotential, t: Array, x: Array) -> Study:
         sde = exact.sde
         assert isinstance(sde, Local)
         wrong, potential = perturbed(exact), wrong_potential(exact)
@@ -393,7 +393,7 @@ SQUARED = ("Hutchinson, mixed", "Ito", "Antithetic", "Sliced", "Sliced, random t
 METHODS: dict[str, tuple[Any, str]] = {
     "Hutchinson, martingale": (sfp.Hutchinson(), "martingale"),
     "Hutchinson, mixed": (sfp.Hutchinson(), "mixed"),
-    "normal Hutchinson, gradient": (sfp.Hutchinson(2, sfp.Gaussian()), "gradient"),
+    "normal Hutchinson, gradient": (sfp.Hutchinson(2, sfp.calculus.Gaussian()), "gradient"),
     "Ito": (sfp.Ito(), "martingale"),
     "Antithetic": (sfp.Antithetic(step=1e-4, samples=2), "martingale"),
     "Sliced": (sfp.Sliced(), "gradient"),
@@ -518,10 +518,10 @@ def test_finite_difference_residual_is_of_second_order() -> None:
 LOG_METHODS: dict[str, sfp.fokker_planck.AbstractLogResidualMethod] = {
     "Hutchinson": resolve_log(sfp.Hutchinson()),
     "Ito": sfp.Ito(),
-    "normal Ito": sfp.Ito(sfp.Hutchinson(64, sfp.Gaussian())),
+    "normal Ito": sfp.Ito(sfp.Hutchinson(64, sfp.calculus.Gaussian())),
     "Antithetic": sfp.Antithetic(step=1e-6, samples=2),
     "Smoothed": sfp.Smoothed(width=1e-4),
-    "Smoothed by normals": sfp.Smoothed(width=1e-4, samples=64, law=sfp.Gaussian()),
+    "Smoothed by normals": sfp.Smoothed(width=1e-4, samples=64, law=sfp.calculus.Gaussian()),
 }
 
 

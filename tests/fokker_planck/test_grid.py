@@ -48,18 +48,22 @@ def box() -> sfp.Box:
     return sfp.Box(jnp.array(-4.0), jnp.array(5.0))
 
 
-def solved(process: Any, size: float = 0.0, cells: int = 128, times: list[float] | None = None) -> sfp.GridDensity:
-    return sfp.solve_density(model(size), box(), process=process, cells=cells, initial=start_of(process), times=times)
+def solved(
+    process: Any, size: float = 0.0, cells: int = 128, times: list[float] | None = None
+) -> sfp.fokker_planck.GridDensity:
+    return sfp.fokker_planck.solve_density(
+        model(size), box(), process=process, cells=cells, initial=start_of(process), times=times
+    )
 
 
-def on_the_grid(density: sfp.GridDensity, values: jax.tree_util.Partial) -> np.ndarray:
+def on_the_grid(density: sfp.fokker_planck.GridDensity, values: jax.tree_util.Partial) -> np.ndarray:
     """A function of time and sample, at the times and cells of a density."""
     points = density.centres.reshape(-1, *density.box.shape)
     found = jax.jit(jax.vmap(jax.vmap(values, (None, 0)), (0, None)))(jnp.asarray(density.times), points)
     return np.asarray(found).reshape(density.values.shape)
 
 
-def distance(density: sfp.GridDensity, want: np.ndarray) -> np.ndarray:
+def distance(density: sfp.fokker_planck.GridDensity, want: np.ndarray) -> np.ndarray:
     """The integral of the absolute difference, at each time."""
     return density.cell_volume * np.abs(density.values - want).reshape(len(want), -1).sum(axis=1)
 
@@ -99,7 +103,7 @@ def test_exact_score_in_the_plane(process: Any) -> None:
     plane = sfp.Box(jnp.array([-4.0, -3.5]), jnp.array([3.5, 3.0]))
     errors = []
     for cells in ((24, 22), (48, 44)):
-        density = sfp.solve_density(
+        density = sfp.fokker_planck.solve_density(
             exact, plane, process=process, cells=cells, initial=lambda x: exact.potential(1.0, x), rtol=1e-4
         )
         assert np.ptp(density.mass) < 1e-12
@@ -116,7 +120,7 @@ def test_wrong_score_makes_two_laws() -> None:
     """The ODE's is that of the likelihood solve, the SDE's that of Euler–Maruyama's samples, and they differ."""
     wrong = model(1.5)
     coarse, by_ode, by_sde = (
-        sfp.solve_density(wrong, box(), process=process, cells=cells)
+        sfp.fokker_planck.solve_density(wrong, box(), process=process, cells=cells)
         for process, cells in (("ode", 80), ("ode", 240), ("sde", 240))
     )
     assert distance(by_sde, by_ode.values)[-1] > 0.2
@@ -130,7 +134,7 @@ def test_wrong_score_makes_two_laws() -> None:
     assert errors[1] < 5e-3
     assert 1.7 < fitted_order([3.0, 1.0], errors) < 2.6
 
-    n, method = 20_000, sfp.EulerMaruyama(200, grid=sfp.log_snr_grid)
+    n, method = 20_000, sfp.EulerMaruyama(200, grid=sfp.sampling.log_snr_grid)
     x = np.asarray(sfp.sample(wrong, n, key=jr.key(0), shape=(), method=method))
     counts = np.histogram(x, bins=240, range=(-4.0, 5.0))[0]
     # Groups of cells that each hold a twentieth of one of the laws.
@@ -146,7 +150,7 @@ def test_wrong_score_makes_two_laws() -> None:
 
 @pytest.mark.usefixtures("x64")
 def test_forward_process_follows_no_score() -> None:
-    alone = sfp.solve_density(sde(), box(), process="forward", cells=48, initial=start_of("forward"))
+    alone = sfp.fokker_planck.solve_density(sde(), box(), process="forward", cells=48, initial=start_of("forward"))
     np.testing.assert_allclose(alone.values, solved("forward", 1.5, cells=48).values, atol=1e-12)
 
 
@@ -169,7 +173,7 @@ def test_divergence_from_the_models_own_density_is_its_residual(process: Any) ->
     every = jax.jit(jax.vmap(jax.vmap(pieces, (None, 0)), (0, None)))
     errors: list[float] = []
     for cells in (128, 256):
-        law = sfp.solve_density(wrong, box(), process=process, cells=cells, times=times)
+        law = sfp.fokker_planck.solve_density(wrong, box(), process=process, cells=cells, times=times)
         phi, score, residual, g2 = (np.asarray(a) for a in every(jnp.asarray(law.times), law.centres))
         mean = lambda p, values, h=law.cell_volume: h * (p * values).sum(axis=1)
         integral = lambda values: np.abs(weights) @ values[1:-1]
@@ -193,7 +197,7 @@ def test_ratio_to_the_models_own_density_is_the_residual_along_paths() -> None:
     r"""$\log p_{\mathrm{ODE}} = \varphi + \int r + \log\pi - \varphi$ along the ODE's path, and
     $p_{\mathrm{SDE}} = E[e^{\varphi + \int r + \log\pi - \varphi}]$ along the forward SDE's paths."""
     wrong, process = model(1.5), sde()
-    grid = sfp.log_snr_grid(process, 200)[::-1]
+    grid = sfp.sampling.log_snr_grid(process, 200)[::-1]
 
     def along(path: Array) -> Array:
         residual = jax.vmap(lambda t, x: sfp.log_fpe_residual(wrong, t, x))(grid, path)
@@ -217,7 +221,7 @@ def test_ratio_to_the_models_own_density_is_the_residual_along_paths() -> None:
     means, errors = estimates.mean(axis=1), estimates.std(axis=1) / np.sqrt(estimates.shape[1])
     by_sde, by_ode = (
         np.interp(points, law.centres, law.values[-1])
-        for law in (sfp.solve_density(wrong, box(), process=p, cells=192) for p in ("sde", "ode"))
+        for law in (sfp.fokker_planck.solve_density(wrong, box(), process=p, cells=192) for p in ("sde", "ode"))
     )
     own = np.exp(np.asarray(jax.vmap(lambda x: wrong.potential(process.t0, x))(points)))
     assert errors.max() < 0.03
@@ -233,7 +237,7 @@ def test_shapes_of_one_dimension_agree() -> None:
     """`()` and `(1,)`, in float32: the densities are float64, the samples those of the box."""
     score = sfp.Score(lambda t, x: -2 * x, sfp.OU(t1=1.0))
     scalar, vector = (
-        sfp.solve_density(
+        sfp.fokker_planck.solve_density(
             score, sfp.Box(jnp.full(shape, -4.0), jnp.full(shape, 4.0)), process="sde", cells=32, times=[1.0, 0.5]
         )
         for shape in ((), (1,))
@@ -253,18 +257,20 @@ def test_grid_that_does_not_hold_the_law_is_told() -> None:
     exact = narrow().score(sfp.OU())
     line = sfp.Box(jnp.array(-4.0), jnp.array(4.0))
     with pytest.warns(UserWarning, match=r"roughness = .* is above 0.5. Take more cells"):
-        sfp.solve_density(exact, line, process="sde", cells=32)
+        sfp.fokker_planck.solve_density(exact, line, process="sde", cells=32)
     away = sfp.Score(lambda t, x: x, sfp.OU(t1=1.0))
     with pytest.warns(
         UserWarning, match=r"lies in the cells along the boundary, which nothing passes. Take a larger box"
     ):
-        sfp.solve_density(away, sfp.Box(jnp.array(-3.0), jnp.array(3.0)), process="sde", cells=32)
+        sfp.fokker_planck.solve_density(away, sfp.Box(jnp.array(-3.0), jnp.array(3.0)), process="sde", cells=32)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_errors() -> None:
     score, line = sfp.Score(lambda t, x: -2 * x, sfp.OU(t1=1.0)), sfp.Box(jnp.array(-4.0), jnp.array(4.0))
-    solve = lambda model=score, box=line, process="sde", **rest: sfp.solve_density(model, box, process=process, **rest)
+    solve = lambda model=score, box=line, process="sde", **rest: sfp.fokker_planck.solve_density(
+        model, box, process=process, **rest
+    )
     cube = sfp.Box(-jnp.ones(3), jnp.ones(3))
     refused("box has 3 dimensions; a grid has one or two", solve, box=cube)
     refused(r"cells = \(8, 8\); a box of 1 dimensions takes 1 numbers of at least 4", solve, cells=(8, 8))

@@ -31,7 +31,7 @@ cube = functools.partial(references.cube, side=SIDE)
 class Off(eqx.Module):
     """A potential with a wave of height `eta` on it: one compiled program for the exact one and for wrong ones."""
 
-    exact: sfp.AbstractPotential
+    exact: sfp.score.AbstractPotential
     eta: Array
 
     def __call__(self, t: Array, x: Array) -> Array:

@@ -96,7 +96,7 @@ def use_trace(trace: Any, t: Array, x: Array, key: Array) -> Any:
     return [
         sfp.divergence(field, x, trace=trace, key=key),
         sfp.laplacian(field, x, trace=trace, key=key),
-        sfp.squared_curl(field, x, trace=trace, key=key),
+        sfp.calculus.squared_curl(field, x, trace=trace, key=key),
         use_method(trace, t, x, key),
     ]
 
@@ -115,7 +115,7 @@ def use_mixture(mixture: Any, t: Array, x: Array, key: Array) -> Any:
 
 def use_errors(errors: Any, t: Array, x: Array, key: Array) -> Any:
     truth = sfp.Score(lambda t, x: -jnp.sin((1 + t) * x), sfp.VP())
-    return sfp.high_order_bound(truth, errors, 2 * t, x, start=t, nodes=4)
+    return sfp.fokker_planck.high_order_bound(truth, errors, 2 * t, x, start=t, nodes=4)
 
 
 def use_suprema(suprema: Any, t: Array, x: Array, key: Array) -> Any:
@@ -206,7 +206,7 @@ ROWS: dict[str, Row] = {
     "Box": Row(sfp.Box, lambda shape, dtype: sfp.Box(-jnp.ones(shape, dtype), jnp.ones(shape, dtype)), use_box),
     **rows(use_trace, sfp.Exact),
     **rows(use_trace, sfp.Hutchinson, args=(2,)),
-    **rows(use_law, sfp.Rademacher, sfp.Gaussian),
+    **rows(use_law, sfp.calculus.Rademacher, sfp.calculus.Gaussian),
     **rows(use_method, sfp.FiniteDifference),
     # fokker_planck
     **rows(use_method, sfp.Ito, sfp.Antithetic, sfp.Sliced, fokker_planck.Pointwise),
@@ -214,12 +214,12 @@ ROWS: dict[str, Row] = {
     **rows(use_log_method, sfp.Smoothed),
     "Ito of a potential": Row(sfp.Ito, plain(sfp.Ito), use_log_method),
     "Antithetic of a potential": Row(sfp.Antithetic, plain(sfp.Antithetic), use_log_method),
-    **rows(use_rule, sfp.UniformDraws, args=(8,)),
-    **rows(use_rule, sfp.GaussLegendre, args=(2, 2), shapes=((3,), ())),
+    **rows(use_rule, sfp.integrals.UniformDraws, args=(8,)),
+    **rows(use_rule, sfp.integrals.GaussLegendre, args=(2, 2), shapes=((3,), ())),
     # densities
     "AnchoredPotential": Row(
-        sfp.AnchoredPotential,
-        lambda shape, dtype: sfp.AnchoredPotential(
+        sfp.fokker_planck.AnchoredPotential,
+        lambda shape, dtype: sfp.fokker_planck.AnchoredPotential(
             sfp.Score(network, sfp.VP()), lambda x: -0.5 * jnp.sum(x**2), 0.5, nodes=4
         ),
         use_potential,

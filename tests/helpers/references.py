@@ -181,7 +181,7 @@ class Perturbed(eqx.Module):
         return self.eta * jnp.cos(3 * t) * jnp.sin(jnp.roll(x.ravel(), -1).reshape(x.shape) + shift)
 
 
-def perturbed(score: sfp.AbstractScore, eta: float = 0.3) -> sfp.Score:
+def perturbed(score: sfp.score.AbstractScore, eta: float = 0.3) -> sfp.Score:
     """The score with the field of `Perturbed` added: neither exact nor conservative."""
     field = Perturbed(eta)
     return sfp.Score(lambda t, x: score(t, x) + field(t, x), score.sde)

@@ -30,7 +30,7 @@ class Seen(AbstractTerm):
     look: Callable[[Any, Array], Array] = eqx.field(static=True)
     fraction: float = 1.0
 
-    def observe(self, score: sfp.AbstractScore, perturbed: Any, *, key: Array) -> tuple[Any, Any]:
+    def observe(self, score: sfp.score.AbstractScore, perturbed: Any, *, key: Array) -> tuple[Any, Any]:
         return None, None
 
     def integrand(self, sde: Any, perturbed: Any, value: Array, observed: Any) -> Array:

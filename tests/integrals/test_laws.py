@@ -51,7 +51,9 @@ def karras(sde: AbstractLinearSDE, data_std: float) -> Seen:
 
 
 @eqx.filter_jit
-def estimates(loss: AbstractObjective, score: sfp.AbstractScore, x0: Array, time: Any, keys: Array) -> dict[str, Array]:
+def estimates(
+    loss: AbstractObjective, score: sfp.score.AbstractScore, x0: Array, time: Any, keys: Array
+) -> dict[str, Array]:
     return jax.vmap(lambda x0, key: loss.evaluate(score, x0, key=key, time=time)[1])(x0, keys)
 
 
@@ -134,7 +136,7 @@ def test_intervals_of_samplers_and_of_terms() -> None:
     sde, keys, polynomial = sfp.VP(), jr.split(jr.key(1), 400), Seen(lambda perturbed, value: 1 + perturbed.t**2)
     want = integral(lambda t: 1 + t**2, 0.2, 0.7)
     for label, law in LAWS.items():
-        t, weight = draws(sfp.TimeInterval(law, 0.2, 0.7), sde, 32, keys)
+        t, weight = draws(sfp.integrals.TimeInterval(law, 0.2, 0.7), sde, 32, keys)
         assert 0.2 <= t.min() < 0.25, label
         assert 0.65 < t.max() <= 0.7, label
         assert_mean((weight * (1 + t**2)).mean(axis=1), want, resolution=0.02)
@@ -179,7 +181,7 @@ def test_soft_truncation_is_a_weighting(power: float) -> None:
     anti = (lambda t: np.log(t)) if power == 1 else lambda t: t ** (1 - power) / (1 - power)
     below = lambda t: (anti(t) - anti(sde.t0)) / (anti(sde.t1) - anti(sde.t0))
     keys = jr.split(jr.key(4), 4_000)
-    t, weight = draws(sfp.SoftTruncation(power=power), sde, 4, keys)
+    t, weight = draws(sfp.integrals.SoftTruncation(power=power), sde, 4, keys)
     # One start for a batch, of the law that is named.
     np.testing.assert_array_equal(weight, weight[:, :1] * np.ones(4))
     start = sde.t1 - np.asarray(weight[:, 0])
@@ -189,7 +191,7 @@ def test_soft_truncation_is_a_weighting(power: float) -> None:
     fn = lambda t: np.exp(-3 * t)
     want, plain = integral(lambda t: below(t) * fn(t), sde.t0, sde.t1), integral(fn, sde.t0, sde.t1)
     for label, law in LAWS.items():
-        t, weight = draws(sfp.SoftTruncation(law, power), sde, 4, keys)
+        t, weight = draws(sfp.integrals.SoftTruncation(law, power), sde, 4, keys)
         values = np.asarray(weight * fn(np.asarray(t))).mean(axis=1)
         assert_mean(values, want, resolution=0.03)
         assert not mean_is(values, plain), label
@@ -223,7 +225,7 @@ def test_expectation_under_a_law() -> None:
     sde = sfp.VP()
     for label, law in LAWS.items():
         (t,), (weight,) = draws(law, sde, 16, jr.split(jr.key(7), 1))
-        expected = sfp.ExpectedWeighting(EDMWeighting(0.5), law)
+        expected = sfp.objective.ExpectedWeighting(EDMWeighting(0.5), law)
         product = weight * jax.vmap(lambda t, e=expected: e(sde, t))(t)
         np.testing.assert_allclose(product, jax.vmap(lambda t: EDMWeighting(0.5)(sde, t))(t), rtol=1e-12, err_msg=label)
 
@@ -242,29 +244,34 @@ def test_bad_input(unchecked: None) -> None:
             lambda: jax.jit(lambda k: sfp.LogNormalNoise(-90.0, 1.0).sample(sde, 4, key=k))(key),
             "mean -90.0 and standard deviation 1.0",
         ),
-        (lambda: sfp.TimeInterval(law, 0.5, 0.5), r"\[start, stop\] = \[0.5, 0.5\]; it needs start < stop"),
+        (lambda: sfp.integrals.TimeInterval(law, 0.5, 0.5), r"\[start, stop\] = \[0.5, 0.5\]; it needs start < stop"),
         (lambda: sfp.Restricted(sfp.DSM(), 0.7, 0.2), r"\[start, stop\] = \[0.7, 0.2\]; it needs start < stop"),
         (
-            lambda: sfp.TimeInterval(law, start=1e-6).sample(sde, 4, key=key),
+            lambda: sfp.integrals.TimeInterval(law, start=1e-6).sample(sde, 4, key=key),
             r"\[1e-06, 1.0\] is not inside \[t0, t1\] = \[1e-05, 1.0\], the horizon of the SDE",
         ),
         (
             lambda: sfp.Restricted(sfp.DSM(), start=2.0)(standard(sde), x, key=key),
             r"\[2.0, 1.0\] is not inside \[t0, t1\]",
         ),
-        (lambda: sfp.SoftTruncation(power=-1.0), "power = -1.0; it is finite and at least 0"),
-        (lambda: sfp.SoftTruncation(power=np.inf), "power = inf"),
+        (lambda: sfp.integrals.SoftTruncation(power=-1.0), "power = -1.0; it is finite and at least 0"),
+        (lambda: sfp.integrals.SoftTruncation(power=np.inf), "power = inf"),
         (
-            lambda: sfp.SoftTruncation().sample(sfp.LinearSDE(lambda t: -t, lambda t: t, t0=-1.0, t1=1.0), 4, key=key),
+            lambda: sfp.integrals.SoftTruncation().sample(
+                sfp.LinearSDE(lambda t: -t, lambda t: t, t0=-1.0, t1=1.0), 4, key=key
+            ),
             "t0 = -1.0; a start of density",
         ),
         (lambda: sfp.edm_loss(data_std=-1.0), "data_std = -1.0"),
         (
             lambda: sfp.likelihood_bound(
-                standard(sde), x[0], key=key, estimator=sfp.BoundEstimator(time=sfp.SoftTruncation())
+                standard(sde), x[0], key=key, estimator=sfp.BoundEstimator(time=sfp.integrals.SoftTruncation())
             ),
             "time is a SoftTruncation, which does not estimate the integral over the whole horizon",
         ),
-        (lambda: sfp.entropy(standard(sde), x, key=key, time=sfp.TimeInterval(law)), "time is a TimeInterval"),
+        (
+            lambda: sfp.entropy(standard(sde), x, key=key, time=sfp.integrals.TimeInterval(law)),
+            "time is a TimeInterval",
+        ),
     ):
         refused(message, call)

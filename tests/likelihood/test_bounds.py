@@ -25,14 +25,16 @@ X = [0.9, -0.2]
 DRAWS = 128
 
 
-def evaluated(x: Any, key: Any = 0, score: Any = None, form: Any = "dsm", **settings: Any) -> sfp.LikelihoodBound:
+def evaluated(
+    x: Any, key: Any = 0, score: Any = None, form: Any = "dsm", **settings: Any
+) -> sfp.likelihood.LikelihoodBound:
     """The bound of one sample."""
     score, key = LinearCase().score if score is None else score, jr.key(key) if isinstance(key, int) else key
     return sfp.evaluate_bound(score, jnp.asarray(x), key=key, form=form, estimator=sfp.BoundEstimator(**settings))
 
 
 @eqx.filter_jit
-def bounds(score: sfp.AbstractScore, xs: Array, keys: Array, **settings: Any) -> sfp.LikelihoodBound:
+def bounds(score: sfp.score.AbstractScore, xs: Array, keys: Array, **settings: Any) -> sfp.likelihood.LikelihoodBound:
     """One bound for each sample and each of the keys, of shape `(samples, keys)`."""
     one = lambda x, key: evaluated(x, key, score, **settings)
     return jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(xs, keys)
@@ -199,7 +201,7 @@ def test_same_key_same_bits() -> None:
     assert first != other
 
 
-def without_kernel() -> sfp.LikelihoodBound:
+def without_kernel() -> sfp.likelihood.LikelihoodBound:
     return evaluated(jnp.zeros((2, 2)), score=standard(sfp.sde.CriticallyDampedLangevin()))
 
 

@@ -36,7 +36,7 @@ def dequantiser(size: int) -> sfp.VariationalDequantiser:
 
 @functools.cache
 def _dequantiser(size: int, dtype: np.dtype) -> sfp.VariationalDequantiser:
-    return sfp.variational_dequantiser((size,), COARSE, layers=2, width=16, key=jr.key(0))
+    return sfp.likelihood.variational_dequantiser((size,), COARSE, layers=2, width=16, key=jr.key(0))
 
 
 def bent(size: int) -> sfp.VariationalDequantiser:
@@ -240,7 +240,7 @@ def test_training_knows_the_conditioning() -> None:
         return -(x - args)
 
     data = Dataset(jnp.array([[0], [3]] * 32), sfp.Quantisation(4, -2.0, 2.0), args=jnp.array([[-1.5], [1.5]] * 32))
-    start = sfp.variational_dequantiser((1,), data.quantisation, layers=1, width=8, key=jr.key(0))
+    start = sfp.likelihood.variational_dequantiser((1,), data.quantisation, layers=1, width=8, key=jr.key(0))
     settings = {"optimizer": optax.sgd(1e-3), "steps": 2, "batch_size": 64, "draws": 16, "progress": False}
     run, other = (
         fit_dequantiser(start, sfp.Score(score, sfp.VP()), held, key=jr.key(1), **settings)
@@ -285,13 +285,13 @@ def test_bad_levels_and_flows(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match=r"flow is a int; it needs sample_and_log_prob"):
         sfp.VariationalDequantiser(3, COARSE)  # pyright: ignore
     with pytest.raises(ValueError, match=r"shape = \(2, 0\); a sample has at least one element"):
-        sfp.variational_dequantiser((2, 0), COARSE, key=key)
+        sfp.likelihood.variational_dequantiser((2, 0), COARSE, key=key)
     for name in ("layers", "width", "depth", "knots"):
         with pytest.raises(ValueError, match=f"{name} = 0; it is at least one"):
-            sfp.variational_dequantiser((2,), COARSE, key=key, **{name: 0})
+            sfp.likelihood.variational_dequantiser((2,), COARSE, key=key, **{name: 0})
     monkeypatch.setitem(sys.modules, "flowjax", None)
     with pytest.raises(ImportError, match=r"pip install 'scorefp\[flow\]'"):
-        sfp.variational_dequantiser((2,), COARSE, key=key)
+        sfp.likelihood.variational_dequantiser((2,), COARSE, key=key)
 
 
 @pytest.mark.usefixtures("unchecked")

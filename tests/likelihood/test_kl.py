@@ -35,9 +35,9 @@ def test_gaussian_kl() -> None:
     mean, covariance = jnp.array([0.3, -0.2]), jnp.array([[0.5, 0.2], [0.2, 0.3]])
     other, wider = jnp.array([0.0, 0.4]), jnp.array([[0.9, -0.1], [-0.1, 0.6]])
     xs = jr.multivariate_normal(jr.key(0), mean, covariance, (40_000,))
-    want = sfp.gaussian_kl(mean, covariance, other, wider)
+    want = sfp.likelihood.gaussian_kl(mean, covariance, other, wider)
     assert_mean(logpdf(xs, mean, covariance) - logpdf(xs, other, wider), float(want), resolution=0.02)
-    assert abs(sfp.gaussian_kl(mean, covariance, mean, covariance)) < 1e-15
+    assert abs(sfp.likelihood.gaussian_kl(mean, covariance, mean, covariance)) < 1e-15
 
 
 def test_prior_kl_and_its_bound() -> None:
@@ -47,12 +47,12 @@ def test_prior_kl_and_its_bound() -> None:
     scale, std = float(sde.alpha(0.8)), float(sde.sigma(0.8))
     covariance = scale**2 * jnp.asarray([[0.5, 0.2], [0.2, 0.3]]) + std**2 * jnp.eye(2)
     prior = sde.prior.scale**2 * jnp.eye(2)
-    want = float(sfp.gaussian_kl(scale * data.means[0], covariance, jnp.zeros(2), prior))
-    found, bound = sfp.prior_kl(data.score(sde), xs, key=jr.key(2)), sfp.prior_kl_bound(sde, xs)
+    want = float(sfp.likelihood.gaussian_kl(scale * data.means[0], covariance, jnp.zeros(2), prior))
+    found, bound = sfp.likelihood.prior_kl(data.score(sde), xs, key=jr.key(2)), sfp.likelihood.prior_kl_bound(sde, xs)
     assert close(found, want)
     # Each sample by itself against the prior: the closed form of two Gaussians.
-    each = [sfp.gaussian_kl(scale * x, std**2 * jnp.eye(2), jnp.zeros(2), prior) for x in xs[:4]]
-    np.testing.assert_allclose(sfp.prior_kl_bound(sde, xs[:4]).value, np.mean(each), rtol=1e-12)
+    each = [sfp.likelihood.gaussian_kl(scale * x, std**2 * jnp.eye(2), jnp.zeros(2), prior) for x in xs[:4]]
+    np.testing.assert_allclose(sfp.likelihood.prior_kl_bound(sde, xs[:4]).value, np.mean(each), rtol=1e-12)
     assert bound.value > found.value + 5 * (bound.error + found.error)
 
 
@@ -104,7 +104,7 @@ def test_entropy_of_a_known_end() -> None:
     assert close(sfp.entropy(score, xs, key=jr.key(10), terminal=end), at_t0, resolution=0.02)
     # The cross-entropy with the prior is larger by KL(q_T || prior).
     untold = sfp.entropy(score, xs, key=jr.key(10))
-    excess = sfp.prior_kl(score, xs, key=jr.key(11)).value
+    excess = sfp.likelihood.prior_kl(score, xs, key=jr.key(11)).value
     assert abs(untold.value - at_t0 - excess) < 4 * untold.error < excess
 
 
@@ -113,7 +113,7 @@ def test_bound_of_theorem_1() -> None:
     """Against quadrature: above KL(q || p_SDE) for the score of no diffusion, equal to it for that of another law."""
     for case in (LinearCase(), LinearCase(gain=1.0)):
         truth, xs = case.mixture.score(case.score.sde), case.mixture.sample(jr.key(12), 4000)
-        found = sfp.kl_bound(case.score, truth, xs, key=jr.key(13))
+        found = sfp.likelihood.kl_bound(case.score, truth, xs, key=jr.key(13))
         assert close(found, case.matching + case.prior_kl, resolution=0.02)
         gap = case.matching + case.prior_kl - case.kl(case.reverse_law())
         assert gap > 0.3 if case.gain != 1 else abs(gap) < 5e-5
@@ -164,7 +164,7 @@ def test_decomposition_of_a_mixture_closes() -> None:
 def test_ode_score() -> None:
     """Of a linear score against the closed form of its flow, at several times."""
     x = jnp.array([0.7, -0.1])
-    at = jax.jit(lambda t: sfp.ode_score(CASE.score, t, x))
+    at = jax.jit(lambda t: sfp.likelihood.ode_score(CASE.score, t, x))
     for t in (1e-5, 0.1, 0.5, 1.0):
         mean, variance = CASE.flow_law(t)
         np.testing.assert_allclose(at(t), -(x - mean) / variance, rtol=2e-3)
@@ -193,7 +193,7 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     "two SDEs": (
         ValueError,
         "both must be on the same SDE",
-        lambda: sfp.kl_bound(CASE.score, truth(sfp.OU()), samples(), key=jr.key(0)),
+        lambda: sfp.likelihood.kl_bound(CASE.score, truth(sfp.OU()), samples(), key=jr.key(0)),
     ),
     "no kernel": (
         TypeError,
@@ -201,15 +201,19 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
         lambda: entropy(jnp.zeros((4, 2, 2)), standard(sfp.sde.CriticallyDampedLangevin())),
     ),
     "one sample": (ValueError, "needs at least two samples", lambda: entropy(samples()[:1])),
-    "NaN": (ValueError, "sample 0 holds nan", lambda: sfp.prior_kl(truth(), samples() * jnp.nan, key=jr.key(0))),
+    "NaN": (
+        ValueError,
+        "sample 0 holds nan",
+        lambda: sfp.likelihood.prior_kl(truth(), samples() * jnp.nan, key=jr.key(0)),
+    ),
     "no draws": (ValueError, "draws = 0", lambda: entropy(samples(), draws=0)),
     "form": (ValueError, "form = 'dsm'; the entropy has the forms", lambda: entropy(samples(), form="dsm")),
     "shapes": (
         ValueError,
         "other_mean has shape",
-        lambda: sfp.gaussian_kl(jnp.zeros(2), jnp.eye(2), jnp.zeros(3), jnp.eye(3)),
+        lambda: sfp.likelihood.gaussian_kl(jnp.zeros(2), jnp.eye(2), jnp.zeros(3), jnp.eye(3)),
     ),
-    "time": (ValueError, "t = 2.0 lies outside", lambda: sfp.ode_score(CASE.score, 2.0, jnp.zeros(2))),
+    "time": (ValueError, "t = 2.0 lies outside", lambda: sfp.likelihood.ode_score(CASE.score, 2.0, jnp.zeros(2))),
 }
 
 

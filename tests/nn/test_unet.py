@@ -18,7 +18,7 @@ from jaxtyping import Array
 import scorefp as sfp
 from scorefp import data, train
 from scorefp.nn import MLP, UNet
-from scorefp.nn.layers import Attention, Conv, GroupNorm, affine
+from scorefp.nn._layers import Attention, Conv, GroupNorm, affine
 
 _M = TypeVar("_M")
 
@@ -227,7 +227,7 @@ def test_labels_are_learnt() -> None:
     noise = jr.normal(jr.key(2), (16, 1, 4, 4))
 
     @eqx.filter_jit
-    def denoised(model: sfp.AbstractScore, label: Array) -> Array:
+    def denoised(model: sfp.score.AbstractScore, label: Array) -> Array:
         return jax.vmap(lambda x: model.bind(args=label).denoise(0.9, x))(noise).mean()
 
     dark, bright = (float(denoised(run.model, jnp.array(label))) for label in (0, 1))

@@ -142,7 +142,7 @@ def test_zero_where_the_score_is_right(x64_on: bool) -> None:
 @pytest.mark.quick
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input() -> None:
-    def value(term: AbstractTerm, score: sfp.AbstractScore = model()) -> Any:
+    def value(term: AbstractTerm, score: sfp.score.AbstractScore = model()) -> Any:
         return jax.eval_shape(lambda x0: term(score, x0, key=jr.key(0)), jnp.ones((4, 2)))
 
     wrong: Callable[[Array], Array] = lambda x: jnp.sum(x)

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 class Sum(eqx.Module):
     """An exact score plus a multiple of a field that no diffusion has; the coefficient is an array [X3]."""
 
-    exact: sfp.AbstractScore
+    exact: sfp.score.AbstractScore
     eta: Array
 
     def __call__(self, t: Array, x: Array) -> Array:
@@ -89,7 +89,9 @@ NOISE, MASS = np.polynomial.hermite_e.hermegauss(24)
 
 
 @eqx.filter_jit
-def moved(score: sfp.AbstractScore, step: Any, t: Array, earlier: Array, noise: Array) -> tuple[Array, Array, Array]:
+def moved(
+    score: sfp.score.AbstractScore, step: Any, t: Array, earlier: Array, noise: Array
+) -> tuple[Array, Array, Array]:
     """Where a step goes from every node with every noise, and the denoiser at the nodes at both times."""
     keys, x = jax.lax.bitcast_convert_type(noise, jnp.uint32), jnp.asarray(NODES)
     one = lambda x, key: step(score, t, earlier, x, key)
@@ -108,7 +110,7 @@ def held(values: np.ndarray) -> Callable[[Any], Any]:
     return scipy.interpolate.make_interp_spline(NODES, values, k=7)
 
 
-def defect(score: sfp.AbstractScore, step: Any, t: float, earlier: float, x: float, steps: int) -> float:
+def defect(score: sfp.score.AbstractScore, step: Any, t: float, earlier: float, x: float, steps: int) -> float:
     """`E[h(x', t')] - h(x, t)` over paths of so many steps of equal length in log-SNR from `x`."""
     times = between(score.sde, t, earlier, jnp.arange(steps + 1) / steps)
     values, start = np.zeros(0), np.zeros(0)
@@ -166,8 +168,10 @@ def test_loss_over_a_short_window_is_the_martingale_residual(make: Callable[[], 
 
 
 @eqx.filter_jit
-def _losses(score: sfp.AbstractScore, x: Array, keys: Array, paths: int) -> Array:
-    return jax.vmap(lambda key: sfp.consistency_loss(score, 0.4, 0.25, x, key=key, steps=3, paths=paths))(keys)
+def _losses(score: sfp.score.AbstractScore, x: Array, keys: Array, paths: int) -> Array:
+    return jax.vmap(lambda key: sfp.objective.consistency_loss(score, 0.4, 0.25, x, key=key, steps=3, paths=paths))(
+        keys
+    )
 
 
 def test_product_of_two_paths_is_unbiased_and_the_square_of_one_is_not() -> None:
@@ -178,7 +182,7 @@ def test_product_of_two_paths_is_unbiased_and_the_square_of_one_is_not() -> None
     assert np.std(reference) / math.sqrt(40) < 0.02 * want
     assert_mean(_losses(score, x, keys, 2), want)
     ends = eqx.filter_jit(
-        jax.vmap(lambda key: score.denoise(0.25, sfp.reverse_path(score, 0.4, 0.25, x, key=key, steps=3)))
+        jax.vmap(lambda key: score.denoise(0.25, sfp.reverse.reverse_path(score, 0.4, 0.25, x, key=key, steps=3)))
     )(jr.split(jr.key(1), 6000))
     defects = ends - score.denoise(0.4, x)
     assert_mean(defects, -math.sqrt(2 * want))
@@ -195,7 +199,7 @@ def test_path_takes_its_steps_evenly_in_log_snr() -> None:
         change = jnp.stack([t - earlier, sde.log_snr(earlier) - sde.log_snr(t), jr.uniform(key)])
         return x + change * jnp.asarray([1.0, 1.0, 1.0])
 
-    path = eqx.filter_jit(lambda steps: sfp.reverse_path(score, 0.6, 0.2, x, key=key, steps=steps, step=count))
+    path = eqx.filter_jit(lambda steps: sfp.reverse.reverse_path(score, 0.6, 0.2, x, key=key, steps=steps, step=count))
     whole = float(sde.log_snr(0.2) - sde.log_snr(0.6))
     for steps in (1, 3):
         draws = sum(float(jr.uniform(jr.fold_in(key, i))) for i in range(steps))
@@ -206,7 +210,7 @@ def test_path_between_times_that_are_nearly_equal() -> None:
     """The inverse of the log-SNR is rounded, and steps of negative length would have no noise that is a number."""
     score, x = standard(), jnp.asarray([0.4, -1.0], jnp.float32)
     t = jnp.asarray(np.float32([1e-5, 1.1e-5, 1e-3, 0.3, 1.0]))
-    path = eqx.filter_jit(jax.vmap(lambda t, earlier: sfp.reverse_path(score, t, earlier, x, key=jr.key(0))))
+    path = eqx.filter_jit(jax.vmap(lambda t, earlier: sfp.reverse.reverse_path(score, t, earlier, x, key=jr.key(0))))
     same, close = path(t, t), path(t, jnp.maximum(t[0], t * np.float32(1 - 3e-7)))
     assert same.dtype == x.dtype
     np.testing.assert_allclose(same, np.tile(x, (5, 1)), rtol=1e-6)
@@ -225,9 +229,9 @@ def ramp(sde: Any) -> sfp.score.NetworkScore:
 
 
 WINDOWS: dict[str, Callable[..., AbstractWindow]] = {
-    "TimeWindow": sfp.TimeWindow,
-    "NoiseWindow": sfp.NoiseWindow,
-    "LogSNRWindow": sfp.LogSNRWindow,
+    "TimeWindow": sfp.objective.TimeWindow,
+    "NoiseWindow": sfp.objective.NoiseWindow,
+    "LogSNRWindow": sfp.objective.LogSNRWindow,
 }
 
 
@@ -241,15 +245,17 @@ def test_default_weighting_is_the_unit_of_the_residual() -> None:
     sde, t = sfp.VP(), 0.3
     # [F8]: the denoiser grows by SLOPE per unit of log-SNR.
     residual = SLOPE * sde.alpha(t) / sde.sigma(t) ** 2 * sde.g2(t) / sde.sigma(t) ** 2
-    want = float(3 * sfp.scale_free_weighting(sde, t) * residual**2)
-    got = of_ramp(sfp.Consistency(sfp.LogSNRWindow(0.5, random=False)), sde, t)
+    want = float(3 * sfp.objective.scale_free_weighting(sde, t) * residual**2)
+    got = of_ramp(sfp.Consistency(sfp.objective.LogSNRWindow(0.5, random=False)), sde, t)
     assert float(got) == pytest.approx(want, rel=1e-9)
 
 
 def test_paper_has_no_weighting() -> None:
     """The published setting is the plain loss at a time."""
     sde = sfp.EDM()
-    got = of_ramp(sfp.Consistency(sfp.NoiseWindow(0.05, random=False), weighting=sfp.unit_weighting), sde, 0.5)
+    got = of_ramp(
+        sfp.Consistency(sfp.objective.NoiseWindow(0.05, random=False), weighting=sfp.unit_weighting), sde, 0.5
+    )
     want = 0.5 * 3 * (SLOPE * 2 * math.log(0.5 / 0.45)) ** 2
     assert float(got) == pytest.approx(want, rel=1e-9)
 
@@ -263,7 +269,7 @@ def unaware(score: Any, t: Array, earlier: Array, x: Array, key: Array) -> Array
 def slopes(eta: Array, closed: bool, settings: dict[str, Any]) -> tuple[Array, Array]:
     """The term as a function of a coefficient of the score, and its derivative."""
     x0 = jnp.asarray([0.4, -0.7])
-    term = sfp.Consistency(sfp.LogSNRWindow(1.5), steps=2, **settings)
+    term = sfp.Consistency(sfp.objective.LogSNRWindow(1.5), steps=2, **settings)
 
     def loss(eta: Array) -> Array:
         score = still(eta)
@@ -302,7 +308,7 @@ def test_stopped_gradient_may_climb() -> None:
     def slope(t: Array, pathwise: bool) -> Array:
         def loss(e: Array) -> Array:
             score = sfp.Score(lambda t, x: -x - e / sde.sigma(t), sde)
-            term = sfp.Consistency(sfp.LogSNRWindow(0.2, random=False), steps=2, pathwise=pathwise)
+            term = sfp.Consistency(sfp.objective.LogSNRWindow(0.2, random=False), steps=2, pathwise=pathwise)
             return term(score, x0, key=jr.key(1), time=At(t))
 
         return jax.grad(loss)(jnp.ones(())) * sde.sigma(t) ** 2 / sde.g2(t)
@@ -318,7 +324,7 @@ def test_own_samples() -> None:
     """Their law is that of the diffused data for an exact score; the term looks at them and not at the data."""
     sde, t = sfp.VP(), jnp.asarray(0.25)
     score = line_mixture().score(sde)
-    draw = eqx.filter_jit(jax.vmap(lambda key: sfp.OwnSamples(100)(score, t, jnp.zeros(()), key=key)))
+    draw = eqx.filter_jit(jax.vmap(lambda key: sfp.objective.OwnSamples(100)(score, t, jnp.zeros(()), key=key)))
     x = np.asarray(draw(jr.split(jr.key(0), 2000)))
     law = lambda x: on_line_modes(scipy.stats.norm.cdf, sde, t, x)
     assert scipy.stats.kstest(x, law).pvalue > RARE
@@ -328,7 +334,7 @@ def test_own_samples() -> None:
 
     @eqx.filter_jit
     def values(x0: Array) -> list[Array]:
-        terms = (sfp.Consistency(steps=1, points=sfp.OwnSamples(3)), sfp.Consistency(steps=1))
+        terms = (sfp.Consistency(steps=1, points=sfp.objective.OwnSamples(3)), sfp.Consistency(steps=1))
         return [term(broken, x0, key=jr.key(1), time=At(t)) for term in terms]
 
     (own, diffused), (own_again, other) = values(jnp.zeros(4)), values(jnp.ones(4))
@@ -352,7 +358,7 @@ def test_dropout_is_frozen_within_a_term() -> None:
     @eqx.filter_jit
     def value(fickle: Array) -> Array:
         score = sfp.DenoiserScore(Dropped(fickle), sfp.VP(), None)
-        return sfp.Consistency(steps=2, points=sfp.OwnSamples(2))(score, x0, key=jr.key(0), dropout=True)
+        return sfp.Consistency(steps=2, points=sfp.objective.OwnSamples(2))(score, x0, key=jr.key(0), dropout=True)
 
     assert abs(float(value(jnp.uint32(0)))) < 1e-20
     assert float(value(jnp.uint32(1))) > 0.1
@@ -466,7 +472,7 @@ def general() -> sfp.Score:
 
 
 def loss(t: Any, earlier: Any, *, of: Callable[[], Any] = standard, **settings: Any) -> Array:
-    return sfp.consistency_loss(of(), t, earlier, jnp.ones(2), key=jr.key(0), **settings)
+    return sfp.objective.consistency_loss(of(), t, earlier, jnp.ones(2), key=jr.key(0), **settings)
 
 
 def earlier(window: AbstractWindow) -> Array:
@@ -491,22 +497,24 @@ BAD: dict[str, Callable[[], None]] = {
         refused, "GeometricBrownianMotion, which has no Gaussian kernel", loss, 0.3, 0.1, of=general, error=TypeError
     ),
     "term without steps": partial(refused, "steps = 0; a path", sfp.Consistency, steps=0),
-    "own samples without steps": partial(refused, "steps = 0; a path", sfp.OwnSamples, 0),
+    "own samples without steps": partial(refused, "steps = 0; a path", sfp.objective.OwnSamples, 0),
     "share": partial(refused, r"fraction = 0; a share of the batch lies in \(0, 1\]", sfp.Consistency, fraction=0),
     "steps between times": partial(
         refused, "(?s)steps = 30 with times = 8; .* steps is a multiple of times", ConsistencyCurves, steps=30
     ),
     "measure of one path": partial(refused, "paths = 1; the square without bias", ConsistencyCurves, paths=1),
     "measure of one sample": partial(refused, "samples = 1; a confidence interval", ConsistencyCurves, samples=1),
-    "empty window": partial(refused, r"length = 0\.0; the length of a window is positive", sfp.NoiseWindow, 0.0),
-    "negative window": partial(refused, r"length = -1\.0; the length", sfp.LogSNRWindow, -1.0),
+    "empty window": partial(
+        refused, r"length = 0\.0; the length of a window is positive", sfp.objective.NoiseWindow, 0.0
+    ),
+    "negative window": partial(refused, r"length = -1\.0; the length", sfp.objective.LogSNRWindow, -1.0),
     "window below the floor": partial(
         refused,
         r"(?s)floor = 1e-06 lies outside \[t0, t1\) = \[1e-05, 1\.0\), the horizon of the SDE\. .*leave it out for t0",
-        lambda: earlier(sfp.TimeWindow(0.1, floor=1e-6)),
+        lambda: earlier(sfp.objective.TimeWindow(0.1, floor=1e-6)),
     ),
     "window above the horizon": partial(
-        refused, r"floor = 1\.0 lies outside", lambda: earlier(sfp.LogSNRWindow(floor=1.0))
+        refused, r"floor = 1\.0 lies outside", lambda: earlier(sfp.objective.LogSNRWindow(floor=1.0))
     ),
 }
 

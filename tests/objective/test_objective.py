@@ -80,7 +80,7 @@ def drawn_times(sampler: AbstractTimeSampler, sde: Any, keys: Array, n: int) -> 
 
 
 @eqx.filter_jit
-def estimates(loss: AbstractObjective, score: sfp.AbstractScore, x0: Array, time: Given, keys: Array) -> Any:
+def estimates(loss: AbstractObjective, score: sfp.score.AbstractScore, x0: Array, time: Given, keys: Array) -> Any:
     """The objective and its terms in order, each batch with its own samples, times and key."""
 
     def one(x0: Array, time: Given, key: Array) -> tuple[Array, list[Array]]:
@@ -167,7 +167,7 @@ def test_every_term_is_its_integral() -> None:
 
 CURVATURE = 0.6
 BOX = 1.5
-NORMAL = sfp.Ito(sfp.Hutchinson(4, sfp.Gaussian()))
+NORMAL = sfp.Ito(sfp.Hutchinson(4, sfp.calculus.Gaussian()))
 
 
 def log_residual_square(mean_square: float | np.ndarray, mean_fourth: float | np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -255,7 +255,7 @@ def test_scale_free_weighting() -> None:
         return (np.sqrt(0.1**2 + 2 * 19.9 * total) - 0.1) / 19.9
 
     def weight(t: np.ndarray) -> np.ndarray:
-        return np.asarray(jax.vmap(lambda t: sfp.scale_free_weighting(sfp.VP(), t))(jnp.asarray(t)))
+        return np.asarray(jax.vmap(lambda t: sfp.objective.scale_free_weighting(sfp.VP(), t))(jnp.asarray(t)))
 
     def defect(log_snr: np.ndarray) -> np.ndarray:
         t = time_of(log_snr)
@@ -618,7 +618,7 @@ def test_weightings_by_the_signal_to_noise_ratio() -> None:
     for gamma in (0.7, 5.0):
         capped, soft = (
             np.asarray(jax.vmap(lambda t, w=weighting: w(sde, t))(jnp.asarray(t))) / of_denoiser
-            for weighting in (sfp.MinSNRWeighting(gamma), sfp.SoftMinSNRWeighting(gamma))
+            for weighting in (sfp.objective.MinSNRWeighting(gamma), sfp.objective.SoftMinSNRWeighting(gamma))
         )
         np.testing.assert_allclose(capped, np.minimum(snr, gamma), rtol=1e-9)
         np.testing.assert_allclose(1 / soft, 1 / snr + 1 / gamma, rtol=1e-9)
@@ -628,10 +628,10 @@ def test_weighting_between_two() -> None:
     sde = sfp.VP()
     for t in map(jnp.asarray, (1e-4, 0.1, 0.9)):
         first, last = sfp.noise_weighting(sde, t), sfp.likelihood_weighting(sde, t)
-        np.testing.assert_allclose(sfp.InterpolatedWeighting(0.0)(sde, t), first)
-        np.testing.assert_allclose(sfp.InterpolatedWeighting(1.0)(sde, t), last)
+        np.testing.assert_allclose(sfp.objective.InterpolatedWeighting(0.0)(sde, t), first)
+        np.testing.assert_allclose(sfp.objective.InterpolatedWeighting(1.0)(sde, t), last)
         # The logarithm is linear in the share.
-        between = jnp.log(sfp.InterpolatedWeighting(0.25)(sde, t))
+        between = jnp.log(sfp.objective.InterpolatedWeighting(0.25)(sde, t))
         np.testing.assert_allclose(between, 0.75 * jnp.log(first) + 0.25 * jnp.log(last), rtol=1e-12)
 
 
@@ -806,6 +806,6 @@ def test_bad_options() -> None:
     with pytest.raises(ValueError, match=r"form = 'martingale' with method = Sliced\(…\), which takes 'gradient'"):
         sfp.ScoreFPE(sfp.Sliced(), "martingale")
     refused(r"data_std = 0\.0; a standard deviation is positive", EDMWeighting, 0.0)
-    refused(r"gamma = -1\.0; a signal-to-noise ratio is positive", sfp.MinSNRWeighting, -1.0)
-    refused(r"gamma = 0\.0; a signal-to-noise ratio is positive", sfp.SoftMinSNRWeighting, 0.0)
-    refused(r"share = 1\.5; a share lies in \[0, 1\]", sfp.InterpolatedWeighting, 1.5)
+    refused(r"gamma = -1\.0; a signal-to-noise ratio is positive", sfp.objective.MinSNRWeighting, -1.0)
+    refused(r"gamma = 0\.0; a signal-to-noise ratio is positive", sfp.objective.SoftMinSNRWeighting, 0.0)
+    refused(r"share = 1\.5; a share lies in \[0, 1\]", sfp.objective.InterpolatedWeighting, 1.5)

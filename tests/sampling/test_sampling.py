@@ -39,15 +39,15 @@ from scorefp.sde import AbstractLinearSDE
 @pytest.mark.parametrize("make", LINEAR.values(), ids=LINEAR.keys())
 def test_grids(make: Callable[[], AbstractLinearSDE]) -> None:
     sde = make()
-    for grid in (sfp.uniform_grid, sfp.log_snr_grid, sfp.RhoGrid()):
+    for grid in (sfp.sampling.uniform_grid, sfp.sampling.log_snr_grid, sfp.sampling.RhoGrid()):
         times = np.asarray(grid(sde, 10))
         assert times.shape == (11,)
         assert (times[0], times[-1]) == (sde.t1, sde.t0)
         assert np.all(np.diff(times) < 0)
-    np.testing.assert_allclose(np.diff(sfp.uniform_grid(sde, 10)), -(sde.t1 - sde.t0) / 10)
-    log_snr = sde.log_snr(sfp.log_snr_grid(sde, 10))
+    np.testing.assert_allclose(np.diff(sfp.sampling.uniform_grid(sde, 10)), -(sde.t1 - sde.t0) / 10)
+    log_snr = sde.log_snr(sfp.sampling.log_snr_grid(sde, 10))
     np.testing.assert_allclose(np.diff(log_snr), (log_snr[-1] - log_snr[0]) / 10, rtol=1e-6)
-    for rho, grid in ((7.0, sfp.RhoGrid()), (1.0, sfp.RhoGrid(1.0))):
+    for rho, grid in ((7.0, sfp.sampling.RhoGrid()), (1.0, sfp.sampling.RhoGrid(1.0))):
         root = np.exp(-0.5 * sde.log_snr(grid(sde, 10))) ** (1 / rho)
         np.testing.assert_allclose(np.diff(root), (root[-1] - root[0]) / 10, rtol=1e-6)
 
@@ -55,11 +55,11 @@ def test_grids(make: Callable[[], AbstractLinearSDE]) -> None:
 MEAN, VARIANCE = 0.7, 0.3
 
 
-def normal_data(sde: AbstractLinearSDE) -> sfp.AbstractScore:
+def normal_data(sde: AbstractLinearSDE) -> sfp.score.AbstractScore:
     return sfp.GaussianMixture(jnp.array([MEAN]), jnp.array([VARIANCE]), jnp.ones(1)).score(sde)
 
 
-def stepped(method: AbstractStepSampler) -> Callable[[sfp.AbstractScore, Array, Array, Array, Array], Array]:
+def stepped(method: AbstractStepSampler) -> Callable[[sfp.score.AbstractScore, Array, Array, Array, Array], Array]:
     return lambda score, t, earlier, x, key: method.step(score, t, earlier, x, key=key)
 
 
@@ -124,7 +124,7 @@ def test_weak_order(name: str, moments: Callable[..., np.ndarray]) -> None:
     if name == "PredictorCorrector":
         variance /= 1 - 0.5**2 * ends[0][1] / variance
     steps = [200, 400, 800]
-    means, variances = moments(STOCHASTIC[name], sde, [sfp.log_snr_grid(sde, n) for n in steps], start).T
+    means, variances = moments(STOCHASTIC[name], sde, [sfp.sampling.log_snr_grid(sde, n) for n in steps], start).T
     errors = {
         "mean": np.abs(means - mean),
         "variance": np.abs(variances - variance),
@@ -159,7 +159,7 @@ def test_weak_order_on_a_mixture(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         means = jax.vmap(lambda x: moved(x, 0.0))(jnp.asarray(x))
         return means, moved(jnp.asarray(x)[0], 1.0) - means[0]
 
-    grids = [sfp.log_snr_grid(sde, n) for n in steps]
+    grids = [sfp.sampling.log_snr_grid(sde, n) for n in steps]
     starts, stops = (jnp.concatenate([grid[part] for grid in grids]) for part in (slice(None, -1), slice(1, None)))
     means, widths = (np.asarray(value) for value in jax.jit(jax.vmap(at))(starts, stops))
     monkeypatch.undo()
@@ -191,8 +191,11 @@ def test_churn_keeps_the_order(moments: Callable[..., np.ndarray]) -> None:
     ends = [(float(sde.alpha(t)), float(sde.sigma(t)) ** 2) for t in (sde.t0, sde.t1)]
     limit, start = ((alpha * MEAN, alpha**2 * VARIANCE + noise) for alpha, noise in ends)
     steps = [100, 300]
-    runs = [moments(stepped(sfp.Heun(n, churn=sfp.Churn(20.0))), sde, [sfp.RhoGrid()(sde, n)], start)[0] for n in steps]
-    without = moments(stepped(sfp.Heun(100)), sde, [sfp.RhoGrid()(sde, 100)], start)[0, 1]
+    runs = [
+        moments(stepped(sfp.Heun(n, churn=sfp.sampling.Churn(20.0))), sde, [sfp.sampling.RhoGrid()(sde, n)], start)[0]
+        for n in steps
+    ]
+    without = moments(stepped(sfp.Heun(100)), sde, [sfp.sampling.RhoGrid()(sde, 100)], start)[0, 1]
     means, variances = np.abs(np.array(runs) - limit).T
     assert means.max() < 1e-12
     assert fitted_order([1 / n for n in steps], list(variances)) == pytest.approx(2.0, abs=0.2)
@@ -205,7 +208,7 @@ def test_law_of_the_samples(moments: Callable[..., np.ndarray], getkey: Callable
     sde, method = sfp.OU(t0=0.05, t1=5.0), sfp.EulerMaruyama(20)
     got = sfp.sample(normal_data(sde), 40_000, key=getkey(), method=method)
     start = 0.0, float(sde.sigma(sde.t1)) ** 2
-    ((mean, variance),) = moments(stepped(method), sde, [sfp.uniform_grid(sde, 20)], start)
+    ((mean, variance),) = moments(stepped(method), sde, [sfp.sampling.uniform_grid(sde, 20)], start)
     assert_mean(got, jnp.asarray(mean))
     assert_mean((got - mean) ** 2, jnp.asarray(variance))
 
@@ -267,8 +270,8 @@ def ode_ends(sde: AbstractLinearSDE, x1: np.ndarray) -> np.ndarray:
 
 
 DETERMINISTIC: dict[str, tuple[Callable[[int], AbstractSampler], float]] = {
-    "Euler": (lambda n: sfp.Euler(n), 1.0),
-    "Euler, log-SNR": (lambda n: sfp.Euler(n, sfp.log_snr_grid), 1.0),
+    "Euler": (lambda n: sfp.sampling.Euler(n), 1.0),
+    "Euler, log-SNR": (lambda n: sfp.sampling.Euler(n, sfp.sampling.log_snr_grid), 1.0),
     "ExponentialIntegrator": (sfp.ExponentialIntegrator, 1.0),
     "Heun": (sfp.Heun, 2.0),
     "DPMSolver": (sfp.DPMSolver, 2.0),
@@ -310,8 +313,8 @@ def test_noise_keeps_the_law(getkey: Callable[[], Array]) -> None:
     n, sde, heun = 5_000, sfp.OU(t0=0.01, t1=5.0), sfp.Heun(80)
     methods: dict[str, AbstractSampler] = {
         "plain": heun,
-        "churned": sfp.Heun(80, churn=sfp.Churn(20.0, 0.05, 50.0)),
-        "inflated": sfp.Heun(80, churn=sfp.Churn(20.0, inflation=1.1)),
+        "churned": sfp.Heun(80, churn=sfp.sampling.Churn(20.0, 0.05, 50.0)),
+        "inflated": sfp.Heun(80, churn=sfp.sampling.Churn(20.0, inflation=1.1)),
         "corrected": sfp.PredictorCorrector(heun, corrections=2),
     }
     score, keys, x1 = line_mixture().score(sde), jr.split(getkey(), n), sde.prior.sample(getkey(), (n,))
@@ -379,13 +382,13 @@ def test_langevin_keeps_the_law_at_its_time(getkey: Callable[[], Array]) -> None
 class Start(AbstractSampler):
     """Gives back the point it starts at."""
 
-    def __call__(self, score: sfp.AbstractScore, x1: Array, *, key: Array) -> Array:
+    def __call__(self, score: sfp.score.AbstractScore, x1: Array, *, key: Array) -> Array:
         return x1
 
 
 METHODS = {
     "EulerMaruyama": sfp.EulerMaruyama(20),
-    "Euler": sfp.Euler(20),
+    "Euler": sfp.sampling.Euler(20),
     "ProbabilityFlow": sfp.ProbabilityFlow(),
     "Langevin": sfp.Langevin(20, 1e-3, 0.5),
 }
@@ -433,7 +436,7 @@ def test_conditioning_reaches_its_sample() -> None:
         return -(x - sde.alpha(t) * args) / sde.sigma(t) ** 2
 
     score, places = sfp.Score(fn, sfp.VP(), ()), jnp.array([-2.0, 0.0, 5.0])
-    method = sfp.EulerMaruyama(100, sfp.log_snr_grid)
+    method = sfp.EulerMaruyama(100, sfp.sampling.log_snr_grid)
     got = sfp.sample(score, 3, key=jr.key(0), method=method, args=places)
     np.testing.assert_allclose(got, places, atol=0.02)
     in_twos = sfp.sample(score, 3, key=jr.key(0), method=method, args=places, batch_size=2)
@@ -447,20 +450,20 @@ def test_float32_stays_float32() -> None:
         score = standard()
         x1 = jnp.ones(2, jnp.float32)
         assert sfp.EulerMaruyama(3)(score, x1, key=jr.key(0)).dtype == jnp.float32
-        assert sfp.Euler(3)(score, x1).dtype == jnp.float32
+        assert sfp.sampling.Euler(3)(score, x1).dtype == jnp.float32
         assert sfp.Langevin(3, 0.1)(score, x1, key=jr.key(0)).dtype == jnp.float32
         assert sfp.ProbabilityFlow()(score, x1).dtype == jnp.float32
         image = jax.ShapeDtypeStruct((2, 1, 2), jnp.float32)
         for method in (
-            sfp.Heun(3, churn=sfp.Churn(1.0)),
+            sfp.Heun(3, churn=sfp.sampling.Churn(1.0)),
             sfp.DPMSolver(3),
             sfp.ExponentialIntegrator(3),
             sfp.ExponentialIntegrator(3, noise=0.5),
-            sfp.Denoised(sfp.PredictorCorrector(sfp.EulerMaruyama(3))),
+            sfp.sampling.Denoised(sfp.PredictorCorrector(sfp.EulerMaruyama(3))),
         ):
             assert jax.eval_shape(lambda x, method=method: method(score, x, key=jr.key(0)), image) == image
         starts = jnp.ones((2, 2), jnp.float32)
-        assert sfp.sample(score, 2, key=jr.key(0), method=sfp.Euler(3), initial=starts).dtype == jnp.float32
+        assert sfp.sample(score, 2, key=jr.key(0), method=sfp.sampling.Euler(3), initial=starts).dtype == jnp.float32
 
 
 @pytest.mark.usefixtures("x64")
@@ -494,8 +497,8 @@ def test_algorithms_of_karras(amount: float, monkeypatch: pytest.MonkeyPatch) ->
         return x
 
     monkeypatch.setattr(jr, "normal", lambda key, shape, dtype: jnp.ones(shape, dtype))
-    churn = None if amount == 0 else sfp.Churn(amount, lowest, highest, 1.01)
-    score, method = sfp.Score(fn, sfp.EDM(t0=0.02, t1=3.0)), sfp.Denoised(sfp.Heun(n - 1, churn=churn))
+    churn = None if amount == 0 else sfp.sampling.Churn(amount, lowest, highest, 1.01)
+    score, method = sfp.Score(fn, sfp.EDM(t0=0.02, t1=3.0)), sfp.sampling.Denoised(sfp.Heun(n - 1, churn=churn))
     with jax.disable_jit():
         got = method(score, jnp.asarray(2.5), key=jr.key(0))
     np.testing.assert_allclose(got, published(2.5), rtol=1e-10)
@@ -506,8 +509,8 @@ def test_state_in_float64() -> None:
     """A float64 state takes many steps without piling up their rounding; the score stays in its own precision."""
     seen: set[Any] = set()
 
-    class Watched(sfp.AbstractScore):
-        inner: sfp.AbstractScore
+    class Watched(sfp.score.AbstractScore):
+        inner: sfp.score.AbstractScore
 
         @property
         def sde(self) -> AbstractLinearSDE:
@@ -556,39 +559,39 @@ def test_bad_input() -> None:
     for wrong in (jnp.int32, "int8"):
         refused(r"dtype = int[0-9]*; a sample is an array of floats", draw, dtype=wrong, error=TypeError)
     refused(r"float64 turned off here\. Call sample inside `with jax\.enable_x64\(True\)", draw, dtype=jnp.float64)
-    steppers = (sfp.EulerMaruyama, sfp.Euler, sfp.Heun, sfp.ExponentialIntegrator, sfp.DPMSolver)
+    steppers = (sfp.EulerMaruyama, sfp.sampling.Euler, sfp.Heun, sfp.ExponentialIntegrator, sfp.DPMSolver)
     for method in (*steppers, lambda steps: sfp.Langevin(steps, 0.1)):
         refused("steps = 0; a sampler needs at least one step", method, 0)
     for wrong in (0.0, -1.0, float("nan")):
         refused(f"step_size = {wrong}; a step is positive", sfp.Langevin, 1, wrong)
     refused(r"t = 2\.0 lies outside \[t0, t1\]", sfp.Langevin(1, 0.1, 2.0), standard(), jnp.ones(2), key=key)
-    for method in (sfp.Euler, sfp.EulerMaruyama):
+    for method in (sfp.sampling.Euler, sfp.EulerMaruyama):
         short = method(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))
         message = r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"
         refused(message, short, standard(), jnp.ones(2), key=key)
-    for grid in (sfp.log_snr_grid, sfp.RhoGrid()):
+    for grid in (sfp.sampling.log_snr_grid, sfp.sampling.RhoGrid()):
         refused("has no Gaussian kernel", grid, sfp.sde.CriticallyDampedLangevin(), 10, error=TypeError)
     general = standard(sfp.sde.CriticallyDampedLangevin())
     for method in (
-        sfp.Heun(4, sfp.uniform_grid),
-        sfp.DPMSolver(4, sfp.uniform_grid),
-        sfp.ExponentialIntegrator(4, sfp.uniform_grid),
+        sfp.Heun(4, sfp.sampling.uniform_grid),
+        sfp.DPMSolver(4, sfp.sampling.uniform_grid),
+        sfp.ExponentialIntegrator(4, sfp.sampling.uniform_grid),
         sfp.PredictorCorrector(sfp.EulerMaruyama(4)),
-        sfp.Denoised(Start()),
+        sfp.sampling.Denoised(Start()),
     ):
         refused("has no Gaussian kernel", method, general, jnp.ones((2, 2)), key=key, error=TypeError)
     for method in (
         sfp.EulerMaruyama(4),
-        sfp.Heun(4, churn=sfp.Churn(1.0)),
+        sfp.Heun(4, churn=sfp.sampling.Churn(1.0)),
         sfp.ExponentialIntegrator(4, noise=0.5),
-        sfp.PredictorCorrector(sfp.Euler(4)),
+        sfp.PredictorCorrector(sfp.sampling.Euler(4)),
     ):
         refused(f"key is None, but {type(method).__name__} draws random numbers", method, standard(), jnp.ones(2))
     for make, message in (
-        (lambda: sfp.RhoGrid(0.0), r"rho = 0\.0; the exponent is positive"),
-        (lambda: sfp.Churn(-1.0), r"amount = -1\.0; the noise to add is not negative"),
-        (lambda: sfp.Churn(1.0, 2.0, 1.0), r"lowest = 2\.0 and highest = 1\.0; the range of noise levels"),
-        (lambda: sfp.Churn(1.0, inflation=0.0), r"inflation = 0\.0; a standard deviation is positive"),
+        (lambda: sfp.sampling.RhoGrid(0.0), r"rho = 0\.0; the exponent is positive"),
+        (lambda: sfp.sampling.Churn(-1.0), r"amount = -1\.0; the noise to add is not negative"),
+        (lambda: sfp.sampling.Churn(1.0, 2.0, 1.0), r"lowest = 2\.0 and highest = 1\.0; the range of noise levels"),
+        (lambda: sfp.sampling.Churn(1.0, inflation=0.0), r"inflation = 0\.0; a standard deviation is positive"),
         (lambda: sfp.ExponentialIntegrator(noise=1.5), r"noise = 1\.5; the share of the noise lies in \[0, 1\]"),
         (lambda: sfp.PredictorCorrector(corrections=0), "corrections = 0; without any, use the predictor alone"),
         (lambda: sfp.PredictorCorrector(ratio=0.0), r"ratio = 0\.0; a correction's step is positive"),

@@ -31,7 +31,7 @@ KINDS = [(name, bare) for name in NETWORKS for bare in (False, True) if (name, b
 STD = 0.7
 
 
-def target_of(name: str, score: sfp.AbstractScore, t: Array, x: Array) -> Array:
+def target_of(name: str, score: sfp.score.AbstractScore, t: Array, x: Array) -> Array:
     """What a network of a kind is trained to return."""
     return {"noise": score.noise, "denoiser": score.denoise, "velocity": score.velocity, "EDM": score.denoise}[name](
         t, x
@@ -56,7 +56,7 @@ def regression(name: str, sde: AbstractLinearSDE, t: Array) -> tuple[Array, Arra
     return covariance / variance, jnp.sqrt(left), jnp.sqrt(variance)
 
 
-def rebuilt(name: str, bare: bool, score: sfp.AbstractScore, at: Array) -> NetworkScore:
+def rebuilt(name: str, bare: bool, score: sfp.score.AbstractScore, at: Array) -> NetworkScore:
     """The same score at the time `at`, held as the network of another parametrisation; NaN at any other time."""
     sde = score.sde
     assert isinstance(sde, AbstractLinearSDE)
@@ -104,7 +104,7 @@ def frozen() -> Frozen:
         at = sde.time_of_log_snr(ends[0] + (ends[1] - ends[0]) * jnp.linspace(0.01, 0.99, 5))
         t, log_alpha, log_sigma = [*t, at], [*log_alpha, sde.log_alpha(at)], [*log_sigma, sde.log_sigma(at)]
 
-    def predictions(score: sfp.AbstractScore, t: Array, x: Array) -> list[Array]:
+    def predictions(score: sfp.score.AbstractScore, t: Array, x: Array) -> list[Array]:
         return [score(t, x), score.noise(t, x), score.denoise(t, x), score.velocity(t, x)]
 
     @jax.jit
@@ -325,7 +325,7 @@ def test_a_potential_is_a_score() -> None:
     potential = sfp.Potential(energy, sfp.VP(), shape=(1, 2))
     np.testing.assert_allclose(potential(0.4, x), 0.4 * jnp.cos(x) + x[:, ::-1], rtol=1e-14)
     np.testing.assert_allclose(potential.potential(0.4, x), energy(0.4, x), rtol=1e-14)
-    assert isinstance(potential, sfp.AbstractScore)
+    assert isinstance(potential, sfp.score.AbstractScore)
     assert potential.shape == (1, 2)
     assert sfp.Score(energy, sfp.VP()).shape is None
 

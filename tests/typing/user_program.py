@@ -40,7 +40,7 @@ class SmallValues(AbstractTerm):
     scale: float
     fraction: float = 1.0
 
-    def observe(self, score: sfp.AbstractScore, perturbed: Perturbed, *, key: Array) -> tuple[Array | None, Any]:
+    def observe(self, score: sfp.score.AbstractScore, perturbed: Perturbed, *, key: Array) -> tuple[Array | None, Any]:
         return None, None
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Array, observed: Any) -> Array:
@@ -54,15 +54,15 @@ class Size(AbstractMeasure):
     needs_kernel = False
     needs_levels = False
 
-    def section(self, score: sfp.AbstractScore, data: sfp.Dataset, *, key: Array) -> Section:
+    def section(self, score: sfp.score.AbstractScore, data: sfp.Dataset, *, key: Array) -> Section:
         sizes = jax.vmap(lambda x: jnp.linalg.norm(score(self.t, x)))(jnp.asarray(data.values))
         return Section("size", {"size": Estimate(float(sizes.mean()), None, "1", "mean norm")}, {})
 
 
-class Twice(sfp.AbstractScore):
+class Twice(sfp.score.AbstractScore):
     """A score of one's own."""
 
-    inner: sfp.AbstractScore
+    inner: sfp.score.AbstractScore
     sde: AbstractSDE
     shape: tuple[int, ...] | None = None
 
@@ -109,7 +109,7 @@ def training(folder: str) -> None:
     def watch(report: train.Report) -> None:
         seen.append(report.step)
 
-    def judge(score: sfp.AbstractScore) -> dict[str, float]:
+    def judge(score: sfp.score.AbstractScore) -> dict[str, float]:
         return {"at zero": float(score(0.5, jnp.zeros(2)).sum())}
 
     run = train.fit(

@@ -17,7 +17,8 @@ from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..dataset import AbstractDequantiser, Dataset, Quantisation, UniformDequantiser, bits_per_dim
-from ..score import AbstractScore, conditioned
+from ..score import AbstractScore
+from ..score.score import conditioned
 
 _T = TypeVar("_T")
 

@@ -11,8 +11,10 @@ from jaxtyping import Array, ArrayLike, Int
 from .._batches import apart, in_batches
 from .._checks import require
 from .._types import Event, Key, Scalar
-from ..dataset import Dataset, as_dataset
-from ..score import AbstractScore, conditioned, linear_sde
+from ..dataset import Dataset
+from ..dataset.dataset import as_dataset
+from ..score import AbstractScore
+from ..score.score import conditioned, linear_sde
 from .laws import AbstractTimeSampler, SoftTruncation, TimeInterval
 
 _T = TypeVar("_T")

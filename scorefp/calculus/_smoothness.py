@@ -29,7 +29,7 @@ def require_smooth(name: str, fn: Callable[..., Any], *args: Array) -> None:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from scorefp.calculus import require_smooth
+        >>> from scorefp.calculus._smoothness import require_smooth
         >>> require_smooth("network", jax.nn.relu, jnp.zeros(2))
         Traceback (most recent call last):
             ...
