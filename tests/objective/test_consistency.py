@@ -79,7 +79,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> None:
         assert shape == ()
         return jax.lax.bitcast_convert_type(key, jnp.float64)
 
-    monkeypatch.setattr(reverse, "jr", SimpleNamespace(normal=normal))
+    monkeypatch.setattr(reverse.steps, "jr", SimpleNamespace(normal=normal))
 
 
 NODES = np.linspace(-9, 9, 300)
