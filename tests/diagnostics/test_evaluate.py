@@ -142,7 +142,7 @@ def test_exact_and_perturbed_score_of_a_mixture() -> None:
     plain = json.loads(json.dumps(exact.to_dict(), allow_nan=False))
     assert plain["sections"]["likelihood"]["numbers"]["negative_log_likelihood"] == vars(nll)
     assert plain["configuration"]["samples"]["count"] == 300
-    assert plain["configuration"]["measures"][1]["draws"] == 64
+    assert plain["configuration"]["measures"][1]["estimator"]["draws"] == 64
     assert plain["configuration"]["measures"][0]["dequantiser"] is None
     assert "bits" not in text
 

@@ -31,7 +31,7 @@ def test_gaussian_closed_form(make: Callable[[], AbstractLinearSDE]) -> None:
     result = sfp.flow_likelihood(gaussian().score(sde), x, integrator=TIGHT)
     assert float(result.log_prob) == pytest.approx(float(sde.prior.log_prob(push(x)) + log_determinant), abs=1e-6)
     np.testing.assert_allclose(result.latent, push(x), rtol=1e-6)
-    assert result.error is None
+    assert result.solver_error is None
 
 
 def long(mixture: sfp.GaussianMixture) -> MixturePotential:
