@@ -31,10 +31,9 @@ def on_page_markdown(markdown: str, page: "Page", **others: Any) -> str:
     room = page.file.src_uri.removeprefix("api/").removesuffix(".md")
     if room not in rooms():
         return markdown
-    title, _, text = markdown.partition("\n")
-    notes, heading, groups = text.partition("\n## ")
+    title, heading, groups = markdown.partition("\n## ")
     names = f'<div class="names" markdown>\n\n{table(room, markdown)}\n\n</div>'
-    return f"{title}\n\n{introduction(room)}\n{notes}\n{names}\n{heading}{groups}"
+    return f"{title}\n{introduction(room)}\n\n{names}\n{heading}{groups}"
 
 
 def rooms() -> list[str]:
