@@ -454,7 +454,7 @@ def differences(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[
 
 def figure(found: dict[str, Cells]) -> Figure:
     """Of each method and data set: the median minus that of DSM, and the residual; one point a seed."""
-    view = Figure(figsize=(3.1 * len(found) + 1.6, 9), layout="constrained")
+    view = Figure(figsize=(3.1 * len(found) + 1.6, 12), layout="constrained")
     panels = view.subplots(2, len(found), squeeze=False, sharey=True)
     titles = [method.title for method in METHODS.values()]
     for column, (name, cells) in enumerate(found.items()):

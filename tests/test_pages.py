@@ -27,6 +27,7 @@ PLANTED = {
     + "a + " * 400
     + r"b\)</span></p>",
     "table is cut": "<div style='overflow: hidden'><table><tr><td>" + "wide" * 1000 + "</td></tr></table></div>",
+    "table scrolls": "<div style='overflow: auto'><table><tr><td>" + "wide" * 1000 + "</td></tr></table></div>",
     "code is cut": "<pre><code style='display: block; overflow: hidden'>" + "wide" * 1000 + "</code></pre>",
     "picture is cut": "<img width=3000 height=9 src='data:image/svg+xml,<svg xmlns=\"http://www.w3.org/2000/svg\"/>'>",
     "console error": "<script>console.error('planted')</script>",

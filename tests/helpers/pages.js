@@ -59,8 +59,8 @@ function cut(view, narrow) {
       const over = around ? around.scrollWidth - around.clientWidth : box.right - right;
       if (over <= MARGIN) continue;
       if (!["auto", "scroll"].includes(overflow)) report(`${kind} is cut`, what, over);
-      // Beside the menus of a wide screen a formula has room for its lines to be broken.
-      else if (kind.includes("formula") && !narrow) report(`${kind} scrolls`, what, over);
+      // A wide screen has room beside the menus, and the lines of a formula can be broken.
+      else if (kind !== "code" && !narrow) report(`${kind} scrolls`, what, over);
     }
   return found;
 }
