@@ -36,7 +36,8 @@ function clipping(element, article) {
 function cut(view, narrow) {
   const article = view.document.querySelector("article");
   if (!article) return [];
-  const { right } = article.getBoundingClientRect();
+  // On a narrow screen boxes of code and tables go to the edges of the window.
+  const right = narrow ? view.document.documentElement.clientWidth : article.getBoundingClientRect().right;
   const found = [];
   const tex = new Map([...(view.MathJax?.startup?.document?.math ?? [])].map((item) => [item.typesetRoot, item.math]));
   const report = (kind, what, by) => found.push({ kind, what: `${what} (${Math.round(by)} px)` });
