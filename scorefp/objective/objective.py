@@ -164,8 +164,8 @@ class AbstractTerm(AbstractObjective, _TermFields):
     def __check_init__(self) -> None:
         require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")
         for name in ("weighting", "scale"):
-            if vars(self).get(name) is not None:
-                function(name, getattr(self, name), "sde, t", "For example scorefp.likelihood_weighting.")
+            if (fn := vars(self).get(name)) is not None:
+                function(name, fn, "sde, t", "For example scorefp.likelihood_weighting.")
 
     @abstractmethod
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:

@@ -14,7 +14,8 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp import densities, fokker_planck, sde as sdes
-from scorefp.fokker_planck import LogResidual, mean_square
+from scorefp.fokker_planck import DensityResidual, LogResidual, ScoreResidual, mean_square
+from scorefp.fokker_planck.residual import resolve
 
 Shape = tuple[int, ...]
 SHAPES: tuple[Shape, ...] = ((3,), (), (2, 1, 2))
@@ -75,7 +76,7 @@ def use_potential(potential: Any, t: Array, x: Array, key: Array) -> Any:
 
 def use_method(method: Any, t: Array, x: Array, key: Array) -> Any:
     score = sfp.Score(lambda t, x: -jnp.sin((1 + t) * x), sfp.VP())
-    square = fokker_planck.resolve(method).squared_norm(score, t, x, key)
+    square = resolve(method).squared_norm(score, t, x, key)
     return sfp.score_fpe_residual(score, t, x, method=method, key=key), square
 
 
@@ -89,6 +90,19 @@ def use_rule(rule: Any, t: Array, x: Array, key: Array) -> Any:
     potential = sfp.Potential(lambda t, x: jnp.sum(jnp.cos((1 + t) * x)), sfp.VP())
     residual = LogResidual(potential, sfp.Ito())
     return mean_square(residual, sfp.Box(x - 1, x + 1), start=t, rule=rule, key=key)
+
+
+def use_residual(residual: Any, t: Array, x: Array, key: Array) -> Any:
+    return residual.square(t, x, key)
+
+
+def use_times(law: Any, t: Array, x: Array, key: Array) -> Any:
+    times, weights = law.sample(sfp.VP(), 4, key=key)
+    return x * jnp.mean(times * weights).astype(x.dtype)
+
+
+def use_estimate(estimate: Any, t: Array, x: Array, key: Array) -> Any:
+    return estimate.value + x * estimate.error
 
 
 def use_trace(trace: Any, t: Array, x: Array, key: Array) -> Any:
@@ -150,6 +164,10 @@ def general(shape: Shape, dtype: Any) -> sfp.GeneralSDE:
 
 def brownian(shape: Shape, dtype: Any) -> sdes.GeometricBrownianMotion:
     return sdes.GeometricBrownianMotion(jnp.full(shape, 0.1, dtype), jnp.full((*shape, *shape), 0.2, dtype))
+
+
+def suprema(ones: Array) -> tuple[Array, sfp.Estimate, Array, sfp.Estimate]:
+    return ones, sfp.Estimate(ones, ones), ones, sfp.Estimate(ones, ones)
 
 
 def plain(cls: Callable[..., Any], *args: Any) -> Callable[[Shape, Any], Any]:
@@ -216,6 +234,14 @@ ROWS: dict[str, Row] = {
     "Antithetic of a potential": Row(sfp.Antithetic, plain(sfp.Antithetic), use_log_method),
     **rows(use_rule, sfp.integrals.UniformDraws, args=(8,)),
     **rows(use_rule, sfp.integrals.GaussLegendre, args=(2, 2), shapes=((3,), ())),
+    **rows(use_times, sfp.UniformTime, sfp.UniformLogSNR, sfp.LogNormalNoise, sfp.integrals.SoftTruncation),
+    **rows(use_times, sfp.integrals.TimeInterval, args=(sfp.UniformTime(), 0.2)),
+    "Estimate": Row(
+        sfp.Estimate, lambda shape, dtype: sfp.Estimate(jnp.ones(shape, dtype), jnp.ones(shape, dtype)), use_estimate
+    ),
+    **rows(use_residual, DensityResidual, args=(lambda t, x: jnp.exp(-t * jnp.sum(x**2)), sfp.VP())),
+    **rows(use_residual, LogResidual, args=(sfp.Potential(lambda t, x: jnp.sum(network(t, x)), sfp.VP()),)),
+    **rows(use_residual, ScoreResidual, args=(sfp.Score(network, sfp.VP()),)),
     # densities
     "AnchoredPotential": Row(
         sfp.fokker_planck.AnchoredPotential,
@@ -231,7 +257,7 @@ ROWS: dict[str, Row] = {
     ),
     "ResidualSuprema": Row(
         fokker_planck.ResidualSuprema,
-        lambda shape, dtype: fokker_planck.ResidualSuprema(*jnp.ones((6, 4), dtype)),
+        lambda shape, dtype: fokker_planck.ResidualSuprema(*suprema(jnp.ones((4,), dtype))),
         use_suprema,
     ),
     "GaussianMixture": Row(sfp.GaussianMixture, mixture, use_mixture),
@@ -240,5 +266,5 @@ ROWS: dict[str, Row] = {
     **rows(use_surface, densities.MuellerBrown, shapes=PLANE),
 }
 
-PACKAGES = (sfp.calculus, sfp.sde, sfp.score, sfp.fokker_planck, sfp.densities)
+PACKAGES = (sfp.calculus, sfp.sde, sfp.score, sfp.integrals, sfp.fokker_planck, sfp.densities)
 """The packages whose public classes must all have a row."""

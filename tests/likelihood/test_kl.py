@@ -207,7 +207,7 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
         lambda: sfp.likelihood.prior_kl(truth(), samples() * jnp.nan, key=jr.key(0)),
     ),
     "no draws": (ValueError, "draws = 0", lambda: entropy(samples(), draws=0)),
-    "form": (ValueError, "form = 'dsm'; the entropy has the forms", lambda: entropy(samples(), form="dsm")),
+    "form": (ValueError, "form = 'dsm'; it is 'divergence' or 'drift'", lambda: entropy(samples(), form="dsm")),
     "shapes": (
         ValueError,
         "other_mean has shape",

@@ -45,7 +45,7 @@ def test_quadrature_of_a_mixture() -> None:
     for t in (0.1, 0.7, 2.5):
         found = sfp.likelihood.log_normaliser(potential, t, method)
         assert float(found.value) == pytest.approx(math.sin(2 * t), abs=1e-9)
-        assert abs(found.value - math.sin(2 * t)) <= found.error + 1e-10 < 1e-4
+        assert abs(found.value - math.sin(2 * t)) <= found.remainder + 1e-10 < 1e-4
         # The integral of the squared density is below its largest value.
         assert (
             float(sfp.likelihood.log_normaliser(scaled(plane_mixture(), 2.0), t, method).value) < math.sin(2 * t) - 0.5
@@ -67,11 +67,11 @@ def test_quadrature_of_scalar_samples() -> None:
 
 
 def test_too_few_nodes_are_seen() -> None:
-    """The control of the error: a mode between the nodes."""
+    """The control of the remainder: a mode between the nodes."""
     narrow = sfp.Potential(lambda t, x: -0.5 * jnp.sum((x / 0.02) ** 2), SDE)
     want = math.log(0.02 * math.sqrt(2 * math.pi))
     found = sfp.likelihood.log_normaliser(narrow, 1.0, BOX(cube(1), nodes=32))
-    assert float(found.error) > 0.5 * abs(float(found.value) - want) > 0.1
+    assert float(found.remainder) > 0.5 * abs(float(found.value) - want) > 0.1
 
 
 def test_importance_sampling() -> None:

@@ -428,10 +428,10 @@ def test_the_models_in_a_checkpoint(tmp_path: Path) -> None:
     [
         (lambda m: dataclasses.replace(m, data_std=0.5), r"data_std.*"),
         (lambda m: dataclasses.replace(m, sde=sfp.VP(t1=0.9)), r"sde\.t1 was 1\.0, is 0\.9"),
-        (lambda m: sfp.DenoiserScore(m.network, m.sde, m.data_std), "the whole was NoiseScore, is DenoiserScore"),
+        (lambda m: sfp.DenoiserScore(m.network, m.sde, m.data_std), "target was noise_target, is clean_target"),
         (
-            lambda m: sfp.NoiseScore(eqx.nn.MLP(3, 3, 4, 1, key=jr.key(0)), m.sde, m.data_std),
-            r"network/layers/0/weight is not there",
+            lambda m: sfp.NoiseScore(sfp.nn.MLP((3,), width=4, key=jr.key(0)), m.sde, m.data_std),
+            r"network/times/weight is not there",
         ),
         (lambda m: eqx.tree_at(lambda m: m.network.dropout.p, m, 0.5), r"network\.dropout\.p was 0\.2, is 0\.5"),
     ],

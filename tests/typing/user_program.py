@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 import scorefp as sfp
 from scorefp import data, train
-from scorefp.diagnostics import AbstractMeasure, Estimate, Section
+from scorefp.diagnostics import AbstractMeasure, Number, Section
 from scorefp.objective import AbstractTerm, Perturbed
 from scorefp.sde import AbstractLinearSDE, AbstractSDE
 
@@ -56,7 +56,7 @@ class Size(AbstractMeasure):
 
     def section(self, score: sfp.score.AbstractScore, data: sfp.Dataset, *, key: Array) -> Section:
         sizes = jax.vmap(lambda x: jnp.linalg.norm(score(self.t, x)))(jnp.asarray(data.values))
-        return Section("size", {"size": Estimate(float(sizes.mean()), None, "1", "mean norm")}, {})
+        return Section("size", {"size": Number(float(sizes.mean()), None, "1", "mean norm")}, {})
 
 
 class Twice(sfp.score.AbstractScore):
