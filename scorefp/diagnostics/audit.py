@@ -21,7 +21,8 @@ from ..dataset import AbstractDequantiser, Dataset
 from ..dataset.dataset import as_dataset
 from ..likelihood import BoundEstimator
 from ..reverse import Integrator
-from ..score import AbstractScore, require_score
+from ..score import AbstractScore
+from ..score.score import require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ._table import table
 from .bound import Bound

@@ -1,5 +1,6 @@
 """Objectives: linear combinations of integrals over time, estimated on a batch."""
 
+import dataclasses
 from abc import abstractmethod
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
+from .weighting import Weighting
 
 
 class Perturbed(AbstractModule):
@@ -163,9 +165,10 @@ class AbstractTerm(AbstractObjective, _TermFields):
 
     def __check_init__(self) -> None:
         require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")
-        for name in ("weighting", "scale"):
-            if (fn := vars(self).get(name)) is not None:
-                function(name, fn, "sde, t", "For example scorefp.likelihood_weighting.")
+        for field in dataclasses.fields(self):
+            fn = getattr(self, field.name)
+            if field.type in (Weighting, Weighting | None) and fn is not None:
+                function(field.name, fn, "sde, t", "For example scorefp.likelihood_weighting.")
 
     @abstractmethod
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:

@@ -14,8 +14,8 @@ from .._batches import in_batches
 from .._checks import count, floating, kind, random_key, require, same_shape, scalar_time
 from .._describe import name_of
 from .._types import Event, Key, Time
-from ..score import AbstractScore, require_score
-from ..score.score import conditioned
+from ..score import AbstractScore
+from ..score.score import conditioned, require_score
 from ..sde import AbstractSDE
 from .euler import EulerMaruyama
 from .sampler import AbstractSampler

@@ -13,7 +13,6 @@ from .network import (
     EDMScore as EDMScore,
     NetworkScore as NetworkScore,
     NoiseScore as NoiseScore,
-    Preconditioned as Preconditioned,
     Target as Target,
     VelocityScore as VelocityScore,
     clean_target as clean_target,
@@ -27,5 +26,4 @@ from .potential import (
 from .score import (
     AbstractScore as AbstractScore,
     Score as Score,
-    require_score as require_score,
 )

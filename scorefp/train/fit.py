@@ -20,7 +20,8 @@ from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..objective import AbstractObjective
-from ..score import AbstractScore, require_score
+from ..score import AbstractScore
+from ..score.score import require_score
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
 from .devices import everywhere, local, per_device_batch

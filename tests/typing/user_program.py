@@ -1,7 +1,7 @@
 """A program as a user writes it: `test_user_program.py` runs it and asks two type checkers what an editor would say."""
 
 import tempfile
-from typing import Any, assert_type
+from typing import Any, ClassVar, assert_type
 
 import diffrax
 import equinox as eqx
@@ -65,12 +65,10 @@ class Twice(sfp.score.AbstractScore):
     inner: sfp.score.AbstractScore
     sde: AbstractSDE
     shape: tuple[int, ...] | None = None
+    conditions: ClassVar[tuple[str, ...]] = ("inner",)
 
     def __call__(self, t: ArrayLike, x: Array) -> Array:
         return 2 * self.inner(t, x)
-
-    def bind(self, *, args: Any = None, key: Array | None = None) -> "Twice":
-        return Twice(self.inner.bind(args=args, key=key), self.sde, self.shape)
 
 
 def my_weighting(sde: AbstractLinearSDE, t: Array) -> Array:
