@@ -131,7 +131,8 @@ def function(name: str, fn: _F, arguments: str, remedy: str, keywords: tuple[str
     except (TypeError, ValueError):  # some functions of C do not say what they take
         return fn
     wanted = arguments.split(", ")
-    asked = {word: None for word in keywords if word in signature.parameters}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    asked = {word: None for word, p in signature.parameters.items() if word in keywords and p.kind in named}
     try:
         names = list(signature.bind(*wanted, **asked).arguments)[: len(wanted)]
     except TypeError:
