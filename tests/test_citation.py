@@ -48,6 +48,8 @@ def test_an_object_is_cited_with_what_it_holds(capsys: pytest.CaptureFixture[str
     assert "nichol2021" in cited(capsys, sfp.Score(lambda t, x: -x, sde))
     assert "hang2023" in cited(capsys, sfp.DSM(weighting=sfp.objective.MinSNRWeighting()))
     assert cited(capsys, {"a": [sfp.likelihood.log_likelihood]}) == {"song2021"}
+    energy = sfp.DistancePotential(lambda t, x: x, sfp.VP())
+    assert "salimans2021" in cited(capsys, energy)
     assert "plainer2025" in cited(capsys, sfp.Smoothed)
     assert cited(capsys, eqx.filter_jit(sfp.edm_loss)) == {"karras2022"}
 

@@ -22,8 +22,8 @@ normaliser; `inner` is `None` for a bare network."""
 
 
 class NetworkPotential(AbstractPotential):
-    r"""A potential around a network $F$ whose value has the event's shape [P2]. `DistancePotential` and
-    `InnerPotential` make it.
+    r"""A potential around a network $F$ whose value has the event's shape [P2] (Salimans & Ho 2021).
+    `DistancePotential` and `InnerPotential` make it.
 
     **Preconditioned** (`data_std` is a number or an array of the event shape; the default). With $v =
     \alpha^2\sigma_d^2 + \sigma^2$ the variance of $x_t$ for data of standard deviation $\sigma_d$, the network is

@@ -31,7 +31,7 @@ class NetworkScore(AbstractScore):
     $$ \tau = \frac{p\,\alpha\sigma_d^2 + q\,\sigma}{v}\,x + \frac{|p\,\sigma - q\,\alpha|\,\sigma_d}{\sqrt v}\,
        F\big(c_{\text{noise}}, x/\sqrt v\big), \qquad c_{\text{noise}} = \tfrac14\log\tfrac{\sigma}{\alpha}, $$
 
-    the linear regression of the target on $x$ plus what is left, with a network $F$ whose input and target have unit
+    the linear regression of the target on $x$ plus a remainder, with a network $F$ whose input and target have unit
     variance at every time. It is the scheme of Karras 2022 [P1] for every linear SDE and every target. Solved for the
     score it reads, with no cancellation at either end of time,
 
@@ -203,7 +203,7 @@ _MAKERS: dict[Target, str] = {
 
 
 class Preconditioned(NamedTuple):
-    r"""What a preconditioned network sees, and how large its value counts.
+    r"""The input of a preconditioned network, and the scale of its value.
 
     Attributes:
         condition: $c_{\text{noise}} = \tfrac14\log\tfrac\sigma\alpha$.
