@@ -417,6 +417,36 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: audited(score=lambda t, x: -x),
         WRAP,
     ),
+    **{
+        f"a function in {name}": (call, WRAP)
+        for name, call in {
+            "log_likelihood": lambda: sfp.log_likelihood(lambda t, x: -x, x()),  # type: ignore
+            "likelihood_bound": lambda: sfp.likelihood_bound(lambda t, x: -x, x(), key=jr.key(0)),  # type: ignore
+            "score_fpe_residual": lambda: residual(lambda t, x: -x, 0.5, x()),  # type: ignore
+            "ScoreResidual": lambda: sfp.fokker_planck.ScoreResidual(lambda t, x: -x),  # type: ignore
+        }.items()
+    },
+    "a score for a residual": (
+        lambda: sfp.fokker_planck.mean_square(score(), sfp.Box(-x(), x()), key=jr.key(0)),  # type: ignore
+        r"residual is a Score\. It is scorefp\.fokker_planck\.ScoreResidual\(score\), for example",
+    ),
+    "a density of x alone": (
+        lambda: sfp.fokker_planck.DensityResidual(lambda x: x.sum(), sfp.VP()),  # type: ignore
+        r"density takes \(x\); it is called as density\(t, x\)",
+    ),
+    "a number for an estimator": (
+        lambda: sfp.likelihood_bound(score(), x(), key=jr.key(0), estimator=128),  # type: ignore
+        r"estimator is 128\. It is scorefp\.BoundEstimator\(draws=128\)",
+    ),
+    "a word for an integrator": (
+        lambda: sfp.log_likelihood(score(), x(), integrator="dopri5"),  # type: ignore
+        r"integrator is 'dopri5'\. It is scorefp\.Integrator",
+    ),
+    "the class of a trace": (
+        lambda: sfp.log_likelihood(score(), x(), trace=sfp.Exact),  # type: ignore
+        r"trace is the class Exact\. It is Exact\(\) or Hutchinson",
+    ),
+    "a number added to a loss": (lambda: sfp.DSM() + 1, r"other is 1\. A loss is a sum of terms"),  # type: ignore
     "a network to fit": (lambda: fitted(model=perceptron()), "score is a MLP.*a network with NoiseScore"),
     "a word for a loss": (lambda: fitted(loss="dsm"), r"loss is 'dsm'\. It is made of terms"),
     "the class of a law of times": (lambda: fitted(time=sfp.UniformTime), "time is the class UniformTime"),
@@ -473,3 +503,14 @@ def test_what_takes_conditioning_is_a_network() -> None:
     family = sfp.Score(lambda t, x, *, args, key=None: -args * x, sfp.VP())
     assert jnp.all(family.bind(args=2.0)(0.5, x()) == -2)
     assert jnp.all(sfp.Score(lambda time, sample: -sample, sfp.VP())(0.5, x()) == -1)
+
+
+class Variadic:
+    def __call__(self, *args: Any) -> Any:
+        return -args[1]
+
+
+@pytest.mark.parametrize("fn", [lambda *args: -args[1], lambda *args, **keywords: -args[1], Variadic(), jnp.multiply])
+def test_functions_of_any_number_of_arguments(fn: Callable[..., Any]) -> None:
+    """Arguments that are merely called `args` ask for no conditioning."""
+    assert sfp.Score(fn, sfp.VP())(0.5, x()).shape == X

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import checked, random_key, require, same_shape, scalar_time, time_within
+from .._checks import checked, function, kind, random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
@@ -15,6 +15,7 @@ from ..calculus._smoothness import require_smooth
 from ..integrals import AbstractDomainRule, Box, Estimate, UniformDraws
 from ..score import AbstractPotential, AbstractScore
 from ..score.potential import require_potential
+from ..score.score import require_score
 from ..sde import AbstractSDE
 from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, unbiased_square
 from .residual import LogResidualMethod, ResidualMethod, fpe_residual, resolve, resolve_log
@@ -55,6 +56,10 @@ class DensityResidual(AbstractResidual):
     density: Callable[[Scalar, Event], Scalar]
     sde: AbstractSDE
     trace: AbstractTrace = Exact()
+
+    def __check_init__(self) -> None:
+        function("density", self.density, "t, x", "It returns a number, the density at one time and one sample.")
+        kind("sde", self.sde, AbstractSDE, "It is the forward process, for example scorefp.VP().")
 
     @property
     def random(self) -> bool:
@@ -126,6 +131,7 @@ class ScoreResidual(AbstractResidual):
     method: ResidualMethod = Exact()
 
     def __check_init__(self) -> None:
+        require_score(self.score)
         resolve(self.method, self.form)
 
     @property
@@ -192,6 +198,7 @@ def mean_square(
         >>> round(float(mean_square(ScoreResidual(wide), box, rule=sfp.integrals.GaussLegendre(4, 2)).value), 4)
         0.6667
     """
+    kind("residual", residual, AbstractResidual, "It is scorefp.fokker_planck.ScoreResidual(score), for example.")
     sde = residual.sde
     first = time_within(scalar_time(sde.t0 if start is None else start, box.lower), sde.t0, sde.t1, name="start")
     message = (

@@ -13,6 +13,7 @@ from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, diver
 from ..calculus._smoothness import require_smooth
 from ..score import AbstractPotential, AbstractScore
 from ..score.potential import require_potential
+from ..score.score import require_score
 from ..sde import AbstractSDE
 from .curve import Antithetic
 from .method import FORMS, AbstractLogResidualMethod, AbstractResidualMethod, Form
@@ -78,6 +79,7 @@ def score_fpe_residual(
         >>> bool(abs(sfp.score_fpe_residual(wrong, 0.3, jnp.array([0.5]))[0]) > 1)
         True
     """
+    require_score(score)
     x = floating("x", x)
     t = time_within(scalar_time(t, x), score.sde.t0, score.sde.t1)
     taken = resolve(method, form)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import finite, floating, one_of, random_key, require
+from .._checks import finite, floating, kind, one_of, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
@@ -185,6 +185,7 @@ def evaluate_bound(
     """
     x, key = finite("x", floating("x", x)), random_key("the bound", key)
     one_of("form", form, get_args(BoundForm))
+    kind("estimator", estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=128), for example.")
     return _evaluate(score, estimator.horizon(linear_sde(score)), x, key, form, estimator)
 
 

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
-from .._checks import finite, floating, random_key, require, scalar_time, time_within
+from .._checks import finite, floating, kind, random_key, require, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..reverse import Integrator
 from ..reverse.ode import batch_flow_map_with_divergence, drawn, flow_map_with_divergence
 from ..score import AbstractScore
+from ..score.score import require_score
 
 
 class FlowLikelihood(AbstractModule):
@@ -67,7 +68,7 @@ def log_likelihood(
         The log-likelihood, in nats.
 
     Raises:
-        TypeError: if `x` is not floating.
+        TypeError: if `x` is not floating, or `score`, `trace` or `integrator` is of another kind.
         ValueError: if `x` is not finite, `start` is outside the horizon, the score has another shape than `x`, or
             `Hutchinson` gets no key.
         RuntimeError: if the solver fails, unless the integrator has `throw=False`; the result is NaN then.
@@ -117,7 +118,7 @@ def flow_likelihood(
         The log-likelihood of the first solve and what goes with it. The `solver_error` is not the variance of probes.
 
     Raises:
-        TypeError: if `x` is not floating.
+        TypeError: if `x` is not floating, or `score`, `trace` or `integrator` is of another kind.
         ValueError: if `x` is not finite, or has no leading axis or an empty one where it is a batch, `start` is outside
             the horizon, the score has another shape than a sample, or `Hutchinson` gets no key.
         RuntimeError: if the solver fails, unless the integrator has `throw=False`.
@@ -132,6 +133,9 @@ def flow_likelihood(
         >>> [round(float(value), 3) for value in batch.log_prob]
         [-0.919, -1.419]
     """
+    require_score(score)
+    kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
+    kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
     x = finite("x", floating("x", x))
     if start is not None:
         start = time_within(scalar_time(start, x), score.sde.t0, score.sde.t1)

@@ -3,7 +3,7 @@
 import dataclasses
 from abc import abstractmethod
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._checks import floating, function, require
+from .._checks import floating, function, kind, require
 from .._describe import described, free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
@@ -126,6 +126,7 @@ class AbstractObjective(AbstractModule):
         return total, named
 
     def __add__(self, other: "AbstractObjective") -> "Objective":
+        kind("other", other, AbstractObjective, "A loss is a sum of terms; a number multiplies one: 0.1 * ScoreFPE().")
         return Objective(self.parts() + other.parts())
 
     def __mul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
@@ -167,7 +168,7 @@ class AbstractTerm(AbstractObjective, _TermFields):
         require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")
         for field in dataclasses.fields(self):
             fn = getattr(self, field.name)
-            if field.type in (Weighting, Weighting | None) and fn is not None:
+            if field.type in (Weighting, cast(Any, Weighting) | None) and fn is not None:
                 function(field.name, fn, "sde, t", "For example scorefp.likelihood_weighting.")
 
     @abstractmethod

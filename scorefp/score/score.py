@@ -185,4 +185,4 @@ def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:
 
 def linear_sde(score: AbstractScore) -> AbstractLinearSDE:
     """The linear SDE of a score, where a Gaussian kernel is needed."""
-    return require_linear(score.sde)
+    return require_linear(require_score(score).sde)
