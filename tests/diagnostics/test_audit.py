@@ -13,6 +13,7 @@ import lineax as lx
 import numpy as np
 import pytest
 from helpers.references import MIXTURES, Perturbed, inside
+from helpers.refusals import refused
 from jaxtyping import Array
 from scipy import stats
 
@@ -193,8 +194,7 @@ def test_methods_and_forms() -> None:
     same = [measures[name](gradient, x, key=jr.key(1)).numbers["r_FP"].value for name in ("exact", "martingale")]
     assert same[0] > 0.1
     assert same[0] == pytest.approx(same[1], rel=1e-10)
-    with pytest.raises(ValueError, match="form = 'gradient' with method = Ito"):
-        ResidualCurve(sfp.Ito(), "gradient")
+    refused("form = 'gradient' with method = Ito", ResidualCurve, sfp.Ito(), "gradient")
 
 
 # ------------------------------------------------------------------------------------------------------- the likelihood
@@ -487,8 +487,7 @@ def test_conditioning_follows_its_sample() -> None:
 
     assert error(place) < 1e-9
     assert error(place[::-1]) > 0.1
-    with pytest.raises(ValueError, match="args has arrays with"):
-        error(place[:20])
+    refused("args has arrays with", error, place[:20])
 
 
 def test_a_measure_twice_has_two_titles() -> None:
@@ -516,10 +515,8 @@ def test_general_sde_gets_what_needs_no_kernel() -> None:
     assert list(report.sections) == ["likelihood", "gap"]
     assert "EulerMaruyama(steps=128)" in report["gap"].notes[0]
     assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve, ConsistencyCurves" in str(report)
-    with pytest.raises(TypeError, match="no Gaussian kernel"):
-        sfp.audit(score, x, key=jr.key(0), measures=(CurlCurve(),))
-    with pytest.raises(ValueError, match="none of the audits has a curve"):
-        report.plot()
+    refused("no Gaussian kernel", sfp.audit, score, x, key=jr.key(0), measures=(CurlCurve(),), error=TypeError)
+    refused("none of the audits has a curve", report.plot)
 
 
 def test_prior_without_a_scale_is_judged_by_its_draws() -> None:
@@ -547,11 +544,9 @@ def test_bad_samples_are_refused(unchecked: None) -> None:
     with pytest.raises(TypeError, match="the values have dtype int32 and quantisation is None"):
         sfp.audit(score, np.ones((10, 2), np.int32), key=jr.key(0))
     x[3, 1] = np.nan
-    with pytest.raises(ValueError, match="sample 3 holds nan"):
-        sfp.audit(score, x, key=jr.key(0))
+    refused("sample 3 holds nan", sfp.audit, score, x, key=jr.key(0))
     for few in (np.ones((1, 2)), np.ones(())):
-        with pytest.raises(ValueError, match="needs at least two samples"):
-            sfp.audit(sfp.Score(score.fn, score.sde), few, key=jr.key(0))
+        refused("needs at least two samples", sfp.audit, sfp.Score(score.fn, score.sde), few, key=jr.key(0))
     with pytest.raises(ValueError, match=r"a sample of data has shape \(3,\), but the score's own has shape \(2,\)"):
         sfp.audit(score, np.ones((10, 3)), key=jr.key(0))
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from helpers.references import assert_mean
+from helpers.refusals import refused
 from jaxtyping import Array
 from paramax import NonTrainable
 
@@ -255,17 +256,14 @@ def test_bad_training() -> None:
         options = {"optimizer": optax.sgd(0.1), "steps": 2, "key": jr.key(0), "batch_size": 8, "progress": False}
         return fit_dequantiser(dequantiser(4), network_score(), data or levels(), **(options | changes))  # pyright: ignore
 
-    with pytest.raises(ValueError, match="data has no quantisation; a dequantiser is trained on integer levels"):
-        fit(Dataset(jnp.zeros((16, 2))))
+    refused("data has no quantisation; a dequantiser is trained on integer levels", fit, Dataset(jnp.zeros((16, 2))))
     with pytest.raises(ValueError, match=r"data has Quantisation\((.|\n)*the two must be equal"):
         fit(Dataset(levels().values, sfp.Quantisation(6, 0.0, 1.0)))
-    with pytest.raises(ValueError, match="batch_size = 33; the data have 32 samples"):
-        fit(batch_size=33)
+    refused("batch_size = 33; the data have 32 samples", fit, batch_size=33)
     for name in ("steps", "draws", "report_every"):
         with pytest.raises(ValueError, match=f"{name} = 0"):
             fit(**{name: 0})
-    with pytest.raises(ValueError, match=r"k has shape \(3,\) and 3 elements, but the flow has 4"):
-        fit(levels(size=3))
+    refused(r"k has shape \(3,\) and 3 elements, but the flow has 4", fit, levels(size=3))
 
 
 # ------------------------------------------------------------------------------------------------ errors
@@ -275,11 +273,9 @@ def test_bad_training() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_bad_levels_and_flows(monkeypatch: pytest.MonkeyPatch) -> None:
     noise, key = dequantiser(4), jr.key(0)
-    with pytest.raises(TypeError, match=r"k has dtype float32; levels are integers 0 … 5"):
-        noise.draw(jnp.zeros((2, 2)), key=key)
+    refused(r"k has dtype float32; levels are integers 0 … 5", noise.draw, jnp.zeros((2, 2)), key=key, error=TypeError)
     for outside in (-1, 6):
-        with pytest.raises(ValueError, match="levels outside 0 … 5"):
-            noise(jnp.full((2, 2), outside), key=key)
+        refused("levels outside 0 … 5", noise, jnp.full((2, 2), outside), key=key)
     with pytest.raises(ValueError, match=r"k has shape \(7, 2, 2\) and 28 elements, but the flow has 4; .*jax.vmap"):
         noise.draw(jnp.zeros((7, 2, 2), int), key=key)
     with pytest.raises(TypeError, match=r"flow is a int; it needs sample_and_log_prob"):

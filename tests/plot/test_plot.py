@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -48,8 +49,7 @@ def test_curves_are_drawn_and_compared(tmp_path: Path) -> None:
     assert "1/length" in drawn.axes[0].get_title()
     # The errors of matching are on a logarithmic axis; the curl, which is zero, cannot be.
     assert [axes.get_yscale() for axes in drawn.axes] == ["log", "log", "linear", "linear"]
-    with pytest.raises(ValueError, match="reports is empty"):
-        plot.compare({})
+    refused("reports is empty", plot.compare, {})
 
 
 def test_images_stand_in_a_grid(tmp_path: Path) -> None:
@@ -72,16 +72,12 @@ def test_images_stand_in_a_grid(tmp_path: Path) -> None:
 
 @pytest.mark.quick
 def test_what_is_no_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="groups is empty"):
-        plot.image_grid({})
+    refused("groups is empty", plot.image_grid, {})
     with pytest.raises(ValueError, match=r"noise has samples of shape \(5,\), .* Give shape=\(h, w\)"):
         plot.image_grid({"noise": np.arange(10.0).reshape(2, 5)})
-    with pytest.raises(ValueError, match="no range of values"):
-        plot.image_grid({"flat": np.ones((2, 4))})
-    with pytest.raises(ValueError, match="columns = 0"):
-        plot.image_grid({"flat": np.ones((2, 4))}, columns=0)
-    with pytest.raises(ValueError, match="black is below white"):
-        plot.image_grid({"flat": np.ones((2, 4))}, limits=(1.0, 0.0))
+    refused("no range of values", plot.image_grid, {"flat": np.ones((2, 4))})
+    refused("columns = 0", plot.image_grid, {"flat": np.ones((2, 4))}, columns=0)
+    refused("black is below white", plot.image_grid, {"flat": np.ones((2, 4))}, limits=(1.0, 0.0))
 
 
 @pytest.mark.quick
