@@ -3,13 +3,11 @@
 import sys
 from pathlib import Path
 
-import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers.references import multiple
 from helpers.refusals import refused
-from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp import plot
@@ -18,17 +16,9 @@ from scorefp.diagnostics import Audit, CurlCurve, Ensemble, MatchingCurve
 ENSEMBLE = Ensemble(4, 20)
 
 
-class Multiple(eqx.Module):
-    factor: Array
-
-    def __call__(self, t: Array, x: Array) -> Array:
-        return -self.factor * x
-
-
 def report(scale: float) -> Audit:
-    score = sfp.Score(Multiple(jnp.asarray(scale)), sfp.VP())
     measures = (MatchingCurve(ENSEMBLE), CurlCurve(ensemble=ENSEMBLE))
-    return sfp.audit(score, jr.normal(jr.key(0), (20, 2)), key=jr.key(1), measures=measures)
+    return sfp.audit(multiple(scale), jr.normal(jr.key(0), (20, 2)), key=jr.key(1), measures=measures)
 
 
 def test_curves_are_drawn_and_compared(tmp_path: Path) -> None:
