@@ -75,24 +75,6 @@ def test_the_order_has_a_key_of_its_own() -> None:
     assert seeds[0] not in [int(jr.bits(key, dtype=jnp.uint32)) for key in steps]
 
 
-def test_one_compile_whatever_the_source_the_steps_and_the_reports() -> None:
-    traces = 0
-
-    def weighting(sde: Any, t: jax.Array) -> jax.Array:
-        nonlocal traces
-        traces += 1
-        return sfp.likelihood_weighting(sde, t)
-
-    def run(steps: int, key: int) -> None:
-        fitted(OnHost(Dataset(X)), loss=sfp.DSM(weighting), steps=steps, key=jr.key(key), report_every=20)
-
-    run(20, 0)
-    once = traces
-    for steps in (45, 80):
-        run(steps, steps)
-    assert traces == once
-
-
 def test_levels_stay_integers_until_the_device() -> None:
     """The loop is handed bytes, and dequantises them anew at each step."""
     levels = np.random.default_rng(0).integers(0, 4, (96, 2)).astype(np.uint8)

@@ -13,7 +13,7 @@ from helpers.refusals import refused
 
 import scorefp as sfp
 from scorefp import train
-from scorefp.data import Dataset
+from scorefp.data import Dataset, OnHost
 from scorefp.train import TrainStep
 from scorefp.train.loop import repeated
 
@@ -58,7 +58,10 @@ def test_the_same_key_gives_the_same_bits_and_another_does_not() -> None:
     assert not np.array_equal(first.history["loss"], other.history["loss"])
 
 
-def test_one_compile_for_any_number_of_steps() -> None:
+@pytest.mark.parametrize(
+    "source", [Dataset, lambda x: OnHost(Dataset(np.asarray(x)))], ids=["on the device", "on the host"]
+)
+def test_one_compile_for_any_number_of_steps(source: Any) -> None:
     traces = 0
 
     def weighting(sde: Any, t: jax.Array) -> jax.Array:
@@ -66,11 +69,12 @@ def test_one_compile_for_any_number_of_steps() -> None:
         traces += 1
         return sfp.likelihood_weighting(sde, t)
 
-    settings = {"loss": sfp.DSM(weighting), "optimizer": optax.sgd(1e-3)}
+    data = source(law().sample(jr.key(9), 256))
+    settings = {"data": data, "loss": sfp.DSM(weighting), "optimizer": optax.sgd(1e-3)}
     fitted(20, **settings)
     once = traces
-    for steps in (20, 70, 41):
-        run = fitted(steps, **settings)
+    for steps in (20, 70, 45, 80, 41):
+        run = fitted(steps, key=steps, **settings)
         assert len(run.history["loss"]) == steps
         assert np.isfinite(run.history["loss"]).all()
     assert traces == once
