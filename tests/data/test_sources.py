@@ -452,10 +452,8 @@ def test_corrupt_pictures_are_named_and_left_out_if_asked(head: bool, tmp_path: 
 
 def test_folder_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(
-        ImportError, match=r"ImageFolder needs Pillow; install it with: pip install 'scorefp\[images\]'"
-    ):
-        ImageFolder(tmp_path)
+    message = r"ImageFolder needs Pillow; install it with: pip install 'scorefp\[images\]'"
+    refused(message, ImageFolder, tmp_path, error=ImportError)
 
 
 # ------------------------------------------------------------------------------------------- Hugging Face
@@ -627,10 +625,8 @@ def test_bad_batches() -> None:
         np.ones((3, 2)),
         lambda *batches, **options: next(Loader(batches, shape=(2,), **options).batches(6, seed=0)),
     )
-    with pytest.raises(
-        ValueError, match=r"batch 1 has shape \(3, 4\), and shape = \(2,\); a batch has the shape \(n, \*"
-    ):
-        first(good, np.ones((3, 4)))
+    message = r"batch 1 has shape \(3, 4\), and shape = \(2,\); a batch has the shape \(n, \*"
+    refused(message, first, good, np.ones((3, 4)))
     refused(r"batch 0 has shape \(\), and shape = \(2,\)", first, 1.0)
     refused(r"batch 1 holds no samples", first, good, np.ones((0, 2)))
     refused(r"batches gives no batches", first)
@@ -682,10 +678,8 @@ def test_split_of_a_data_set() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.97, 1.0, -1.0, 2.0])
 def test_bad_splits(share: float) -> None:
-    with pytest.raises(
-        ValueError, match=rf"share = {share} puts .* of 13 samples into the second part; each part needs"
-    ):
-        split(OnHost(Dataset(pictures(), BYTES)), share, seed=0)
+    message = rf"share = {share} puts .* of 13 samples into the second part; each part needs"
+    refused(message, split, OnHost(Dataset(pictures(), BYTES)), share, seed=0)
     refused(r"each part needs at least 2", split, Dataset(jnp.ones((13, 1))), share, seed=0)
 
 
