@@ -3,7 +3,7 @@
 import dataclasses
 from abc import abstractmethod
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -167,7 +167,7 @@ class AbstractTerm(AbstractObjective, _TermFields):
         require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")
         for field in dataclasses.fields(self):
             fn = getattr(self, field.name)
-            if field.type in (Weighting, Weighting | None) and fn is not None:
+            if Weighting in (field.type, *get_args(field.type)) and fn is not None:
                 function(field.name, fn, "sde, t", "For example scorefp.likelihood_weighting.")
 
     @abstractmethod
