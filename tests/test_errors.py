@@ -473,3 +473,9 @@ def test_what_takes_conditioning_is_a_network() -> None:
     family = sfp.Score(lambda t, x, *, args, key=None: -args * x, sfp.VP())
     assert jnp.all(family.bind(args=2.0)(0.5, x()) == -2)
     assert jnp.all(sfp.Score(lambda time, sample: -sample, sfp.VP())(0.5, x()) == -1)
+
+
+def test_a_number_is_no_summand() -> None:
+    one: Any = 1
+    with pytest.raises(TypeError, match=r"a summand is 1\. Losses add"):
+        _ = sfp.DSM() + one

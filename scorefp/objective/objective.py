@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._checks import floating, function, require
+from .._checks import floating, function, kind, require
 from .._describe import described, free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
@@ -126,6 +126,7 @@ class AbstractObjective(AbstractModule):
         return total, named
 
     def __add__(self, other: "AbstractObjective") -> "Objective":
+        kind("a summand", other, AbstractObjective, "Losses add, for example scorefp.DSM() + 0.1 * scorefp.ScoreFPE().")
         return Objective(self.parts() + other.parts())
 
     def __mul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
