@@ -30,7 +30,7 @@ from scorefp.diagnostics import (
     log_snr_midpoints,
     uniform_midpoints,
 )
-from scorefp.diagnostics._statistics import mean_interval, median_interval, root_interval, share_interval
+from scorefp.diagnostics._intervals import mean_interval, median_interval, root_interval, share_interval
 from scorefp.diagnostics.ensemble import in_batches
 from scorefp.diagnostics.measure import written
 

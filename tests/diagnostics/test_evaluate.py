@@ -19,7 +19,7 @@ import scorefp as sfp
 from scorefp.data import Dataset
 from scorefp.dataset import AbstractDequantiser
 from scorefp.diagnostics import Audit, Bound, Number, evaluate
-from scorefp.diagnostics._statistics import share_interval
+from scorefp.diagnostics._intervals import share_interval
 from scorefp.diagnostics.measure import written
 
 pytestmark = pytest.mark.usefixtures("x64")
