@@ -131,8 +131,9 @@ def function(name: str, fn: _F, arguments: str, remedy: str, keywords: tuple[str
     except (TypeError, ValueError):  # some functions of C do not say what they take
         return fn
     wanted = arguments.split(", ")
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    asked = {word: None for word, p in signature.parameters.items() if word in keywords and p.kind in named}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    # A parameter `*args` takes positional arguments, and none of the name `args`.
+    asked = {w: None for w in keywords if w in signature.parameters and signature.parameters[w].kind in by_name}
     try:
         names = list(signature.bind(*wanted, **asked).arguments)[: len(wanted)]
     except TypeError:

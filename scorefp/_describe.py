@@ -83,6 +83,8 @@ def described(value: Any) -> str:
     if (method := getattr(value, "__func__", None)) is not None:
         return method.__qualname__
     if isinstance(value, eqx.Module):
+        if type(value).__module__.partition(".")[0] == "equinox" and (inner := getattr(value, "__wrapped__", None)):
+            return described(inner)  # of `filter_jit` and its like
         own = type(value).__repr__ is not eqx.Module.__repr__
         return repr(value) if own else outlined(value, static=callable(value))
     if isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):

@@ -61,6 +61,7 @@ PRINTED = {
         field, sfp.VP()
     ).bind(args=3.0, key=jr.key(0)),
     "Score(fn=Theirs(width=3), sde=VP())": lambda: sfp.Score(Theirs(eqx.nn.Linear(2, 2, key=jr.key(0))), sfp.VP()),
+    "Score(fn=field, sde=VP())": lambda: sfp.Score(eqx.filter_jit(field), sfp.VP()),
     "Estimate(value=1.25, error=[0.5, 0.25])": lambda: sfp.integrals.Estimate(
         jnp.asarray(1.25), jnp.array([0.5, 0.25])
     ),

@@ -446,7 +446,6 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: sfp.log_likelihood(score(), x(), trace=sfp.Exact),  # type: ignore
         r"trace is the class Exact\. It is Exact\(\) or Hutchinson",
     ),
-    "a number added to a loss": (lambda: sfp.DSM() + 1, r"other is 1\. A loss is a sum of terms"),  # type: ignore
     "a network to fit": (lambda: fitted(model=perceptron()), "score is a MLP.*a network with NoiseScore"),
     "a word for a loss": (lambda: fitted(loss="dsm"), r"loss is 'dsm'\. It is made of terms"),
     "the class of a law of times": (lambda: fitted(time=sfp.UniformTime), "time is the class UniformTime"),
@@ -514,3 +513,9 @@ class Variadic:
 def test_functions_of_any_number_of_arguments(fn: Callable[..., Any]) -> None:
     """Arguments that are merely called `args` ask for no conditioning."""
     assert sfp.Score(fn, sfp.VP())(0.5, x()).shape == X
+
+
+def test_a_number_is_no_summand() -> None:
+    one: Any = 1
+    with pytest.raises(TypeError, match=r"a summand is 1\. Losses add"):
+        _ = sfp.DSM() + one

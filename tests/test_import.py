@@ -1,7 +1,9 @@
 """`import scorefp` loads the mathematics and nothing else."""
 
 import importlib
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from helpers.scripts import ran
@@ -77,3 +79,8 @@ def test_unknown_names_are_refused_with_the_place_of_a_name_of_a_room() -> None:
         _ = scorefp.LogResidual
     with pytest.raises(AttributeError, match=r"has no `nonsense`$"):
         _ = scorefp.nonsense
+
+
+def test_no_module_is_called_like_one_of_python() -> None:
+    names = {path.stem for path in Path(scorefp.__file__).parent.rglob("*.py")}
+    assert not {name for name in names & sys.stdlib_module_names if not name.startswith("_")}

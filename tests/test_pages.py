@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers import browser
+from helpers.refusals import refused
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ PLANTED = {
 def site(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """The site as `make docs` builds it."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     subprocess.run(command, cwd=root, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=True)
     return folder
 
@@ -68,5 +69,4 @@ def test_planted_faults_are_seen(site: Path, tmp_path: Path) -> None:
 
 def test_missing_chromium_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match="apt-get install chromium"):
-        browser.chromium()
+    refused("apt-get install chromium", browser.chromium, error=RuntimeError)

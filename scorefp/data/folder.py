@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from .._checks import require
 from ..dataset import Interval, Quantisation
@@ -97,7 +97,8 @@ class ImageFolder(AbstractRows):
 
     def rows(self, index: Int[np.ndarray, " batch"]) -> Batch:
         path, files, layout = self.path, self.files, self.layout
-        values = np.stack([_pixels(path / files[row], layout) for row in index.tolist()])
+        chosen = [path / files[row] for row in index.tolist()]
+        values = np.stack([layout.pixels(_opened(file), str(file)) for file in chosen])
         return values, None if self.labels is None else self.labels[index]
 
     def name(self, row: int) -> str:
@@ -158,10 +159,6 @@ def _can_be_read(file: Path) -> bool:
 
 def _shape(file: Path, layout: Layout) -> tuple[int, int, int]:
     return layout.shape(_opened(file, head=True), str(file))
-
-
-def _pixels(file: Path, layout: Layout) -> UInt8[np.ndarray, "channels height width"]:
-    return layout.pixels(_opened(file), str(file))
 
 
 class _CorruptError(ValueError):

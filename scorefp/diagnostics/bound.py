@@ -10,8 +10,8 @@ from .._types import Event, Key
 from ..dataset import AbstractDequantiser, Dataset
 from ..likelihood import BoundEstimator, LikelihoodBound, evaluate_bound
 from ..score import AbstractScore
+from ._intervals import mean_number
 from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
-from ._statistics import mean_number
 from .measure import AbstractMeasure, Section
 
 

@@ -20,8 +20,8 @@ from ..reverse import ReverseStep, ancestral_step
 from ..sampling import log_snr_grid
 from ..score import AbstractScore
 from ..score.score import conditioned, linear_sde
+from ._intervals import mean_number, root_mean_curve, root_mean_number
 from ._repeats import check_samples
-from ._statistics import mean_number, root_mean_curve, root_mean_number
 from .measure import AbstractMeasure, Section
 
 

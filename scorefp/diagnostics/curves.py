@@ -16,7 +16,7 @@ from ..fokker_planck import AbstractResidualMethod, Form, ResidualMethod
 from ..fokker_planck.residual import resolve
 from ..score import AbstractScore
 from ..score.score import linear_sde
-from ._statistics import mean_curve, mean_number, root_mean_curve, root_mean_number
+from ._intervals import mean_curve, mean_number, root_mean_curve, root_mean_number
 from .ensemble import Ensemble
 from .measure import AbstractMeasure, Curve, Number, Section, default_trace
 

@@ -20,7 +20,7 @@ from ..sampling import AbstractSampler, EulerMaruyama, Langevin, ProbabilityFlow
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..transport import AbstractTransport, Histogram, wasserstein2
-from ._statistics import NORMAL, share_interval
+from ._intervals import NORMAL, share_interval
 from .measure import AbstractMeasure, Number, Section
 
 _MOST = 1024

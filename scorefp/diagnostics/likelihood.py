@@ -18,8 +18,8 @@ from ..likelihood import flow_likelihood
 from ..reverse import Integrator
 from ..score import AbstractScore
 from ..sde import AbstractPrior, Normal
+from ._intervals import mean_number, median_interval, share_interval
 from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
-from ._statistics import mean_number, median_interval, share_interval
 from .measure import AbstractMeasure, Number, Section, default_trace
 
 _WITHOUT_FAILED = "the mean is without them, the median counts them as ∞"

@@ -21,7 +21,7 @@ from .method import (
     AbstractResidualMethod as AbstractResidualMethod,
     Form as Form,
 )
-from .operator import fpe_operator as fpe_operator
+from .operators import fpe_operator as fpe_operator
 from .pointwise import Pointwise as Pointwise
 from .residual import (
     LogResidualMethod as LogResidualMethod,

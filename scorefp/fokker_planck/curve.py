@@ -13,7 +13,7 @@ from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .method import AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
-from .operator import advection_divergence
+from .operators import advection_divergence
 
 
 class Ito(AbstractTwoProbeMethod, AbstractLogResidualMethod):

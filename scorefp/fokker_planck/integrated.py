@@ -15,7 +15,7 @@ from ..integrals import time_quadrature
 from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractSDE
-from .operator import value_and_operator
+from .operators import value_and_operator
 from .residual import ResidualMethod, resolve
 
 

@@ -10,7 +10,7 @@ from ..calculus import AbstractTrace, Exact, FiniteDifference, time_derivative
 from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
 from .method import FORMS, AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
-from .operator import operator_along
+from .operators import operator_along
 
 
 class Pointwise(AbstractTwoProbeMethod, AbstractLogResidualMethod):

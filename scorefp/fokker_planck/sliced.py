@@ -12,7 +12,7 @@ from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, AbstractTrace, Exact, Rademacher, time_derivative
 from ..score import AbstractScore
 from .method import AbstractResidualMethod, Form
-from .operator import value_and_operator
+from .operators import value_and_operator
 
 
 class Sliced(AbstractResidualMethod):

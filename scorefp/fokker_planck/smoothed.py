@@ -11,7 +11,7 @@ from ..calculus import AbstractLaw, Rademacher
 from ..score import AbstractPotential
 from ..sde import AbstractLinearSDE
 from .method import AbstractLogResidualMethod
-from .operator import advection_divergence
+from .operators import advection_divergence
 
 
 class Smoothed(AbstractLogResidualMethod):

@@ -15,7 +15,7 @@ from ..integrals.estimate import mean_of
 from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
-from .operator import value_and_operator
+from .operators import value_and_operator
 from .residual import resolve
 
 

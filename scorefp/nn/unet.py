@@ -93,7 +93,8 @@ class UNet(AbstractNetwork):
     ) -> None:
         sizes = _resolutions(shape, multipliers)
         _check(channels, multipliers, blocks, dropout, octaves, classes)
-        _check_attention(attention, sizes)
+        strange = [size for size in attention if size not in sizes]
+        require(not strange, f"attention = {tuple(attention)}; {strange} do not occur, the resolutions are {sizes}.")
         require_smooth_activation(activation)
         keys = (jr.fold_in(key, i) for i in itertools.count())
         embedding = 4 * channels
@@ -258,8 +259,3 @@ def _check(
     require(0 <= dropout < 1, f"dropout = {dropout}; the share of entries that are dropped is in [0, 1).")
     require(octaves >= 0, f"octaves = {octaves}; give zero for none.")
     require(classes is None or classes >= 1, f"classes = {classes}; give at least one, or None for no labels.")
-
-
-def _check_attention(attention: Sequence[int], sizes: Sequence[int]) -> None:
-    strange = [size for size in attention if size not in sizes]
-    require(not strange, f"attention = {tuple(attention)}; {strange} do not occur, the resolutions are {list(sizes)}.")

@@ -12,7 +12,7 @@ from ..calculus import AbstractTrace, Exact, Hutchinson
 from ..calculus._smoothness import require_smooth
 from ..calculus.curl import value_and_squared_curl
 from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod
-from ..fokker_planck.operator import value_and_operator
+from ..fokker_planck.operators import value_and_operator
 from ..fokker_planck.residual import resolve, resolve_log
 from ..integrals import Box
 from ..score import AbstractScore

@@ -3,7 +3,7 @@
 import dataclasses
 from abc import abstractmethod
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -126,7 +126,7 @@ class AbstractObjective(AbstractModule):
         return total, named
 
     def __add__(self, other: "AbstractObjective") -> "Objective":
-        kind("other", other, AbstractObjective, "A loss is a sum of terms; a number multiplies one: 0.1 * ScoreFPE().")
+        kind("a summand", other, AbstractObjective, "Losses add, for example scorefp.DSM() + 0.1 * scorefp.ScoreFPE().")
         return Objective(self.parts() + other.parts())
 
     def __mul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
@@ -168,7 +168,7 @@ class AbstractTerm(AbstractObjective, _TermFields):
         require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")
         for field in dataclasses.fields(self):
             fn = getattr(self, field.name)
-            if field.type in (Weighting, cast(Any, Weighting) | None) and fn is not None:
+            if Weighting in (field.type, *get_args(field.type)) and fn is not None:
                 function(field.name, fn, "sde, t", "For example scorefp.likelihood_weighting.")
 
     @abstractmethod

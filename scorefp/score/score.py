@@ -3,7 +3,7 @@
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -28,7 +28,7 @@ class AbstractScore(AbstractModule, _ScoreFields):
     r"""A model $s(t, x)$ of the score $\nabla\log q_t(x)$, with the SDE whose marginals $q_t$ it scores.
 
     `shape` is the event shape where the score knows it, else `None`; `given` names the fields that training leaves
-    alone, `conditions` those that take conditioning and a dropout key: functions, networks or scores.
+    alone, `conditions` those that take conditioning and a dropout key: functions, networks, scores, or tuples of them.
     """
 
     given: ClassVar[tuple[str, ...]] = ("sde",)
@@ -53,14 +53,20 @@ class AbstractScore(AbstractModule, _ScoreFields):
         """
         if not self.conditions or (args is None and key is None):
             return self
-        held = {name: getattr(self, name) for name in self.conditions}
-        return dataclasses.replace(
-            self,
-            **{
-                name: value.bind(args=args, key=key) if isinstance(value, AbstractScore) else bound(value, args, key)
-                for name, value in held.items()
-            },
-        )
+
+        def held(value: Any) -> Any:
+            if isinstance(value, AbstractScore):
+                return value.bind(args=args, key=key)
+            return bound(cast(Any, value), args, key) if callable(value) else value
+
+        # Not by `__init__`, which a score of one's own may write itself, and which would check traced fields.
+        new = object.__new__(type(self))
+        for field in dataclasses.fields(self):
+            if hasattr(self, field.name):
+                value = getattr(self, field.name)
+                change = field.name in self.conditions
+                object.__setattr__(new, field.name, jax.tree.map(held, value, is_leaf=callable) if change else value)
+        return new
 
     def trained(self: _S) -> _S:
         """The leaves that training changes: this score with a truth value in the place of each.

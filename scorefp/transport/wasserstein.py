@@ -79,14 +79,10 @@ def wasserstein2(
     if resamples == 0:
         error = math.sqrt(start.variance(found.start) + end.variance(found.end))
     else:
-        generator = _generator(key)
+        generator = np.random.default_rng(np.ravel(jr.key_data(random_key("the bootstrap", key))).tolist())
         costs = [method(start.resampled(generator), end.resampled(generator)).cost for _ in range(resamples)]
         error = float(np.std(costs, ddof=1))
     return Estimate(jnp.asarray(found.cost), jnp.asarray(error))
-
-
-def _generator(key: Key | None) -> np.random.Generator:
-    return np.random.default_rng(np.ravel(jr.key_data(random_key("the bootstrap", key))).tolist())
 
 
 def _atoms(name: str, x: Any) -> tuple[tuple[int, ...], Atoms]:

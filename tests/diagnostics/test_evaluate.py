@@ -4,14 +4,14 @@ import json
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import lineax as lx
 import numpy as np
 import pytest
-from helpers.references import Perturbed, inside, line_mixture
+from helpers.references import Perturbed, inside, line_mixture, multiple, perturbed
+from helpers.refusals import refused
 from jaxtyping import Array
 from scipy import stats
 
@@ -19,38 +19,14 @@ import scorefp as sfp
 from scorefp.data import Dataset
 from scorefp.dataset import AbstractDequantiser
 from scorefp.diagnostics import Audit, Bound, Number, evaluate
-from scorefp.diagnostics._statistics import share_interval
+from scorefp.diagnostics._intervals import share_interval
 from scorefp.diagnostics.measure import written
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-class Changed(eqx.Module):
-    """The exact score plus a multiple of another field [X3], as an array: one program serves all multiples."""
-
-    exact: sfp.score.AbstractScore
-    eta: Array
-
-    def __call__(self, t: Array, x: Array) -> Array:
-        return self.exact(t, x) + self.eta * Perturbed(1.0)(t, x)
-
-
 def changed(eta: float) -> sfp.Score:
-    exact = line_mixture().score(sfp.VP())
-    return sfp.Score(Changed(exact, jnp.asarray(eta)), exact.sde, shape=())
-
-
-class Scaled(eqx.Module):
-    """A multiple of the score of a standard normal law, which VP leaves as it is."""
-
-    weight: Array
-
-    def __call__(self, t: Array, x: Array) -> Array:
-        return -self.weight * x
-
-
-def scaled(weight: float = 1.0) -> sfp.Score:
-    return sfp.Score(Scaled(jnp.asarray(weight)), sfp.VP())
+    return perturbed(line_mixture().score(sfp.VP()), jnp.asarray(eta))
 
 
 QUANTISATION = sfp.Quantisation(8, -2.0, 2.0)
@@ -150,7 +126,7 @@ def test_exact_and_perturbed_score_of_a_mixture() -> None:
 def test_bits_per_dim_of_levels_and_the_dequantisation_term() -> None:
     """Under a standard normal law, with the noise inside a level averaged in closed form for each sample."""
     data = levels()
-    once, often = of_levels(scaled(), data), of_levels(scaled(), data, repeats=16)
+    once, often = of_levels(multiple(1.0), data), of_levels(multiple(1.0), data, repeats=16)
     middle = -2 + (np.asarray(data.values) + 0.5) / 2
     # Levels are 1/2 wide, the noise 1/4 with a variance of (1/4)² / 12.
     square = np.mean(middle**2, axis=1) + 1 / 192
@@ -214,17 +190,17 @@ def test_conditioning_explosions_and_failures_without_a_kernel() -> None:
 
 def test_one_program_for_all_keys_and_weights() -> None:
     data = levels()
-    first = of_levels(scaled(), data)
+    first = of_levels(multiple(1.0), data)
     count = programs
-    assert of_levels(scaled(), data).to_dict() == first.to_dict()
-    others = [of_levels(scaled(1.1), data), of_levels(scaled(), data, seed=2)]
+    assert of_levels(multiple(1.0), data).to_dict() == first.to_dict()
+    others = [of_levels(multiple(1.1), data), of_levels(multiple(1.0), data, seed=2)]
     assert programs == count > 0
-    repeats = of_levels(scaled(), data, repeats=2)
+    repeats = of_levels(multiple(1.0), data, repeats=2)
     for other in (*others, repeats):
         for name in ("bits_per_dim", "bound"):
             assert np.all(points(other)[name] != points(first)[name])
     # Of 60 samples in batches of at most 50, or of 120 in batches of 50, the last one is filled up.
-    uneven = of_levels(scaled(), data, batch_size=47, repeats=2)
+    uneven = of_levels(multiple(1.0), data, batch_size=47, repeats=2)
     for name in ("bits_per_dim", "bound", "dequantisation"):
         assert np.allclose(points(uneven)[name], points(repeats)[name], rtol=1e-9)
 
@@ -275,23 +251,16 @@ def test_bad_input_is_refused(unchecked: None) -> None:
             r"Quantisation\(levels=8, low=-1.0, high=1.0\)",
         ),
     ):
-        with pytest.raises(ValueError, match=message):
-            evaluate(scaled(), data, key=jr.key(0), **arguments)
+        refused(message, evaluate, multiple(1.0), data, key=jr.key(0), **arguments)
     with pytest.raises(ValueError, match="the data have no levels to dequantise"):
-        evaluate(scaled(), floats, key=jr.key(0), dequantiser=sfp.UniformDequantiser(quantisation))
+        evaluate(multiple(1.0), floats, key=jr.key(0), dequantiser=sfp.UniformDequantiser(quantisation))
     for few in (floats[:1], floats[0, 0]):
-        with pytest.raises(ValueError, match="needs at least two samples"):
-            evaluate(scaled(), few, key=jr.key(0))
+        refused("needs at least two samples", evaluate, multiple(1.0), few, key=jr.key(0))
     with pytest.raises(TypeError, match="the values have dtype uint8 and quantisation is None"):
-        evaluate(scaled(), levels, key=jr.key(0))
-    with pytest.raises(ValueError, match="sample 0 holds nan"):
-        evaluate(scaled(), floats * np.nan, key=jr.key(0))
+        evaluate(multiple(1.0), levels, key=jr.key(0))
+    refused("sample 0 holds nan", evaluate, multiple(1.0), floats * np.nan, key=jr.key(0))
     with pytest.raises(ValueError, match=r"a sample of data has shape \(3,\), but the score's own has shape \(\)"):
         evaluate(changed(0.0), np.zeros((4, 3)), key=jr.key(0))
-    for arguments, message in (
-        ({"samples": 1}, "samples = 1"),
-        ({"estimator": sfp.BoundEstimator(1)}, "draws = 1"),
-        ({"batch_size": 0}, "batch_size = 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Bound(**arguments)
+    refused("samples = 1", Bound, samples=1)
+    refused("draws = 1", Bound, estimator=sfp.BoundEstimator(1))
+    refused("batch_size = 0", Bound, batch_size=0)

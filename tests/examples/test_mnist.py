@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.refusals import refused
 
 import scorefp as sfp
 
@@ -109,5 +110,4 @@ def test_small_form(mnist: ModuleType, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delattr(mnist.Experiment, "picture")
     mnist.main(command)
     assert (out / "mnist.md").read_text() == table
-    with pytest.raises(SystemExit, match="was made with other settings; remove it"):
-        mnist.main([*command, "--seed", "1"])
+    refused("was made with other settings; remove it", mnist.main, [*command, "--seed", "1"], error=SystemExit)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -73,5 +74,4 @@ def test_it_resumes(scoreflow: ModuleType, tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "digits.md").read_text() == table
     for part in ("history", "uniform", "variational", "loss_variance_of_last_half"):
         assert after[part] == before[part]
-    with pytest.raises(SystemExit, match="made with other settings"):
-        scoreflow.main([*command, "--steps", "100"])
+    refused("made with other settings", scoreflow.main, [*command, "--steps", "100"], error=SystemExit)

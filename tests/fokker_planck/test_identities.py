@@ -16,6 +16,13 @@ from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
+from scorefp.fokker_planck import (
+    AnchoredPotential,
+    MatchingErrors,
+    high_order_bound,
+    integrated_residual,
+    residual_suprema,
+)
 from scorefp.integrals import time_quadrature
 from scorefp.sde import AbstractLinearSDE
 
@@ -123,12 +130,8 @@ def test_distance_to_the_gradient_is_the_integrated_residual() -> None:
             turn = lambda x: jnp.tanh(jnp.stack([-x[1] + 0.3 * x[0], x[0]]))
             size = lambda t: 0.1 * (sde.log_snr(t) - sde.log_snr(anchor)) + offset
             wrong = sfp.Score(lambda t, x: exact(t, x) + size(t) * turn(x), sde)
-            psi = sfp.fokker_planck.AnchoredPotential(
-                wrong, lambda x: log_density(anchor, x), anchor=anchor, nodes=nodes
-            )
-            return wrong(t, x) - psi(t, x), sfp.fokker_planck.integrated_residual(
-                wrong, t, x, start=anchor, nodes=nodes
-            )
+            psi = AnchoredPotential(wrong, lambda x: log_density(anchor, x), anchor=anchor, nodes=nodes)
+            return wrong(t, x) - psi(t, x), integrated_residual(wrong, t, x, start=anchor, nodes=nodes)
 
         offsets, times = jnp.array([0.0, 0.3]), jnp.array([0.02, 0.9])
         xs = jnp.array([[0.4, -0.2], [-1.0, 0.5], [0.1, 1.3]])
@@ -156,7 +159,7 @@ def test_residual_of_exact_scores_integrates_to_zero() -> None:
     @jax.vmap
     def integral(factor: Array) -> Array:
         score = sfp.Score(lambda t, x: factor * exact(t, x), exact.sde)
-        return sfp.fokker_planck.integrated_residual(score, 0.9, jnp.array([0.7, 0.4]), start=0.1, nodes=8)
+        return integrated_residual(score, 0.9, jnp.array([0.7, 0.4]), start=0.1, nodes=8)
 
     of_exact, of_wrong = integral(jnp.array([1.0, 1.1]))
     assert jnp.abs(of_exact).max() < 1e-12
@@ -169,9 +172,7 @@ def test_probes_integrate_without_bias(getkey: Callable[[], Array]) -> None:
 
     @jax.jit
     def values(keys: Array) -> tuple[Array, Array]:
-        integral = lambda method, key: sfp.fokker_planck.integrated_residual(
-            score, 0.9, x, start=0.1, method=method, key=key
-        )
+        integral = lambda method, key: integrated_residual(score, 0.9, x, start=0.1, method=method, key=key)
         return integral(sfp.Exact(), None), jax.vmap(lambda key: integral(sfp.Hutchinson(), key))(keys)
 
     want, estimates = values(jr.split(getkey(), 512))
@@ -191,23 +192,18 @@ def test_bound_by_the_errors_of_score_matching() -> None:
         return eta * jnp.cos(3 * t) * jnp.stack([jnp.sin(2 * x[0] + x[1]), jnp.sin(2 * x[1] - x[0] + 1)])
 
     wrong = sfp.Score(lambda t, x: truth(t, x) + field(t, x), sde)
-    whole_space = sfp.fokker_planck.MatchingErrors(
-        *(jnp.asarray(eta * size) for size in (2**0.5, 10**0.5, 2 * 10**0.5))
-    )
+    whole_space = MatchingErrors(*(jnp.asarray(eta * size) for size in (2**0.5, 10**0.5, 2 * 10**0.5)))
 
     @jax.jit
     @jax.vmap
-    def sides(t: Array, x: Array) -> tuple[Array, Array, Array, Array, Array, sfp.fokker_planck.MatchingErrors]:
+    def sides(t: Array, x: Array) -> tuple[Array, Array, Array, Array, Array, MatchingErrors]:
         path = jnp.linspace(start, t, 64)
         errors = jax.tree.map(
             jnp.max, jax.vmap(lambda tau: sfp.fokker_planck.matching_errors(wrong, truth, tau, x))(path)
         )
         none = jax.tree.map(jnp.zeros_like, errors)
-        bounds = [
-            sfp.fokker_planck.high_order_bound(truth, deltas, t, x, start=start)
-            for deltas in (none, errors, whole_space)
-        ]
-        sizes = [jnp.linalg.norm(sfp.fokker_planck.integrated_residual(s, t, x, start=start)) for s in (truth, wrong)]
+        bounds = [high_order_bound(truth, deltas, t, x, start=start) for deltas in (none, errors, whole_space)]
+        sizes = [jnp.linalg.norm(integrated_residual(s, t, x, start=start)) for s in (truth, wrong)]
         return *sizes, *bounds, errors
 
     t, x = jr.uniform(jr.key(0), (64,), minval=start, maxval=1.0), 2 * jr.normal(jr.key(1), (64, 2))
@@ -236,10 +232,8 @@ def test_bound_is_nearly_attained() -> None:
         """The integral, its bound, and the latter with half the errors."""
         errors = sfp.fokker_planck.matching_errors(wrong, truth, 1.0, x)
         halved = jax.tree.map(lambda error: 0.5 * error, errors)
-        integral = sfp.fokker_planck.integrated_residual(wrong, sde.t1, x, start=sde.t0, nodes=64)
-        bounds = [
-            sfp.fokker_planck.high_order_bound(truth, d, sde.t1, x, start=sde.t0, nodes=64) for d in (errors, halved)
-        ]
+        integral = integrated_residual(wrong, sde.t1, x, start=sde.t0, nodes=64)
+        bounds = [high_order_bound(truth, d, sde.t1, x, start=sde.t0, nodes=64) for d in (errors, halved)]
         return jnp.stack([jnp.linalg.norm(integral), *bounds])
 
     size, bound, half = (float(value) for value in sides(jnp.array([0.3])))
@@ -259,9 +253,7 @@ def test_suprema_of_a_linear_score(getkey: Callable[[], Array]) -> None:
     xs = jr.normal(getkey(), (500, size))
     flat = sfp.Potential(lambda t, x: -2.0 + 0.0 * x.sum(), sde)
     key = getkey()
-    found = jax.tree.map(
-        np.asarray, sfp.fokker_planck.residual_suprema(score, xs, key=key, times=5, density=flat, batch_size=125)
-    )
+    found = jax.tree.map(np.asarray, residual_suprema(score, xs, key=key, times=5, density=flat, batch_size=125))
     slope, first = sde.beta_max - sde.beta_min, sde.beta_min
     total, square = first + 0.5 * slope, first**2 + first * slope + slope**2 / 3
     # The data are standard normal, which VP keeps: E‖x‖² = D at all times.
@@ -275,9 +267,7 @@ def test_suprema_of_a_linear_score(getkey: Callable[[], Array]) -> None:
     assert float(found.m) >= float(found.operator[0])
     np.testing.assert_allclose(found.weighted.value, np.exp(-2.0) * found.residual.value, rtol=1e-12)
     # Two probes are without bias; and the size of a batch changes nothing.
-    by_probes = sfp.fokker_planck.residual_suprema(
-        score, xs, key=key, times=3, nodes=16, trace=sfp.Hutchinson(), batch_size=250
-    )
+    by_probes = residual_suprema(score, xs, key=key, times=3, nodes=16, trace=sfp.Hutchinson(), batch_size=250)
     by_probes = jax.tree.map(np.asarray, by_probes)
     assert by_probes.weighted is None
     assert by_probes.M_weighted is None
@@ -294,7 +284,7 @@ def test_suprema_vanish_on_exact_scores_and_scale_on_others() -> None:
     def suprema(eta: Array) -> tuple[Array, Array, Array | None]:
         wrong = perturbed(exact, 1.0)
         mixed = sfp.Score(lambda t, x: exact(t, x) + eta * (wrong(t, x) - exact(t, x)), sde)
-        found = sfp.fokker_planck.residual_suprema(mixed, xs, key=jr.key(1), times=3, nodes=12, density=density)
+        found = residual_suprema(mixed, xs, key=jr.key(1), times=3, nodes=12, density=density)
         return found.M, found.m, found.M_weighted
 
     M, m, weighted = suprema(jnp.array([0.0, 1e-3, 2e-3, 1.0]))
@@ -320,46 +310,27 @@ def test_suprema_vanish_on_exact_scores_and_scale_on_others() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_bad_arguments() -> None:
     score, x = sfp.Score(lambda t, x: -x, sfp.VP()), jnp.ones(2)
-    none, zero = sfp.fokker_planck.MatchingErrors(*jnp.zeros(3)), lambda x: jnp.zeros(())
-    refused(
-        r"anchor = 1.5 lies outside \[t0, t1\] = \[1e-05, 1.0\]",
-        sfp.fokker_planck.AnchoredPotential,
-        score,
-        zero,
-        anchor=1.5,
-    )
-    refused("nodes = 0", sfp.fokker_planck.AnchoredPotential, score, zero, anchor=0.5, nodes=0)
+    none, zero = MatchingErrors(*jnp.zeros(3)), lambda x: jnp.zeros(())
+    refused(r"anchor = 1.5 lies outside \[t0, t1\] = \[1e-05, 1.0\]", AnchoredPotential, score, zero, anchor=1.5)
+    refused("nodes = 0", AnchoredPotential, score, zero, anchor=0.5, nodes=0)
     with pytest.raises(ValueError, match=r"the value of log_density has shape \(2,\)"):
-        sfp.fokker_planck.AnchoredPotential(score, lambda x: x, anchor=0.5).potential(0.5, x)
+        AnchoredPotential(score, lambda x: x, anchor=0.5).potential(0.5, x)
     for bound in (
-        lambda **kw: sfp.fokker_planck.integrated_residual(score, 0.5, x, **{"start": 0.1, **kw}),
-        lambda **kw: sfp.fokker_planck.high_order_bound(score, none, 0.5, x, **{"start": 0.1, **kw}),
+        lambda **kw: integrated_residual(score, 0.5, x, **{"start": 0.1, **kw}),
+        lambda **kw: high_order_bound(score, none, 0.5, x, **{"start": 0.1, **kw}),
     ):
         refused("nodes = 0; a quadrature", bound, nodes=0)
         refused(r"start = 0.0 lies outside \[t0, t1\]", bound, start=0.0)
-    refused(r"^t = 2.0 lies outside", sfp.fokker_planck.integrated_residual, score, 2.0, x, start=0.1)
-    refused(
-        "form = 'gradient' with method = Ito",
-        sfp.fokker_planck.integrated_residual,
-        score,
-        0.5,
-        x,
-        start=0.1,
-        method=sfp.Ito(),
-    )
-    refused(
-        "key is None, but Hutchinson",
-        sfp.fokker_planck.integrated_residual,
-        score,
-        0.5,
-        x,
-        start=0.1,
-        method=sfp.Hutchinson(),
-    )
+    refused(r"^t = 2.0 lies outside", integrated_residual, score, 2.0, x, start=0.1)
+    for method, message in (
+        (sfp.Ito(), "form = 'gradient' with method = Ito"),
+        (sfp.Hutchinson(), "key is None, but Hutchinson"),
+    ):
+        refused(message, integrated_residual, score, 0.5, x, start=0.1, method=method)
     general = sfp.Score(lambda t, x: -x, geometric().sde)
     for kernel in (
-        lambda: sfp.fokker_planck.high_order_bound(general, none, 0.5, x, start=0.1),
-        lambda: sfp.fokker_planck.residual_suprema(general, x[None], key=jr.key(0)),
+        lambda: high_order_bound(general, none, 0.5, x, start=0.1),
+        lambda: residual_suprema(general, x[None], key=jr.key(0)),
     ):
         refused("has no Gaussian kernel", kernel, error=TypeError)
     for wrong, message in [
@@ -368,6 +339,6 @@ def test_bad_arguments() -> None:
         ({"batch_size": 0}, "batch_size = 0"),
         ({"key": None}, "key is None, but residual_suprema"),
     ]:
-        refused(message, sfp.fokker_planck.residual_suprema, score, jnp.ones((4, 2)), **{"key": jr.key(0), **wrong})
+        refused(message, residual_suprema, score, jnp.ones((4, 2)), **{"key": jr.key(0), **wrong})
     with pytest.raises(ValueError, match=r"xs has shape \(1, 2\); it needs a leading axis with at least two"):
-        sfp.fokker_planck.residual_suprema(score, x[None], key=jr.key(0))
+        residual_suprema(score, x[None], key=jr.key(0))

@@ -140,6 +140,20 @@ def standard(sde: Any = None, shape: tuple[int, ...] | None = None) -> sfp.Score
     return sfp.Score(lambda t, x: -x, sfp.VP() if sde is None else sde, shape)
 
 
+class Multiple(eqx.Module):
+    """`-factor x`; the factor is an array, so that one program serves all."""
+
+    factor: Array
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        return -self.factor * x
+
+
+def multiple(factor: float, shape: tuple[int, ...] | None = None) -> sfp.Score:
+    """The score of `standard()` times a factor."""
+    return sfp.Score(Multiple(jnp.asarray(factor)), sfp.VP(), shape)
+
+
 def cube(*shape: int, side: float) -> sfp.Box:
     """From `-side` to `side` in each entry."""
     return sfp.Box(jnp.full(shape, -side), jnp.full(shape, side))
@@ -174,17 +188,27 @@ def diffused(mixture: sfp.GaussianMixture, sde: AbstractLinearSDE, t: Array, key
 class Perturbed(eqx.Module):
     """The field `eta w(t) p(x)` with `w = cos 3t`, `p_i = sin(x_{i+1} + i)`; no potential has it for `D > 1` [X3]."""
 
-    eta: float = 0.3
+    eta: Array | float = 0.3
 
     def __call__(self, t: Array, x: Array) -> Array:
         shift = jnp.arange(x.size).reshape(x.shape)
         return self.eta * jnp.cos(3 * t) * jnp.sin(jnp.roll(x.ravel(), -1).reshape(x.shape) + shift)
 
 
-def perturbed(score: sfp.score.AbstractScore, eta: float = 0.3) -> sfp.Score:
-    """The score with the field of `Perturbed` added: neither exact nor conservative."""
-    field = Perturbed(eta)
-    return sfp.Score(lambda t, x: score(t, x) + field(t, x), score.sde)
+class Sum(eqx.Module):
+    """A score and a field."""
+
+    score: sfp.score.AbstractScore
+    field: Callable[[Array, Array], Array]
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        return self.score(t, x) + self.field(t, x)
+
+
+def perturbed(score: sfp.score.AbstractScore, eta: Array | float = 0.3) -> sfp.Score:
+    """The score with the field of `Perturbed` added: neither exact nor conservative. For an array `eta`, one program
+    serves all."""
+    return sfp.Score(Sum(score, Perturbed(eta)), score.sde, score.shape)
 
 
 def relative(error: Array, scale: Array) -> float:

@@ -13,11 +13,13 @@ import numpy as np
 import optax
 import pytest
 from helpers.references import assert_mean
+from helpers.refusals import refused
 from jaxtyping import Array
 from paramax import NonTrainable
 
 import scorefp as sfp
 from scorefp.data import Dataset
+from scorefp.likelihood import variational_dequantiser
 from scorefp.train import fit_dequantiser
 
 # Few and wide levels, so that a density bends inside them.
@@ -36,7 +38,7 @@ def dequantiser(size: int) -> sfp.VariationalDequantiser:
 
 @functools.cache
 def _dequantiser(size: int, dtype: np.dtype) -> sfp.VariationalDequantiser:
-    return sfp.likelihood.variational_dequantiser((size,), COARSE, layers=2, width=16, key=jr.key(0))
+    return variational_dequantiser((size,), COARSE, layers=2, width=16, key=jr.key(0))
 
 
 def bent(size: int) -> sfp.VariationalDequantiser:
@@ -240,7 +242,7 @@ def test_training_knows_the_conditioning() -> None:
         return -(x - args)
 
     data = Dataset(jnp.array([[0], [3]] * 32), sfp.Quantisation(4, -2.0, 2.0), args=jnp.array([[-1.5], [1.5]] * 32))
-    start = sfp.likelihood.variational_dequantiser((1,), data.quantisation, layers=1, width=8, key=jr.key(0))
+    start = variational_dequantiser((1,), data.quantisation, layers=1, width=8, key=jr.key(0))
     settings = {"optimizer": optax.sgd(1e-3), "steps": 2, "batch_size": 64, "draws": 16, "progress": False}
     run, other = (
         fit_dequantiser(start, sfp.Score(score, sfp.VP()), held, key=jr.key(1), **settings)
@@ -255,17 +257,13 @@ def test_bad_training() -> None:
         options = {"optimizer": optax.sgd(0.1), "steps": 2, "key": jr.key(0), "batch_size": 8, "progress": False}
         return fit_dequantiser(dequantiser(4), network_score(), data or levels(), **(options | changes))  # pyright: ignore
 
-    with pytest.raises(ValueError, match="data has no quantisation; a dequantiser is trained on integer levels"):
-        fit(Dataset(jnp.zeros((16, 2))))
+    refused("data has no quantisation; a dequantiser is trained on integer levels", fit, Dataset(jnp.zeros((16, 2))))
     with pytest.raises(ValueError, match=r"data has Quantisation\((.|\n)*the two must be equal"):
         fit(Dataset(levels().values, sfp.Quantisation(6, 0.0, 1.0)))
-    with pytest.raises(ValueError, match="batch_size = 33; the data have 32 samples"):
-        fit(batch_size=33)
+    refused("batch_size = 33; the data have 32 samples", fit, batch_size=33)
     for name in ("steps", "draws", "report_every"):
-        with pytest.raises(ValueError, match=f"{name} = 0"):
-            fit(**{name: 0})
-    with pytest.raises(ValueError, match=r"k has shape \(3,\) and 3 elements, but the flow has 4"):
-        fit(levels(size=3))
+        refused(f"{name} = 0", fit, **{name: 0})
+    refused(r"k has shape \(3,\) and 3 elements, but the flow has 4", fit, levels(size=3))
 
 
 # ------------------------------------------------------------------------------------------------ errors
@@ -275,23 +273,18 @@ def test_bad_training() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_bad_levels_and_flows(monkeypatch: pytest.MonkeyPatch) -> None:
     noise, key = dequantiser(4), jr.key(0)
-    with pytest.raises(TypeError, match=r"k has dtype float32; levels are integers 0 … 5"):
-        noise.draw(jnp.zeros((2, 2)), key=key)
+    refused(r"k has dtype float32; levels are integers 0 … 5", noise.draw, jnp.zeros((2, 2)), key=key, error=TypeError)
     for outside in (-1, 6):
-        with pytest.raises(ValueError, match="levels outside 0 … 5"):
-            noise(jnp.full((2, 2), outside), key=key)
+        refused("levels outside 0 … 5", noise, jnp.full((2, 2), outside), key=key)
     with pytest.raises(ValueError, match=r"k has shape \(7, 2, 2\) and 28 elements, but the flow has 4; .*jax.vmap"):
         noise.draw(jnp.zeros((7, 2, 2), int), key=key)
     with pytest.raises(TypeError, match=r"flow is a int; it needs sample_and_log_prob"):
         sfp.VariationalDequantiser(3, COARSE)  # pyright: ignore
-    with pytest.raises(ValueError, match=r"shape = \(2, 0\); a sample has at least one element"):
-        sfp.likelihood.variational_dequantiser((2, 0), COARSE, key=key)
+    refused(r"shape = \(2, 0\); a sample has at least one element", variational_dequantiser, (2, 0), COARSE, key=key)
     for name in ("layers", "width", "depth", "knots"):
-        with pytest.raises(ValueError, match=f"{name} = 0; it is at least one"):
-            sfp.likelihood.variational_dequantiser((2,), COARSE, key=key, **{name: 0})
+        refused(f"{name} = 0; it is at least one", variational_dequantiser, (2,), COARSE, key=key, **{name: 0})
     monkeypatch.setitem(sys.modules, "flowjax", None)
-    with pytest.raises(ImportError, match=r"pip install 'scorefp\[flow\]'"):
-        sfp.likelihood.variational_dequantiser((2,), COARSE, key=key)
+    refused(r"pip install 'scorefp\[flow\]'", variational_dequantiser, (2,), COARSE, key=key, error=ImportError)
 
 
 @pytest.mark.usefixtures("unchecked")

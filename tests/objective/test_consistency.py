@@ -25,6 +25,7 @@ from helpers.references import (
     inverse_linear,
     line_mixture,
     mean_is,
+    multiple,
     on_line_modes,
     standard,
 )
@@ -52,15 +53,6 @@ class Sum(eqx.Module):
 
 def wrong(sde: Any, eta: float) -> sfp.Score:
     return sfp.Score(Sum(line_mixture().score(sde), jnp.asarray(eta)), sde)
-
-
-class Times(eqx.Module):
-    """A multiple of the state."""
-
-    factor: Array
-
-    def __call__(self, t: Array, x: Array) -> Array:
-        return self.factor * x
 
 
 def still(eta: Array | float) -> sfp.Score:
@@ -384,7 +376,7 @@ def test_curves_of_a_linear_score(c: float) -> None:
     """Standard normal data under VP stay so; the defects are known, those of the steps themselves included."""
     sde, x = sfp.VP(), jr.normal(jr.key(5), (600, 2))
     measure = ConsistencyCurves(steps=32, times=4, samples=600, batch_size=400)
-    section = measure(sfp.Score(Times(jnp.asarray(-c)), sde), x, key=jr.key(0))
+    section = measure(multiple(c), x, key=jr.key(0))
     grid = np.asarray(between(sde, sde.t1, sde.t0, jnp.arange(33) / 32))
     from_t1 = linear_defects(c, grid)[7::8]
     to_t0 = np.asarray([linear_defects(c, grid[start:])[-1] for start in (0, 8, 16, 24)])

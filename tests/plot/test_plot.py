@@ -3,12 +3,11 @@
 import sys
 from pathlib import Path
 
-import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jaxtyping import Array
+from helpers.references import multiple
+from helpers.refusals import refused
 
 import scorefp as sfp
 from scorefp import plot
@@ -17,17 +16,9 @@ from scorefp.diagnostics import Audit, CurlCurve, Ensemble, MatchingCurve
 ENSEMBLE = Ensemble(4, 20)
 
 
-class Multiple(eqx.Module):
-    factor: Array
-
-    def __call__(self, t: Array, x: Array) -> Array:
-        return -self.factor * x
-
-
 def report(scale: float) -> Audit:
-    score = sfp.Score(Multiple(jnp.asarray(scale)), sfp.VP())
     measures = (MatchingCurve(ENSEMBLE), CurlCurve(ensemble=ENSEMBLE))
-    return sfp.audit(score, jr.normal(jr.key(0), (20, 2)), key=jr.key(1), measures=measures)
+    return sfp.audit(multiple(scale), jr.normal(jr.key(0), (20, 2)), key=jr.key(1), measures=measures)
 
 
 def test_curves_are_drawn_and_compared(tmp_path: Path) -> None:
@@ -48,8 +39,7 @@ def test_curves_are_drawn_and_compared(tmp_path: Path) -> None:
     assert "1/length" in drawn.axes[0].get_title()
     # The errors of matching are on a logarithmic axis; the curl, which is zero, cannot be.
     assert [axes.get_yscale() for axes in drawn.axes] == ["log", "log", "linear", "linear"]
-    with pytest.raises(ValueError, match="reports is empty"):
-        plot.compare({})
+    refused("reports is empty", plot.compare, {})
 
 
 def test_images_stand_in_a_grid(tmp_path: Path) -> None:
@@ -72,16 +62,12 @@ def test_images_stand_in_a_grid(tmp_path: Path) -> None:
 
 @pytest.mark.quick
 def test_what_is_no_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="groups is empty"):
-        plot.image_grid({})
+    refused("groups is empty", plot.image_grid, {})
     with pytest.raises(ValueError, match=r"noise has samples of shape \(5,\), .* Give shape=\(h, w\)"):
         plot.image_grid({"noise": np.arange(10.0).reshape(2, 5)})
-    with pytest.raises(ValueError, match="no range of values"):
-        plot.image_grid({"flat": np.ones((2, 4))})
-    with pytest.raises(ValueError, match="columns = 0"):
-        plot.image_grid({"flat": np.ones((2, 4))}, columns=0)
-    with pytest.raises(ValueError, match="black is below white"):
-        plot.image_grid({"flat": np.ones((2, 4))}, limits=(1.0, 0.0))
+    refused("no range of values", plot.image_grid, {"flat": np.ones((2, 4))})
+    refused("columns = 0", plot.image_grid, {"flat": np.ones((2, 4))}, columns=0)
+    refused("black is below white", plot.image_grid, {"flat": np.ones((2, 4))}, limits=(1.0, 0.0))
 
 
 @pytest.mark.quick

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,7 +14,8 @@ from helpers.references import LINEAR, plane_mixture, single_times
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.score import NetworkScore
+from scorefp._types import Event, Time
+from scorefp.score import AbstractScore, NetworkScore
 from scorefp.sde import AbstractLinearSDE
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -398,3 +399,42 @@ def test_flows_of_a_score() -> None:
     beta = 0.1 + 19.9 * t
     np.testing.assert_allclose(score.probability_flow(t, x), -0.5 * beta * x + beta * x, rtol=1e-13)
     np.testing.assert_allclose(score.reverse_drift(t, x), -0.5 * beta * x + 2 * beta * x, rtol=1e-13)
+
+
+class Scaled(eqx.Module):
+    """A network without weights, which a `jit` of JAX takes as an argument."""
+
+    def __call__(self, t: Array, x: Array, *, args: Array) -> Array:
+        return -x / args
+
+
+class Mean(AbstractScore):
+    """The mean of some scores, with an `__init__` of its own."""
+
+    parts: tuple[AbstractScore, ...]
+    spare: AbstractScore | None
+    times: int
+    sde: sfp.sde.AbstractSDE
+    shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    conditions: ClassVar[tuple[str, ...]] = ("parts", "spare")
+
+    def __init__(self, *parts: AbstractScore) -> None:
+        self.parts, self.spare, self.times, self.sde, self.shape = parts, None, 1, parts[0].sde, None
+
+    def __call__(self, t: Time, x: Event) -> Event:
+        assert self.spare is None
+        return self.times * sum((part(t, x) for part in self.parts), jnp.zeros_like(x)) / len(self.parts)
+
+
+def test_bind_reaches_scores_in_a_tuple() -> None:
+    family, x = sfp.Score(Scaled(), sfp.VP()), jnp.array([2.0])
+    for wrap in (lambda fn: fn, jax.jit):
+        value = wrap(lambda score, args: score.bind(args=args)(0.5, x))(Mean(family.bind(args=1.0), family), 4.0)
+        assert float(value[0]) == -0.5
+
+
+def test_functions_of_any_arguments_are_taken() -> None:
+    functions: list[Callable[..., Array]] = [lambda *args: -args[1], lambda t, *args: -args[0], lambda t, x, *key: -x]
+    for fn in functions:
+        assert float(sfp.Score(fn, sfp.VP())(0.5, jnp.array([2.0]))[0]) == -2.0

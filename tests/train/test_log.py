@@ -16,6 +16,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from helpers.refusals import refused
 
 import scorefp as sfp
 from scorefp import train
@@ -103,8 +104,7 @@ def test_a_process_that_dies_leaves_the_old_table(tmp_path: Path, monkeypatch: p
 def test_a_table_of_something_else_is_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.csv"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"results\.csv exists and is no table of CSVLog, .* Choose another path"):
-        train.CSVLog(path)
+    refused(r"results\.csv exists and is no table of CSVLog, .* Choose another path", train.CSVLog, path)
     assert path.read_text(encoding="latin-1") == text
 
 
@@ -149,8 +149,7 @@ def test_tensorboard_hides_what_is_reported_again(tmp_path: Path) -> None:
 
 def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ImportError, match=r"pip install 'scorefp\[train\]'"):
-        train.TensorBoard(tmp_path)
+    refused(r"pip install 'scorefp\[train\]'", train.TensorBoard, tmp_path, error=ImportError)
 
 
 def test_audits_of_one_run_compile_once() -> None:

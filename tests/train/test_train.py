@@ -9,10 +9,11 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from helpers.refusals import refused
 
 import scorefp as sfp
 from scorefp import train
-from scorefp.data import Dataset
+from scorefp.data import Dataset, OnHost
 from scorefp.train import TrainStep
 from scorefp.train.loop import repeated
 
@@ -27,20 +28,18 @@ def law() -> sfp.GaussianMixture:
     return sfp.GaussianMixture(jnp.array([[-1.0, 0.0], [1.0, 0.0]]), jnp.array([0.1, 0.2]), jnp.array([0.4, 0.6]))
 
 
-def fitted(steps: int, key: int = 0, **options: Any) -> train.Run:
-    settings = {"optimizer": optax.adam(1e-2), "progress": False, "batch_size": 32, "report_every": 20}
-    return train.fit(
-        model(), sfp.DSM(), law().sample(jr.key(9), 256), steps=steps, key=jr.key(key), **(settings | options)
-    )
+def fitted(steps: int, key: int = 0, *, start: Any = None, data: Any = None, **options: Any) -> train.Run:
+    settings = {"loss": sfp.DSM(), "optimizer": optax.adam(1e-2), "batch_size": 32, "report_every": 20}
+    start = model() if start is None else start
+    data = law().sample(jr.key(9), 256) if data is None else data
+    return train.fit(start, data=data, steps=steps, key=jr.key(key), progress=False, **(settings | options))
 
 
 @pytest.mark.quick
 def test_the_loss_goes_where_the_exact_score_has_it() -> None:
     """The excess of DSM over that of the exact score is the error of the score: most of it is trained away."""
     x = law().sample(jr.key(1), 4096)
-    run = train.fit(
-        model(), sfp.DSM(), x, optimizer=optax.adam(1e-2), steps=600, key=jr.key(2), batch_size=256, progress=False
-    )
+    run = fitted(600, key=2, data=x, batch_size=256)
     exact = law().score(SDE)
     loss = jax.jit(lambda score, key: sfp.DSM()(score, x, key=key))
     before, after, best = (
@@ -59,7 +58,10 @@ def test_the_same_key_gives_the_same_bits_and_another_does_not() -> None:
     assert not np.array_equal(first.history["loss"], other.history["loss"])
 
 
-def test_one_compile_for_any_number_of_steps() -> None:
+@pytest.mark.parametrize(
+    "source", [Dataset, lambda x: OnHost(Dataset(np.asarray(x)))], ids=["on the device", "on the host"]
+)
+def test_one_compile_for_any_number_of_steps(source: Any) -> None:
     traces = 0
 
     def weighting(sde: Any, t: jax.Array) -> jax.Array:
@@ -67,12 +69,12 @@ def test_one_compile_for_any_number_of_steps() -> None:
         traces += 1
         return sfp.likelihood_weighting(sde, t)
 
-    settings = {"optimizer": optax.sgd(1e-3), "progress": False, "batch_size": 32, "report_every": 20}
-    x = law().sample(jr.key(9), 256)
-    run = train.fit(model(), sfp.DSM(weighting), x, steps=20, key=jr.key(0), **settings)
+    data = source(law().sample(jr.key(9), 256))
+    settings = {"data": data, "loss": sfp.DSM(weighting), "optimizer": optax.sgd(1e-3)}
+    fitted(20, **settings)
     once = traces
-    for steps in (20, 70, 41):
-        run = train.fit(model(), sfp.DSM(weighting), x, steps=steps, key=jr.key(0), **settings)
+    for steps in (20, 70, 45, 80, 41):
+        run = fitted(steps, key=steps, **settings)
         assert len(run.history["loss"]) == steps
         assert np.isfinite(run.history["loss"]).all()
     assert traces == once
@@ -110,16 +112,7 @@ def test_clipping_bounds_the_step() -> None:
 def test_only_the_network_is_trained() -> None:
     std = jnp.array([0.5, 0.7])
     start = model(data_std=std)
-    run = train.fit(
-        start,
-        sfp.DSM(),
-        law().sample(jr.key(9), 256),
-        optimizer=optax.adamw(1e-2, weight_decay=0.5),
-        steps=20,
-        key=jr.key(0),
-        batch_size=32,
-        progress=False,
-    )
+    run = fitted(20, start=start, optimizer=optax.adamw(1e-2, weight_decay=0.5))
     np.testing.assert_array_equal(run.last.data_std, std)
     assert not np.allclose(run.last.network.leave.weight, start.network.leave.weight)
     # The caller's model keeps its buffers.
@@ -128,11 +121,7 @@ def test_only_the_network_is_trained() -> None:
 
 def test_every_term_is_recorded() -> None:
     loss = sfp.DSM() + 0.5 * sfp.ScoreFPE(fraction=0.25) + 0.1 * sfp.ZeroCurl()
-    x = law().sample(jr.key(9), 256)
-    run = train.fit(
-        model(), loss, x, optimizer=optax.adam(1e-3), steps=30, key=jr.key(0), batch_size=32, progress=False
-    )
-    history = run.history
+    history = fitted(30, loss=loss, optimizer=optax.adam(1e-3)).history
     total = history["DSM"] + 0.5 * history["ScoreFPE"] + 0.1 * history["ZeroCurl"]
     np.testing.assert_allclose(history["loss"], total, rtol=1e-5)
 
@@ -165,8 +154,7 @@ def test_nothing_is_handed_to_the_device_inside_a_part() -> None:
     jax.block_until_ready(loop(state, count))
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(loop(state, count))
-        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-            loop(state, np.asarray(5))
+        refused("Disallowed host-to-device transfer", loop, state, np.asarray(5), error=Exception)
 
 
 def test_conditioning_reaches_the_model() -> None:
@@ -178,9 +166,7 @@ def test_conditioning_reaches_the_model() -> None:
 
     score = sfp.NoiseScore(Shifted(jnp.ones(())), SDE)
     data = Dataset(law().sample(jr.key(9), 256), args=jnp.arange(256.0) / 256)
-    run = train.fit(
-        score, sfp.DSM(), data, optimizer=optax.sgd(1e-3), steps=5, key=jr.key(0), batch_size=32, progress=False
-    )
+    run = fitted(5, start=score, data=data, optimizer=optax.sgd(1e-3))
     assert float(run.last.network.shift) != 1.0
 
 
@@ -188,35 +174,16 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
     def weighting(sde: Any, t: jax.Array) -> jax.Array:
         return jnp.nan * t
 
+    loss = sfp.DSM() + sfp.ScoreFPE(weighting=weighting)
     with pytest.raises(FloatingPointError, match=r"not finite at step 0; terms that are not finite: \['ScoreFPE'\]"):
-        train.fit(
-            model(),
-            sfp.DSM() + sfp.ScoreFPE(weighting=weighting),
-            law().sample(jr.key(9), 256),
-            optimizer=optax.adam(1e-3),
-            steps=5,
-            key=jr.key(0),
-            batch_size=32,
-            progress=False,
-        )
+        fitted(5, loss=loss, optimizer=optax.adam(1e-3))
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="batch_size = 300; the data have 256 samples"):
-        fitted(5, batch_size=300)
-    with pytest.raises(ValueError, match="steps = 0"):
-        fitted(0)
-    with pytest.raises(ValueError, match=r"clip = 0\.0; a norm is positive"):
-        fitted(5, clip=0.0)
-    with pytest.raises(ValueError, match="without floating arrays to train"):
-        train.fit(
-            sfp.Score(lambda t, x: -x, SDE),
-            sfp.DSM(),
-            jnp.ones((4, 2)),
-            optimizer=optax.sgd(1.0),
-            steps=1,
-            key=jr.key(0),
-        )
+    refused("batch_size = 300; the data have 256 samples", fitted, 5, batch_size=300)
+    refused("steps = 0", fitted, 0)
+    refused(r"clip = 0\.0; a norm is positive", fitted, 5, clip=0.0)
+    refused("without floating arrays to train", fitted, 1, start=sfp.Score(lambda t, x: -x, SDE))
     general = sfp.GeneralSDE(SDE.drift, SDE.diffusion, SDE.prior, t0=SDE.t0, t1=SDE.t1)
     with pytest.raises(TypeError, match="no Gaussian kernel"):
         sfp.DSM()(sfp.Score(lambda t, x: -x, general), jnp.ones((4, 2)), key=jr.key(0))
