@@ -69,8 +69,8 @@ class DensityResidual(AbstractResidual):
         return
 
     def square(self, t: Scalar, x: Event, key: Key | None) -> Scalar:
-        estimate = lambda k: fpe_residual(self.density, t, x, sde=self.sde, trace=self.trace, key=k)
-        return unbiased_square(lambda k: (None, estimate(k)), self.random, key)[1]
+        estimate = lambda k: (None, fpe_residual(self.density, t, x, sde=self.sde, trace=self.trace, key=k))
+        return unbiased_square(estimate, self.random, key)[1]
 
 
 class LogResidual(AbstractResidual):
