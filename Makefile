@@ -27,9 +27,6 @@ latest_python = $(shell \
         if [ "$$theirs" -gt "$$mine" ]; then echo "$$p"; break; fi; \
     done)
 
-# jaxlib 0.10.2 to 0.12.0 compile some sums wrongly on CPUs without this: see scorefp/_runtime.py.
-export XLA_FLAGS ?= --xla_cpu_experimental_ynn_fusion_type=
-
 # Tests run on the CPU. What they compile is kept between runs, apart for each environment.
 PYTEST = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax$(VENV) $(BIN)/python -m pytest
 

@@ -25,9 +25,7 @@ from pathlib import Path
 from typing import Any
 
 # Read when jax makes its backend: one thread, so that a second of computing is the same for every method.
-os.environ["XLA_FLAGS"] = (
-    "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-)
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import _cells
 import equinox as eqx

@@ -24,7 +24,7 @@ from . import (
     transport as transport,
 )
 from ._citation import citation as citation, installed_version as _installed_version
-from ._runtime import warn_of_wrong_sums as _warn_of_wrong_sums
+from ._runtime import set_right_sums as _set_right_sums
 from .calculus import (
     Exact as Exact,
     FiniteDifference as FiniteDifference,
@@ -152,4 +152,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_OUTER, "__version__"} - {"TYPE_CHECKING"})
 
 
-_warn_of_wrong_sums()
+_set_right_sums()

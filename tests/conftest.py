@@ -14,13 +14,12 @@ from typing import Any
 
 # Read when jax first makes a backend. The workers share the cores; one thread each is the fastest.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The first flag keeps jaxlib 0.10.2 to 0.12.0 from compiling some sums wrongly: see scorefp/_runtime.py. The next ones
-# leave XLA's optimiser out, write each program in one piece, and build kernels without MLIR: most of the time goes into
-# compiling programs that run once, and this halves it. jaxlib 0.12 does not know the last of them, and refuses to start
-# on a flag that it does not know. All stand before the word without dashes, at which XLA stops reading.
+# These leave XLA's optimiser out, write each program in one piece, and build kernels without MLIR: most of the time
+# goes into compiling programs that run once, and this halves it. jaxlib 0.12 does not know the last of them, and
+# refuses to start on a flag that it does not know. All stand before the word without dashes, at which XLA stops
+# reading. The flag for right sums comes from the import of scorefp, as for every user.
 os.environ["XLA_FLAGS"] = (
-    "--xla_cpu_experimental_ynn_fusion_type= --xla_backend_optimization_level=0 "
-    "--xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
     + (
         "--xla_cpu_use_fusion_emitters=false "
         if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11."))
