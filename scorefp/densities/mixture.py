@@ -21,7 +21,7 @@ class GaussianMixture(AbstractModule):
         means: $m_k$, of shape `(K, *event)`.
         covariances: $C_k$, of shape `(K, D, D)` with `D` the number of elements of a sample; or `(K,)`, multiples
             of the identity.
-        weights: $w_k$, of shape `(K,)`.
+        weights: $w_k$, of shape `(K,)`; their sum may be off by rounding, and is made one.
 
     Raises:
         ValueError: if the shapes do not match, a mean is not finite, a covariance is not symmetric positive definite,
@@ -48,7 +48,7 @@ class GaussianMixture(AbstractModule):
         weights: Float[ArrayLike, " K"],
     ) -> None:
         self.means = finite("means", floating("means", means))
-        self.weights = floating("weights", weights)
+        weights = floating("weights", weights)
         count, *event = self.means.shape
         size = int(np.prod(event))
         # By NumPy: the checks need values anyway, and nothing has to be compiled.
@@ -56,8 +56,8 @@ class GaussianMixture(AbstractModule):
         if covariance.ndim == 1:
             covariance = covariance[:, None, None] * np.eye(size, dtype=covariance.dtype)
         same_shape("covariances", covariance.shape, "(K, D, D) of means", (count, size, size))
-        same_shape("weights", self.weights.shape, "(K,) of means", (count,))
-        shares = np.asarray(self.weights)
+        same_shape("weights", weights.shape, "(K,) of means", (count,))
+        shares = np.asarray(weights, np.float64)
         total = float(shares.sum())
         require(
             bool((shares > 0).all()) and abs(total - 1) < 1e-5,
@@ -73,6 +73,7 @@ class GaussianMixture(AbstractModule):
             bool((variances > 0).all()),
             f"covariances holds a matrix that is not positive definite; its least eigenvalue is {variances.min()}.",
         )
+        self.weights = jnp.asarray(shares / total, weights.dtype)
         self.variances, self.axes = jnp.asarray(variances), jnp.asarray(axes)
 
     @property

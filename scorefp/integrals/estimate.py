@@ -46,13 +46,16 @@ def mean_of(values: Float[Array, "*shape n"]) -> Estimate:
 def stratified_mean_of(t: Float[Array, " n"], values: Float[Array, " n"]) -> Estimate:
     r"""The mean of values at stratified times, and its standard error by successive differences,
 
-    $$ \mathrm{se}^2 = \frac{1}{2n(n-1)}\sum_i (y_{(i+1)} - y_{(i)})^2, $$
+    $$ \mathrm{se}^2 = \frac{1}{2n^2}\Big(\sum_i d_i^2 + d_1^2 + d_{n-1}^2\Big), \qquad d_i = y_{(i+1)} - y_{(i)}, $$
 
     with $y_{(i)}$ in the order of their times. One draw a stratum has no variance of its own; that of two neighbours
-    stands for it. The mean that drifts from one to the next makes it a little too large, never too small.
+    stands for it, where an end has but one and counts twice. The expectation of $\mathrm{se}^2$ is never below the
+    variance $\sum_i\sigma_i^2/n^2$: it exceeds it by the drift of the mean from one stratum to the next, and by half
+    the variance of the second stratum and of the last but one.
     """
     count = values.size
     if count < 2:
         return mean_of(values)
-    steps = jnp.diff(values[jnp.argsort(t)])
-    return Estimate(jnp.mean(values), jnp.sqrt(jnp.sum(steps**2) / (2.0 * count * (count - 1))))
+    squares = jnp.diff(values[jnp.argsort(t)]) ** 2
+    total = jnp.sum(squares) + squares[0] + squares[-1]
+    return Estimate(jnp.mean(values), jnp.sqrt(total / 2) / count)

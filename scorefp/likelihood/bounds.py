@@ -169,7 +169,9 @@ def evaluate_bound(
     r"""The bound of `likelihood_bound` with its standard error and its parts [K3], [K4].
 
     The arguments and errors are those of `likelihood_bound`. The standard error is that of the draws: for stratified
-    times by successive differences in the order of time.
+    times by successive differences in the order of time. Of nominal 95 %, 1.96 standard errors at 64 draws hold the
+    mean in 90 to 94 % of all cases with times uniform in log-SNR, in 80 % with uniform times on `EDM`, where few draws
+    carry the integral (`benchmarks/coverage.py`).
 
     Returns:
         The bound, in nats.

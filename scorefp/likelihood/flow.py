@@ -27,7 +27,8 @@ class FlowLikelihood(AbstractModule):
         latent: The end of the sample's path, at `t1`.
         evaluations: The number of evaluations of the velocity and its divergence.
         success: Whether the solver got to `t1` with finite values.
-        solver_error: The estimated error of `log_prob` by the solver, in nats, where it was asked for.
+        solver_error: The estimated error of `log_prob` by the solver, in nats, where it was asked for: a typical size,
+            not a bound.
     """
 
     log_prob: Float[Array, "*batch"]
@@ -111,7 +112,7 @@ def flow_likelihood(
         integrator: How the ODE is solved.
         key: A random key, for `Hutchinson`.
         error: Whether to solve a second time, with the same probes and both tolerances at a tenth, and to return the
-            absolute difference as an estimate of the error of the first.
+            absolute difference as an estimate of the error of the first: a typical size, not a bound.
         common_steps: Whether `x` is a batch that is solved with common steps.
 
     Returns:

@@ -34,7 +34,7 @@ class CauchyInitial(AbstractTerm):
     Args:
         initial: $s_0$, a function of one sample `x`; the denoising form for `None`.
         power: $p$.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         TypeError: if `initial` is a score of `(t, x)`; on a call, if its value is not floating.

@@ -202,7 +202,7 @@ class Consistency(AbstractTerm):
         pathwise: Whether the gradient goes through the paths too.
         weighting: $\lambda$, outside the half, a function `(sde, t) -> weight`; the one free of the
             time scale for `None`.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         ValueError: if `steps` is below one or `fraction` outside (0, 1]; on a call, if the floor of the window is

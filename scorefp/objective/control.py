@@ -27,7 +27,7 @@ class ScoreSize(AbstractTerm):
 
     Args:
         weighting: $\lambda$, a function `(sde, t) -> weight`.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         ValueError: if `fraction` is outside (0, 1].
@@ -58,7 +58,7 @@ class JacobianSize(AbstractTerm):
     Args:
         trace: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
         weighting: $\lambda$, a function `(sde, t) -> weight`.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         ValueError: if `fraction` is outside (0, 1].
@@ -91,7 +91,7 @@ class TimeDerivativeSize(AbstractTerm):
 
     Args:
         weighting: $\lambda$, a function `(sde, t) -> weight`.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         ValueError: if `fraction` is outside (0, 1].
@@ -126,7 +126,7 @@ class Smoothness(AbstractTerm):
     Args:
         step: $\delta$, in units of the noise $\sigma$.
         weighting: $\lambda$, a function `(sde, t) -> weight`.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         ValueError: if `step` is not positive or `fraction` is outside (0, 1].

@@ -52,7 +52,7 @@ class ScoreFPE(AbstractTerm):
         weighting: $\lambda$, a function `(sde, t) -> weight`.
         unbiased: Whether to take the unbiased square from two independent probes in place of
             $\|\hat\varepsilon\|^2$, whose mean has the variance of the probe on top [F9]. For `power=2`.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
         size_exponent: 1 divides the norm by the number of elements $D$, as the paper does; 0 does not, as `DSM`
             does not.
 
@@ -122,7 +122,7 @@ class LogFPE(AbstractTerm):
         weighting: $\lambda$, a function `(sde, t) -> weight`; one that is zero beyond a time
             restricts the term to earlier ones.
         unbiased: Whether to take the square from two independent estimates, without the variance of the probe.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         TypeError: on a call, if the score is no potential.
@@ -174,7 +174,7 @@ class TimeDerivativeTaming(AbstractTerm):
     Args:
         trace: How $L[s]$ takes its divergence: `Exact()` or `Hutchinson(samples, law)`. With probes the absolute
             value is biased upwards by their spread.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         ValueError: if `fraction` is outside (0, 1].
@@ -203,7 +203,7 @@ class ZeroCurl(AbstractTerm):
     Args:
         weighting: $\lambda$, a function `(sde, t) -> weight`.
         trace: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         ValueError: if `fraction` is outside (0, 1].

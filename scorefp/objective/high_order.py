@@ -51,7 +51,7 @@ class HighOrderDSM(AbstractTerm):
         order: 2 or 3.
         trace: `Exact()` or `Hutchinson(samples, law)`.
         weighting: $\lambda$, a function `(sde, t) -> weight`.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         ValueError: if `order` is neither 2 nor 3, or `fraction` is outside (0, 1]; on a call of order 3, if the score

@@ -23,7 +23,7 @@ class DSM(AbstractTerm):
 
     Args:
         weighting: $\lambda$, a function `(sde, t) -> weight`.
-        fraction: The share of the batch it is evaluated on.
+        fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
         ValueError: if `fraction` is outside (0, 1].

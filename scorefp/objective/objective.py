@@ -161,7 +161,9 @@ class _TermFields:
 class AbstractTerm(AbstractObjective, _TermFields):
     r"""One term: an integrand over time, $\ell(t)$ of one perturbed sample.
 
-    `fraction` is the share of the batch it is evaluated on.
+    `fraction` is the share of the batch it is evaluated on: its first rows. The batches of `fit` are in random order;
+    the head of a batch of one's own that is sorted would be one end of the data. Stratified times are spread over every
+    head.
     """
 
     def __check_init__(self) -> None:

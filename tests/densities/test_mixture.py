@@ -139,3 +139,12 @@ def test_parameters_may_be_trained() -> None:
     x: Array = jnp.array([1.0, -1.0])
     gradient = eqx.filter_grad(lambda m: m.log_prob(x))(mixture)
     np.testing.assert_allclose(gradient.means, (x - mixture.means) / 0.5, rtol=1e-13)
+
+
+def test_weights_are_normalised_exactly() -> None:
+    """A sum that is off by the tolerance of the check would shift every log-density by it."""
+    weights = jnp.array([0.3, 0.7]) * (1 + 8e-6)
+    off = sfp.GaussianMixture(jnp.zeros((2, 1)), jnp.ones(2), weights)
+    assert abs(float(np.asarray(off.weights, np.float64).sum()) - 1) < 1e-7
+    with pytest.raises(ValueError, match="sum to one"):
+        sfp.GaussianMixture(jnp.zeros((2, 1)), jnp.ones(2), weights * 1.01)

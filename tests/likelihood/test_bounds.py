@@ -136,6 +136,24 @@ def test_every_law_of_times_has_one_mean_and_knows_its_error() -> None:
         assert spread[name] < 0.5 * spread[f"{name}, independent"]
 
 
+@pytest.mark.parametrize("where", [0, 1, 5, -1], ids=["first", "second", "inner", "last"])
+def test_the_error_sees_a_variance_in_one_stratum(where: int) -> None:
+    """Also in the first or last one, which has one neighbour: the expectation is the variance or a little more."""
+    n, rounds = 16, 40_000
+    draws = jnp.zeros((rounds, n)).at[:, where].set(jr.normal(jr.key(0), (rounds,)))
+    squares = jax.vmap(lambda y: stratified_mean_of(jnp.arange(1.0 * n), y).error ** 2)(draws)
+    excess = {1: 1.5}.get(where, 1.0)  # the variance of the second stratum counts one and a half times
+    assert mean_is(squares * n**2, excess)
+
+
+def test_the_error_of_uniform_times_on_edm_is_not_below_the_spread() -> None:
+    """Nearly all variance lies in the first strata there."""
+    score = sfp.Score(lambda t, x: -1.3 * x / (0.3 + t**2), sfp.EDM())
+    found = bounds(score, jnp.array([[0.4, -0.2]]), jr.split(jr.key(0), 2000), draws=64, time=sfp.UniformTime())
+    # 2,000 repeats know the spread to 1.6 % for normal values.
+    assert 0.95 < float(jnp.sqrt(jnp.mean(found.error**2)) / found.value.std(ddof=1)) < 1.4
+
+
 def test_many_draws_do_not_overflow() -> None:
     times = jr.uniform(jr.key(0), (40_000,))
     found = stratified_mean_of(times, 2 * times)
