@@ -16,3 +16,4 @@ from .members import (
 )
 from .prior import AbstractPrior as AbstractPrior, Normal as Normal
 from .sde import AbstractSDE as AbstractSDE
+from .table import DiscreteSDE as DiscreteSDE

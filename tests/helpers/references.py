@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import scipy.stats
+from helpers.linear_case import exponent
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -36,6 +37,7 @@ LINEAR: dict[str, Callable[[], AbstractLinearSDE]] = {
     "EDM": sfp.EDM,
     "Cosine": sfp.Cosine,
     "LinearSDE": inverse_linear,
+    "DiscreteSDE": lambda: sfp.sde.DiscreteSDE(np.exp(-exponent((np.arange(64) + 1) / 64))),
 }
 """Every kind of linear SDE, by constructors: what they hold is made in the precision of the test."""
 

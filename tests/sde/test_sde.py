@@ -84,6 +84,8 @@ PRINTED: dict[str, Callable[[np.ndarray], tuple[Any, Any, Any]]] = {
     "EDM": lambda t: (1.0, t, 2 * t),
     "Cosine": lambda t: (np.cos(np.pi * t / 2), np.sin(np.pi * t / 2), np.pi * np.tan(np.pi * t / 2)),
     "LinearSDE": lambda t: (1 / (1 + t), t, 2 * t + 2 * t**2 / (1 + t)),
+    # Through the values of VP, whose log alpha is a parabola: a cubic spline has it exactly.
+    "DiscreteSDE": lambda t: PRINTED["VP"](t),
 }
 
 
