@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import lineax as lx
-from helpers.references import inverse_linear
+from helpers.references import LINEAR, inverse_linear
 from jaxtyping import Array
 
 import scorefp as sfp
@@ -188,6 +188,7 @@ ROWS: dict[str, Row] = {
     **rows(use_linear, sfp.VE, sfp.VP, sfp.SubVP, sfp.OU, sfp.EDM, sfp.Cosine),
     "VE from zero": Row(sfp.VE, lambda shape, dtype: sfp.VE(from_zero=True), use_linear),
     "LinearSDE": Row(sfp.LinearSDE, plain(inverse_linear), use_linear),
+    "DiscreteSDE": Row(sdes.DiscreteSDE, plain(LINEAR["DiscreteSDE"]), use_linear),
     "GeneralSDE": Row(sfp.GeneralSDE, general, use_sde),
     "GeometricBrownianMotion": Row(sdes.GeometricBrownianMotion, brownian, use_sde, ((3,),)),
     **rows(use_sde, sdes.CriticallyDampedLangevin, shapes=((2, 3),)),
