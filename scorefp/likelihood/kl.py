@@ -136,7 +136,7 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *ev
         0.125
     """
     data = clean_samples(xs)
-    require_linear(kind("sde", sde, AbstractSDE, "It is the forward process, for example scorefp.VP()."))
+    require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
     x = data.values
     entropy = data.size * (0.5 * jnp.log(2 * jnp.pi * jnp.e) + sde.log_sigma(sde.t1)).astype(x.dtype)
     return mean_of(jax.vmap(lambda x0: end_cross_entropy(sde, x0))(x) - entropy)

@@ -40,6 +40,7 @@ class AbstractScore(AbstractModule, _ScoreFields):
     alone, `conditions` those that take conditioning and a dropout key: functions, networks, scores, or tuples of them.
     """
 
+    remedy: ClassVar[str] = "Wrap a function with Score(fn, sde), a network with NoiseScore."
     given: ClassVar[tuple[str, ...]] = ("sde",)
     conditions: ClassVar[tuple[str, ...]] = ()
 
@@ -191,7 +192,7 @@ def check_fields(score: AbstractScore, name: str) -> None:
         "__call__(self, t, x), so that its weights are trained."
     )
     function(name, getattr(score, name), "t, x", remedy, keywords=("args", "key"))
-    kind("sde", score.sde, AbstractSDE, "It is the forward process, for example scorefp.VP().")
+    kind("sde", score.sde, AbstractSDE, AbstractSDE.remedy)
 
 
 def sample_of(score: AbstractScore, x: Event, name: str = "x") -> Array:
@@ -228,7 +229,7 @@ def measured_at(score: AbstractScore, t: Time, x: Event, name: str = "t") -> tup
 
 def require_score(score: Any) -> AbstractScore:
     """The score itself, where it is one."""
-    return kind("score", score, AbstractScore, "Wrap a function with Score(fn, sde), a network with NoiseScore.")
+    return kind("score", score, AbstractScore, AbstractScore.remedy)
 
 
 def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:
