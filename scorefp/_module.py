@@ -9,7 +9,7 @@ AbstractVar for a variable of the instance, and in a module for a dataclass fiel
 of every subclass (`VP()` would lack an argument); a plain class has no dataclass fields.
 
 A field is what its annotation says, and refused by its name where it is something else: an `int` (of NumPy too, no
-float), a `float` that is a number, a `bool`, a word of a `Literal`, a module of its class. Every module prints as the
+float), a `float` that is a finite number, a `bool`, a word of a `Literal`, a module of its class. Every module prints as the
 call that makes it.
 """
 
@@ -23,7 +23,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import equinox as eqx
 
-from ._checks import count, flag, kind, number, one_of
+from ._checks import callable_with, count, event_shape, flag, kind, number, one_of
 from ._describe import outlined
 
 _EXEMPT = frozenset({"__module__", "__doc__", "__qualname__", "__init__", "__check_init__"})
@@ -78,9 +78,13 @@ class AbstractModule(eqx.Module):
                     )
 
     def __check_init__(self) -> None:
-        # Last of all checks: where a kind has its own remedy, those of the class itself know better ones.
-        for name, allowed in _held_modules(type(self)):
+        # Last of all checks: those of the class itself know better remedies.
+        modules, functions = _held(type(self))
+        for name, allowed in modules.items():
             kind(name, getattr(self, name), allowed, _choice(allowed))
+        for name, (optional, arguments) in functions.items():
+            if not (optional and getattr(self, name) is None):
+                callable_with(name, getattr(self, name), arguments)
 
     def __repr__(self) -> str:
         return outlined(self)
@@ -111,6 +115,8 @@ def _check_of(annotation: Any) -> Callable[[str, Any], Any] | None:
     (only,) = required if len(required) == 1 else (None,)
     if get_origin(only) is Literal:
         return functools.partial(_word, get_args(only))
+    if get_origin(only) is tuple and set(get_args(only)) <= {int, Ellipsis}:
+        return lambda name, shape: event_shape(shape, name)
     return _PLAIN.get(only) if isinstance(only, type) else None
 
 
@@ -140,10 +146,19 @@ def _modules(annotation: Any) -> tuple[type, ...]:
 
 
 @functools.cache
-def _held_modules(cls: type) -> tuple[tuple[str, tuple[type, ...]], ...]:
-    """The fields of a class that are modules, with what their annotations allow."""
-    fields = dataclasses.fields(cast(Any, cls))
-    return tuple((field.name, allowed) for field in fields if (allowed := _modules(field.type)))
+def _held(cls: type) -> tuple[dict[str, tuple[type, ...]], dict[str, tuple[bool, int | None]]]:
+    """The fields of a class that are modules, with what their annotations allow, and those that are functions, with
+    whether they may be left out and how many arguments they take.
+    """
+    modules, functions = dict[str, tuple[type, ...]](), dict[str, tuple[bool, int | None]]()
+    for field in dataclasses.fields(cast(Any, cls)):
+        if allowed := _modules(field.type):
+            modules[field.name] = allowed
+        *rest, last = sorted(_alternatives(field.type), key=lambda k: k is not type(None))
+        if get_origin(last) is Callable and set(rest) <= {type(None)}:
+            arguments = get_args(last)[0]
+            functions[field.name] = bool(rest), None if arguments is Ellipsis else len(arguments)
+    return modules, functions
 
 
 def _choice(allowed: tuple[type, ...]) -> str:

@@ -23,4 +23,4 @@ Key: TypeAlias = PRNGKeyArray | UInt32[Array, "2"]
 """A random key, new style (`jax.random.key`) or old style (`jax.random.PRNGKey`)."""
 
 MaybeNaN: TypeAlias = Annotated[float, "NaN where there is none"]
-"""A number of a result, the field of a module, that may be NaN; a `float` may not."""
+"""A number of a result, the field of a module, that may be NaN or infinite; a `float` is finite."""

@@ -15,7 +15,7 @@ from .._checks import (
     function,
     kind,
     one_of,
-    random_key,
+    optional_key,
     require,
     scalar,
     scalar_time,
@@ -95,8 +95,7 @@ def score_fpe_residual(
     """
     t, x = measured_at(score, t, x)
     taken = resolve(method, form)
-    if taken.random:
-        random_key(type(method).__name__, key)
+    optional_key(type(method).__name__, key, needed=taken.random)
     return taken.residual(score, _with_room(taken, t, score.sde), x, key)[1]
 
 
@@ -192,8 +191,7 @@ def log_fpe_residual(
     potential = require_potential(potential)
     t, x = measured_at(potential, t, x)
     taken = resolve_log(method)
-    if taken.random:
-        random_key(type(method).__name__, key)
+    optional_key(type(method).__name__, key, needed=taken.random)
     require_smooth("potential", potential.potential, t, x)
     return taken.log_residual(potential, _with_room(taken, t, potential.sde), x, key)[1]
 

@@ -196,12 +196,12 @@ def check_fields(score: AbstractScore, name: str) -> None:
 
 
 def sample_of(score: AbstractScore, x: Event, name: str = "x") -> Array:
-    """`x`, one sample for a score, refused unless it is floating, of the score's shape, and finite where it is known."""
+    """`x`, one sample for a score, refused unless it is floating, of the score's shape, and finite if it is known."""
     x = floating(name, x)
     if score.shape is not None and x.shape != score.shape:
-        batch = " A batch goes through jax.vmap." if x.shape[1:] == score.shape and x.ndim else ""
         raise ValueError(
-            f"{name} has shape {x.shape}, but the score's event shape is {score.shape}; a score takes one sample.{batch}"
+            f"{name} has shape {x.shape}, but the score's event shape is {score.shape}; a score takes one sample. "
+            "Batch with jax.vmap."
         )
     return finite(name, x, known=True)
 
@@ -227,9 +227,9 @@ def measured_at(score: AbstractScore, t: Time, x: Event, name: str = "t") -> tup
     return time_within(scalar_time(t, x, name), score.sde.t0, score.sde.t1, name=name), x
 
 
-def require_score(score: Any) -> AbstractScore:
-    """The score itself, where it is one."""
-    return kind("score", score, AbstractScore, AbstractScore.remedy)
+def require_score(score: Any, name: str = "score") -> AbstractScore:
+    """The score itself, an argument called `name`, where it is one."""
+    return kind(name, score, AbstractScore, AbstractScore.remedy)
 
 
 def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:

@@ -88,10 +88,10 @@ NUMBER = (
     | {"wrong rank": always(jnp.array([0.4, 0.5])), "bool": always(True)}
     | (WORD | NOTHING | FUNCTION)
 )
-SAMPLE = (
-    {"wrong rank": lambda good: jnp.stack([jnp.asarray(good)] * 4), "broadcastable": lambda good: jnp.asarray(good)[:1]}
-    | (INTEGER | COMPLEX | HALF | NOT_FINITE | WORD | NOTHING | FUNCTION)
-)
+SAMPLE = {
+    "wrong rank": lambda good: jnp.stack([jnp.asarray(good)] * 4),
+    "broadcastable": lambda good: jnp.asarray(good)[:1],
+} | (INTEGER | COMPLEX | HALF | NOT_FINITE | WORD | NOTHING | FUNCTION)
 
 ROLES: dict[str, dict[str, Bad]] = {
     "sample": SAMPLE,
@@ -140,7 +140,9 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("repeats", "bins"), "count"),
     **dict.fromkeys(("score", "model"), "score"),
     **dict.fromkeys(("potential", "truth"), "potential"),
-    **dict.fromkeys(("fn", "network", "density", "weighting", "first", "last", "scale", "target", "offset"), "function"),
+    **dict.fromkeys(
+        ("fn", "network", "density", "weighting", "first", "last", "scale", "target", "offset"), "function"
+    ),
     **dict.fromkeys(("initial", "energy", "log_density", "step", "grid", "activation", "drift_fn"), "function"),
     **dict.fromkeys(("diffusion_fn", "log_alpha_fn", "log_sigma_fn"), "function"),
     **dict.fromkeys(("fraction", "share"), "share"),
@@ -162,7 +164,7 @@ NAMES: dict[str, str] = {
 """The role of an argument by its name. A row says where it is another one."""
 
 
-WORDS = {"samples": ("values", "sample")}
+WORDS = {"samples": ("values", "sample", "data")}
 """What the arguments of a role are called besides by their own names."""
 
 _EXAMPLES = {"key": KEY, "sample": X, "samples": XS, "array": X}
@@ -202,18 +204,16 @@ class Row:
             if good is None:
                 good = _EXAMPLES.get(role or "")
             for kind, make in ROLES[role].items() if role else ():
-                unlike = kind == "None" and default is None  # nothing is legal where it is the default
-                if unlike or self.legal_reason(name, kind):
+                # Nothing is legal where it is the default.
+                if (kind == "None" and default is None) or {name, f"{name}: {kind}"} & self.legal.keys():
                     continue
                 found.append((name, kind, make(good)))
         return found
 
-    def legal_reason(self, name: str, kind: str) -> str | None:
-        return self.legal.get(f"{name}: {kind}") or self.legal.get(name)
 
-
+DEVIATION = {"data_std: wrong rank": "one deviation an entry", "data_std: None": "a bare network"}
 ROUNDS = "networks and scores compute in half precision; what measures refuses it"
-INFINITE = "infinity is the limit of a number that only grows"
+LATER = "no horizon is known yet"
 SCALAR_T = "an elementwise function of times of any shape"
 AT_RUN_TIME = "one of three times that only a compiled loop knows"
 ANYTHING = "handed on as it is"
@@ -229,8 +229,9 @@ def any_shape(*names: str) -> dict[str, str]:
     return {f"{name}: {kind}": "any event shape" for name in names for kind in ("wrong rank", "broadcastable")}
 
 
-def infinite(*names: str) -> dict[str, str]:
-    return {f"{name}: infinite": INFINITE for name in names}
+def later(*names: str) -> dict[str, str]:
+    """Times of what learns its horizon on a call."""
+    return {f"{name}: {kind}": LATER for name in names for kind in ("before t0", "beyond t1")}
 
 
 def row(call: Callable[..., Any], /, *, roles: Any = None, legal: Any = None, called: Any = None, **good: Any) -> Row:
@@ -266,9 +267,7 @@ def core() -> dict[str, Row]:
             fn=lambda t, x: t * x,
             **AT,
             roles={"horizon": None},
-            legal=half("x")
-            | any_shape("x")
-            | {f"t: {kind}": "no horizon is known" for kind in ("before t0", "beyond t1")},
+            legal=half("x") | any_shape("x") | later("t"),
         ),
         "curve_derivatives": row(
             calculus.curve_derivatives,
@@ -296,7 +295,7 @@ def core() -> dict[str, Row]:
         "Potential.potential": row(PHI.potential, **AT, legal=half("x")),
         "Potential.derivatives": row(PHI.derivatives, **AT, legal=half("x")),
         **{
-            make.__name__: row(make, network=network, sde=VP, legal={"data_std: wrong rank": "one deviation an entry"})
+            make.__name__: row(make, network=network, sde=VP, legal=DEVIATION)
             for make in (
                 *(sfp.NoiseScore, sfp.DenoiserScore, sfp.VelocityScore, sfp.EDMScore),
                 *(sfp.DistancePotential, sfp.InnerPotential),
@@ -313,19 +312,29 @@ def core() -> dict[str, Row]:
             network=network,
             sde=VP,
             target=sfp.score.noise_target,
-            legal={"data_std: wrong rank": "one deviation an entry"},
+            legal=DEVIATION,
         ),
         "NetworkPotential": row(
             sfp.score.NetworkPotential,
             network=network,
             sde=VP,
             energy=sfp.score.inner_energy,
-            legal={"data_std: wrong rank": "one deviation an entry"},
+            legal=DEVIATION,
         ),
         # integrals
-        "Box": row(sfp.Box, lower=-X - 1, upper=X + 1, roles={"lower": "sample", "upper": "sample"}, legal=half("lower", "upper")),
-        "Box.around": row(sfp.Box.around, x=XS, roles={"x": "samples", "margin": "positive"},
-            legal=half("x") | {"x: wrong rank": "", "x: broadcastable": "any event shape", "margin: zero": "no margin"}),
+        "Box": row(
+            sfp.Box,
+            lower=-X - 1,
+            upper=X + 1,
+            roles={"lower": "sample", "upper": "sample"},
+            legal=half("lower", "upper"),
+        ),
+        "Box.around": row(
+            sfp.Box.around,
+            x=XS,
+            roles={"x": "samples", "margin": "positive"},
+            legal=half("x") | {"x: broadcastable": "any event shape", "margin: zero": "no margin"},
+        ),
         "Box.contains": row(BOX.contains, x=X, legal=half("x")),
         "Box.sample": row(BOX.sample, key=KEY, n=2),
         "LogNormalNoise": row(sfp.LogNormalNoise, roles={"mean": "number"}),
@@ -336,20 +345,32 @@ def core() -> dict[str, Row]:
         "SoftTruncation": row(integrals.SoftTruncation, legal={"power: zero": "a uniform start"}),
         "SoftTruncation.sample": row(integrals.SoftTruncation().sample, sde=VP, n=2, key=KEY),
         "TimeInterval": row(
-            integrals.TimeInterval, law=sfp.UniformTime(), start=0.2, stop=0.8,
-            legal={"start: before t0": "no horizon is known yet", "stop: beyond t1": "no horizon is known yet"},
+            integrals.TimeInterval,
+            law=sfp.UniformTime(),
+            start=0.2,
+            stop=0.8,
+            legal=later("start", "stop"),
             roles={"start": "time", "stop": "time"},
         ),
         "TimeInterval.sample": row(integrals.TimeInterval(sfp.UniformTime(), 0.2).sample, sde=VP, n=2, key=KEY),
         "GaussLegendre": row(integrals.GaussLegendre),
         "UniformDraws": row(integrals.UniformDraws),
         "log_snr_times": row(
-            integrals.log_snr_times, sde=VP, start=1.0, stop=0.1, shares=jnp.linspace(0, 1, 3),
-            roles={"start": "time", "stop": "time", "shares": "array"}, legal={"shares: wrong rank": "of any shape"},
+            integrals.log_snr_times,
+            sde=VP,
+            start=1.0,
+            stop=0.1,
+            shares=jnp.linspace(0, 1, 3),
+            roles={"start": "time", "stop": "time", "shares": "array"},
+            legal={"shares: wrong rank": "of any shape"},
         ),
         "box_quadrature": row(integrals.box_quadrature, box=BOX, nodes=2),
         "time_quadrature": row(
-            integrals.time_quadrature, sde=VP, start=jnp.asarray(0.1), stop=jnp.asarray(0.9), nodes=2,
+            integrals.time_quadrature,
+            sde=VP,
+            start=jnp.asarray(0.1),
+            stop=jnp.asarray(0.9),
+            nodes=2,
             roles={"start": "time", "stop": "time"},
         ),
         # fokker_planck
@@ -360,31 +381,60 @@ def core() -> dict[str, Row]:
         "Pointwise": row(fpe.Pointwise),
         "fpe_operator": row(sfp.fpe_operator, score=SCORE, **AT),
         "score_fpe_residual": row(sfp.score_fpe_residual, score=SCORE, **AT),
-        "score_fpe_residual by Ito": row(sfp.score_fpe_residual, score=SCORE, **AT, method=sfp.Ito(), key=KEY, legal={"key: None": ""}),
+        "score_fpe_residual by Ito": row(sfp.score_fpe_residual, score=SCORE, **AT, method=sfp.Ito(), key=KEY),
         "log_fpe_residual": row(sfp.log_fpe_residual, potential=PHI, **AT),
-        "fpe_residual": row(sfp.fpe_residual, density=lambda t, x: jnp.exp(-jnp.sum(x**2)), **AT, sde=VP, legal=any_shape("x")),
-        "integrated_residual": row(fpe.integrated_residual, score=SCORE, **AT, start=0.1, nodes=2, roles={"start": "time"}),
+        "fpe_residual": row(
+            sfp.fpe_residual, density=lambda t, x: jnp.exp(-jnp.sum(x**2)), **AT, sde=VP, legal=any_shape("x")
+        ),
+        "integrated_residual": row(
+            fpe.integrated_residual, score=SCORE, **AT, start=0.1, nodes=2, roles={"start": "time"}
+        ),
         "matching_errors": row(fpe.matching_errors, score=SCORE, truth=TRUTH, **AT, roles={"truth": "score"}),
-        "high_order_bound": row(fpe.high_order_bound, truth=TRUTH, errors=errors, **AT, start=0.1, nodes=2, roles={"start": "time", "truth": "score"}),
+        "high_order_bound": row(
+            fpe.high_order_bound,
+            truth=TRUTH,
+            errors=errors,
+            **AT,
+            start=0.1,
+            nodes=2,
+            roles={"start": "time", "truth": "score"},
+        ),
         "mean_square": row(
-            fpe.mean_square, residual=fpe.ScoreResidual(SCORE), box=BOX, rule=integrals.GaussLegendre(2, 2), roles={"start": "time"},
+            fpe.mean_square,
+            residual=fpe.ScoreResidual(SCORE),
+            box=BOX,
+            rule=integrals.GaussLegendre(2, 2),
+            roles={"start": "time"},
         ),
         "residual_suprema": row(
             fpe.residual_suprema, score=SCORE, xs=XS, key=KEY, times=2, nodes=2, roles={"density": "potential"}
         ),
         "AnchoredPotential": row(
-            fpe.AnchoredPotential, score=SCORE, log_density=lambda x: -0.5 * jnp.sum(x**2), anchor=0.5, nodes=2, roles={"anchor": "time"},
+            fpe.AnchoredPotential,
+            score=SCORE,
+            log_density=lambda x: -0.5 * jnp.sum(x**2),
+            anchor=0.5,
+            nodes=2,
+            roles={"anchor": "time"},
         ),
         "AnchoredPotential.potential": row(
             fpe.AnchoredPotential(SCORE, lambda x: -0.5 * jnp.sum(x**2), 0.5, nodes=2).potential, **AT
         ),
         "solve_density": row(
-            fpe.solve_density, model=sfp.Score(lambda t, x: -2 * x, sfp.OU(t1=1.0)), box=sfp.Box(jnp.array(-4.0), jnp.array(4.0)),
-            process="sde", cells=16, times=[0.5], roles={"times": None},
+            fpe.solve_density,
+            model=sfp.Score(lambda t, x: -2 * x, sfp.OU(t1=1.0)),
+            box=sfp.Box(jnp.array(-4.0), jnp.array(4.0)),
+            process="sde",
+            cells=16,
+            times=[0.5],
+            roles={"times": None},
         ),
         # densities
         "GaussianMixture": row(
-            sfp.GaussianMixture, means=MIXTURE.means, covariances=jnp.ones(2), weights=MIXTURE.weights,
+            sfp.GaussianMixture,
+            means=MIXTURE.means,
+            covariances=jnp.ones(2),
+            weights=MIXTURE.weights,
             roles=dict.fromkeys(("means", "covariances", "weights"), "array"),
         ),
         "GaussianMixture.log_prob": row(MIXTURE.log_prob, x=X, legal=half("x")),
@@ -394,8 +444,16 @@ def core() -> dict[str, Row]:
         "MixturePotential.potential": row(TRUTH.potential, **AT, legal=half("x")),
         "MixturePotential, called": row(TRUTH.__call__, **AT, legal=half("x")),
         "Checkerboard": row(sfp.densities.Checkerboard),
-        "Circles": row(sfp.densities.Circles, roles={"radii": "shape", "noise": "positive"}, legal={"radii: float": "radii are floats"}),
-        "SwissRolls": row(sfp.densities.SwissRolls, roles={"noise": "positive", "spacing": "number"}, legal={"noise: zero": "no noise"}),
+        "Circles": row(
+            sfp.densities.Circles,
+            roles={"radii": "shape", "noise": "positive"},
+            legal={"radii: float": "radii are floats"},
+        ),
+        "SwissRolls": row(
+            sfp.densities.SwissRolls,
+            roles={"noise": "positive", "spacing": "number"},
+            legal={"noise: zero": "no noise"},
+        ),
         "MuellerBrown": row(sfp.densities.MuellerBrown),
         **{
             f"{type(law).__name__}.sample": row(law.sample, key=KEY, n=2)
@@ -420,8 +478,9 @@ def core() -> dict[str, Row]:
         "likelihood_bound": row(sfp.likelihood_bound, score=SCORE, x=X, key=KEY, estimator=sfp.BoundEstimator(2)),
         "evaluate_bound": row(sfp.evaluate_bound, score=SCORE, x=X, key=KEY, estimator=sfp.BoundEstimator(2)),
         "BoundEstimator": row(
-            sfp.BoundEstimator, roles={"start": "time"},
-            legal={"start: before t0": "no horizon is known yet", "start: beyond t1": "no horizon is known yet"},
+            sfp.BoundEstimator,
+            roles={"start": "time"},
+            legal=later("start"),
         ),
         "entropy": row(sfp.entropy, **DIFFUSED, roles={"terminal": "number"}),
         "kl_bound": row(likelihood.kl_bound, **OF_TWO),
@@ -429,7 +488,11 @@ def core() -> dict[str, Row]:
         "prior_kl": row(likelihood.prior_kl, truth=TRUTH, xs=XS, key=KEY),
         "prior_kl_bound": row(likelihood.prior_kl_bound, sde=VP, xs=XS, legal={"xs: broadcastable": "any event shape"}),
         "gaussian_kl": row(
-            likelihood.gaussian_kl, mean=jnp.zeros(2), covariance=jnp.eye(2), other_mean=jnp.ones(2), other_covariance=2 * jnp.eye(2),
+            likelihood.gaussian_kl,
+            mean=jnp.zeros(2),
+            covariance=jnp.eye(2),
+            other_mean=jnp.ones(2),
+            other_covariance=2 * jnp.eye(2),
             roles=dict.fromkeys(("mean", "covariance", "other_mean", "other_covariance"), "array"),
         ),
         "ode_score": row(likelihood.ode_score, score=SCORE, **AT),
@@ -437,9 +500,13 @@ def core() -> dict[str, Row]:
         "ImportanceSampling": row(likelihood.ImportanceSampling, proposal=MIXTURE),
         "log_normaliser": row(likelihood.log_normaliser, potential=PHI, t=T, method=box),
         "VariationalDequantiser": row(
-            sfp.VariationalDequantiser, flow=likelihood.variational_dequantiser((2,), BYTES, layers=1, width=4, key=KEY).flow, quantisation=BYTES
+            sfp.VariationalDequantiser,
+            flow=likelihood.variational_dequantiser((2,), BYTES, layers=1, width=4, key=KEY).flow,
+            quantisation=BYTES,
         ),
-        "variational_dequantiser": row(likelihood.variational_dequantiser, shape=(2,), quantisation=BYTES, layers=1, width=4, key=KEY),
+        "variational_dequantiser": row(
+            likelihood.variational_dequantiser, shape=(2,), quantisation=BYTES, layers=1, width=4, key=KEY
+        ),
     }
 
 
@@ -467,43 +534,84 @@ def terms() -> dict[str, Row]:
         "OwnSamples": row(o.OwnSamples),
         "HighOrderDSM": row(sfp.HighOrderDSM),
         "Restricted": row(
-            sfp.Restricted, term=sfp.DSM(), start=0.2, stop=0.8, roles={"start": "time", "stop": "time"},
-            legal={"start: before t0": "no horizon is known yet", "stop: beyond t1": "no horizon is known yet"},
+            sfp.Restricted,
+            term=sfp.DSM(),
+            start=0.2,
+            stop=0.8,
+            roles={"start": "time", "stop": "time"},
+            legal=later("start", "stop"),
         ),
         "edm_loss": row(sfp.edm_loss),
-        "a loss, called": row((sfp.DSM() + 0.5 * sfp.ScoreFPE()).__call__, score=SCORE, x0=XS, key=KEY, roles={"args": None},
-            legal=half("x0") | {f"x0: {k}": "training reads its data unchecked by this; fit checks them" for k in ("NaN", "infinite")}),
-        "a loss.evaluate": row(sfp.DSM().evaluate, score=SCORE, x0=XS, key=KEY, roles={"args": None},
-            legal=half("x0") | {f"x0: {k}": "training reads its data unchecked by this; fit checks them" for k in ("NaN", "infinite")}),
+        "a loss, called": row(
+            (sfp.DSM() + 0.5 * sfp.ScoreFPE()).__call__,
+            score=SCORE,
+            x0=XS,
+            key=KEY,
+            roles={"args": None},
+            legal=half("x0")
+            | {f"x0: {k}": "training reads its data unchecked by this; fit checks them" for k in ("NaN", "infinite")},
+        ),
+        "a loss.evaluate": row(
+            sfp.DSM().evaluate,
+            score=SCORE,
+            x0=XS,
+            key=KEY,
+            roles={"args": None},
+            legal=half("x0")
+            | {f"x0: {k}": "training reads its data unchecked by this; fit checks them" for k in ("NaN", "infinite")},
+        ),
         "a loss times": row(sfp.DSM().__mul__, factor=0.5, roles={"factor": "number"}),
         "a loss plus": row(sfp.DSM().__add__, other=sfp.DSM(), roles={"other": "thing"}, called={"other": "a summand"}),
         "consistency_loss": row(
-            o.consistency_loss, score=SCORE, t=0.5, earlier=0.4, x=X, key=KEY, legal=half("x"), roles={"step": "callable"}
+            o.consistency_loss,
+            score=SCORE,
+            t=0.5,
+            earlier=0.4,
+            x=X,
+            key=KEY,
+            legal=half("x"),
+            roles={"step": "callable"},
         ),
         **{f.__name__: row(f, **of_time, legal={"t: wrong rank": SCALAR_T}) for f in weightings},
         "EDMWeighting": row(o.EDMWeighting),
         "EDMWeighting, called": row(o.EDMWeighting().__call__, **of_time, legal={"t: wrong rank": SCALAR_T}),
-        "MinSNRWeighting": row(o.MinSNRWeighting, legal=infinite("gamma")),
+        "MinSNRWeighting": row(o.MinSNRWeighting),
         "SoftMinSNRWeighting": row(o.SoftMinSNRWeighting),
         "ExpectedWeighting": row(o.ExpectedWeighting, weighting=sfp.unit_weighting, law=sfp.UniformTime()),
         "InterpolatedWeighting": row(o.InterpolatedWeighting, share=0.5),
-        "LogSNRWindow": row(o.LogSNRWindow, roles={"floor": "time"}, legal={"floor: before t0": "", "floor: beyond t1": "", "length": ""}),
-        "NoiseWindow": row(o.NoiseWindow, roles={"floor": "time"}, legal={"floor: before t0": "", "floor: beyond t1": ""}),
-        "TimeWindow": row(o.TimeWindow, length=0.1, roles={"floor": "time"}, legal={"floor: before t0": "", "floor: beyond t1": ""}),
+        "LogSNRWindow": row(o.LogSNRWindow, roles={"floor": "time"}, legal=later("floor")),
+        "NoiseWindow": row(o.NoiseWindow, roles={"floor": "time"}, legal=later("floor")),
+        "TimeWindow": row(o.TimeWindow, length=0.1, roles={"floor": "time"}, legal=later("floor")),
         # nn
-        "silu": row(nn.silu, z=X, roles={"z": "sample"}, legal=half("z") | any_shape("z")),
-        "softplus": row(nn.softplus, z=X, roles={"z": "sample"}, legal=half("z") | any_shape("z")),
         "convolution": row(
-            nn.convolution, x=jnp.ones((1, 4, 4, 1)), kernel=jnp.ones((3, 3, 1, 2)), roles={"x": "array", "kernel": "array"},
+            nn.convolution,
+            x=jnp.ones((1, 4, 4, 1)),
+            kernel=jnp.ones((3, 3, 1, 2)),
+            roles={"x": "array", "kernel": "array"},
+            legal={f"{a}: {k}": "an operation of arrays" for a in ("x", "kernel") for k in ("NaN", "infinite")},
         ),
-        "fourier_features": row(nn.fourier_features, t=jnp.asarray(0.5), legal={"t: before t0": "any scalar", "t: beyond t1": "any scalar"}),
+        "fourier_features": row(nn.fourier_features, t=jnp.asarray(0.5), legal=later("t")),
         "MLP": row(nn.MLP, shape=(2,), width=4, key=KEY, roles={"dtype": None, "activation": "callable"}),
-        "MLP, called": row(nn.MLP(shape=(2,), width=4, key=KEY).__call__, **AT, legal=half("x") | {"t: before t0": "any scalar", "t: beyond t1": "any scalar"}),
+        "MLP, called": row(nn.MLP(shape=(2,), width=4, key=KEY).__call__, **AT, legal=half("x") | later("t")),
         "ScalarMLP": row(nn.ScalarMLP, shape=(2,), width=4, key=KEY, roles={"activation": "callable"}),
-        "ScalarMLP, called": row(nn.ScalarMLP(shape=(2,), width=4, key=KEY).__call__, **AT, legal=half("x") | {"t: before t0": "any scalar", "t: beyond t1": "any scalar"}),
+        "ScalarMLP, called": row(
+            nn.ScalarMLP(shape=(2,), width=4, key=KEY).__call__, **AT, legal=half("x") | later("t")
+        ),
         "UNet": row(
-            nn.UNet, shape=(1, 4, 4), channels=4, multipliers=(1,), key=KEY,
-            roles={"multipliers": "shape", "attention": "shape", "dropout": "share", "octaves": "count", "classes": "count", "dtype": None, "activation": "callable"},
+            nn.UNet,
+            shape=(1, 4, 4),
+            channels=4,
+            multipliers=(1,),
+            key=KEY,
+            roles={
+                "multipliers": "shape",
+                "attention": "shape",
+                "dropout": "share",
+                "octaves": "count",
+                "classes": "count",
+                "dtype": None,
+                "activation": "callable",
+            },
             legal={"octaves: zero": "none"},
         ),
     }
@@ -513,16 +621,21 @@ def others() -> dict[str, Row]:
     """Processes, samplers, audits, transport, data and training."""
     s, r, sp, d, tr = sfp.sde, sfp.reverse, sfp.sampling, sfp.diagnostics, sfp.transport
     ends = dict.fromkeys(("t0", "t1"), "time")
-    late = {"t0: before t0": "", "t1: beyond t1": "a longer horizon", "t0: beyond t1": ""}
+    late = {"t1: beyond t1": "a longer horizon", "t0: before t0": "another horizon"}
     of_time = {"t": 0.5, "legal": {"t: wrong rank": SCALAR_T}}
-    atoms = tr.Atoms(np.asarray(XS), None, 8)
-    line = tr.Atoms(np.asarray(XS)[:, :1], None, 8)
     folder = Path(tempfile.mkdtemp())
     np.save(folder / "x.npy", np.asarray(XS))
     images(folder / "pictures")
     audited = sfp.audit(SCORE, XS, key=KEY, measures=(d.MatchingCurve(d.Ensemble(2, 4)),))
     fitted = {"model": sfp.NoiseScore(sfp.nn.MLP(shape=(2,), width=4, key=KEY), VP), "loss": sfp.DSM(), "data": XS}
-    fitted |= {"optimizer": optax.sgd(1e-3), "steps": 2, "key": KEY, "batch_size": 4, "progress": False, "report_every": 1}
+    fitted |= {
+        "optimizer": optax.sgd(1e-3),
+        "steps": 2,
+        "key": KEY,
+        "batch_size": 4,
+        "progress": False,
+        "report_every": 1,
+    }
     levels = data.Dataset(LEVELS, BYTES)
     dequantised = sfp.likelihood.variational_dequantiser((2,), BYTES, layers=1, width=4, key=KEY)
     return {
@@ -533,35 +646,68 @@ def others() -> dict[str, Row]:
         "OU": row(sfp.OU, roles=ends | {"noise": "positive"}, legal=late),
         "EDM": row(sfp.EDM, roles=ends, legal=late),
         "Cosine": row(sfp.Cosine, roles=ends, legal=late),
-        "LinearSDE": row(sfp.LinearSDE, log_alpha_fn=lambda t: -t, log_sigma_fn=jnp.log, t0=0.1, t1=1.0, roles=ends, legal=late),
+        "LinearSDE": row(
+            sfp.LinearSDE, log_alpha_fn=lambda t: -t, log_sigma_fn=jnp.log, t0=0.1, t1=1.0, roles=ends, legal=late
+        ),
         "GeneralSDE": row(
-            sfp.GeneralSDE, drift_fn=lambda t, x: -x, diffusion_fn=lambda t, x: lx.DiagonalLinearOperator(jnp.ones_like(x)),
-            prior=s.Normal(1.0), t0=0.0, t1=1.0, roles=ends, legal=late,
+            sfp.GeneralSDE,
+            drift_fn=lambda t, x: -x,
+            diffusion_fn=lambda t, x: lx.DiagonalLinearOperator(jnp.ones_like(x)),
+            prior=s.Normal(1.0),
+            t0=0.0,
+            t1=1.0,
+            roles=ends,
+            legal=late,
         ),
         "CriticallyDampedLangevin": row(s.CriticallyDampedLangevin, roles=ends, legal=late),
         "GeometricBrownianMotion": row(
-            s.GeometricBrownianMotion, growth=jnp.zeros(2), volatility=jnp.eye(2), roles=ends | {"growth": "array", "volatility": "array"}, legal=late,
+            s.GeometricBrownianMotion,
+            growth=jnp.zeros(2),
+            volatility=jnp.eye(2),
+            roles=ends | {"growth": "array", "volatility": "array"},
+            legal=late,
         ),
         "Normal": row(s.Normal, scale=1.0, roles={"scale": "positive"}, legal={"scale: wrong rank": "one an entry"}),
         "Normal.log_prob": row(s.Normal(1.0).log_prob, x=X, legal=half("x") | any_shape("x")),
         "Normal.sample": row(s.Normal(1.0).sample, key=KEY, shape=(2,)),
         **{f"VP.{name}": row(getattr(VP, name), **of_time) for name in ("alpha", "sigma", "g2", "log_snr", "rate")},
         "VP.drift": row(VP.drift, **AT, legal=half("x") | any_shape("x")),
-        "VP.perturb": row(VP.perturb, t=0.5, x0=X, noise=X, roles={"x0": "sample", "noise": "sample"}, legal=half("x0", "noise")),
+        "VP.perturb": row(
+            VP.perturb, t=0.5, x0=X, noise=X, roles={"x0": "sample", "noise": "sample"}, legal=half("x0", "noise")
+        ),
         "clean_target": row(sfp.score.clean_target, sde=VP, t=jnp.asarray(0.5), legal={"sde": ANYTHING, "t": ANYTHING}),
         "noise_target": row(sfp.score.noise_target, sde=VP, t=jnp.asarray(0.5), legal={"sde": ANYTHING, "t": ANYTHING}),
-        "velocity_target": row(sfp.score.velocity_target, sde=VP, t=jnp.asarray(0.5), legal={"t: wrong rank": SCALAR_T}),
+        "velocity_target": row(
+            sfp.score.velocity_target, sde=VP, t=jnp.asarray(0.5), legal={"t: wrong rank": SCALAR_T}
+        ),
         # reverse
-        "Integrator": row(sfp.Integrator, legal=infinite("rtol", "atol")),
-        "flow_map": row(r.flow_map, score=SCORE, x=X, start=0.5, stop=0.6, integrator=sfp.Integrator(), roles={"start": "time", "stop": "time"}),
-        "reverse_path": row(r.reverse_path, score=SCORE, t=0.5, earlier=0.4, x=X, key=KEY, roles={"step": "callable"}, legal=half("x")),
+        "Integrator": row(sfp.Integrator),
+        "flow_map": row(
+            r.flow_map,
+            score=SCORE,
+            x=X,
+            start=0.5,
+            stop=0.6,
+            integrator=sfp.Integrator(),
+            roles={"start": "time", "stop": "time"},
+        ),
+        "reverse_path": row(
+            r.reverse_path, score=SCORE, t=0.5, earlier=0.4, x=X, key=KEY, roles={"step": "callable"}, legal=half("x")
+        ),
         "ancestral_step": row(r.ancestral_step, **STEP, legal=half("x")),
         "euler_maruyama_step": row(r.euler_maruyama_step, **STEP, legal=half("x")),
         "heun_step": row(r.heun_step, **STEP, legal=half("x")),
-        "exponential_step": row(r.exponential_step, **STEP, noise=jnp.asarray(0.5), roles={"noise": "share"}, legal=half("x")),
+        "exponential_step": row(
+            r.exponential_step, **STEP, noise=jnp.asarray(0.5), roles={"noise": "share"}, legal=half("x")
+        ),
         # sampling
         "sample": row(
-            sfp.sample, score=SCORE, n=2, key=KEY, method=sfp.EulerMaruyama(4), roles={"args": None, "initial": "samples", "dtype": None},
+            sfp.sample,
+            score=SCORE,
+            n=2,
+            key=KEY,
+            method=sfp.EulerMaruyama(4),
+            roles={"args": None, "initial": "samples", "dtype": None},
             legal=half("initial"),
         ),
         "EulerMaruyama": row(sfp.EulerMaruyama),
@@ -573,18 +719,36 @@ def others() -> dict[str, Row]:
         "PredictorCorrector": row(sfp.PredictorCorrector),
         "Langevin": row(sfp.Langevin, steps=2, step_size=0.1),
         "Denoised": row(sp.Denoised, sampler=sfp.EulerMaruyama(4)),
-        "Churn": row(sp.Churn, amount=1.0, roles={"amount": "positive", "lowest": "positive", "highest": "positive"},
-            legal=infinite("amount", "highest") | {"amount: zero": "none", "lowest: zero": "all"}),
-        "RhoGrid": row(sp.RhoGrid, legal=infinite("rho")),
+        "Churn": row(
+            sp.Churn,
+            amount=1.0,
+            roles={"amount": "positive", "lowest": "positive", "highest": "positive"},
+            legal={"highest: infinite": "the default", "amount: zero": "none", "lowest: zero": "all"},
+        ),
+        "RhoGrid": row(sp.RhoGrid),
         "RhoGrid, called": row(sp.RhoGrid().__call__, sde=VP, steps=2),
         "log_snr_grid": row(sp.log_snr_grid, sde=VP, steps=2),
         "uniform_grid": row(sp.uniform_grid, sde=VP, steps=2),
         # diagnostics
-        "audit": row(sfp.audit, score=SCORE, data=XS, key=KEY, measures=(d.MatchingCurve(d.Ensemble(2, 4)),), roles={"measures": "thing"}, called={"measures": "a measure"}),
+        "audit": row(
+            sfp.audit,
+            score=SCORE,
+            data=XS,
+            key=KEY,
+            measures=(d.MatchingCurve(d.Ensemble(2, 4)),),
+            roles={"measures": "thing"},
+            called={"measures": "a measure"},
+        ),
         "evaluate": row(sfp.evaluate, score=SCORE, data=XS, key=KEY, draws=2),
         "ode_sde_gap": row(
-            sfp.ode_sde_gap, score=SCORE, key=KEY, samples=8, ode=sfp.Heun(4), sde=sfp.EulerMaruyama(4),
-            roles={"args": None, "resamples": "count"}, legal={"resamples: zero": "none"},
+            sfp.ode_sde_gap,
+            score=SCORE,
+            key=KEY,
+            samples=8,
+            ode=sfp.Heun(4),
+            sde=sfp.EulerMaruyama(4),
+            roles={"args": None, "resamples": "count"},
+            legal={"resamples: zero": "none"},
         ),
         "Bound": row(d.Bound),
         "ConsistencyCurves": row(d.ConsistencyCurves),
@@ -593,56 +757,120 @@ def others() -> dict[str, Row]:
         "ResidualCurve": row(d.ResidualCurve),
         "Ensemble": row(d.Ensemble),
         "Gap": row(d.Gap),
-        "Likelihood": row(d.Likelihood, roles={"threshold": "number"}, legal=infinite("threshold")),
+        "Likelihood": row(d.Likelihood, roles={"threshold": "number"}),
         "log_snr_midpoints": row(d.log_snr_midpoints, sde=VP, times=2),
         "uniform_midpoints": row(d.uniform_midpoints, sde=VP, times=2),
         # transport
         "wasserstein2": row(
-            sfp.wasserstein2, x=XS, y=XS + 1, roles={"x": "samples", "y": "samples", "resamples": "count"}, legal=half("x", "y") | {"resamples: zero": "none"}
+            sfp.wasserstein2,
+            x=XS,
+            y=XS + 1,
+            roles={"x": "samples", "y": "samples", "resamples": "count"},
+            legal=half("x", "y") | {"resamples: zero": "none"},
         ),
         "Assignment": row(tr.Assignment),
-        "Assignment, called": row(tr.Assignment().__call__, start=atoms, end=atoms, roles={"start": "thing", "end": "thing"}),
         "Quantile": row(tr.Quantile),
-        "Quantile, called": row(tr.Quantile().__call__, start=line, end=line, roles={"start": "thing", "end": "thing"}),
         "ExactTransport": row(tr.ExactTransport),
         "Sinkhorn": row(tr.Sinkhorn),
-        "Atoms": row(tr.Atoms, points=np.asarray(XS), weights=None, count=8, roles={"points": "samples", "weights": None}),
-        "Histogram": row(tr.Histogram, box=sfp.Box(jnp.array(0.0), jnp.array(1.0)), weights=jnp.array([1.0, 3.0]), roles={"weights": "array", "outside": "share"}),
+        "Histogram": row(
+            tr.Histogram,
+            box=sfp.Box(jnp.array(0.0), jnp.array(1.0)),
+            weights=jnp.array([1.0, 3.0]),
+            roles={"weights": "array", "outside": "share"},
+        ),
         # dataset and data
-        "Dataset": row(sfp.Dataset, values=XS, roles={"values": "samples", "args": None}, legal=half("values") | {"values: broadcastable": "any event shape"}),
-        "Quantisation": row(sfp.Quantisation, levels=256, low=-1.0, high=1.0, roles={"low": "number", "high": "number"}),
+        "Dataset": row(
+            sfp.Dataset,
+            values=XS,
+            roles={"values": "samples", "args": None},
+            legal=half("values") | {"values: broadcastable": "any event shape"},
+        ),
+        "Quantisation": row(
+            sfp.Quantisation, levels=256, low=-1.0, high=1.0, roles={"low": "number", "high": "number"}
+        ),
         "UniformDequantiser": row(sfp.UniformDequantiser, quantisation=BYTES),
-        "UniformDequantiser, called": row(sfp.UniformDequantiser(BYTES).__call__, k=jnp.asarray(LEVELS), key=KEY, roles={"k": "array"}, legal={"k: wrong rank": "any shape", "k: NaN": "", "k: infinite": ""}),
+        "UniformDequantiser, called": row(
+            sfp.UniformDequantiser(BYTES).__call__,
+            k=jnp.asarray(LEVELS),
+            key=KEY,
+            roles={"k": "array"},
+            legal={"k: wrong rank": "any shape"},
+        ),
         "Interval": row(data.Interval, low=-1.0, high=1.0, roles={"low": "number", "high": "number"}),
-        "bits_per_dim": row(sfp.bits_per_dim, log_prob=1.0, size=2, quantisation=BYTES, roles={"log_prob": "number"}, legal={"log_prob: wrong rank": "elementwise"}),
+        "bits_per_dim": row(
+            sfp.bits_per_dim,
+            log_prob=1.0,
+            size=2,
+            quantisation=BYTES,
+            roles={"log_prob": "number"},
+            legal={"log_prob: wrong rank": "elementwise"},
+        ),
         "digits": row(data.digits, split="test"),
         "mnist": row(data.mnist, split="test"),
         "read_arrays": row(data.read_arrays, path=folder / "x.npy", roles={"name": None, "args": None}),
         "ImageFolder": row(data.ImageFolder, path=folder / "pictures", roles={"size": "shape", "threads": "count"}),
-        "HuggingFace": row(data.HuggingFace, dataset=table(), column="x", roles={"dataset": "thing", "column": "word", "args": None, "size": "shape", "threads": "count"}),
+        "HuggingFace": row(
+            data.HuggingFace,
+            dataset=table(),
+            column="x",
+            roles={"dataset": "thing", "column": "word", "args": None, "size": "shape", "threads": "count"},
+        ),
         "Loader": row(data.Loader, batches=[np.asarray(XS)], shape=(2,), roles={"batches": "thing"}),
-        "OnHost": row(data.OnHost, dataset=np.asarray(XS), roles={"dataset": "samples", "threads": "count"}, legal=half("dataset") | {"dataset: broadcastable": "any event shape", "threads: zero": "none"}),
-        "split": row(data.split, data=data.Dataset(XS), share=0.5, seed=0, roles={"data": "thing", "seed": "count"}, legal={"seed: zero": "a seed"}),
+        "OnHost": row(
+            data.OnHost,
+            dataset=np.asarray(XS),
+            roles={"dataset": "samples", "threads": "count"},
+            legal=half("dataset") | {"dataset: broadcastable": "any event shape", "threads: zero": "none"},
+        ),
+        "split": row(
+            data.split,
+            data=data.Dataset(XS),
+            share=0.5,
+            seed=0,
+            roles={"data": "thing", "seed": "count"},
+            legal={"seed: zero": "a seed"},
+        ),
         "Part": row(data.Part, source=data.OnHost(np.asarray(XS)), index=np.arange(4), roles={"index": "array"}),
         # plot
         "compare": row(plot.compare, reports={"a": audited}, roles={"reports": "thing"}),
-        "image_grid": row(plot.image_grid, groups={"a": np.linspace(0, 1, 32).reshape(2, 4, 4)}, roles={"groups": "thing", "limits": None}),
+        "image_grid": row(
+            plot.image_grid,
+            groups={"a": np.linspace(0, 1, 32).reshape(2, 4, 4)},
+            roles={"groups": "thing", "limits": None},
+        ),
         # train
         "fit": row(
-            train.fit, **fitted, evaluate_every=2, roles={"decay": "share", "clip": "positive", "callbacks": None, "evaluate": "function"},
+            train.fit,
+            **fitted,
+            evaluate_every=2,
+            legal=half("data") | {"clip: None": "no clipping"},
+            roles={"decay": "share", "clip": "positive", "callbacks": None, "evaluate": "function"},
         ),
         "fit_dequantiser": row(
-            train.fit_dequantiser, dequantiser=dequantised, score=SCORE, data=levels, optimizer=optax.sgd(1e-3), steps=1, key=KEY, batch_size=2,
-            progress=False, report_every=1, roles={"data": "thing", "decay": "share"},
+            train.fit_dequantiser,
+            dequantiser=dequantised,
+            score=SCORE,
+            data=levels,
+            optimizer=optax.sgd(1e-3),
+            steps=1,
+            key=KEY,
+            batch_size=2,
+            progress=False,
+            report_every=1,
+            roles={"data": "thing", "decay": "share"},
         ),
         "Checkpoints": row(train.Checkpoints, path=folder / "run", roles={"best": None}),
-        "load": row(train.load, path=folder / "run", like=SCORE, roles={"like": "score", "step": "count", "average": "count"}),
+        "load": row(
+            train.load, path=folder / "run", like=SCORE, roles={"like": "score", "step": "count", "average": "count"}
+        ),
         "saved_steps": row(train.saved_steps, path=folder / "run"),
         "data_mesh": row(train.data_mesh),
         "per_device_batch": row(train.per_device_batch, batch_size=4, mesh=None),
         "CSVLog": row(train.CSVLog, path=folder / "log.csv"),
         "TensorBoard": row(train.TensorBoard, path=folder / "board"),
-        "audit_on": row(train.audit_on, data=XS, key=KEY, measures=(d.MatchingCurve(d.Ensemble(2, 4)),), roles={"measures": "thing"}),
+        "audit_on": row(
+            train.audit_on, data=XS, key=KEY, measures=(d.MatchingCurve(d.Ensemble(2, 4)),), roles={"measures": "thing"}
+        ),
     }
 
 
@@ -667,13 +895,26 @@ EXEMPT: dict[str, str] = {
         "a result, made by the library",
     ),
     **dict.fromkeys(
-        ("KLDecomposition", "Audit", "OdeSdeGap", "Curve", "Number", "Section", "Dequantised", "Perturbed", "Objective"),
+        (
+            "KLDecomposition",
+            "Audit",
+            "OdeSdeGap",
+            "Curve",
+            "Number",
+            "Section",
+            "Dequantised",
+            "Perturbed",
+            "Objective",
+        ),
         "a result, made by the library",
     ),
-    **dict.fromkeys(("Transported", "Run", "DequantiserRun", "Report", "TrainState"), "a result, made by the library"),
+    **dict.fromkeys(
+        ("Atoms", "Transported", "Run", "DequantiserRun", "Report", "TrainState"), "a result, made by the library"
+    ),
     **dict.fromkeys(("Proposal", "ConditionalFlow", "Batches"), "a protocol has no instances"),
     **dict.fromkeys(("drawn", "in_order", "TrainStep"), "a part of the compiled step"),
     **dict.fromkeys(("distance_energy", "inner_energy"), "called inside of a potential, which checks"),
+    **dict.fromkeys(("silu", "softplus"), "elementwise, as those of jax.nn"),
     "citation": "takes words alone",
     "CheckpointError": "an exception",
 }
