@@ -31,13 +31,39 @@ def require(condition: bool, message: str) -> None:
 
 def floating(name: str, x: ArrayLike) -> Array:
     """`x` as an array, refused with `TypeError` unless its dtype is floating."""
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    array = _array(name, x, "an array of floats")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
-            f"{name} has dtype {x.dtype}; a sample is an array of floats. Convert it first, "
+            f"{name} has dtype {array.dtype}; a sample is an array of floats. Convert it first, "
             f"for example {name}.astype(jnp.float32), or dequantise integer data with UniformDequantiser."
         )
+    return array
+
+
+def full_precision(name: str, x: Array) -> Array:
+    """`x`, refused with `TypeError` at half precision, in which nothing is measured."""
+    if jnp.finfo(x.dtype).bits < 32:
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; a measurement does not round to half precision: pass "
+            f"{name}.astype(jnp.float32). A network may still compute in {x.dtype} inside."
+        )
     return x
+
+
+def real(name: str, value: ArrayLike) -> Array:
+    """`value` as an array, refused with `TypeError` unless it holds real numbers."""
+    array = _array(name, value, "a real number")
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        told = array.dtype if array.ndim else _told(value)
+        raise TypeError(f"{name} is {told}; it is real. Pass floats.")
+    return array
+
+
+def scalar(name: str, value: ArrayLike) -> Array:
+    """`value` as an array, refused unless it is one real number."""
+    array = real(name, value)
+    require(array.shape == (), f"{name} has shape {array.shape}; it is a scalar.")
+    return array
 
 
 def same_shape(name: str, got: tuple[int, ...], reference: str, want: tuple[int, ...]) -> None:
@@ -49,12 +75,12 @@ def same_shape(name: str, got: tuple[int, ...], reference: str, want: tuple[int,
         )
 
 
-def scalar_time(t: Time, like: Array) -> Array:
-    """The time `t` as a scalar array of the dtype of the sample `like`."""
-    t = jnp.asarray(t, dtype=like.dtype)
-    if t.shape != ():
-        raise ValueError(f"t has shape {t.shape}; one time is a scalar. Batch over times with jax.vmap.")
-    return t
+def scalar_time(t: Time, like: Array, name: str = "t") -> Array:
+    """The time `t`, an argument called `name`, as a scalar array of the dtype of the sample `like`."""
+    array = real(name, t)
+    if array.shape != ():
+        raise ValueError(f"{name} has shape {array.shape}; one time is a scalar. Batch over times with jax.vmap.")
+    return array.astype(like.dtype)
 
 
 def checked(value: _T, bad: Bool[ArrayLike, ""], message: str) -> _T:
@@ -70,21 +96,37 @@ def checked(value: _T, bad: Bool[ArrayLike, ""], message: str) -> _T:
     return eqx.error_if(value, bad, message)
 
 
-def finite(name: str, x: Array) -> Array:
-    """`x`, refused when it holds NaN or infinite entries."""
+def finite(name: str, x: Array, *, known: bool = False) -> Array:
+    """`x`, refused when it holds NaN or infinite entries; with `known` only where they are known now."""
+    if known and not is_concrete(x):
+        return x
     message = f"{name} holds NaN or infinite entries; clean the data or find the step that made them."
     return checked(x, ~jnp.all(jnp.isfinite(x)), message)
+
+
+def sample(name: str, x: ArrayLike) -> Array:
+    """`x` as one sample: floating, and finite where it is known."""
+    return finite(name, floating(name, x), known=True)
 
 
 def time_within(t: Array, t0: float, t1: float, *, name: str = "t") -> Array:
     """`t`, an argument called `name`, refused outside `[t0, t1]` (compared in the dtype of `t`)."""
     bad = ~((t >= jnp.asarray(t0, t.dtype)) & (t <= jnp.asarray(t1, t.dtype)))
     value = f"{name} = {float(t)}" if is_concrete(t) else name
-    message = (
-        f"{value} lies outside [t0, t1] = [{t0}, {t1}], the horizon of the SDE. "
-        "Use a time inside it, or build the SDE with another horizon."
-    )
-    return checked(t, bad, message)
+    return checked(t, bad, _outside(value, t0, t1))
+
+
+def known_time_within(t: Time, t0: float, t1: float, like: Array, *, name: str = "t") -> None:
+    """Refuses a time outside `[t0, t1]`, by more than a few units of the last place of `like`, where it is known now.
+
+    One that is traced costs nothing and is not looked at.
+    """
+    if is_concrete(t):
+        # A time of float32 may miss an end by its rounding, whatever the sample.
+        eps = max(float(jnp.finfo(dtype).eps) for dtype in (like.dtype, jnp.float32))
+        value, slack = np.asarray(t, np.float64), 4 * eps
+        inside = (t0 - slack * abs(t0) <= value) & (value <= t1 + slack * abs(t1))
+        require(bool(inside.all()), _outside(f"{name} = {value}", t0, t1))
 
 
 def check_interval(start: float | None, stop: float | None) -> None:
@@ -108,7 +150,8 @@ def interval_within(start: float | None, stop: float | None, t0: float, t1: floa
 
 def kind(name: str, value: Any, allowed: type[_T] | tuple[type[_T], ...], remedy: str) -> _T:
     """`value`, an argument called `name`, refused unless it is an instance of what is allowed."""
-    if not isinstance(value, allowed):
+    # A class has the methods of a protocol as well as its instances do.
+    if not isinstance(value, allowed) or isinstance(value, type):
         raise TypeError(f"{name} is {_told(value)}. {remedy}")
     return value
 
@@ -144,12 +187,71 @@ def function(name: str, fn: _F, arguments: str, remedy: str, keywords: tuple[str
     return fn
 
 
-def count(name: str, n: Any) -> int:
-    """A whole number as an `int`, of NumPy's integers too; floats are refused."""
+def count(name: str, n: Any, least: int | None = None) -> int:
+    """A whole number as an `int`, of NumPy's integers too; floats and truth values are refused.
+
+    Args:
+        name: What the argument is called.
+        n: The number.
+        least: The smallest one allowed.
+    """
     try:
-        return operator.index(n)
+        if isinstance(n, bool | np.bool_):
+            raise TypeError
+        whole = operator.index(n)
     except TypeError:
-        raise TypeError(f"{name} = {n!r}; it is a count: pass an int.") from None
+        told = repr(n) if isinstance(n, bool | np.bool_ | float) else _told(n)
+        raise TypeError(f"{name} = {told}; it is a count: pass an int.") from None
+    require(least is None or whole >= least, f"{name} = {whole}; it is a count of at least {least}.")
+    return whole
+
+
+def callable_with(name: str, fn: Any, arguments: int | None) -> None:
+    """Refuses what cannot be called with so many positional arguments; `None` is any number of them."""
+    if not callable(fn) or isinstance(fn, type):
+        raise TypeError(f"{name} is {_told(fn)}; it is a function.")
+    try:
+        inspect.signature(fn).bind(*range(arguments or 0))
+    except ValueError:  # some functions of C do not say what they take
+        return
+    except TypeError:
+        if arguments is not None:
+            taken = _taken(inspect.signature(fn))
+            raise TypeError(f"{name} takes {taken}; it is a function of {arguments} arguments.") from None
+
+
+def event_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
+    """An event shape, an argument called `name`, as a tuple of positive sizes."""
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"{name} is {_told(shape)}; it is a tuple of sizes, such as (2,) or (3, 32, 32).")
+    return tuple(count(f"{name}[{i}]", size, least=1) for i, size in enumerate(shape))
+
+
+def number(name: str, value: Any) -> Any:
+    """`value`, refused unless it is one real number, and finite where it is known."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        scalar(name, value)
+    require(not is_concrete(value) or bool(np.isfinite(value)), f"{name} = {value}; it is a finite number.")
+    return value
+
+
+def positive(name: str, value: Any) -> Any:
+    """`value`, refused unless it is one positive and finite number, where it is known."""
+    known = is_concrete(number(name, value))
+    require(not known or value > 0, f"{name} = {value}; it is positive and finite.")
+    return value
+
+
+def flag(name: str, value: Any) -> Any:
+    """`value`, refused unless it is `True` or `False`."""
+    if not (isinstance(value, bool | np.bool_) or not is_concrete(value)):
+        raise TypeError(f"{name} is {_told(value)}; it is True or False.")
+    return value
+
+
+def optional_key(what: str, key: Key | None, *, needed: bool) -> Key | None:
+    """The random key of `what`, which may be left out where it is not needed."""
+    return None if key is None and not needed else random_key(what, key)
 
 
 def random_key(what: str, key: Key | None) -> Key:
@@ -164,8 +266,24 @@ def random_key(what: str, key: Key | None) -> Key:
 
 def one_of(name: str, value: _T, allowed: tuple[_T, ...]) -> _T:
     """`value`, an argument called `name`, refused unless it is one of the words that are allowed."""
-    require(value in allowed, f"{name} = {value!r}; it is {' or '.join(map(repr, allowed))}.")
+    known = isinstance(value, str) and value in allowed
+    require(known, f"{name} = {_told(value)}; it is {' or '.join(map(repr, allowed))}.")
     return value
+
+
+def _array(name: str, value: ArrayLike, what: str) -> Array:
+    """`value` as an array, refused with the name of the argument where it is none."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} is {_told(value)}; it is {what}.") from None
+
+
+def _outside(value: str, t0: float, t1: float) -> str:
+    return (
+        f"{value} lies outside [t0, t1] = [{t0}, {t1}], the horizon of the SDE. "
+        "Use a time inside it, or build the SDE with another horizon."
+    )
 
 
 def _is_key(key: Any) -> bool:

@@ -9,7 +9,7 @@ from jaxtyping import ArrayLike, Float
 
 from .._batches import apart
 from .._module import AbstractModule
-from .._types import Key
+from .._types import Key, MaybeNaN
 from ..calculus import Exact, Hutchinson
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
@@ -33,8 +33,8 @@ class Number(AbstractModule):
         2.534 ± 0.031 bits/dim
     """
 
-    value: float
-    half_width: float | None
+    value: MaybeNaN
+    half_width: MaybeNaN | None
     unit: str
     label: str
 
