@@ -31,13 +31,39 @@ def require(condition: bool, message: str) -> None:
 
 def floating(name: str, x: ArrayLike) -> Array:
     """`x` as an array, refused with `TypeError` unless its dtype is floating."""
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    array = _array(name, x, "an array of floats")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
-            f"{name} has dtype {x.dtype}; a sample is an array of floats. Convert it first, "
+            f"{name} has dtype {array.dtype}; a sample is an array of floats. Convert it first, "
             f"for example {name}.astype(jnp.float32), or dequantise integer data with UniformDequantiser."
         )
+    return array
+
+
+def full_precision(name: str, x: Array) -> Array:
+    """`x`, refused with `TypeError` at half precision, in which nothing is measured."""
+    if jnp.finfo(x.dtype).bits < 32:
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; a measurement does not round to half precision: pass "
+            f"{name}.astype(jnp.float32). A network may still compute in {x.dtype} inside."
+        )
     return x
+
+
+def real(name: str, value: ArrayLike) -> Array:
+    """`value` as an array, refused with `TypeError` unless it holds real numbers."""
+    array = _array(name, value, "a real number")
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        told = array.dtype if array.ndim else _told(value)
+        raise TypeError(f"{name} is {told}; it is real. Pass floats.")
+    return array
+
+
+def scalar(name: str, value: ArrayLike) -> Array:
+    """`value` as an array, refused unless it is one real number."""
+    array = real(name, value)
+    require(array.shape == (), f"{name} has shape {array.shape}; it is a scalar.")
+    return array
 
 
 def same_shape(name: str, got: tuple[int, ...], reference: str, want: tuple[int, ...]) -> None:
@@ -49,12 +75,12 @@ def same_shape(name: str, got: tuple[int, ...], reference: str, want: tuple[int,
         )
 
 
-def scalar_time(t: Time, like: Array) -> Array:
-    """The time `t` as a scalar array of the dtype of the sample `like`."""
-    t = jnp.asarray(t, dtype=like.dtype)
-    if t.shape != ():
-        raise ValueError(f"t has shape {t.shape}; one time is a scalar. Batch over times with jax.vmap.")
-    return t
+def scalar_time(t: Time, like: Array, name: str = "t") -> Array:
+    """The time `t`, an argument called `name`, as a scalar array of the dtype of the sample `like`."""
+    array = real(name, t)
+    if array.shape != ():
+        raise ValueError(f"{name} has shape {array.shape}; one time is a scalar. Batch over times with jax.vmap.")
+    return array.astype(like.dtype)
 
 
 def checked(value: _T, bad: Bool[ArrayLike, ""], message: str) -> _T:
@@ -70,8 +96,10 @@ def checked(value: _T, bad: Bool[ArrayLike, ""], message: str) -> _T:
     return eqx.error_if(value, bad, message)
 
 
-def finite(name: str, x: Array) -> Array:
-    """`x`, refused when it holds NaN or infinite entries."""
+def finite(name: str, x: Array, *, known: bool = False) -> Array:
+    """`x`, refused when it holds NaN or infinite entries; with `known` only where they are known now."""
+    if known and not is_concrete(x):
+        return x
     message = f"{name} holds NaN or infinite entries; clean the data or find the step that made them."
     return checked(x, ~jnp.all(jnp.isfinite(x)), message)
 
@@ -80,11 +108,18 @@ def time_within(t: Array, t0: float, t1: float, *, name: str = "t") -> Array:
     """`t`, an argument called `name`, refused outside `[t0, t1]` (compared in the dtype of `t`)."""
     bad = ~((t >= jnp.asarray(t0, t.dtype)) & (t <= jnp.asarray(t1, t.dtype)))
     value = f"{name} = {float(t)}" if is_concrete(t) else name
-    message = (
-        f"{value} lies outside [t0, t1] = [{t0}, {t1}], the horizon of the SDE. "
-        "Use a time inside it, or build the SDE with another horizon."
-    )
-    return checked(t, bad, message)
+    return checked(t, bad, _outside(value, t0, t1))
+
+
+def known_time_within(t: Time, t0: float, t1: float, like: Array) -> None:
+    """Refuses a time outside `[t0, t1]`, by more than a few units of the last place of `like`, where it is known now.
+
+    One that is traced costs nothing and is not looked at.
+    """
+    if is_concrete(t):
+        value, slack = float(np.asarray(t)), 4 * float(jnp.finfo(like.dtype).eps)
+        inside = t0 - slack * abs(t0) <= value <= t1 + slack * abs(t1)
+        require(inside, _outside(f"t = {value}", t0, t1))
 
 
 def check_interval(start: float | None, stop: float | None) -> None:
@@ -144,12 +179,45 @@ def function(name: str, fn: _F, arguments: str, remedy: str, keywords: tuple[str
     return fn
 
 
-def count(name: str, n: Any) -> int:
-    """A whole number as an `int`, of NumPy's integers too; floats are refused."""
+def count(name: str, n: Any, least: int | None = None) -> int:
+    """A whole number as an `int`, of NumPy's integers too; floats and truth values are refused.
+
+    Args:
+        name: What the argument is called.
+        n: The number.
+        least: The smallest one allowed.
+    """
     try:
-        return operator.index(n)
+        if isinstance(n, bool | np.bool_):
+            raise TypeError
+        whole = operator.index(n)
     except TypeError:
-        raise TypeError(f"{name} = {n!r}; it is a count: pass an int.") from None
+        told = repr(n) if isinstance(n, bool | np.bool_ | float) else _told(n)
+        raise TypeError(f"{name} = {told}; it is a count: pass an int.") from None
+    require(least is None or whole >= least, f"{name} = {whole}; it is a count of at least {least}.")
+    return whole
+
+
+def number(name: str, value: Any) -> Any:
+    """`value`, refused unless it is one real number, and not NaN where it is known."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        scalar(name, value)
+    require(not is_concrete(value) or not np.isnan(value), f"{name} = nan; it is a number.")
+    return value
+
+
+def positive(name: str, value: Any) -> Any:
+    """`value`, refused unless it is one positive and finite number, where it is known."""
+    known = is_concrete(number(name, value))
+    require(not known or 0 < value < np.inf, f"{name} = {value}; it is positive and finite.")
+    return value
+
+
+def flag(name: str, value: Any) -> Any:
+    """`value`, refused unless it is `True` or `False`."""
+    if not (isinstance(value, bool | np.bool_) or not is_concrete(value)):
+        raise TypeError(f"{name} is {_told(value)}; it is True or False.")
+    return value
 
 
 def random_key(what: str, key: Key | None) -> Key:
@@ -164,8 +232,24 @@ def random_key(what: str, key: Key | None) -> Key:
 
 def one_of(name: str, value: _T, allowed: tuple[_T, ...]) -> _T:
     """`value`, an argument called `name`, refused unless it is one of the words that are allowed."""
-    require(value in allowed, f"{name} = {value!r}; it is {' or '.join(map(repr, allowed))}.")
+    known = isinstance(value, str) and value in allowed
+    require(known, f"{name} = {_told(value)}; it is {' or '.join(map(repr, allowed))}.")
     return value
+
+
+def _array(name: str, value: ArrayLike, what: str) -> Array:
+    """`value` as an array, refused with the name of the argument where it is none."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} is {_told(value)}; it is {what}.") from None
+
+
+def _outside(value: str, t0: float, t1: float) -> str:
+    return (
+        f"{value} lies outside [t0, t1] = [{t0}, {t1}], the horizon of the SDE. "
+        "Use a time inside it, or build the SDE with another horizon."
+    )
 
 
 def _is_key(key: Any) -> bool:

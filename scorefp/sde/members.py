@@ -8,10 +8,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import require
+from .._checks import flag, number, require
 from .._types import Times
 from .linear import AbstractLinearSDE
-from .sde import check_horizon
+from .sde import check_horizon, check_positive
 
 
 class VE(AbstractLinearSDE):
@@ -29,7 +29,9 @@ class VE(AbstractLinearSDE):
         from_zero: Whether the kernel starts with no noise at `t = 0`.
 
     Raises:
-        ValueError: unless `0 < sigma_min < sigma_max` and `0 <= t0 < t1`; with `from_zero`, `t0` must be positive.
+        TypeError: if a parameter is no number.
+        ValueError: unless `0 < sigma_min < sigma_max < inf` and `0 <= t0 < t1 < inf`; with `from_zero`, `t0` must be
+            positive.
 
     Example:
         >>> import scorefp as sfp
@@ -45,9 +47,10 @@ class VE(AbstractLinearSDE):
 
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1)
+        flag("from_zero", self.from_zero)
         require(
-            0 < self.sigma_min < self.sigma_max,
-            f"sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}; VE needs 0 < sigma_min < sigma_max.",
+            0 < number("sigma_min", self.sigma_min) < number("sigma_max", self.sigma_max) < float("inf"),
+            f"sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}; VE needs 0 < sigma_min < sigma_max < inf.",
         )
         require(not self.from_zero or self.t0 > 0, "t0 = 0 with from_zero=True has sigma = 0; take t0 > 0.")
 
@@ -86,9 +89,9 @@ class _AbstractLinearBeta(AbstractLinearSDE, _BetaFields):
         check_horizon(self.t0, self.t1)
         require(self.t0 > 0, f"t0 = {self.t0}; sigma vanishes at t = 0, take t0 > 0.")
         require(
-            0 < self.beta_min <= self.beta_max,
+            0 < number("beta_min", self.beta_min) <= number("beta_max", self.beta_max) < float("inf"),
             f"beta_min = {self.beta_min} and beta_max = {self.beta_max}; {type(self).__name__} needs "
-            "0 < beta_min <= beta_max. Were they swapped?",
+            "0 < beta_min <= beta_max < inf. Were they swapped?",
         )
 
     def log_alpha(self, t: Times) -> Float[Array, "*times"]:
@@ -122,7 +125,8 @@ class VP(_AbstractLinearBeta):
         t1: The time of the prior.
 
     Raises:
-        ValueError: unless `0 < beta_min <= beta_max` and `0 < t0 < t1`.
+        TypeError: if a parameter is no number.
+        ValueError: unless `0 < beta_min <= beta_max < inf` and `0 < t0 < t1 < inf`.
 
     Example:
         >>> import scorefp as sfp
@@ -160,7 +164,8 @@ class SubVP(_AbstractLinearBeta):
         t1: The time of the prior.
 
     Raises:
-        ValueError: unless `0 < beta_min <= beta_max` and `0 < t0 < t1`.
+        TypeError: if a parameter is no number.
+        ValueError: unless `0 < beta_min <= beta_max < inf` and `0 < t0 < t1 < inf`.
 
     Example:
         >>> import scorefp as sfp
@@ -196,7 +201,8 @@ class OU(AbstractLinearSDE):
         t1: The time of the prior, here the stationary law $\mathcal N(0, g^2/2\theta)$.
 
     Raises:
-        ValueError: unless `theta`, `noise` and `t0` are positive and `t0 < t1`.
+        TypeError: if a parameter is no number.
+        ValueError: unless `theta`, `noise` and `t0` are positive and finite, and `t0 < t1 < inf`.
 
     Example:
         >>> import scorefp as sfp
@@ -211,10 +217,7 @@ class OU(AbstractLinearSDE):
 
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1)
-        require(
-            self.theta > 0 and self.noise > 0 and self.t0 > 0,
-            f"theta = {self.theta}, noise = {self.noise}, t0 = {self.t0}; OU needs all three positive.",
-        )
+        check_positive(theta=self.theta, noise=self.noise, t0=self.t0)
 
     def log_alpha(self, t: Times) -> Float[Array, "*times"]:
         return -self.theta * jnp.asarray(t)
@@ -242,7 +245,8 @@ class EDM(AbstractLinearSDE):
         t1: The largest noise level.
 
     Raises:
-        ValueError: unless `0 < t0 < t1`.
+        TypeError: if an end is no number.
+        ValueError: unless `0 < t0 < t1 < inf`.
 
     Example:
         >>> import scorefp as sfp
@@ -284,6 +288,7 @@ class Cosine(AbstractLinearSDE):
         t1: The time of the prior.
 
     Raises:
+        TypeError: if an end is no number.
         ValueError: unless `0 < t0 < t1 < 1`.
 
     Example:
