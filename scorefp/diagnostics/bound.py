@@ -4,14 +4,14 @@ from typing import ClassVar
 
 import jax.random as jr
 
-from .._checks import require
+from .._checks import kind, require
 from .._describe import described
 from .._types import Event, Key
 from ..dataset import AbstractDequantiser, Dataset
 from ..likelihood import BoundEstimator, LikelihoodBound, evaluate_bound
 from ..score import AbstractScore
 from ._intervals import mean_number
-from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
+from ._repeats import Unit, check_dequantiser, check_samples, in_repeats, own_dequantiser, told
 from .measure import AbstractMeasure, Section
 
 
@@ -60,7 +60,9 @@ class Bound(AbstractMeasure):
 
     def __check_init__(self) -> None:
         check_samples(self.samples, self.batch_size, self.repeats)
-        draws = self.estimator.draws
+        check_dequantiser(self.dequantiser)
+        estimator = kind("estimator", self.estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=32).")
+        draws = estimator.draws
         require(draws >= 2, f"draws = {draws}; the standard error of a point needs at least two draws.")
 
     @property

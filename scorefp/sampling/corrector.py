@@ -4,10 +4,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import is_concrete, random_key, require
+from .._checks import positive, random_key, require
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore
 from ..score.score import linear_sde
@@ -39,7 +38,7 @@ class PredictorCorrector(AbstractStepSampler):
     Raises:
         TypeError: if the predictor does not go by independent steps, as `DPMSolver` and `ProbabilityFlow` do not; on a
             call, if the SDE has no Gaussian kernel.
-        ValueError: if `corrections` is below one or `ratio` is not positive; on a call, if `key` is `None`.
+        ValueError: if `corrections` is below one or `ratio` is not positive and finite; on a call, if `key` is `None`.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -56,8 +55,7 @@ class PredictorCorrector(AbstractStepSampler):
     def __check_init__(self) -> None:
         _check_predictor(self.predictor)
         require(self.corrections >= 1, f"corrections = {self.corrections}; without any, use the predictor alone.")
-        if is_concrete(self.ratio):
-            require(bool(np.all(np.asarray(self.ratio) > 0)), f"ratio = {self.ratio}; a correction's step is positive.")
+        positive("ratio", self.ratio)
 
     @property
     def steps(self) -> int:
