@@ -39,8 +39,9 @@ class Likelihood(AbstractMeasure):
 
     * the solver did not get to `t1`, or got there with values that are not finite: it *failed*; or
     * its end is far out, $\big(\tfrac1D\sum_i (x_{t_1,i}/\text{scale}_i)^2\big)^{1/2} > \text{threshold}$, in scales of
-      the prior and of the data where the process takes them, $\text{scale}^2 = s^2 + \alpha(t_1)^2 E[x_0^2]$ with $s$
-      that of the prior. A process that does not reach its prior is not blamed for it: `PriorDivergence` tells of it.
+      the prior and of where a linear SDE takes the data: $\text{scale}^2 = s^2 + \alpha(t_1)^2 m^2$ with $s$ that of
+      the prior and $m$ the root mean square of the entries of a typical sample. A process that does not reach its prior
+      makes none explode: `PriorDivergence` tells of it.
 
     How they enter: the mean is over all samples that have a value, exploded or not; the median is over all samples, one
     with a failed trajectory counted as $+\infty$. A note names both by their row.
@@ -100,7 +101,8 @@ class Likelihood(AbstractMeasure):
         trace = default_trace(data.size) if self.trace is None else self.trace
         dtype = jnp.result_type(float) if chosen.levels is not None else chosen.values.dtype
         sde, event = score.sde, jax.ShapeDtypeStruct(data.shape, dtype)
-        reached = chosen.std * (float(sde.alpha(sde.t1)) if isinstance(sde, AbstractLinearSDE) else 1.0)
+        # Where another SDE takes the data is not known.
+        reached = float(sde.alpha(sde.t1)) * _typical_size(chosen) if isinstance(sde, AbstractLinearSDE) else 0.0
         scale = end_scale(sde.prior, event, scale_key, reached)
         dequantiser = own_dequantiser(data, self.dequantiser)
         solved, log_noise = in_repeats(
@@ -175,6 +177,14 @@ class _Solve(AbstractModule):
         result = flow_likelihood(score, x, trace=self.trace, integrator=self.integrator, key=key)
         far = distance(result.latent, self.scale)
         return Trajectories(result.log_prob, far, result.evaluations, result.success)
+
+
+def _typical_size(data: Dataset) -> float:
+    """The median over samples of the root mean square of their entries, which a few far out do not change."""
+    x = np.asarray(data.values)
+    if data.levels is not None:
+        x = data.levels.low + (x + 0.5) * data.levels.width
+    return float(np.sqrt(np.median(np.mean(x.reshape(len(x), -1).astype(np.float64) ** 2, axis=1))))
 
 
 def _solver(integrator: Integrator) -> str:

@@ -21,7 +21,7 @@ def end_scale(prior: AbstractPrior, event: jax.ShapeDtypeStruct, key: Key, data:
         prior: The law at `t1`, whose scale is $s$.
         event: The shape and the dtype of a sample.
         key: A random key.
-        data: $m$, the root mean square of the means at `t1` of diffused data.
+        data: $m$, the size of an entry of the data where the process takes it.
     """
     if isinstance(prior, Normal):
         scale = jnp.broadcast_to(jnp.asarray(prior.scale, event.dtype), event.shape)
@@ -31,6 +31,6 @@ def end_scale(prior: AbstractPrior, event: jax.ShapeDtypeStruct, key: Key, data:
     return jnp.hypot(scale, jnp.asarray(data, event.dtype))
 
 
-def distance(x: Event, scale: Event) -> Scalar:
+def distance(x: Event, scale: Event | Scalar) -> Scalar:
     """The root mean square of the entries of a sample in their scales. Exploded is what is not within `EXPLODED`."""
     return jnp.sqrt(jnp.mean((x / scale) ** 2))

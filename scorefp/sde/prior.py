@@ -48,7 +48,8 @@ class Normal(AbstractPrior):
 
     def __check_init__(self) -> None:
         if is_concrete(self.scale):
-            known = np.asarray(real("scale", self.scale))
+            real("scale", self.scale)
+            known = np.asarray(self.scale)
             require(
                 bool(np.all((known > 0) & np.isfinite(known))),
                 f"scale = {self.scale}; a standard deviation is positive and finite.",
