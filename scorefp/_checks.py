@@ -198,6 +198,13 @@ def count(name: str, n: Any, least: int | None = None) -> int:
     return whole
 
 
+def event_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
+    """An event shape, an argument called `name`, as a tuple of positive sizes."""
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"{name} is {_told(shape)}; it is a tuple of sizes, such as (2,) or (3, 32, 32).")
+    return tuple(count(f"{name}[{i}]", size, least=1) for i, size in enumerate(shape))
+
+
 def number(name: str, value: Any) -> Any:
     """`value`, refused unless it is one real number, and not NaN where it is known."""
     if not isinstance(value, int | float) or isinstance(value, bool):

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import floating, same_shape
+from .._checks import floating, function, same_shape
 from .._types import Event, Key, Scalar
-from .probes import AbstractTrace, Exact
+from .divergence import FIELD
+from .probes import AbstractTrace, Exact, check_exact, checked_trace
 
 
 def curl(fn: Callable[[Event], Event], x: Event) -> Float[Array, "D D"]:
@@ -25,8 +26,8 @@ def curl(fn: Callable[[Event], Event], x: Event) -> Float[Array, "D D"]:
         A matrix; rows are components of `fn`, columns are derivatives.
 
     Raises:
-        TypeError: if `x` is not floating.
-        ValueError: if `fn(x)` has another shape than `x`.
+        TypeError: if `x` is not floating, or `fn` no function of one argument.
+        ValueError: if `fn(x)` has another shape than `x`, or `x` more elements than a Jacobian of 16 GiB has rows.
 
     Example:
         >>> import jax.numpy as jnp
@@ -35,7 +36,9 @@ def curl(fn: Callable[[Event], Event], x: Event) -> Float[Array, "D D"]:
         >>> float(curl(rotation, jnp.ones(2))[1, 0])
         2.0
     """
+    function("fn", fn, "x", FIELD)
     x = floating("x", x)
+    check_exact(x)
     jacobian = jax.jacfwd(fn)(x)
     same_shape("the Jacobian of fn", jacobian.shape, "a square one", (*x.shape, *x.shape))
     jacobian = jacobian.reshape((x.size, x.size))
@@ -59,8 +62,9 @@ def squared_curl(
         A scalar.
 
     Raises:
-        TypeError: if `x` is not floating.
-        ValueError: if `fn(x)` has another shape than `x`, or a random method gets no key.
+        TypeError: if `x` is not floating, or `fn` or `trace` is of another kind.
+        ValueError: if `fn(x)` has another shape than `x`, a random method gets no key, or `x` is too large for
+            `Exact()`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,7 +72,8 @@ def squared_curl(
         >>> round(float(squared_curl(lambda x: jnp.stack([-x[1], x[0]]), jnp.ones(2))), 5)
         4.0
     """
-    return value_and_squared_curl(fn, floating("x", x), trace=trace, key=key)[1]
+    function("fn", fn, "x", FIELD)
+    return value_and_squared_curl(fn, floating("x", x), trace=checked_trace(trace, key), key=key)[1]
 
 
 def value_and_squared_curl(

@@ -1,15 +1,17 @@
 """Divergence and Laplacian, exact or by probes, and the second derivative along a curve."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import floating, same_shape
+from .._checks import floating, function, require, same_shape
 from .._types import Event, Key, Scalar
-from .probes import AbstractTrace, Exact
+from .probes import AbstractTrace, Exact, checked_trace
+
+FIELD = "It is a vector field: its value has the shape of x."
 
 _X = TypeVar("_X")
 _Y = TypeVar("_Y")
@@ -30,8 +32,9 @@ def divergence(
         A scalar.
 
     Raises:
-        TypeError: if `x` is not floating.
-        ValueError: if `fn(x)` has another shape than `x`, or a random method gets no key.
+        TypeError: if `x` is not floating, or `fn` or `trace` is of another kind.
+        ValueError: if `fn(x)` has another shape than `x`, a random method gets no key, or `x` is too large for
+            `Exact()`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -39,7 +42,7 @@ def divergence(
         >>> float(divergence(lambda x: x * x.sum(), jnp.array([1.0, 2.0])))
         9.0
     """
-    _, div = value_and_divergence(fn, floating("x", x), trace=trace, key=key)
+    _, div = value_and_divergence(fn, x, trace=trace, key=key)
     return div
 
 
@@ -57,7 +60,9 @@ def value_and_divergence(
         >>> float(div)
         3.0
     """
-    probes = trace.probes(x, key)
+    function("fn", fn, "x", FIELD)
+    x = floating("x", x)
+    probes = checked_trace(trace, key).probes(x, key)
 
     def along(v: Event) -> tuple[Event, Scalar]:
         value, slope = jax.jvp(fn, (x,), (v,))
@@ -107,6 +112,10 @@ def curve_derivatives(fn: Callable[[_X], _Y], point: _X, velocity: _X, accelerat
     Returns:
         Value, first and second derivative, each of the structure of `fn(point)`.
 
+    Raises:
+        TypeError: if `fn` is no function of one argument, or an array is not floating.
+        ValueError: if `velocity` or `acceleration` has another structure or other shapes than `point`.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from scorefp.calculus import curve_derivatives
@@ -114,6 +123,9 @@ def curve_derivatives(fn: Callable[[_X], _Y], point: _X, velocity: _X, accelerat
         >>> float(y), float(dy), float(ddy)
         (8.0, 12.0, 72.0)
     """
+
+    function("fn", fn, "point", "It is differentiable in its one argument.")
+    _same_arrays(point, velocity=velocity, acceleration=acceleration)
 
     def value_and_slope(c: _X, c_dot: _X) -> tuple[_Y, _Y]:
         return jax.jvp(fn, (c,), (c_dot,))
@@ -143,8 +155,8 @@ def laplacian(
         An array of the shape of `fn(x)`.
 
     Raises:
-        TypeError: if `x` is not floating.
-        ValueError: if a random method gets no key.
+        TypeError: if `x` is not floating, or `fn` or `trace` is of another kind.
+        ValueError: if a random method gets no key, or `x` is too large for `Exact()`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -152,9 +164,22 @@ def laplacian(
         >>> float(laplacian(lambda x: (x**2).sum(), jnp.ones(3)))
         6.0
     """
+    function("fn", fn, "x", "It returns an array of any shape.")
     x = floating("x", x)
 
     def along(v: Event) -> Float[Array, "*out"]:
         return curve_derivatives(fn, x, v, jnp.zeros_like(x))[2]
 
-    return jnp.mean(jax.vmap(along)(trace.probes(x, key)), axis=0)
+    return jnp.mean(jax.vmap(along)(checked_trace(trace, key).probes(x, key)), axis=0)
+
+
+def _same_arrays(point: Any, **tangents: Any) -> None:
+    """Refuses a curve that is not made of floats, or whose derivatives are not of the shapes of its point."""
+    arrays = [floating("point", leaf) for leaf in jax.tree.leaves(point)]
+    for name, tangent in tangents.items():
+        require(
+            jax.tree.structure(tangent) == jax.tree.structure(point),
+            f"{name} is {jax.tree.structure(tangent)}, but point is {jax.tree.structure(point)}; the two are equal.",
+        )
+        for array, leaf in zip(arrays, jax.tree.leaves(tangent), strict=True):
+            same_shape(name, floating(name, leaf).shape, "point", array.shape)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import random_key, require
+from .._checks import kind, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key
 
@@ -24,14 +24,14 @@ class Rademacher(AbstractLaw):
     """Signs: the law with the least variance for a trace; exact for a diagonal matrix."""
 
     def draw(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
-        return jr.rademacher(key, shape, dtype)
+        return jr.rademacher(random_key("Rademacher", key), shape, dtype)
 
 
 class Gaussian(AbstractLaw):
     """Standard normal entries."""
 
     def draw(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
-        return jr.normal(key, shape, dtype)
+        return jr.normal(random_key("Gaussian", key), shape, dtype)
 
 
 class AbstractTrace(AbstractModule):
@@ -44,11 +44,25 @@ class AbstractTrace(AbstractModule):
         """Probes of the shape of `x`, stacked along a leading axis."""
 
 
+_MOST_BYTES = 2**34
+
+
+def check_exact(x: Event) -> None:
+    """Refuses a sample so large that a whole Jacobian of it, or an identity, takes more than 16 GiB."""
+    size = x.size**2 * x.dtype.itemsize
+    require(
+        size <= _MOST_BYTES,
+        f"x has {x.size} elements: an exact trace or Jacobian takes as many passes at once, on {size / 2**30:.0f} GiB. "
+        "Estimate it with Hutchinson(samples), whose cost does not grow with the size.",
+    )
+
+
 class Exact(AbstractTrace):
     r"""The exact value: the probes are the basis scaled by $\sqrt D$, whose mean outer product is the identity.
 
-    As an argument of `divergence` and `laplacian` it costs `D` forward passes. As an argument of
-    `time_derivative` it is one forward-mode derivative. As a residual method it takes every term exactly.
+    As an argument of `divergence` and `laplacian` it costs `D` forward passes, all at once: samples whose identity is
+    larger than 16 GiB, of more than 65,536 elements in float32, are refused. As an argument of `time_derivative` it is
+    one forward-mode derivative. As a residual method it takes every term exactly.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,6 +74,7 @@ class Exact(AbstractTrace):
     random: ClassVar[bool] = False
 
     def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
+        check_exact(x)
         basis = jnp.sqrt(jnp.asarray(x.size, x.dtype)) * jnp.eye(x.size, dtype=x.dtype)
         return basis.reshape((x.size, *x.shape))
 
@@ -92,3 +107,11 @@ class Hutchinson(AbstractTrace):
 
     def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
         return self.law.draw(random_key("Hutchinson", key), (self.samples, *x.shape), x.dtype)
+
+
+def checked_trace(trace: AbstractTrace, key: Key | None) -> AbstractTrace:
+    """The trace of a public function, refused unless it is one, and a random one unless it has its key."""
+    kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
+    if trace.random:
+        random_key(type(trace).__name__, key)
+    return trace

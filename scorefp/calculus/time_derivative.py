@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import floating, require, scalar_time
+from .._checks import floating, function, kind, require, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time
 from .probes import AbstractTrace, Exact
@@ -71,7 +71,7 @@ def time_derivative(
         An array of the shape of `fn(t, x)`.
 
     Raises:
-        TypeError: if `x` is not floating.
+        TypeError: if `x` is not floating, or `fn` or `method` is of another kind.
         ValueError: if `t` is not a scalar, or the stencil is longer than the horizon.
 
     Example:
@@ -80,6 +80,8 @@ def time_derivative(
         >>> float(time_derivative(lambda t, x: t**2 * x, 3.0, jnp.ones(())))
         6.0
     """
+    function("fn", fn, "t, x", "It returns an array of any shape.")
+    kind("method", method, (Exact, FiniteDifference), "It is Exact() or FiniteDifference(backward, forward).")
     x = floating("x", x)
     t = scalar_time(t, x)
     if isinstance(method, Exact):

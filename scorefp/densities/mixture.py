@@ -6,10 +6,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import finite, floating, require, same_shape, scalar_time
+from .._checks import finite, floating, require, same_shape
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..score import AbstractPotential
+from ..score.score import arguments
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..sde.linear import require_linear
 
@@ -138,5 +139,5 @@ class MixturePotential(AbstractPotential):
         return self.mixture.shape
 
     def potential(self, t: Time, x: Event) -> Scalar:
-        t = scalar_time(t, floating("x", x))
+        t, x = arguments(self, t, x)
         return self.mixture.log_prob_diffused(x, self.sde.alpha(t), self.sde.sigma(t))

@@ -15,7 +15,7 @@ import scipy.integrate
 import scipy.sparse
 from jaxtyping import Array, Float
 
-from .._checks import one_of, require, same_shape
+from .._checks import count, function, kind, one_of, positive, real, require, same_shape
 from .._types import Event, Scalar
 from ..integrals import Box
 from ..score import AbstractScore
@@ -150,9 +150,13 @@ def solve_density(
         ((2, 64), 1.0)
     """
     one_of("process", process, get_args(Process))
+    kind("model", model, (AbstractScore, AbstractSDE), "It is a score; for the forward process an SDE will do.")
+    kind("box", box, Box, "It is scorefp.Box(lower, upper).")
     sde = require_linear(model if isinstance(model, AbstractSDE) else model.sde)
+    if initial is not None:
+        function("initial", initial, "x", "It returns a number, the log-density of one sample at the start.")
     counts = _checked_cells(model, box, process, cells)
-    require(rtol > 0, f"rtol = {rtol}; a tolerance is positive.")
+    positive("rtol", rtol)
     ends = (sde.t0, sde.t1) if process == "forward" else (sde.t1, sde.t0)
     kept = _in_order(ends, times)
     if initial is None:
@@ -202,7 +206,8 @@ def _checked_cells(
         1 <= size <= 2,
         f"box has {size} dimensions; a grid has one or two. In more, compare samples, for example by wasserstein2.",
     )
-    counts = (cells,) * size if isinstance(cells, int) else cells
+    each = cells if isinstance(cells, tuple) else (cells,) * size
+    counts = tuple(count("cells", n) for n in each)
     require(
         len(counts) == size and min(counts) >= 4,
         f"cells = {cells}; a box of {size} dimensions takes {size} numbers of at least 4, or one for all axes.",
@@ -212,7 +217,8 @@ def _checked_cells(
 
 def _in_order(ends: tuple[float, float], times: Any) -> Float[np.ndarray, " times"]:
     """The times to keep, in the order from one end of the horizon to the other."""
-    kept = np.unique(np.asarray(ends if times is None else times, np.float64))
+    given = np.asarray(ends if times is None else np.asarray(real("times", times)))
+    kept = np.unique(given.astype(np.float64))
     require(kept.size >= 1, "times is empty; name at least one time.")
     inside = np.clip(kept, min(ends), max(ends))
     # A time of float32 may miss an end by its rounding.

@@ -7,13 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import floating, random_key, require, same_shape, scalar_time, time_within
+from .._checks import floating, function, kind, random_key, require, same_shape
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import Exact, value_and_divergence
+from ..calculus.probes import check_exact
 from ..integrals import time_quadrature
 from ..score import AbstractPotential, AbstractScore
-from ..score.score import linear_sde
+from ..score.score import linear_sde, measured_at, require_score
 from ..sde import AbstractSDE
 from .operators import value_and_operator
 from .residual import ResidualMethod, resolve
@@ -60,8 +61,7 @@ def integrated_residual(
         >>> round(float(total[0]), 2), round(-2 * (0.1 * 0.4 + 19.9 * (0.5**2 - 0.1**2) / 2), 2)
         (-4.86, -4.86)
     """
-    x = floating("x", x)
-    start, t = _limits(score.sde, start, t, x)
+    start, t, x = _limits(score, start, t, x)
     taken = resolve(method, "gradient")
     if taken.random:
         random_key(type(method).__name__, key)
@@ -109,6 +109,8 @@ class AnchoredPotential(AbstractPotential):
     conditions: ClassVar[tuple[str, ...]] = ("score",)
 
     def __check_init__(self) -> None:
+        require_score(self.score)
+        function("log_density", self.log_density, "x", "It returns a number, the log-density of one sample at anchor.")
         t0, t1 = self.score.sde.t0, self.score.sde.t1
         require(
             t0 <= self.anchor <= t1,
@@ -128,8 +130,7 @@ class AnchoredPotential(AbstractPotential):
         return self.score.shape
 
     def potential(self, t: Time, x: Event) -> Scalar:
-        x = floating("x", x)
-        start, t = _limits(self.sde, self.anchor, t, x)
+        start, t, x = _limits(self, self.anchor, t, x)
         times, weights = time_quadrature(self.sde, start, t, self.nodes)
         rates = jax.vmap(lambda tau: value_and_operator(self.score, tau, x, Exact(), None)[1])(times)
         log_density = floating("the value of log_density", self.log_density(x))
@@ -179,8 +180,9 @@ def matching_errors(score: AbstractScore, truth: AbstractScore, t: Time, x: Even
         >>> float(errors.score), float(errors.jacobian), float(errors.divergence)
         (1.0, 0.5, 0.0)
     """
-    x = floating("x", x)
-    t = time_within(scalar_time(t, x), truth.sde.t0, truth.sde.t1)
+    t, x = measured_at(truth, t, x)
+    require_score(score)
+    check_exact(x)
     error = lambda y: score(t, y) - truth(t, y)
     slope = jax.grad(lambda y: value_and_divergence(error, y)[1])(x)
     return MatchingErrors(_norm(error(x)), _norm(jax.jacfwd(error)(x)), _norm(slope))
@@ -228,9 +230,10 @@ def high_order_bound(
         >>> bool(abs(sfp.fokker_planck.integrated_residual(model, 0.5, x, start=0.1)[0]) < bound)
         True
     """
-    x = floating("x", x)
     sde = linear_sde(truth)
-    start, t = _limits(sde, start, t, x)
+    kind("errors", errors, MatchingErrors, "It is what matching_errors returns, or the largest of them.")
+    start, t, x = _limits(truth, start, t, x)
+    check_exact(x)
     times, weights = time_quadrature(sde, start, t, nodes)
 
     def sizes(tau: Scalar) -> tuple[Scalar, Scalar, Scalar]:
@@ -249,10 +252,10 @@ def high_order_bound(
     )
 
 
-def _limits(sde: AbstractSDE, start: Time, t: Time, x: Event) -> tuple[Scalar, Scalar]:
-    """Both limits of an integral over time, inside the horizon."""
-    start = time_within(scalar_time(start, x), sde.t0, sde.t1, name="start")
-    return start, time_within(scalar_time(t, x), sde.t0, sde.t1)
+def _limits(score: AbstractScore, start: Time, t: Time, x: Event) -> tuple[Scalar, Scalar, Event]:
+    """Both limits of an integral over time, inside the horizon, and the sample."""
+    start, x = measured_at(score, start, x, "start")
+    return start, *measured_at(score, t, x)
 
 
 def _norm(x: Event) -> Scalar:

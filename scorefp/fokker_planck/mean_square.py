@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import checked, function, kind, random_key, require, same_shape, scalar_time, time_within
+from .._checks import checked, count, full_precision, kind, random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
@@ -18,7 +18,7 @@ from ..score.potential import require_potential
 from ..score.score import require_score
 from ..sde import AbstractSDE
 from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, unbiased_square
-from .residual import LogResidualMethod, ResidualMethod, fpe_residual, resolve, resolve_log
+from .residual import LogResidualMethod, ResidualMethod, check_density, fpe_residual, resolve, resolve_log
 
 
 class AbstractResidual(AbstractModule):
@@ -58,8 +58,7 @@ class DensityResidual(AbstractResidual):
     trace: AbstractTrace = Exact()
 
     def __check_init__(self) -> None:
-        function("density", self.density, "t, x", "It returns a number, the density at one time and one sample.")
-        kind("sde", self.sde, AbstractSDE, "It is the forward process, for example scorefp.VP().")
+        check_density(self.density, self.sde)
 
     @property
     def random(self) -> bool:
@@ -199,20 +198,24 @@ def mean_square(
         0.6667
     """
     kind("residual", residual, AbstractResidual, "It is scorefp.fokker_planck.ScoreResidual(score), for example.")
-    sde = residual.sde
-    first = time_within(scalar_time(sde.t0 if start is None else start, box.lower), sde.t0, sde.t1, name="start")
+    kind("box", box, Box, "It is scorefp.Box(lower, upper), for example Box.around(x) of samples.")
+    kind("rule", rule, AbstractDomainRule, "It is scorefp.integrals.UniformDraws() or GaussLegendre().")
+    sde, like = residual.sde, full_precision("box", box.lower)
+    first = scalar_time(sde.t0 if start is None else start, like, "start")
+    first = time_within(first, sde.t0, sde.t1, name="start")
     message = (
         f"start is t1 = {sde.t1}, the end of the horizon, and leaves no times to average over; take an earlier one."
     )
     first = checked(first, first >= jnp.asarray(sde.t1, first.dtype), message)
+    batch_size = count("batch_size", batch_size)
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one point is taken at once.")
     require(
         key is not None or not rule.random,
         f"key is None, but {type(rule).__name__} draws random points; pass key=jax.random.key(seed), or "
         "rule=GaussLegendre().",
     )
-    if residual.random:
-        random_key("method", key)
+    if residual.random or rule.random:
+        random_key("method" if residual.random else type(rule).__name__, key)
     residual.check(first, box.lower)
     return _mean_square(residual, first, box, rule, key, batch_size)
 

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from .._checks import floating, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, divergence
 from ..score import AbstractScore
+from ..score.score import measured_at
 from ..sde import AbstractLinearSDE, AbstractSDE
 
 
@@ -31,8 +31,9 @@ def fpe_operator(
         A scalar, in nats per unit of time.
 
     Raises:
-        TypeError: if `x` is not floating.
-        ValueError: if `t` is outside the horizon, the score has another shape than `x`, or a random method gets no key.
+        TypeError: if `score` or `trace` is of another kind, or `x` is not floating or of half precision.
+        ValueError: if `t` is outside the horizon, the score has another shape than `x`, or a random method gets no
+            key; where it is known, if `x` is not finite.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -40,8 +41,7 @@ def fpe_operator(
         >>> round(float(sfp.fpe_operator(stationary, 0.5, jnp.array([2.0]))), 4)
         0.0
     """
-    x = floating("x", x)
-    t = time_within(scalar_time(t, x), score.sde.t0, score.sde.t1)
+    t, x = measured_at(score, t, x)
     return value_and_operator(score, t, x, trace, key)[1]
 
 

@@ -7,13 +7,26 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from .._checks import checked, floating, kind, one_of, random_key, require, scalar_time, time_within
+from .._checks import (
+    checked,
+    finite,
+    floating,
+    full_precision,
+    function,
+    kind,
+    one_of,
+    random_key,
+    require,
+    scalar,
+    scalar_time,
+    time_within,
+)
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence
 from ..calculus._smoothness import require_smooth
 from ..score import AbstractPotential, AbstractScore
 from ..score.potential import require_potential
-from ..score.score import require_score
+from ..score.score import measured_at
 from ..sde import AbstractSDE
 from .curve import Antithetic
 from .method import FORMS, AbstractLogResidualMethod, AbstractResidualMethod, Form
@@ -65,9 +78,10 @@ def score_fpe_residual(
         The residual, of the shape of `x`, in units of the score per unit of time.
 
     Raises:
-        TypeError: if `x` is not floating, or a form that needs a linear SDE gets another.
+        TypeError: if `score` or `method` is of another kind, `x` is not floating or of half precision, or a form that
+            needs a linear SDE gets another.
         ValueError: if `t` is outside the horizon, the method does not have the form, a random method gets no key, or
-            the score has another shape than `x`.
+            the score has another shape than `x`; where it is known, if `x` is not finite.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -79,13 +93,17 @@ def score_fpe_residual(
         >>> bool(abs(sfp.score_fpe_residual(wrong, 0.3, jnp.array([0.5]))[0]) > 1)
         True
     """
-    require_score(score)
-    x = floating("x", x)
-    t = time_within(scalar_time(t, x), score.sde.t0, score.sde.t1)
+    t, x = measured_at(score, t, x)
     taken = resolve(method, form)
     if taken.random:
         random_key(type(method).__name__, key)
     return taken.residual(score, _with_room(taken, t, score.sde), x, key)[1]
+
+
+def check_density(density: Callable[[Scalar, Event], Scalar], sde: AbstractSDE) -> None:
+    """Refuses what is no density with its process."""
+    function("density", density, "t, x", "It returns a number, the density at one time and one sample.")
+    kind("sde", sde, AbstractSDE, "It is the forward process, for example scorefp.VP().")
 
 
 def resolve(method: ResidualMethod, form: Form | None = None) -> AbstractResidualMethod:
@@ -160,10 +178,10 @@ def log_fpe_residual(
         A scalar, in nats per unit of time.
 
     Raises:
-        TypeError: if `potential` is a score without a potential, `x` is not floating, or the method is one for scores
-            alone.
-        ValueError: if `t` is outside the horizon, a random method gets no key, or the potential is made of
-            piecewise-linear functions such as `relu`.
+        TypeError: if `potential` is a score without a potential, `x` is not floating or of half precision, or the
+            method is one for scores alone.
+        ValueError: if `t` is outside the horizon, a random method gets no key, the potential has another shape than
+            `x` or is made of piecewise-linear functions such as `relu`; where it is known, if `x` is not finite.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -172,8 +190,7 @@ def log_fpe_residual(
         True
     """
     potential = require_potential(potential)
-    x = floating("x", x)
-    t = time_within(scalar_time(t, x), potential.sde.t0, potential.sde.t1)
+    t, x = measured_at(potential, t, x)
     taken = resolve_log(method)
     if taken.random:
         random_key(type(method).__name__, key)
@@ -211,8 +228,9 @@ def fpe_residual(
         A scalar, in units of the density per unit of time.
 
     Raises:
-        TypeError: if `x` is not floating.
-        ValueError: if `t` is outside the horizon, or a random method gets no key.
+        TypeError: if `density`, `sde` or `trace` is of another kind, or `x` is not floating or of half precision.
+        ValueError: if `t` is outside the horizon, the value of `density` is not a scalar, or a random method gets no
+            key; where it is known, if `x` is not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -221,15 +239,19 @@ def fpe_residual(
         >>> round(float(sfp.fpe_residual(standard, 0.5, jnp.ones(2), sde=sde)), 4)
         0.0
     """
-    x = floating("x", x)
+    check_density(density, sde)
+    x = full_precision("x", finite("x", floating("x", x), known=True))
     t = time_within(scalar_time(t, x), sde.t0, sde.t1)
 
+    def value(t: Scalar, y: Event) -> Scalar:
+        return scalar("the value of density", density(t, y)).astype(x.dtype)
+
     def flux(y: Event) -> Event:
-        p, slope = jax.value_and_grad(lambda z: density(t, z))(y)
+        p, slope = jax.value_and_grad(value, argnums=1)(t, y)
         advected = sde.drift(t, y) - 0.5 * sde.covariance_divergence(t, y)
         return p * advected - 0.5 * sde.covariance(t, y, slope)
 
-    _, slope = jax.jvp(lambda t: density(t, x), (t,), (jnp.ones_like(t),))
+    _, slope = jax.jvp(lambda t: value(t, x), (t,), (jnp.ones_like(t),))
     return slope + divergence(flux, x, trace=trace, key=key)
 
 

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import floating, random_key, require
+from .._checks import count, finite, floating, full_precision, kind, random_key, require, same_shape
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
-from ..calculus import Exact, Hutchinson
+from ..calculus import AbstractTrace, Exact, Hutchinson
 from ..integrals import Estimate, log_snr_times, time_quadrature
 from ..integrals.estimate import mean_of
 from ..score import AbstractPotential, AbstractScore
+from ..score.potential import require_potential
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .operators import value_and_operator
@@ -105,12 +106,18 @@ def residual_suprema(
         >>> bool(0 < found.M < 50), bool(found.m > 0)
         (True, True)
     """
-    xs = floating("xs", xs)
+    xs = finite("xs", full_precision("xs", floating("xs", xs)))
     linear_sde(score)
+    kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
+    if density is not None:
+        require_potential(density, "density")
     require(
         xs.ndim >= 1 and xs.shape[0] >= 2,
         f"xs has shape {xs.shape}; it needs a leading axis with at least two samples, for a mean and its error.",
     )
+    if score.shape is not None:
+        same_shape("a row of xs", xs.shape[1:], "one sample of the score", score.shape)
+    times, nodes, batch_size = count("times", times), count("nodes", nodes), count("batch_size", batch_size)
     require(times >= 1, f"times = {times}; a curve has at least one time.")
     require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")

@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int
 
 from .._batches import apart, in_batches
-from .._checks import require
+from .._checks import count, full_precision, kind, require, same_shape
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
@@ -22,6 +22,7 @@ _T = TypeVar("_T")
 
 def check_whole(time: AbstractTimeSampler) -> None:
     """Refuses a sampler that estimates another integral than that over the horizon."""
+    kind("time", time, AbstractTimeSampler, "It is a law of times, for example scorefp.UniformLogSNR().")
     require(
         not isinstance(time, TimeInterval | SoftTruncation),
         f"time is a {type(time).__name__}, which does not estimate the integral over the whole horizon that is needed "
@@ -54,6 +55,7 @@ def clean_samples(xs: Dataset | ArrayLike, key: Key | None = None) -> Dataset:
     """
     data = as_dataset(xs)
     if data.levels is None:
+        full_precision("xs", jnp.asarray(data.values))
         return data
     if key is None:
         raise ValueError("xs holds levels, and nothing here draws the noise inside them; give xs.dequantised(key).")
@@ -89,6 +91,9 @@ def diffused_integral(
         The pytree of the integrand with arrays of shape `(n,)`.
     """
     check_whole(time)
+    draws, batch_size = count("draws", draws), count("batch_size", batch_size)
+    if score.shape is not None:
+        same_shape("a row of xs", x.shape, "one sample of the score", score.shape)
     require(draws >= 1, f"draws = {draws}; at least one time is drawn.")
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
     sde = linear_sde(score)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import finite, floating, kind, one_of, random_key, require
+from .._checks import finite, full_precision, kind, one_of, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
@@ -18,7 +18,7 @@ from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..integrals._diffused import check_whole, uncontrolled
 from ..integrals.estimate import mean_of, stratified_mean_of
 from ..score import AbstractScore
-from ..score.score import linear_sde
+from ..score.score import linear_sde, sample_of
 from ..sde import AbstractLinearSDE
 
 BoundForm: TypeAlias = Literal["dsm", "sm"]
@@ -143,8 +143,8 @@ def likelihood_bound(
         The estimate, in nats.
 
     Raises:
-        TypeError: if the SDE has no Gaussian kernel, or `x` is not floating.
-        ValueError: if `x` is not finite, the estimator's `start` is outside `[t0, t1)`, `form` is another word, or the
+        TypeError: if the SDE has no Gaussian kernel, or `x` is not floating or of half precision.
+        ValueError: if `x` is not finite or has another shape than the score, the estimator's `start` is outside `[t0, t1)`, `form` is another word, or the
             times have no law on the whole horizon.
 
     Example:
@@ -183,7 +183,8 @@ def evaluate_bound(
         >>> round(float(bound.kernel_entropy) / (4 * math.log(2)), 2)  # bits/dim
         -7.92
     """
-    x, key = finite("x", floating("x", x)), random_key("the bound", key)
+    linear_sde(score)
+    x, key = finite("x", full_precision("x", sample_of(score, x))), random_key("the bound", key)
     one_of("form", form, get_args(BoundForm))
     kind("estimator", estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=128), for example.")
     return _evaluate(score, estimator.horizon(linear_sde(score)), x, key, form, estimator)

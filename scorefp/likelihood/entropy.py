@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import floating, one_of
+from .._checks import finite, one_of, random_key, scalar
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..integrals import AbstractTimeSampler, Estimate, UniformLogSNR
@@ -71,7 +71,8 @@ def entropy(
     """
     linear_sde(score)
     one_of("form", form, get_args(EntropyForm))
-    end = None if terminal is None else floating("terminal", terminal)
+    random_key("the entropy", key)
+    end = None if terminal is None else finite("terminal", scalar("terminal", terminal), known=True)
     return _entropy(score, clean_samples(xs, key), key, form, draws, time, end, batch_size)
 
 

@@ -9,14 +9,24 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
-from .._checks import finite, floating, kind, random_key, require, scalar_time, time_within
+from .._checks import (
+    finite,
+    floating,
+    full_precision,
+    kind,
+    random_key,
+    require,
+    same_shape,
+    scalar_time,
+    time_within,
+)
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..reverse import Integrator
 from ..reverse.ode import batch_flow_map_with_divergence, drawn, flow_map_with_divergence
 from ..score import AbstractScore
-from ..score.score import require_score
+from ..score.score import require_score, sample_of
 
 
 class FlowLikelihood(AbstractModule):
@@ -68,7 +78,7 @@ def log_likelihood(
         The log-likelihood, in nats.
 
     Raises:
-        TypeError: if `x` is not floating, or `score`, `trace` or `integrator` is of another kind.
+        TypeError: if `x` is not floating or of half precision, or `score`, `trace` or `integrator` is of another kind.
         ValueError: if `x` is not finite, `start` is outside the horizon, the score has another shape than `x`, or
             `Hutchinson` gets no key.
         RuntimeError: if the solver fails, unless the integrator has `throw=False`; the result is NaN then.
@@ -118,7 +128,7 @@ def flow_likelihood(
         The log-likelihood of the first solve and what goes with it. The `solver_error` is not the variance of probes.
 
     Raises:
-        TypeError: if `x` is not floating, or `score`, `trace` or `integrator` is of another kind.
+        TypeError: if `x` is not floating or of half precision, or `score`, `trace` or `integrator` is of another kind.
         ValueError: if `x` is not finite, or has no leading axis or an empty one where it is a batch, `start` is outside
             the horizon, the score has another shape than a sample, or `Hutchinson` gets no key.
         RuntimeError: if the solver fails, unless the integrator has `throw=False`.
@@ -136,9 +146,11 @@ def flow_likelihood(
     require_score(score)
     kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
     kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
-    x = finite("x", floating("x", x))
+    if not common_steps:
+        x = sample_of(score, x)
+    x = finite("x", full_precision("x", floating("x", x)))
     if start is not None:
-        start = time_within(scalar_time(start, x), score.sde.t0, score.sde.t1)
+        start = time_within(scalar_time(start, x, "start"), score.sde.t0, score.sde.t1, name="start")
     if trace.random:
         key = random_key(type(trace).__name__, key)
     require(
@@ -146,6 +158,8 @@ def flow_likelihood(
         f"x has shape {x.shape}; with common_steps it is a batch, at least one sample along its leading axis. Leave "
         "common_steps out for one sample.",
     )
+    if common_steps and score.shape is not None:
+        same_shape("a row of x", x.shape[1:], "one sample of the score", score.shape)
     result = _solved(score, x, start, trace, integrator, key, common_steps)
     if not error:
         return result

@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._batches import in_batches
-from .._checks import floating, require, same_shape, scalar_time, time_within
+from .._checks import checked, count, finite, floating, kind, random_key, require, same_shape
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
@@ -20,8 +20,9 @@ from ..integrals.estimate import mean_of
 from ..reverse import Integrator
 from ..score import AbstractPotential, AbstractScore
 from ..score.potential import require_potential
-from ..score.score import linear_sde
-from ..sde import AbstractLinearSDE
+from ..score.score import linear_sde, measured_at
+from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde.linear import require_linear
 from .flow import log_likelihood
 
 
@@ -46,7 +47,9 @@ def gaussian_kl(
         The divergence, in nats.
 
     Raises:
-        ValueError: if the shapes do not match.
+        TypeError: if an array is not floating.
+        ValueError: if the shapes do not match, an entry is not finite, or a covariance is not symmetric positive
+            definite.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -54,14 +57,25 @@ def gaussian_kl(
         >>> round(float(sfp.likelihood.gaussian_kl(jnp.zeros(1), one, jnp.ones(1), 2 * one)), 4)
         0.3466
     """
+    mean, other_mean = (finite(name, floating(name, m)) for name, m in (("mean", mean), ("other_mean", other_mean)))
+    require(mean.ndim == 1, f"mean has shape {mean.shape}; it is a vector.")
     same_shape("other_mean", other_mean.shape, "mean", mean.shape)
-    for name, matrix in (("covariance", covariance), ("other_covariance", other_covariance)):
-        same_shape(name, matrix.shape, "(D, D) of mean", mean.shape * 2)
+    covariance = _covariance("covariance", covariance, mean)
+    other_covariance = _covariance("other_covariance", other_covariance, mean)
     factor = jax.scipy.linalg.cho_factor(other_covariance)
     shift = other_mean - mean
     solved = jax.scipy.linalg.cho_solve(factor, jnp.concatenate([covariance, shift[:, None]], axis=1))
     log_det = jnp.linalg.slogdet(other_covariance)[1] - jnp.linalg.slogdet(covariance)[1]
     return 0.5 * (jnp.trace(solved[:, :-1]) + shift @ solved[:, -1] - mean.size + log_det)
+
+
+def _covariance(name: str, matrix: Float[Array, "D D"], mean: Float[Array, " D"]) -> Float[Array, "D D"]:
+    """A covariance for a mean, refused unless it is symmetric positive definite."""
+    matrix = finite(name, floating(name, matrix))
+    same_shape(name, matrix.shape, "(D, D) of mean", mean.shape * 2)
+    asymmetric = ~jnp.allclose(matrix, matrix.T)
+    bad = asymmetric | jnp.isnan(jnp.linalg.cholesky(matrix)).any()
+    return checked(matrix, bad, f"{name} is not symmetric positive definite, which a covariance is.")
 
 
 def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> Estimate:
@@ -88,7 +102,8 @@ def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"
         >>> bool(abs(found.value - 1.410) < 4 * found.error)  # N(3/e, 1/2 - 1/4e²) against N(0, 1/2 - 1/2e²)
         True
     """
-    linear_sde(require_potential(truth))
+    linear_sde(require_potential(truth, "truth"))
+    random_key("prior_kl", key)
     return _prior_kl(truth, unconditioned(xs, key), key)
 
 
@@ -121,6 +136,7 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *ev
         0.125
     """
     data = clean_samples(xs)
+    require_linear(kind("sde", sde, AbstractSDE, "It is the forward process, for example scorefp.VP()."))
     x = data.values
     entropy = data.size * (0.5 * jnp.log(2 * jnp.pi * jnp.e) + sde.log_sigma(sde.t1)).astype(x.dtype)
     return mean_of(jax.vmap(lambda x0: end_cross_entropy(sde, x0))(x) - entropy)
@@ -176,6 +192,7 @@ def kl_bound(
         True
     """
     _same_sde(score, truth)
+    random_key("kl_bound", key)
     return _kl_bound(score, truth, unconditioned(xs, key), key, draws, time, batch_size)
 
 
@@ -232,8 +249,7 @@ def ode_score(
         >>> round(float(sfp.likelihood.ode_score(standard, 0.3, jnp.array([0.5]))[0]), 3)
         -0.5
     """
-    x = floating("x", x)
-    t = time_within(scalar_time(t, x), score.sde.t0, score.sde.t1)
+    t, x = measured_at(score, t, x)
     return jax.grad(lambda y: log_likelihood(score, y, start=t, trace=trace, integrator=integrator, key=key))(x)
 
 
@@ -311,6 +327,8 @@ def kl_decomposition(
         (True, True)
     """
     _same_sde(score, truth)
+    random_key("kl_decomposition", key)
+    kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
     return _kl_decomposition(score, truth, unconditioned(xs, key), key, draws, time, integrator, batch_size)
 
 
@@ -346,6 +364,8 @@ def _kl_decomposition(
         off = ode_score(score, t, x, integrator=integrator) - value
         return 0.5 * g2 * jnp.sum((value - truth(t, x)) * off), 0.5 * g2 * jnp.sum(off**2)
 
+    batch_size = count("batch_size", batch_size)
+    require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
     left = in_batches(kl, len(x), batch_size)
     at_end = in_batches(prior, len(x), batch_size)
     error = partial(_matching_error, truth)
@@ -367,7 +387,7 @@ def _matching_error(truth: AbstractPotential, score: AbstractScore, t: Scalar, x
 
 
 def _same_sde(score: AbstractScore, truth: AbstractPotential) -> None:
-    sde, other = linear_sde(score), linear_sde(require_potential(truth))
+    sde, other = linear_sde(score), linear_sde(require_potential(truth, "truth"))
     require(
         eqx.tree_equal(sde, other) is True,
         f"score is on {sde} and truth on {other}; both must be on the same SDE. Diffuse the data by the score's: "

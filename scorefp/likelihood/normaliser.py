@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._batches import in_batches
-from .._checks import random_key, require, same_shape, scalar_time, time_within
+from .._checks import count, kind, random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..integrals import Box, Estimate, box_quadrature
@@ -87,6 +87,7 @@ class ImportanceSampling(AbstractNormaliserMethod):
     draws: int = eqx.field(default=4096, static=True)
 
     def __check_init__(self) -> None:
+        kind("proposal", self.proposal, Proposal, "It has log_prob(x) and sample(key, n), as GaussianMixture does.")
         require(self.draws >= 2, f"draws = {self.draws}; a mean with its error needs at least two.")
 
     def log_integral(self, potential: AbstractPotential, t: Scalar, key: Key | None, batch_size: int) -> Estimate:
@@ -144,6 +145,8 @@ def log_normaliser(
         True
     """
     potential = require_potential(potential)
+    kind("method", method, AbstractNormaliserMethod, "It is BoxQuadrature(box) or ImportanceSampling(proposal).")
+    batch_size = count("batch_size", batch_size)
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one point is taken at once.")
     t = time_within(scalar_time(t, jnp.zeros(())), potential.sde.t0, potential.sde.t1)
     return _log_normaliser(potential, t, method, key, batch_size)

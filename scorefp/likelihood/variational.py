@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Integer
 
-from .._checks import require
+from .._checks import count, event_shape, kind, random_key, require
 from .._types import Event, Key, Scalar
 from ..dataset import AbstractDequantiser, Quantisation
 
@@ -59,7 +59,7 @@ class VariationalDequantiser(AbstractDequantiser):
     quantisation: Quantisation
 
     def __check_init__(self) -> None:
-        if not callable(getattr(self.flow, "sample_and_log_prob", None)):
+        if isinstance(self.flow, type) or not callable(getattr(self.flow, "sample_and_log_prob", None)):
             raise TypeError(
                 f"flow is a {type(self.flow).__name__}; it needs sample_and_log_prob(key, condition=…), as flowjax's "
                 "distributions have it. variational_dequantiser makes a suitable one."
@@ -132,10 +132,12 @@ def variational_dequantiser(
         >>> drawn.x.shape, bool(jnp.abs(drawn.log_prob) < 1e-5)
         ((2, 3), True)
     """
+    shape = event_shape(shape)
     size = math.prod(shape)
-    require(size >= 1, f"shape = {shape}; a sample has at least one element.")
+    kind("quantisation", quantisation, Quantisation, "It is scorefp.Quantisation(levels, low, high).")
+    random_key("the weights of the flow", key)
     for name, value in (("layers", layers), ("width", width), ("depth", depth), ("knots", knots)):
-        require(value >= 1, f"{name} = {value}; it is at least one.")
+        require(count(name, value) >= 1, f"{name} = {value}; it is at least one.")
     try:
         from flowjax import bijections, distributions, flows
     except ImportError as error:

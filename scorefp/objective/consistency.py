@@ -17,7 +17,7 @@ from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Perturbed
-from .weighting import Weighting
+from .weighting import Weighting, weight_at
 from .window import AbstractWindow, LogSNRWindow
 
 _T = TypeVar("_T")
@@ -248,5 +248,5 @@ class Consistency(AbstractTerm):
 
     def _weight(self, sde: AbstractLinearSDE, t: Scalar) -> Scalar:
         if self.weighting is not None:
-            return self.weighting(sde, t)
+            return weight_at("weighting", self.weighting, sde, t)
         return sde.g2(t) * (sde.alpha(t) / sde.sigma(t) ** 2) ** 2 / self.window.mean_square(sde, t)

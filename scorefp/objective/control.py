@@ -19,7 +19,13 @@ from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Perturbed
-from .weighting import Weighting, scale_free_jacobian_weighting, scale_free_score_weighting, scale_free_weighting
+from .weighting import (
+    Weighting,
+    scale_free_jacobian_weighting,
+    scale_free_score_weighting,
+    scale_free_weighting,
+    weight_at,
+)
 
 
 class ScoreSize(AbstractTerm):
@@ -48,7 +54,7 @@ class ScoreSize(AbstractTerm):
         return None, None
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) * jnp.sum(value**2)
+        return weight_at("weighting", self.weighting, sde, perturbed.t) * jnp.sum(value**2)
 
 
 class JacobianSize(AbstractTerm):
@@ -82,7 +88,7 @@ class JacobianSize(AbstractTerm):
         return value, jnp.sum(products**2) / len(products)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) * observed
+        return weight_at("weighting", self.weighting, sde, perturbed.t) * observed
 
 
 class TimeDerivativeSize(AbstractTerm):
@@ -112,7 +118,7 @@ class TimeDerivativeSize(AbstractTerm):
         return jax.jvp(lambda t: score(t, perturbed.x), (t,), (jnp.ones_like(t),))
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) * jnp.sum(observed**2)
+        return weight_at("weighting", self.weighting, sde, perturbed.t) * jnp.sum(observed**2)
 
 
 class Smoothness(AbstractTerm):
@@ -152,4 +158,4 @@ class Smoothness(AbstractTerm):
         return None, score(t, x + shift)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) * jnp.sum(((observed - value) / self.step) ** 2)
+        return weight_at("weighting", self.weighting, sde, perturbed.t) * jnp.sum(((observed - value) / self.step) ** 2)

@@ -19,7 +19,7 @@ from ..score import AbstractScore
 from ..score.potential import require_potential
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Perturbed, norm_power
-from .weighting import Weighting, scale_free_weighting, unit_weighting
+from .weighting import Weighting, scale_free_weighting, unit_weighting, weight_at
 
 
 class ScoreFPE(AbstractTerm):
@@ -95,11 +95,11 @@ class ScoreFPE(AbstractTerm):
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         t, size = perturbed.t, perturbed.x.size**self.size_exponent
         if self.scale is not None:
-            factor = self.scale(sde, t) ** 2
+            factor = weight_at("scale", self.scale, sde, t) ** 2
         else:
             factor = scale_free_weighting(sde, t) if self.weighting is None else 1.0
         value = norm_power(factor / size**2 * observed, self.power)
-        return value if self.weighting is None else self.weighting(sde, t) * value
+        return value if self.weighting is None else weight_at("weighting", self.weighting, sde, t) * value
 
 
 class LogFPE(AbstractTerm):
@@ -164,7 +164,7 @@ class LogFPE(AbstractTerm):
         return (s if self.domain is None else None), square
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) * observed
+        return weight_at("weighting", self.weighting, sde, perturbed.t) * observed
 
 
 class TimeDerivativeTaming(AbstractTerm):
@@ -224,4 +224,4 @@ class ZeroCurl(AbstractTerm):
         return value_and_squared_curl(lambda y: score(t, y), perturbed.x, trace=self.trace, key=key)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return self.weighting(sde, perturbed.t) * observed
+        return weight_at("weighting", self.weighting, sde, perturbed.t) * observed

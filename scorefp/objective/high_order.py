@@ -15,7 +15,7 @@ from ..calculus.divergence import value_and_products
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Perturbed
-from .weighting import Weighting, likelihood_weighting
+from .weighting import Weighting, likelihood_weighting, weight_at
 
 _Probes = Float[Array, "probes *event"]
 
@@ -99,7 +99,7 @@ class HighOrderDSM(AbstractTerm):
             square = _second(probes, sigma**2 * products, e)
         else:
             square = _third(probes, jax.lax.stop_gradient(sigma**2 * products), sigma**3 * slope, e)
-        return 0.5 * self.weighting(sde, perturbed.t) / sigma**2 * square
+        return 0.5 * weight_at("weighting", self.weighting, sde, perturbed.t) / sigma**2 * square
 
 
 def _second(probes: _Probes, products: _Probes, e: Event) -> Scalar:

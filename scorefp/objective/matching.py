@@ -9,7 +9,7 @@ from ..integrals import AbstractTimeLaw, LogNormalNoise
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm, Objective, Perturbed
-from .weighting import EDMWeighting, ExpectedWeighting, Weighting, likelihood_weighting
+from .weighting import EDMWeighting, ExpectedWeighting, Weighting, likelihood_weighting, weight_at
 
 
 class DSM(AbstractTerm):
@@ -44,7 +44,7 @@ class DSM(AbstractTerm):
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
         sigma = sde.sigma(perturbed.t)
         error = jnp.sum((sigma * value + perturbed.noise) ** 2)
-        return 0.5 * self.weighting(sde, perturbed.t) / sigma**2 * error
+        return 0.5 * weight_at("weighting", self.weighting, sde, perturbed.t) / sigma**2 * error
 
 
 def edm_loss(data_std: float = 0.5, law: AbstractTimeLaw = LogNormalNoise()) -> Objective:

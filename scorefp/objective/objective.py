@@ -19,7 +19,7 @@ from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
-from .weighting import Weighting
+from .weighting import WEIGHTING, Weighting
 
 
 class Perturbed(AbstractModule):
@@ -169,7 +169,7 @@ class AbstractTerm(AbstractObjective, _TermFields):
         for field in dataclasses.fields(self):
             fn = getattr(self, field.name)
             if Weighting in (field.type, *get_args(field.type)) and fn is not None:
-                function(field.name, fn, "sde, t", "For example scorefp.likelihood_weighting.")
+                function(field.name, fn, "sde, t", WEIGHTING)
 
     @abstractmethod
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:

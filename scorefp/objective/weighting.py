@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 
-from .._checks import require
+from .._checks import function, require, scalar
 from .._module import AbstractModule
 from .._types import Scalar, Time
 from ..integrals import AbstractTimeLaw
@@ -13,6 +13,13 @@ from ..sde import AbstractLinearSDE
 
 Weighting: TypeAlias = Callable[[AbstractLinearSDE, Scalar], Scalar]
 """A weight as a function of the SDE and one time; it multiplies the integrand of a term."""
+
+WEIGHTING = "For example scorefp.likelihood_weighting."
+
+
+def weight_at(name: str, weighting: Weighting, sde: AbstractLinearSDE, t: Scalar) -> Scalar:
+    """The value of a weighting, the field `name` of a term, at one time, refused unless it is a scalar."""
+    return scalar(f"the value of {name}", weighting(sde, t))
 
 
 def unit_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
@@ -89,7 +96,10 @@ class EDMWeighting(AbstractModule):
     data_std: float = 0.5
 
     def __check_init__(self) -> None:
-        require(self.data_std > 0, f"data_std = {self.data_std}; a standard deviation is positive.")
+        require(
+            0 < self.data_std < float("inf"),
+            f"data_std = {self.data_std}; a standard deviation is positive and finite.",
+        )
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -176,9 +186,12 @@ class ExpectedWeighting(AbstractModule):
     weighting: Weighting
     law: AbstractTimeLaw
 
+    def __check_init__(self) -> None:
+        function("weighting", self.weighting, "sde, t", WEIGHTING)
+
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
         t = jnp.asarray(t)
-        return self.weighting(sde, t) / self.law.weight(sde, t, sde.t0, sde.t1)
+        return weight_at("weighting", self.weighting, sde, t) / self.law.weight(sde, t, sde.t0, sde.t1)
 
 
 class InterpolatedWeighting(AbstractModule):
@@ -207,10 +220,13 @@ class InterpolatedWeighting(AbstractModule):
 
     def __check_init__(self) -> None:
         require(0 <= self.share <= 1, f"share = {self.share}; a share lies in [0, 1].")
+        function("first", self.first, "sde, t", WEIGHTING)
+        function("last", self.last, "sde, t", WEIGHTING)
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
         t = jnp.asarray(t)
-        return self.first(sde, t) ** (1 - self.share) * self.last(sde, t) ** self.share
+        first, last = weight_at("first", self.first, sde, t), weight_at("last", self.last, sde, t)
+        return first ** (1 - self.share) * last**self.share
 
 
 def _check_gamma(gamma: float) -> None:

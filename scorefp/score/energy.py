@@ -7,14 +7,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import ArrayLike, Float
 
-from .._checks import floating, function, scalar_time
+from .._checks import function
 from .._describe import described
 from .._types import Event, Scalar, Time
 from ..sde import AbstractLinearSDE
 from ._bound import shape_of, value_of
 from .network import Preconditioned, check_preconditioning, preconditioned
 from .potential import AbstractPotential
-from .score import check_fields
+from .score import arguments, check_fields
 
 Energy: TypeAlias = Callable[[Event, Event, Scalar, Preconditioned | None], Scalar]
 r"""The potential from the network's value, a function `(x, value, sigma, inner) -> scalar`, without offset and
@@ -47,7 +47,8 @@ class NetworkPotential(AbstractPotential):
 
     Raises:
         TypeError: if `network` does not take `(t, x)`, or the SDE has no Gaussian kernel.
-        ValueError: if `data_std` is not positive; on a call, if it or the network's value has another shape than `x`.
+        ValueError: if `data_std` is not positive and finite; on a call, if it or the network's value has another shape
+            than `x`, or `x` than the network's shape.
     """
 
     network: Callable[..., Event]
@@ -61,14 +62,13 @@ class NetworkPotential(AbstractPotential):
 
     def __check_init__(self) -> None:
         check_fields(self, "network")
-        check_preconditioning(self.sde, self.data_std)
+        check_preconditioning(self.sde, self.data_std, self.shape)
         function("energy", self.energy, "x, value, sigma, inner", "It is scorefp.score.inner_energy, for example.")
         if self.offset is not None:
             function("offset", self.offset, "c_noise", "It returns a number. Give None for no offset.")
 
     def potential(self, t: Time, x: Event) -> Scalar:
-        x = floating("x", x)
-        t = scalar_time(t, x)
+        t, x = arguments(self, t, x)
         if self.data_std is None:
             inner, seen, condition, normaliser = None, x, t, jnp.zeros((), x.dtype)
         else:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import floating, function, is_concrete, require, same_shape, scalar_time
+from .._checks import function, is_concrete, real, require, same_shape
 from .._describe import described
 from .._types import Event, Scalar, Time
 from ..sde import AbstractLinearSDE
 from ..sde.linear import require_linear
 from ._bound import shape_of, value_of
-from .score import AbstractScore, check_fields
+from .score import AbstractScore, arguments, check_fields
 
 Target: TypeAlias = Callable[[AbstractLinearSDE, Scalar], tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]]
 r"""The coefficients $(p, q)$ of a target $\tau = p\,x_0 + q\,\epsilon$, a function `(sde, t) -> (p, q)`."""
@@ -54,7 +54,8 @@ class NetworkScore(AbstractScore):
 
     Raises:
         TypeError: if `network` does not take `(t, x)`, `target` not `(sde, t)`, or the SDE has no Gaussian kernel.
-        ValueError: if `data_std` is not positive; on a call, if it or the network's value has another shape than `x`.
+        ValueError: if `data_std` is not positive and finite; on a call, if it or the network's value has another shape
+            than `x`, or `x` than the network's shape.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -75,12 +76,11 @@ class NetworkScore(AbstractScore):
 
     def __check_init__(self) -> None:
         check_fields(self, "network")
-        check_preconditioning(self.sde, self.data_std)
+        check_preconditioning(self.sde, self.data_std, self.shape)
         function("target", self.target, "sde, t", "It returns (p, q), as scorefp.score.noise_target does.")
 
     def __call__(self, t: Time, x: Event) -> Event:
-        x = floating("x", x)
-        t = scalar_time(t, x)
+        t, x = arguments(self, t, x)
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         p, q = (jnp.asarray(c, x.dtype) for c in self.target(self.sde, t))
         lever = p * sigma - q * alpha
@@ -228,12 +228,19 @@ def preconditioned(sde: AbstractLinearSDE, data_std: Float[ArrayLike, "..."], t:
     return Preconditioned(-0.125 * sde.log_snr(t), x / std, std, signal)
 
 
-def check_preconditioning(sde: AbstractLinearSDE, data_std: Float[ArrayLike, "..."] | None) -> None:
-    """Refuses an SDE without a Gaussian kernel, and a standard deviation that is not positive."""
+def check_preconditioning(
+    sde: AbstractLinearSDE, data_std: Float[ArrayLike, "..."] | None, shape: tuple[int, ...] | None
+) -> None:
+    """Refuses an SDE without a Gaussian kernel, and what is no standard deviation of samples of a shape."""
     require_linear(sde)
-    if data_std is not None and is_concrete(data_std):
+    if data_std is None:
+        return
+    deviation = real("data_std", data_std)
+    if deviation.ndim > 0 and shape is not None:
+        same_shape("data_std", deviation.shape, "one sample of the network", shape)
+    if is_concrete(data_std):
         require(
-            bool(np.all(np.asarray(data_std) > 0)),
-            f"data_std = {data_std}; a standard deviation is positive. "
+            bool(np.all((np.asarray(data_std) > 0) & np.isfinite(data_std))),
+            f"data_std = {data_std}; a standard deviation is positive and finite. "
             "Give None for a network without preconditioning.",
         )

@@ -7,12 +7,12 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 
-from .._checks import floating, scalar_time
+from .._checks import kind
 from .._describe import name_of
 from .._types import Event, Scalar, Time
 from ..sde import AbstractSDE
 from ._bound import value_of
-from .score import AbstractScore, check_fields
+from .score import AbstractScore, arguments, check_fields
 
 
 class AbstractPotential(AbstractScore):
@@ -26,7 +26,7 @@ class AbstractPotential(AbstractScore):
         r"""The potential $\varphi$ at one time and one sample."""
 
     def __call__(self, t: Time, x: Event) -> Event:
-        return jax.grad(self.potential, argnums=1)(scalar_time(t, x), x)
+        return jax.grad(self.potential, argnums=1)(*arguments(self, t, x))
 
     def derivatives(self, t: Time, x: Event) -> tuple[Scalar, Scalar, Event]:
         r"""The potential $\varphi$, its time derivative $\partial_t\varphi$ and its score $\nabla\varphi$, from one
@@ -39,7 +39,7 @@ class AbstractPotential(AbstractScore):
             >>> float(value), float(slope), float(score[0])
             (2.0, 4.0, 2.0)
         """
-        value, (slope, score) = jax.value_and_grad(self.potential, argnums=(0, 1))(scalar_time(t, x), x)
+        value, (slope, score) = jax.value_and_grad(self.potential, argnums=(0, 1))(*arguments(self, t, x))
         return value, slope, score
 
 
@@ -50,11 +50,14 @@ class Potential(AbstractPotential):
     Args:
         fn: The potential, called as `fn(t, x)`; what `bind` closes over follows as keywords.
         sde: The forward process.
-        shape: The event shape, where `sample` should know it.
+        shape: The event shape, where it is known: `sample` then need not be told, and an `x` of another one is
+            refused.
 
     Raises:
-        TypeError: if `fn` does not take `(t, x)`; on a call, if `x` or the value of `fn` is not floating.
-        ValueError: on a call, if the value of `fn` is not a scalar. A score goes into `Score`.
+        TypeError: if `fn` does not take `(t, x)`; on a call, if `x` or the value of `fn` is not floating, or `t` not
+            real.
+        ValueError: on a call, if `x` has another shape than `shape`, or the value of `fn` is not a scalar (a score goes
+            into `Score`); where they are known, if `x` is not finite or `t` outside the horizon.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -73,15 +76,15 @@ class Potential(AbstractPotential):
         check_fields(self, "fn")
 
     def potential(self, t: Time, x: Event) -> Scalar:
-        t, want = scalar_time(t, floating("x", x)), "a scalar potential (a score goes into Score)"
-        return value_of("fn", self.fn, t, x, want, ())
+        t, x = arguments(self, t, x)
+        return value_of("fn", self.fn, t, x, "a scalar potential (a score goes into Score)", ())
 
 
-def require_potential(score: AbstractScore) -> AbstractPotential:
-    """The score itself, where it is a potential."""
-    if not isinstance(score, AbstractPotential):
+def require_potential(score: AbstractScore, name: str = "potential") -> AbstractPotential:
+    """The score itself, an argument called `name`, where it is a potential."""
+    if isinstance(score, AbstractScore) and not isinstance(score, AbstractPotential):
         raise TypeError(
-            f"potential is a {name_of(score)}, a score without a potential: its log-density is not known. "
+            f"{name} is a {name_of(score)}, a score without a potential: its log-density is not known. "
             "Wrap a scalar function with Potential(fn, sde), or use score_fpe_residual."
         )
-    return score
+    return kind(name, score, AbstractPotential, "Wrap a scalar function with Potential(fn, sde).")

@@ -9,9 +9,18 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Int
 
-from .._checks import floating, function, kind, scalar_time
+from .._checks import (
+    finite,
+    floating,
+    full_precision,
+    function,
+    kind,
+    known_time_within,
+    scalar_time,
+    time_within,
+)
 from .._module import AbstractModule
-from .._types import Event, Key, Time
+from .._types import Event, Key, Scalar, Time
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..sde.linear import require_linear
 from ._bound import Bound, bound, value_of
@@ -101,7 +110,8 @@ class AbstractScore(AbstractModule, _ScoreFields):
         Raises:
             TypeError: if the SDE has no Gaussian kernel.
         """
-        return -linear_sde(self).sigma(scalar_time(t, x)) * self(t, x)
+        t, x = arguments(self, t, x)
+        return -linear_sde(self).sigma(t) * self(t, x)
 
     def denoise(self, t: Time, x: Event) -> Event:
         r"""The denoiser $h = E[x_0 \mid x_t] = (x + \sigma^2 s)/\alpha$, Tweedie's formula [P1].
@@ -109,7 +119,7 @@ class AbstractScore(AbstractModule, _ScoreFields):
         Raises:
             TypeError: if the SDE has no Gaussian kernel.
         """
-        sde, t = linear_sde(self), scalar_time(t, x)
+        sde, (t, x) = linear_sde(self), arguments(self, t, x)
         return (x + sde.sigma(t) ** 2 * self(t, x)) / sde.alpha(t)
 
     def velocity(self, t: Time, x: Event) -> Event:
@@ -120,7 +130,7 @@ class AbstractScore(AbstractModule, _ScoreFields):
         Raises:
             TypeError: if the SDE has no Gaussian kernel.
         """
-        sde, t = linear_sde(self), scalar_time(t, x)
+        sde, (t, x) = linear_sde(self), arguments(self, t, x)
         return sde.alpha(t) * self.noise(t, x) - sde.sigma(t) * self.denoise(t, x)
 
     def probability_flow(self, t: Time, x: Event) -> Event:
@@ -128,10 +138,12 @@ class AbstractScore(AbstractModule, _ScoreFields):
 
         Its divergence and this score give the Fokker–Planck operator, the likelihood and the ODE's samples.
         """
+        t, x = arguments(self, t, x)
         return self.sde.probability_flow(t, x, self(t, x))
 
     def reverse_drift(self, t: Time, x: Event) -> Event:
         r"""The drift $f - \nabla\cdot(GG^\top) - GG^\top s$ of the reverse SDE, in physical time [S6]."""
+        t, x = arguments(self, t, x)
         return self.sde.reverse_drift(t, x, self(t, x))
 
 
@@ -142,11 +154,14 @@ class Score(AbstractScore):
         fn: The score, called as `fn(t, x)` with a scalar `t` and one sample; what `bind` closes over follows as
             keywords.
         sde: The forward process.
-        shape: The event shape, where `sample` should know it.
+        shape: The event shape, where it is known: `sample` then need not be told, and an `x` of another one is
+            refused.
 
     Raises:
-        TypeError: if `fn` does not take `(t, x)`; on a call, if `x` or the value of `fn` is not floating.
-        ValueError: on a call, if the value of `fn` has another shape than `x`.
+        TypeError: if `fn` does not take `(t, x)`; on a call, if `x` or the value of `fn` is not floating, or `t` not
+            real.
+        ValueError: on a call, if `x` has another shape than `shape`, or `fn(t, x)` than `x`; where they are known, if
+            `x` is not finite or `t` outside the horizon.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -165,8 +180,8 @@ class Score(AbstractScore):
         check_fields(self, "fn")
 
     def __call__(self, t: Time, x: Event) -> Event:
-        t, want = scalar_time(t, floating("x", x)), "a score at x (a potential goes into Potential)"
-        return value_of("fn", self.fn, t, x, want, x.shape)
+        t, x = arguments(self, t, x)
+        return value_of("fn", self.fn, t, x, "a score at x (a potential goes into Potential)", x.shape)
 
 
 def check_fields(score: AbstractScore, name: str) -> None:
@@ -177,6 +192,38 @@ def check_fields(score: AbstractScore, name: str) -> None:
     )
     function(name, getattr(score, name), "t, x", remedy, keywords=("args", "key"))
     kind("sde", score.sde, AbstractSDE, "It is the forward process, for example scorefp.VP().")
+
+
+def sample_of(score: AbstractScore, x: Event, name: str = "x") -> Array:
+    """`x`, one sample for a score, refused unless it is floating, of the score's shape, and finite where it is known."""
+    x = floating(name, x)
+    if score.shape is not None and x.shape != score.shape:
+        batch = " A batch goes through jax.vmap." if x.shape[1:] == score.shape and x.ndim else ""
+        raise ValueError(
+            f"{name} has shape {x.shape}, but the score's event shape is {score.shape}; a score takes one sample.{batch}"
+        )
+    return finite(name, x, known=True)
+
+
+def arguments(score: AbstractScore, t: Time, x: Event) -> tuple[Scalar, Array]:
+    """The time and sample that a score is called with, refused unless they are its own.
+
+    What is static is checked under any transformation. A time outside the horizon and NaN are refused where they are
+    known now, and cost nothing in a compiled program.
+    """
+    x = sample_of(score, x)
+    time = scalar_time(t, x)
+    known_time_within(t, score.sde.t0, score.sde.t1, x)
+    return time, x
+
+
+def measured_at(score: AbstractScore, t: Time, x: Event, name: str = "t") -> tuple[Scalar, Array]:
+    """The time, an argument called `name`, and sample at which a score is measured: in full precision, and inside the
+    horizon in a compiled program too.
+    """
+    require_score(score)
+    x = full_precision("x", sample_of(score, x))
+    return time_within(scalar_time(t, x, name), score.sde.t0, score.sde.t1, name=name), x
 
 
 def require_score(score: Any) -> AbstractScore:
