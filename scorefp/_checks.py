@@ -111,7 +111,7 @@ def time_within(t: Array, t0: float, t1: float, *, name: str = "t") -> Array:
     return checked(t, bad, _outside(value, t0, t1))
 
 
-def known_time_within(t: Time, t0: float, t1: float, like: Array) -> None:
+def known_time_within(t: Time, t0: float, t1: float, like: Array, *, name: str = "t") -> None:
     """Refuses a time outside `[t0, t1]`, by more than a few units of the last place of `like`, where it is known now.
 
     One that is traced costs nothing and is not looked at.
@@ -119,7 +119,7 @@ def known_time_within(t: Time, t0: float, t1: float, like: Array) -> None:
     if is_concrete(t):
         value, slack = float(np.asarray(t)), 4 * float(jnp.finfo(like.dtype).eps)
         inside = t0 - slack * abs(t0) <= value <= t1 + slack * abs(t1)
-        require(inside, _outside(f"t = {value}", t0, t1))
+        require(inside, _outside(f"{name} = {value}", t0, t1))
 
 
 def check_interval(start: float | None, stop: float | None) -> None:
@@ -216,7 +216,7 @@ def number(name: str, value: Any) -> Any:
 def positive(name: str, value: Any) -> Any:
     """`value`, refused unless it is one positive and finite number, where it is known."""
     known = is_concrete(number(name, value))
-    require(not known or 0 < value < np.inf, f"{name} = {value}; it is positive and finite.")
+    require(not known or bool(0 < value < np.inf), f"{name} = {value}; it is positive and finite.")
     return value
 
 

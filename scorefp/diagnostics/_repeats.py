@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from .._batches import apart, in_batches
-from .._checks import kind, require
+from .._checks import require
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
@@ -28,12 +28,6 @@ def check_samples(samples: int | None, batch_size: int, repeats: int = 1) -> Non
     require(samples is None or samples >= 2, f"samples = {samples}; a confidence interval needs at least two samples.")
     require(repeats >= 1, f"repeats = {repeats}; each sample is taken at least once.")
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
-
-
-def check_dequantiser(given: AbstractDequantiser | None) -> None:
-    """Refuses what is no dequantiser."""
-    if given is not None:
-        kind("dequantiser", given, AbstractDequantiser, "It is scorefp.UniformDequantiser(quantisation), for example.")
 
 
 def own_dequantiser(data: Dataset, given: AbstractDequantiser | None) -> AbstractDequantiser | None:

@@ -11,7 +11,7 @@ from ..dataset import AbstractDequantiser, Dataset
 from ..likelihood import BoundEstimator, LikelihoodBound, evaluate_bound
 from ..score import AbstractScore
 from ._intervals import mean_number
-from ._repeats import Unit, check_dequantiser, check_samples, in_repeats, own_dequantiser, told
+from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
 from .measure import AbstractMeasure, Section
 
 
@@ -60,9 +60,7 @@ class Bound(AbstractMeasure):
 
     def __check_init__(self) -> None:
         check_samples(self.samples, self.batch_size, self.repeats)
-        check_dequantiser(self.dequantiser)
-        estimator = kind("estimator", self.estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=32).")
-        draws = estimator.draws
+        draws = kind("estimator", self.estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=32).").draws
         require(draws >= 2, f"draws = {draws}; the standard error of a point needs at least two draws.")
 
     @property

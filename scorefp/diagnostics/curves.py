@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .._checks import kind
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
@@ -19,7 +18,7 @@ from ..score import AbstractScore
 from ..score.score import linear_sde
 from ._intervals import mean_curve, mean_number, root_mean_curve, root_mean_number
 from .ensemble import Ensemble
-from .measure import AbstractMeasure, Curve, Number, Section, check_trace, default_trace
+from .measure import AbstractMeasure, Curve, Number, Section, default_trace
 
 
 class ResidualCurve(AbstractMeasure):
@@ -71,7 +70,6 @@ class ResidualCurve(AbstractMeasure):
     needs_levels: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        check_ensemble(self.ensemble)
         if self.method is not None:
             self._method(0)
 
@@ -136,9 +134,6 @@ class MatchingCurve(AbstractMeasure):
     needs_kernel: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = False
 
-    def __check_init__(self) -> None:
-        check_ensemble(self.ensemble)
-
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         t, values = self.ensemble.evaluate(self._at, score, data, key=key)
         label = r"$r_\mathrm{DSM} = \frac{1}{D}E\,\Vert s - \nabla\log q(x_t|x_0)\Vert$"
@@ -191,10 +186,6 @@ class CurlCurve(AbstractMeasure):
     needs_kernel: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = False
 
-    def __check_init__(self) -> None:
-        check_ensemble(self.ensemble)
-        check_trace(self.trace)
-
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         t, values = self.ensemble.evaluate(self._at, score, data, key=key)
         label = r"$E\,\frac{1}{2}\Vert J-J^\top\Vert_F^2$"
@@ -219,11 +210,6 @@ class CurlCurve(AbstractMeasure):
         else:
             square = squared_curl(field, x, trace=trace, key=key)
         return {"square": square, "scale_free_square": linear_sde(score).sigma(t) ** 4 * square}
-
-
-def check_ensemble(ensemble: Ensemble) -> None:
-    """Refuses what is no ensemble."""
-    kind("ensemble", ensemble, Ensemble, "It is scorefp.diagnostics.Ensemble(times=32, samples=256), for example.")
 
 
 def taken(ensemble: Ensemble, data: Dataset, how: str) -> str:

@@ -276,9 +276,6 @@ class Gap(AbstractMeasure):
     needs_levels: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        for name, method in (("ode", self.ode), ("sde", self.sde)):
-            kind(name, method, AbstractSampler, "It is a sampler, for example scorefp.EulerMaruyama(128).")
-        _check_optional(transport=(self.transport, AbstractTransport))
         require(self.samples >= 2, f"samples = {self.samples}; a gap needs at least two samples of each kind.")
         require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one trajectory is solved at once.")
 

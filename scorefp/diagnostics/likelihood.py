@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._checks import kind, positive
+from .._checks import positive
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Key
@@ -20,8 +20,8 @@ from ..reverse.explosion import EXPLODED, distance, end_scale
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
 from ._intervals import mean_number, median_interval, share_interval
-from ._repeats import Unit, check_dequantiser, check_samples, in_repeats, own_dequantiser, told
-from .measure import AbstractMeasure, Number, Section, check_trace, default_trace
+from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
+from .measure import AbstractMeasure, Number, Section, default_trace
 
 _WITHOUT_FAILED = "the mean is without them, the median counts them as ∞"
 _WITH_EXPLODED = "the mean is over all that have a value"
@@ -87,9 +87,6 @@ class Likelihood(AbstractMeasure):
     def __check_init__(self) -> None:
         check_samples(self.samples, self.batch_size, self.repeats)
         positive("threshold", self.threshold)
-        check_trace(self.trace)
-        kind("integrator", self.integrator, Integrator, "It is scorefp.Integrator(throw=False), for example.")
-        check_dequantiser(self.dequantiser)
 
     @property
     def needs_levels(self) -> bool:

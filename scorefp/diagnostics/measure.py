@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._batches import apart
-from .._checks import full_precision, kind, random_key, same_shape
+from .._checks import full_precision, random_key, same_shape
 from .._module import AbstractModule
 from .._types import Key
-from ..calculus import AbstractTrace, Exact, Hutchinson
+from ..calculus import Exact, Hutchinson
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..score import AbstractScore
@@ -136,12 +136,6 @@ EXACT_UP_TO = 16
 def default_trace(size: int) -> Exact | Hutchinson:
     """`Exact()` for small samples, one probe for larger ones."""
     return Exact() if size <= EXACT_UP_TO else Hutchinson()
-
-
-def check_trace(trace: AbstractTrace | None) -> None:
-    """Refuses what is no trace."""
-    if trace is not None:
-        kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples).")
 
 
 def written(value: float, error: float | None) -> str:

@@ -12,7 +12,19 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches
-from .._checks import count, finite, flag, floating, is_concrete, kind, random_key, require, same_shape, scalar_time
+from .._checks import (
+    count,
+    event_shape,
+    finite,
+    flag,
+    floating,
+    is_concrete,
+    kind,
+    random_key,
+    require,
+    same_shape,
+    scalar_time,
+)
 from .._describe import name_of
 from .._types import Event, Key, Time
 from ..reverse.explosion import EXPLODED, distance
@@ -123,9 +135,7 @@ def drawn(
     if initial is not None:
         initial = finite("initial", floating("initial", initial), known=True)
     if shape is not None:
-        shape = tuple(
-            count("shape", size, 0) for size in kind("shape", shape, tuple, "It is a tuple such as (3, 32, 32).")
-        )
+        shape = event_shape(shape)
     if shape is None:
         shape = initial.shape[1:] if initial is not None and score.shape is None else score.shape
     elif score.shape is not None:

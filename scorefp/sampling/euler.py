@@ -1,6 +1,6 @@
 """The reverse SDE and the probability-flow ODE as samplers: by Euler's methods on a grid, and adaptively."""
 
-from .._checks import kind, random_key
+from .._checks import random_key
 from .._types import Event, Key, Scalar
 from ..reverse import Integrator, euler_maruyama_step, flow_map
 from ..score import AbstractScore
@@ -89,9 +89,6 @@ class ProbabilityFlow(AbstractSampler):
     """
 
     integrator: Integrator = Integrator()
-
-    def __check_init__(self) -> None:
-        kind("integrator", self.integrator, Integrator, "It is scorefp.Integrator(rtol=1e-5, atol=1e-5), for example.")
 
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key | None = None) -> Event:
         sde, x1 = require_score(score).sde, start_of(self, score, x1, key)

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import number, random_key, require
+from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..reverse import exponential_step
 from ..score import AbstractScore
@@ -48,7 +48,7 @@ class ExponentialIntegrator(AbstractStepSampler):
     noise: float = eqx.field(default=0.0, static=True)
 
     def __check_init__(self) -> None:
-        require(0 <= number("noise", self.noise) <= 1, f"noise = {self.noise}; the share of the noise lies in [0, 1].")
+        require(0 <= self.noise <= 1, f"noise = {self.noise}; the share of the noise lies in [0, 1].")
 
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         if self.noise == 0:  # No draws: they can cost as much as a small network.

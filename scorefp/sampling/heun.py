@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import is_concrete, kind, number, random_key, require
+from .._checks import is_concrete, number, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore
@@ -115,10 +115,6 @@ class Heun(AbstractStepSampler):
     steps: int = 18
     grid: Grid | RhoGrid = RhoGrid()
     churn: Churn | None = None
-
-    def __check_init__(self) -> None:
-        if self.churn is not None:
-            kind("churn", self.churn, Churn, "It is scorefp.sampling.Churn(amount), for example.")
 
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         sde = linear_sde(score)

@@ -10,12 +10,12 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._checks import finite, floating, function, kind, random_key, same_shape
+from .._checks import function, random_key
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..reverse.paths import check_steps
 from ..score import AbstractScore
-from ..score.score import require_score
+from ..score.score import require_score, sample_of
 from ..sde import AbstractSDE
 from .grid import Grid, RhoGrid, from_t1, times_of
 
@@ -102,9 +102,6 @@ class Denoised(AbstractSampler):
 
     sampler: AbstractSampler
 
-    def __check_init__(self) -> None:
-        kind("sampler", self.sampler, AbstractSampler, "It is a sampler, for example scorefp.Heun(steps=20).")
-
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key) -> Event:
         x = self.sampler(score, start_of(self, score, x1, key), key=key)
         return score.denoise(score.sde.t0, x).astype(x.dtype)
@@ -120,10 +117,6 @@ def at_t1(method: AbstractSampler, sde: AbstractSDE, start: Event) -> Event:
 
 def start_of(sampler: AbstractSampler, score: AbstractScore, x1: Event, key: Key | None) -> Event:
     """The sample that a sampler starts from; refuses what is none, what is no score, and a key that is none."""
-    require_score(score)
     if key is not None:
         random_key(type(sampler).__name__, key)
-    x1 = finite("x1", floating("x1", x1), known=True)
-    if score.shape is not None:
-        same_shape("x1", x1.shape, "a sample of the score", score.shape)
-    return x1
+    return sample_of(require_score(score), x1, "x1")

@@ -12,7 +12,7 @@ from .._checks import finite, floating, function, kind, require, same_shape
 from .._types import Event, Scalar, Time
 from ..calculus import Exact
 from .prior import AbstractPrior, Normal
-from .sde import AbstractSDE, check_horizon, check_positive, check_prior, time_and_sample
+from .sde import AbstractSDE, check_horizon, check_positive, time_and_sample
 
 
 class GeneralSDE(AbstractSDE):
@@ -53,7 +53,6 @@ class GeneralSDE(AbstractSDE):
         check_horizon(self.t0, self.t1, lowest=-float("inf"))
         for name in ("drift_fn", "diffusion_fn"):
             function(name, getattr(self, name), "t, x", "First comes the time, then one sample.")
-        check_prior(self.prior)
 
     def drift(self, t: Time, x: Event) -> Event:
         t, x = time_and_sample(self, t, x)
@@ -118,7 +117,6 @@ class GeometricBrownianMotion(AbstractSDE):
 
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1)
-        check_prior(self.prior)
         size = finite("growth", floating("growth", self.growth), known=True).size
         finite("volatility", floating("volatility", self.volatility), known=True)
         same_shape("growth", self.growth.shape, "a row of rates", (size,))

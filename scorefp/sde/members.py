@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import flag, number, require
+from .._checks import require
 from .._types import Times
 from .linear import AbstractLinearSDE
 from .sde import check_horizon, check_positive
@@ -47,9 +47,8 @@ class VE(AbstractLinearSDE):
 
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1)
-        flag("from_zero", self.from_zero)
         require(
-            0 < number("sigma_min", self.sigma_min) < number("sigma_max", self.sigma_max) < float("inf"),
+            0 < self.sigma_min < self.sigma_max < float("inf"),
             f"sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}; VE needs 0 < sigma_min < sigma_max < inf.",
         )
         require(not self.from_zero or self.t0 > 0, "t0 = 0 with from_zero=True has sigma = 0; take t0 > 0.")
@@ -89,7 +88,7 @@ class _AbstractLinearBeta(AbstractLinearSDE, _BetaFields):
         check_horizon(self.t0, self.t1)
         require(self.t0 > 0, f"t0 = {self.t0}; sigma vanishes at t = 0, take t0 > 0.")
         require(
-            0 < number("beta_min", self.beta_min) <= number("beta_max", self.beta_max) < float("inf"),
+            0 < self.beta_min <= self.beta_max < float("inf"),
             f"beta_min = {self.beta_min} and beta_max = {self.beta_max}; {type(self).__name__} needs "
             "0 < beta_min <= beta_max < inf. Were they swapped?",
         )

@@ -9,7 +9,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import floating, is_concrete, kind, number, positive, real, require, scalar_time
+from .._checks import floating, is_concrete, positive, real, require, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
@@ -72,7 +72,7 @@ class AbstractSDE(AbstractModule, _SDEFields):
 def check_horizon(t0: float, t1: float, *, lowest: float = 0.0) -> None:
     """Refuses an empty or reversed horizon, one without end, or one that starts below `lowest`."""
     for name, end in (("t0", t0), ("t1", t1)):
-        if isinstance(number(name, end), jax.Array):
+        if isinstance(end, jax.Array):
             raise TypeError(f"{name} is an array; an end of the horizon is static: pass float({name}).")
     require(
         lowest <= t0 < t1 < float("inf"),
@@ -85,11 +85,6 @@ def check_positive(**parameters: float) -> None:
     """Refuses parameters of an SDE, given by name, that are not positive and finite numbers."""
     for name, value in parameters.items():
         positive(name, value)
-
-
-def check_prior(prior: AbstractPrior) -> None:
-    """Refuses what is no prior."""
-    kind("prior", prior, AbstractPrior, "It is the law at t1, for example scorefp.sde.Normal(1.0).")
 
 
 def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*times"]:
