@@ -77,6 +77,8 @@ class GeneralSDE(AbstractSDE):
         return operator.mv(operator.T.mv(v))
 
     def covariance_divergence(self, t: Time, x: Event) -> Event:
+        t, x = time_and_sample(self, t, x)
+
         def column(v: Event) -> Event:
             return jax.jvp(lambda x: self.covariance(t, x, v), (x,), (v,))[1]
 

@@ -151,6 +151,7 @@ class AbstractLinearSDE(AbstractSDE):
         Raises:
             ValueError: if a time $s$ is after its $t$.
         """
+        times_within(self, s, "s"), times_within(self, t)
         if is_concrete(s) and is_concrete(t):
             first, last = np.asarray(s), np.asarray(t)
             require(
