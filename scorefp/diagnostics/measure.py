@@ -35,7 +35,7 @@ class Number(AbstractModule):
         2.534 ± 0.031 bits/dim
     """
 
-    value: float
+    value: float = eqx.field(converter=float)  # which may be NaN, where nothing was left to take a mean of
     half_width: float | None
     unit: str
     label: str

@@ -500,7 +500,7 @@ def test_general_sde_gets_what_needs_no_kernel() -> None:
     report = sfp.audit(score, x, key=jr.key(0))
     assert list(report.sections) == ["likelihood", "gap"]
     assert "EulerMaruyama(steps=128)" in report["gap"].notes[0]
-    assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve, ConsistencyCurves" in str(report)
+    assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve, ConsistencyCurves, PriorDivergence" in str(report)
     refused("no Gaussian kernel", sfp.audit, score, x, key=jr.key(0), measures=(CurlCurve(),), error=TypeError)
     refused("none of the audits has a curve", report.plot)
 
