@@ -104,6 +104,11 @@ def finite(name: str, x: Array, *, known: bool = False) -> Array:
     return checked(x, ~jnp.all(jnp.isfinite(x)), message)
 
 
+def sample(name: str, x: ArrayLike) -> Array:
+    """`x` as one sample: floating, and finite where it is known."""
+    return finite(name, floating(name, x), known=True)
+
+
 def time_within(t: Array, t0: float, t1: float, *, name: str = "t") -> Array:
     """`t`, an argument called `name`, refused outside `[t0, t1]` (compared in the dtype of `t`)."""
     bad = ~((t >= jnp.asarray(t0, t.dtype)) & (t <= jnp.asarray(t1, t.dtype)))
@@ -117,9 +122,9 @@ def known_time_within(t: Time, t0: float, t1: float, like: Array, *, name: str =
     One that is traced costs nothing and is not looked at.
     """
     if is_concrete(t):
-        value, slack = float(np.asarray(t)), 4 * float(jnp.finfo(like.dtype).eps)
-        inside = t0 - slack * abs(t0) <= value <= t1 + slack * abs(t1)
-        require(inside, _outside(f"{name} = {value}", t0, t1))
+        value, slack = np.asarray(t, np.float64), 4 * float(jnp.finfo(like.dtype).eps)
+        inside = (t0 - slack * abs(t0) <= value) & (value <= t1 + slack * abs(t1))
+        require(bool(inside.all()), _outside(f"{name} = {value}", t0, t1))
 
 
 def check_interval(start: float | None, stop: float | None) -> None:
@@ -143,7 +148,8 @@ def interval_within(start: float | None, stop: float | None, t0: float, t1: floa
 
 def kind(name: str, value: Any, allowed: type[_T] | tuple[type[_T], ...], remedy: str) -> _T:
     """`value`, an argument called `name`, refused unless it is an instance of what is allowed."""
-    if not isinstance(value, allowed):
+    # A class has the methods of a protocol as well as its instances do.
+    if not isinstance(value, allowed) or isinstance(value, type):
         raise TypeError(f"{name} is {_told(value)}. {remedy}")
     return value
 
@@ -198,6 +204,20 @@ def count(name: str, n: Any, least: int | None = None) -> int:
     return whole
 
 
+def callable_with(name: str, fn: Any, arguments: int | None) -> None:
+    """Refuses what cannot be called with so many positional arguments; `None` is any number of them."""
+    if not callable(fn) or isinstance(fn, type):
+        raise TypeError(f"{name} is {_told(fn)}; it is a function.")
+    try:
+        inspect.signature(fn).bind(*range(arguments or 0))
+    except ValueError:  # some functions of C do not say what they take
+        return
+    except TypeError:
+        if arguments is not None:
+            taken = _taken(inspect.signature(fn))
+            raise TypeError(f"{name} takes {taken}; it is a function of {arguments} arguments.") from None
+
+
 def event_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
     """An event shape, an argument called `name`, as a tuple of positive sizes."""
     if not isinstance(shape, tuple | list):
@@ -206,10 +226,10 @@ def event_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
 
 
 def number(name: str, value: Any) -> Any:
-    """`value`, refused unless it is one real number, and not NaN where it is known."""
+    """`value`, refused unless it is one real number, and finite where it is known."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         scalar(name, value)
-    require(not is_concrete(value) or not np.isnan(value), f"{name} = nan; it is a number.")
+    require(not is_concrete(value) or bool(np.isfinite(value)), f"{name} = {value}; it is a finite number.")
     return value
 
 
@@ -225,6 +245,11 @@ def flag(name: str, value: Any) -> Any:
     if not (isinstance(value, bool | np.bool_) or not is_concrete(value)):
         raise TypeError(f"{name} is {_told(value)}; it is True or False.")
     return value
+
+
+def optional_key(what: str, key: Key | None, *, needed: bool) -> Key | None:
+    """The random key of `what`, which may be left out where it is not needed."""
+    return None if key is None and not needed else random_key(what, key)
 
 
 def random_key(what: str, key: Key | None) -> Key:

@@ -9,7 +9,7 @@ AbstractVar for a variable of the instance, and in a module for a dataclass fiel
 of every subclass (`VP()` would lack an argument); a plain class has no dataclass fields.
 
 A field is what its annotation says, and refused by its name where it is something else: an `int` (of NumPy too, no
-float), a `float` that is a number, a `bool`, a word of a `Literal`, a module of its class. Every module prints as the
+float), a `float` that is a finite number, a `bool`, a word of a `Literal`, a module of its class. Every module prints as the
 call that makes it.
 """
 
@@ -23,7 +23,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import equinox as eqx
 
-from ._checks import count, flag, kind, number, one_of
+from ._checks import callable_with, count, event_shape, flag, kind, number, one_of
 from ._describe import outlined
 
 _EXEMPT = frozenset({"__module__", "__doc__", "__qualname__", "__init__", "__check_init__"})
@@ -35,6 +35,9 @@ def _is_abstract(cls: type) -> bool:
 
 class AbstractModule(eqx.Module):
     """An `equinox.Module` whose subclasses are abstract or final.
+
+    An abstract class may say in a class variable `remedy` what to do where something else is given in its place; else
+    the classes that there are get named.
 
     Raises:
         TypeError: when a class inherits from a final class, or overrides a concrete method; when an instance is made
@@ -53,7 +56,7 @@ class AbstractModule(eqx.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _convert_plain(cls)
+        _convert(cls)
         ancestors = [base for base in cls.__mro__[1:] if issubclass(base, AbstractModule)]
         for base in ancestors:
             if not _is_abstract(base):
@@ -76,8 +79,12 @@ class AbstractModule(eqx.Module):
 
     def __check_init__(self) -> None:
         # Last of all checks: those of the class itself know better remedies.
-        for name, allowed in _held_modules(type(self)):
+        modules, functions = _held(type(self))
+        for name, allowed in modules.items():
             kind(name, getattr(self, name), allowed, _choice(allowed))
+        for name, (optional, arguments) in functions.items():
+            if not (optional and getattr(self, name) is None):
+                callable_with(name, getattr(self, name), arguments)
 
     def __repr__(self) -> str:
         return outlined(self)
@@ -86,22 +93,31 @@ class AbstractModule(eqx.Module):
 _PLAIN: dict[Any, Callable[[str, Any], Any]] = {int: count, float: number, bool: flag}
 
 
-def _convert_plain(cls: type) -> None:
-    """Gives the fields of a class that are numbers or words their checks, before they become a dataclass's."""
+def _convert(cls: type) -> None:
+    """Gives the fields of a class the checks of their annotations, before they become a dataclass's."""
     for name, annotation in inspect.get_annotations(cls).items():
-        kinds = _alternatives(annotation)
-        required = [k for k in kinds if k is not type(None)]
-        (only,) = required if len(required) == 1 else (None,)
-        words = get_args(only) if get_origin(only) is Literal else ()
-        check = functools.partial(_word, words) if words else _PLAIN.get(only) if isinstance(only, type) else None
+        check = _check_of(annotation)
         if check is None:
             continue
         default = vars(cls).get(name, dataclasses.MISSING)
         field: Any = default if isinstance(default, dataclasses.Field) else dataclasses.field(default=default)
         if "converter" not in field.metadata:
-            convert = functools.partial(_unless_none, name, check, len(required) < len(kinds))
+            convert = functools.partial(_unless_none, name, check, type(None) in _alternatives(annotation))
             field.metadata = MappingProxyType({**field.metadata, "converter": convert})
         setattr(cls, name, field)
+
+
+def _check_of(annotation: Any) -> Callable[[str, Any], Any] | None:
+    """The check that an annotation asks for, if any."""
+    required = [k for k in _alternatives(annotation) if k is not type(None)]
+    if modules := _modules(annotation):
+        return functools.partial(_module, modules)
+    (only,) = required if len(required) == 1 else (None,)
+    if get_origin(only) is Literal:
+        return functools.partial(_word, get_args(only))
+    if get_origin(only) is tuple and set(get_args(only)) <= {int, Ellipsis}:
+        return lambda name, shape: event_shape(shape, name)
+    return _PLAIN.get(only) if isinstance(only, type) else None
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -116,23 +132,40 @@ def _word(words: tuple[str, ...], name: str, value: Any) -> Any:
     return one_of(name, value, words)
 
 
+def _module(allowed: tuple[type, ...], name: str, value: Any) -> Any:
+    """A module, refused unless it is of the kind; what comes close is left to the class, where it has a remedy."""
+    close = tuple(base for cls in allowed for base in cls.__mro__ if "remedy" in vars(base))
+    return kind(name, value, (*allowed, *close), _choice(allowed))
+
+
+def _modules(annotation: Any) -> tuple[type, ...]:
+    """The modules that an annotation allows, `None` among them where it does; empty where it allows anything else."""
+    allowed = _alternatives(annotation)
+    plain = all(isinstance(k, type) and get_origin(k) is None for k in allowed)
+    return allowed if plain and all(k is type(None) or issubclass(k, AbstractModule) for k in allowed) else ()
+
+
 @functools.cache
-def _held_modules(cls: type) -> tuple[tuple[str, tuple[type, ...]], ...]:
-    """The fields of a class that are modules, with what their annotations allow."""
-
-    def found() -> Iterator[tuple[str, tuple[type, ...]]]:
-        for field in dataclasses.fields(cast(Any, cls)):
-            annotation = field.type
-            kinds = _alternatives(annotation)
-            plain = tuple(k for k in kinds if isinstance(k, type) and get_origin(k) is None)
-            if len(plain) == len(kinds) and all(k is type(None) or issubclass(k, AbstractModule) for k in plain):
-                yield field.name, plain
-
-    return tuple(found())
+def _held(cls: type) -> tuple[dict[str, tuple[type, ...]], dict[str, tuple[bool, int | None]]]:
+    """The fields of a class that are modules, with what their annotations allow, and those that are functions, with
+    whether they may be left out and how many arguments they take.
+    """
+    modules, functions = dict[str, tuple[type, ...]](), dict[str, tuple[bool, int | None]]()
+    for field in dataclasses.fields(cast(Any, cls)):
+        if allowed := _modules(field.type):
+            modules[field.name] = allowed
+        *rest, last = sorted(_alternatives(field.type), key=lambda k: k is not type(None))
+        if get_origin(last) is Callable and set(rest) <= {type(None)}:
+            arguments = get_args(last)[0]
+            functions[field.name] = bool(rest), None if arguments is Ellipsis else len(arguments)
+    return modules, functions
 
 
 def _choice(allowed: tuple[type, ...]) -> str:
     """What a field takes, in words."""
+    remedies = [remedy for cls in allowed if (remedy := getattr(cls, "remedy", None)) is not None]
+    if remedies:
+        return remedies[0]
 
     def final(cls: type) -> Iterator[str]:
         package = sys.modules.get(cls.__module__.rpartition(".")[0])

@@ -1,6 +1,6 @@
 """Array types shared by every layer."""
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Real, UInt32
 
@@ -21,3 +21,6 @@ Flag: TypeAlias = Bool[Array, ""]
 
 Key: TypeAlias = PRNGKeyArray | UInt32[Array, "2"]
 """A random key, new style (`jax.random.key`) or old style (`jax.random.PRNGKey`)."""
+
+MaybeNaN: TypeAlias = Annotated[float, "NaN where there is none"]
+"""A number of a result, the field of a module, that may be NaN or infinite; a `float` is finite."""

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array
 
+from .._checks import callable_with
+
 _PIECEWISE_LINEAR = frozenset({"relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid"})
 """The piecewise-linear activations of `jax.nn`, by the name they have in a traced program."""
 
@@ -42,8 +44,14 @@ def require_smooth(name: str, fn: Callable[..., Any], *args: Array) -> None:
         raise ValueError(_message(f"{name} uses {found}"))
 
 
-@functools.lru_cache(maxsize=64)
 def require_smooth_activation(activation: Callable[[Array], Array]) -> None:
+    """Refuses what is no elementwise function, or one whose second derivative is zero at a spread of points."""
+    callable_with("activation", activation, 1)
+    _require_bent(activation)
+
+
+@functools.lru_cache(maxsize=64)
+def _require_bent(activation: Callable[[Array], Array]) -> None:
     """Refuses an elementwise function whose second derivative is zero at a spread of points.
 
     Args:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import floating, function, same_shape
+from .._checks import function, same_shape, sample
 from .._types import Event, Key, Scalar
 from .divergence import FIELD
 from .probes import AbstractTrace, Exact, check_exact, checked_trace
@@ -37,7 +37,7 @@ def curl(fn: Callable[[Event], Event], x: Event) -> Float[Array, "D D"]:
         2.0
     """
     function("fn", fn, "x", FIELD)
-    x = floating("x", x)
+    x = sample("x", x)
     check_exact(x)
     jacobian = jax.jacfwd(fn)(x)
     same_shape("the Jacobian of fn", jacobian.shape, "a square one", (*x.shape, *x.shape))
@@ -73,7 +73,7 @@ def squared_curl(
         4.0
     """
     function("fn", fn, "x", FIELD)
-    return value_and_squared_curl(fn, floating("x", x), trace=checked_trace(trace, key), key=key)[1]
+    return value_and_squared_curl(fn, sample("x", x), trace=checked_trace(trace, key), key=key)[1]
 
 
 def value_and_squared_curl(

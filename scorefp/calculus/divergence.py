@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import floating, function, require, same_shape
+from .._checks import function, require, same_shape, sample
 from .._types import Event, Key, Scalar
 from .probes import AbstractTrace, Exact, checked_trace
 
@@ -61,7 +61,7 @@ def value_and_divergence(
         3.0
     """
     function("fn", fn, "x", FIELD)
-    x = floating("x", x)
+    x = sample("x", x)
     probes = checked_trace(trace, key).probes(x, key)
 
     def along(v: Event) -> tuple[Event, Scalar]:
@@ -123,7 +123,6 @@ def curve_derivatives(fn: Callable[[_X], _Y], point: _X, velocity: _X, accelerat
         >>> float(y), float(dy), float(ddy)
         (8.0, 12.0, 72.0)
     """
-
     function("fn", fn, "point", "It is differentiable in its one argument.")
     _same_arrays(point, velocity=velocity, acceleration=acceleration)
 
@@ -165,7 +164,7 @@ def laplacian(
         6.0
     """
     function("fn", fn, "x", "It returns an array of any shape.")
-    x = floating("x", x)
+    x = sample("x", x)
 
     def along(v: Event) -> Float[Array, "*out"]:
         return curve_derivatives(fn, x, v, jnp.zeros_like(x))[2]
@@ -175,11 +174,11 @@ def laplacian(
 
 def _same_arrays(point: Any, **tangents: Any) -> None:
     """Refuses a curve that is not made of floats, or whose derivatives are not of the shapes of its point."""
-    arrays = [floating("point", leaf) for leaf in jax.tree.leaves(point)]
+    arrays = [sample("point", leaf) for leaf in jax.tree.leaves(point)]
     for name, tangent in tangents.items():
         require(
             jax.tree.structure(tangent) == jax.tree.structure(point),
             f"{name} is {jax.tree.structure(tangent)}, but point is {jax.tree.structure(point)}; the two are equal.",
         )
         for array, leaf in zip(arrays, jax.tree.leaves(tangent), strict=True):
-            same_shape(name, floating(name, leaf).shape, "point", array.shape)
+            same_shape(name, sample(name, leaf).shape, "point", array.shape)

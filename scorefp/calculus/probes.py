@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import kind, random_key, require
+from .._checks import kind, optional_key, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key
 
@@ -112,6 +112,5 @@ class Hutchinson(AbstractTrace):
 def checked_trace(trace: AbstractTrace, key: Key | None) -> AbstractTrace:
     """The trace of a public function, refused unless it is one, and a random one unless it has its key."""
     kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
-    if trace.random:
-        random_key(type(trace).__name__, key)
+    optional_key(type(trace).__name__, key, needed=trace.random)
     return trace

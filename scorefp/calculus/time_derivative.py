@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import floating, function, kind, require, scalar_time
+from .._checks import finite, function, kind, require, sample, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time
 from .probes import AbstractTrace, Exact
@@ -82,8 +82,8 @@ def time_derivative(
     """
     function("fn", fn, "t, x", "It returns an array of any shape.")
     kind("method", method, (Exact, FiniteDifference), "It is Exact() or FiniteDifference(backward, forward).")
-    x = floating("x", x)
-    t = scalar_time(t, x)
+    x = sample("x", x)
+    t = finite("t", scalar_time(t, x), known=True)
     if isinstance(method, Exact):
         return jax.jvp(lambda t: fn(t, x), (t,), (jnp.ones_like(t),))[1]
     t0, t1 = horizon

@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import finite, floating, require, same_shape
+from .._checks import count, finite, floating, random_key, require, same_shape, sample
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..score import AbstractPotential
@@ -92,7 +92,8 @@ class GaussianMixture(AbstractModule):
             key: A random key.
             n: How many.
         """
-        which_key, noise_key = jr.split(key)
+        n = count("n", n, least=1)
+        which_key, noise_key = jr.split(random_key("GaussianMixture", key))
         which = jr.choice(which_key, self.weights.size, (n,), p=self.weights)
         noise = jr.normal(noise_key, (n, self.variances.shape[1]), self.means.dtype)
         offset = jnp.einsum("nij,nj->ni", self.axes[which], jnp.sqrt(self.variances)[which] * noise)
@@ -108,7 +109,7 @@ class GaussianMixture(AbstractModule):
 
     def log_prob_diffused(self, x: Event, alpha: Scalar, sigma: Scalar) -> Scalar:
         r"""The log-density of $\alpha x_0 + \sigma\epsilon$ at one sample, in nats."""
-        x = floating("x", x)
+        x = sample("x", x)
         same_shape("x", x.shape, "one sample of the mixture", self.shape)
         alpha, sigma = alpha.astype(x.dtype), sigma.astype(x.dtype)
         centred = (x - alpha * self.means).reshape(self.variances.shape)

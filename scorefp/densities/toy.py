@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import floating, require, same_shape
+from .._checks import count, number, random_key, require, same_shape, sample
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from .mixture import GaussianMixture
@@ -132,7 +132,8 @@ class Checkerboard(AbstractModule):
             key: A random key.
             n: How many.
         """
-        column_key, row_key, offset_key = jr.split(key, 3)
+        n = count("n", n, least=1)
+        column_key, row_key, offset_key = jr.split(random_key("Checkerboard", key), 3)
         column = jr.randint(column_key, (n,), 0, self.cells)
         row = 2 * jr.randint(row_key, (n,), 0, self.cells // 2) + column % 2
         corner = jnp.stack([column, row], axis=1) - self.cells // 2
@@ -169,6 +170,9 @@ class Circles(AbstractModule):
     noise: float = 0.2
 
     def __check_init__(self) -> None:
+        radii = self.radii if isinstance(self.radii, tuple | list) else (self.radii,)
+        for radius in radii:
+            number("radii", radius)
         require(
             len(self.radii) > 0 and min(self.radii) > 0 and self.noise > 0,
             f"radii = {self.radii} and noise = {self.noise}; all must be positive.",
@@ -195,7 +199,8 @@ class Circles(AbstractModule):
             key: A random key.
             n: How many.
         """
-        which_key, angle_key, noise_key = jr.split(key, 3)
+        n = count("n", n, least=1)
+        which_key, angle_key, noise_key = jr.split(random_key("Circles", key), 3)
         centre = jr.choice(which_key, jnp.asarray(self.radii), (n,))
         distance = centre + self.noise * jr.normal(noise_key, (n,))
         angle = 2 * jnp.pi * jr.uniform(angle_key, (n,))
@@ -241,7 +246,8 @@ class SwissRolls(AbstractModule):
             key: A random key.
             n: How many.
         """
-        which_key, angle_key, noise_key = jr.split(key, 3)
+        n = count("n", n, least=1)
+        which_key, angle_key, noise_key = jr.split(random_key("SwissRolls", key), 3)
         centres = self.spacing * jnp.array([[0.0, 0.0], [-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
         angle = 1.5 * jnp.pi * (1 + 2 * jr.uniform(angle_key, (n,)))
         spiral = 0.25 * angle[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
@@ -305,6 +311,6 @@ _MUELLER_BROWN = (
 
 def _point(x: Event) -> Event:
     """`x`, refused unless it is one point of the plane."""
-    x = floating("x", x)
+    x = sample("x", x)
     same_shape("x", x.shape, "a point of the plane", (2,))
     return x

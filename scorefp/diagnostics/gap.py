@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike, Bool, Float
 from .._checks import count, kind, random_key, require, same_shape
 from .._describe import described
 from .._module import AbstractModule
-from .._types import Key
+from .._types import Key, MaybeNaN
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..integrals import Box, Estimate
@@ -61,9 +61,9 @@ class OdeSdeGap(AbstractModule):
     sde_data: Estimate | None
     langevin_sde: Estimate | None
     langevin_data: Estimate | None
-    failed: float
-    sde_failed: float
-    langevin_failed: float
+    failed: MaybeNaN
+    sde_failed: MaybeNaN
+    langevin_failed: MaybeNaN
     ode: Float[np.ndarray, "n *event"]
     sde: Float[np.ndarray, "n *event"]
     langevin: Float[np.ndarray, "n *event"] | None

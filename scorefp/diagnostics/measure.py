@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike, Float
 from .._batches import apart
 from .._checks import full_precision, random_key, same_shape
 from .._module import AbstractModule
-from .._types import Key
+from .._types import Key, MaybeNaN
 from ..calculus import Exact, Hutchinson
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
@@ -35,8 +35,8 @@ class Number(AbstractModule):
         2.534 ± 0.031 bits/dim
     """
 
-    value: float = eqx.field(converter=float)  # which may be NaN, where nothing was left to take a mean of
-    half_width: float | None
+    value: MaybeNaN
+    half_width: MaybeNaN | None
     unit: str
     label: str
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import floating, function, kind, random_key, require, same_shape
+from .._checks import floating, function, kind, optional_key, require, same_shape
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import Exact, value_and_divergence
@@ -63,8 +63,7 @@ def integrated_residual(
     """
     start, t, x = _limits(score, start, t, x)
     taken = resolve(method, "gradient")
-    if taken.random:
-        random_key(type(method).__name__, key)
+    optional_key(type(method).__name__, key, needed=taken.random)
     times, weights = time_quadrature(score.sde, start, t, nodes)
     keys = None if key is None else jax.random.split(key, nodes)
     residuals = jax.vmap(lambda tau, key: taken.residual(score, tau, x, key)[1])(times, keys)
@@ -180,6 +179,7 @@ def matching_errors(score: AbstractScore, truth: AbstractScore, t: Time, x: Even
         >>> float(errors.score), float(errors.jacobian), float(errors.divergence)
         (1.0, 0.5, 0.0)
     """
+    require_score(truth, "truth")
     t, x = measured_at(truth, t, x)
     require_score(score)
     check_exact(x)
@@ -230,6 +230,7 @@ def high_order_bound(
         >>> bool(abs(sfp.fokker_planck.integrated_residual(model, 0.5, x, start=0.1)[0]) < bound)
         True
     """
+    require_score(truth, "truth")
     sde = linear_sde(truth)
     kind("errors", errors, MatchingErrors, "It is what matching_errors returns, or the largest of them.")
     start, t, x = _limits(truth, start, t, x)

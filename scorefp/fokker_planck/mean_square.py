@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import checked, count, full_precision, kind, random_key, require, same_shape, scalar_time, time_within
+from .._checks import checked, count, full_precision, kind, optional_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
@@ -214,8 +214,7 @@ def mean_square(
         f"key is None, but {type(rule).__name__} draws random points; pass key=jax.random.key(seed), or "
         "rule=GaussLegendre().",
     )
-    if residual.random or rule.random:
-        random_key("method" if residual.random else type(rule).__name__, key)
+    optional_key("method", key, needed=residual.random)
     residual.check(first, box.lower)
     return _mean_square(residual, first, box, rule, key, batch_size)
 

@@ -30,6 +30,8 @@ class AbstractResidualMethod(AbstractModule):
     takes the score from there evaluates and differentiates the network once.
     """
 
+    remedy: ClassVar[str] = "It is a residual method, for example scorefp.Ito()."
+
     if TYPE_CHECKING:
         form: ClassVar[Form]
         random: ClassVar[bool]
@@ -58,6 +60,8 @@ class AbstractLogResidualMethod(AbstractModule):
 
     `random` says whether it draws probes, and so needs a key.
     """
+
+    remedy: ClassVar[str] = AbstractResidualMethod.remedy
 
     if TYPE_CHECKING:
         random: ClassVar[bool]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, divergence
+from ..calculus.probes import checked_trace
 from ..score import AbstractScore
 from ..score.score import measured_at
 from ..sde import AbstractLinearSDE, AbstractSDE
@@ -42,7 +43,7 @@ def fpe_operator(
         0.0
     """
     t, x = measured_at(score, t, x)
-    return value_and_operator(score, t, x, trace, key)[1]
+    return value_and_operator(score, t, x, checked_trace(trace, key), key)[1]
 
 
 def value_and_operator(

@@ -15,7 +15,7 @@ from .._checks import (
     function,
     kind,
     one_of,
-    random_key,
+    optional_key,
     require,
     scalar,
     scalar_time,
@@ -95,15 +95,14 @@ def score_fpe_residual(
     """
     t, x = measured_at(score, t, x)
     taken = resolve(method, form)
-    if taken.random:
-        random_key(type(method).__name__, key)
+    optional_key(type(method).__name__, key, needed=taken.random)
     return taken.residual(score, _with_room(taken, t, score.sde), x, key)[1]
 
 
 def check_density(density: Callable[[Scalar, Event], Scalar], sde: AbstractSDE) -> None:
     """Refuses what is no density with its process."""
     function("density", density, "t, x", "It returns a number, the density at one time and one sample.")
-    kind("sde", sde, AbstractSDE, "It is the forward process, for example scorefp.VP().")
+    kind("sde", sde, AbstractSDE, AbstractSDE.remedy)
 
 
 def resolve(method: ResidualMethod, form: Form | None = None) -> AbstractResidualMethod:
@@ -112,7 +111,7 @@ def resolve(method: ResidualMethod, form: Form | None = None) -> AbstractResidua
     Raises:
         ValueError: if the method does not have the form.
     """
-    taken = kind("method", _pointwise(method), AbstractResidualMethod, _REMEDY)
+    taken = kind("method", _pointwise(method), AbstractResidualMethod, AbstractResidualMethod.remedy)
     if form is None:
         return taken
     one_of("form", form, FORMS)
@@ -135,7 +134,7 @@ def resolve_log(method: LogResidualMethod | AbstractResidualMethod) -> AbstractL
     taken = _pointwise(method)
     if isinstance(taken, AbstractLogResidualMethod):
         return taken
-    kind("method", taken, AbstractResidualMethod, _REMEDY)
+    kind("method", taken, AbstractResidualMethod, AbstractResidualMethod.remedy)
     raise TypeError(
         f"method = {type(method).__name__}(…), which takes the residual of a score. That of a potential takes Exact(), "
         "Hutchinson(), Ito(), Antithetic(), Smoothed() or FiniteDifference()."
@@ -192,8 +191,7 @@ def log_fpe_residual(
     potential = require_potential(potential)
     t, x = measured_at(potential, t, x)
     taken = resolve_log(method)
-    if taken.random:
-        random_key(type(method).__name__, key)
+    optional_key(type(method).__name__, key, needed=taken.random)
     require_smooth("potential", potential.potential, t, x)
     return taken.log_residual(potential, _with_room(taken, t, potential.sde), x, key)[1]
 
@@ -253,9 +251,6 @@ def fpe_residual(
 
     _, slope = jax.jvp(lambda t: value(t, x), (t,), (jnp.ones_like(t),))
     return slope + divergence(flux, x, trace=trace, key=key)
-
-
-_REMEDY = "It is a residual method, for example scorefp.Ito()."
 
 
 def _pointwise(method: _M | Exact | Hutchinson | FiniteDifference) -> _M | Pointwise:

@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int
 
 from .._batches import apart, in_batches
-from .._checks import count, full_precision, kind, require, same_shape
+from .._checks import full_precision, kind, require, same_shape
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
@@ -91,7 +91,6 @@ def diffused_integral(
         The pytree of the integrand with arrays of shape `(n,)`.
     """
     check_whole(time)
-    draws, batch_size = count("draws", draws), count("batch_size", batch_size)
     if score.shape is not None:
         same_shape("a row of xs", x.shape, "one sample of the score", score.shape)
     require(draws >= 1, f"draws = {draws}; at least one time is drawn.")

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .._checks import checked, finite, floating, require, same_shape
+from .._checks import checked, count, finite, floating, number, random_key, require, same_shape, sample
 from .._module import AbstractModule
 from .._types import Event, Key
 
@@ -61,6 +61,7 @@ class Box(AbstractModule):
         """
         x = finite("x", floating("x", x))
         require(x.ndim >= 1 and x.shape[0] >= 1, f"x has shape {x.shape}; it needs samples along a leading axis.")
+        number("margin", margin)
         require(margin >= 0, f"margin = {margin}; a share of the side is not negative.")
         lower, upper = jnp.min(x, axis=0), jnp.max(x, axis=0)
         reach = margin * (upper - lower)
@@ -82,6 +83,7 @@ class Box(AbstractModule):
         Args:
             x: One sample.
         """
+        x = sample("x", x)
         same_shape("x", x.shape, "the box", self.shape)
         return jnp.all((self.lower <= x) & (x <= self.upper))
 
@@ -92,5 +94,5 @@ class Box(AbstractModule):
             key: A random key.
             n: How many.
         """
-        share = jr.uniform(key, (n, *self.shape), self.lower.dtype)
+        share = jr.uniform(random_key("Box", key), (count("n", n, least=1), *self.shape), self.lower.dtype)
         return self.lower + (self.upper - self.lower) * share

@@ -2,10 +2,13 @@
 
 from typing import TypeAlias
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import finite, kind, known_time_within, real, scalar
 from .._types import Scalar
-from ..sde import AbstractLinearSDE
+from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde.linear import require_linear
 
 End: TypeAlias = float | Scalar
 """An end of an interval of times: a number, or a scalar that may be traced."""
@@ -29,6 +32,19 @@ def log_snr_times(
         >>> from scorefp.integrals import log_snr_times
         >>> [round(float(t), 3) for t in log_snr_times(sfp.EDM(), 1.0, 0.01, jnp.linspace(0, 1, 3))]
         [1.0, 0.1, 0.01]
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel, or a number is not real.
+        ValueError: if a time is no scalar or, where it is known, outside the horizon.
     """
-    first, last = sde.log_snr(start), sde.log_snr(stop)
+    require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
+    first, last = (sde.log_snr(checked_end(name, t, sde)) for name, t in (("start", start), ("stop", stop)))
+    shares = finite("shares", real("shares", shares), known=True)
     return sde.time_of_log_snr(first + (last - first) * shares)
+
+
+def checked_end(name: str, t: End, sde: AbstractSDE) -> Scalar:
+    """An end of an interval of times, refused where it is known to be outside the horizon."""
+    end = scalar(name, t)
+    known_time_within(t, sde.t0, sde.t1, jnp.zeros(()), name=name)
+    return end

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import require
+from .._checks import count, kind, require
 from .._types import Scalar
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .box import Box
-from .log_snr import log_snr_times
+from .log_snr import checked_end, log_snr_times
 
 
 def time_quadrature(
@@ -39,6 +39,8 @@ def time_quadrature(
         >>> round(float(weights @ times**2), 3), round(0.9**3 / 3, 3)
         (0.243, 0.243)
     """
+    kind("sde", sde, AbstractSDE, AbstractSDE.remedy)
+    start, stop = checked_end("start", start, sde), checked_end("stop", stop, sde)
     dtype: Any = jnp.result_type(start, stop)
     points, shares = (jnp.asarray(array, dtype) for array in _unit_rule(nodes))
     if not isinstance(sde, AbstractLinearSDE):
@@ -67,6 +69,7 @@ def box_quadrature(box: Box, nodes: int) -> tuple[Float[Array, "points *event"],
         >>> round(float(weights @ (points[:, 0] * points[:, 1] ** 2)), 4), round(1 / 2 * 8 / 3, 4)
         (1.3333, 1.3333)
     """
+    kind("box", box, Box, "It is scorefp.Box(lower, upper).")
     size = math.prod(box.shape)
     require(
         size <= 3,
@@ -83,6 +86,6 @@ def box_quadrature(box: Box, nodes: int) -> tuple[Float[Array, "points *event"],
 
 def _unit_rule(nodes: int) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
     """The Gauss–Legendre rule on [0, 1]."""
-    require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
+    require(count("nodes", nodes) >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
     points, shares = np.polynomial.legendre.leggauss(nodes)
     return 0.5 * (points + 1), 0.5 * shares

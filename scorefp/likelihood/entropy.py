@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import finite, one_of, random_key, scalar
+from .._checks import count, finite, one_of, random_key, scalar
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..integrals import AbstractTimeSampler, Estimate, UniformLogSNR
@@ -72,6 +72,7 @@ def entropy(
     linear_sde(score)
     one_of("form", form, get_args(EntropyForm))
     random_key("the entropy", key)
+    draws, batch_size = count("draws", draws), count("batch_size", batch_size)
     end = None if terminal is None else finite("terminal", scalar("terminal", terminal), known=True)
     return _entropy(score, clean_samples(xs, key), key, form, draws, time, end, batch_size)
 

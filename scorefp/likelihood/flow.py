@@ -11,10 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import (
     finite,
+    flag,
     floating,
     full_precision,
     kind,
-    random_key,
+    optional_key,
     require,
     same_shape,
     scalar_time,
@@ -146,13 +147,13 @@ def flow_likelihood(
     require_score(score)
     kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
     kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
-    if not common_steps:
+    if not flag("common_steps", common_steps):
         x = sample_of(score, x)
     x = finite("x", full_precision("x", floating("x", x)))
     if start is not None:
         start = time_within(scalar_time(start, x, "start"), score.sde.t0, score.sde.t1, name="start")
-    if trace.random:
-        key = random_key(type(trace).__name__, key)
+    optional_key(type(trace).__name__, key, needed=trace.random)
+    flag("error", error)
     require(
         not common_steps or (x.ndim >= 1 and x.shape[0] >= 1),
         f"x has shape {x.shape}; with common_steps it is a batch, at least one sample along its leading axis. Leave "

@@ -136,7 +136,7 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *ev
         0.125
     """
     data = clean_samples(xs)
-    require_linear(kind("sde", sde, AbstractSDE, "It is the forward process, for example scorefp.VP()."))
+    require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
     x = data.values
     entropy = data.size * (0.5 * jnp.log(2 * jnp.pi * jnp.e) + sde.log_sigma(sde.t1)).astype(x.dtype)
     return mean_of(jax.vmap(lambda x0: end_cross_entropy(sde, x0))(x) - entropy)
@@ -193,6 +193,7 @@ def kl_bound(
     """
     _same_sde(score, truth)
     random_key("kl_bound", key)
+    draws, batch_size = count("draws", draws), count("batch_size", batch_size)
     return _kl_bound(score, truth, unconditioned(xs, key), key, draws, time, batch_size)
 
 
@@ -328,6 +329,7 @@ def kl_decomposition(
     """
     _same_sde(score, truth)
     random_key("kl_decomposition", key)
+    draws, batch_size = count("draws", draws), count("batch_size", batch_size)
     kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
     return _kl_decomposition(score, truth, unconditioned(xs, key), key, draws, time, integrator, batch_size)
 
@@ -364,7 +366,6 @@ def _kl_decomposition(
         off = ode_score(score, t, x, integrator=integrator) - value
         return 0.5 * g2 * jnp.sum((value - truth(t, x)) * off), 0.5 * g2 * jnp.sum(off**2)
 
-    batch_size = count("batch_size", batch_size)
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
     left = in_batches(kl, len(x), batch_size)
     at_end = in_batches(prior, len(x), batch_size)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._batches import in_batches
-from .._checks import count, kind, random_key, require, same_shape, scalar_time, time_within
+from .._checks import count, kind, optional_key, random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..integrals import Box, Estimate, box_quadrature
@@ -149,6 +149,7 @@ def log_normaliser(
     batch_size = count("batch_size", batch_size)
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one point is taken at once.")
     t = time_within(scalar_time(t, jnp.zeros(())), potential.sde.t0, potential.sde.t1)
+    optional_key(type(method).__name__, key, needed=False)
     return _log_normaliser(potential, t, method, key, batch_size)
 
 

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from .._checks import finite, same_shape, sample, scalar_time
 from .._describe import outlined
 from .._module import AbstractModule
-from .._types import Key
+from .._types import Event, Key, Scalar, Time
 from .convolution import convolution
 
 Image: TypeAlias = Float[Array, "_ _ _"]
@@ -124,6 +125,13 @@ class Attention(AbstractNetwork):
     def _product(self, x: Float[Array, "n k"], y: Float[Array, "k m"]) -> Float[Array, "n m"]:
         kind = self.enter.dtype or x.dtype
         return (x.astype(kind) @ y.astype(kind)).astype(x.dtype)
+
+
+def inputs(t: Time, x: Event, shape: tuple[int, ...]) -> tuple[Scalar, Event]:
+    """The time, or what stands for it, and the sample of a network, refused unless they are its own."""
+    x = sample("x", x)
+    same_shape("x", x.shape, "a sample of this network", shape)
+    return finite("t", scalar_time(t, x), known=True), x
 
 
 def affine(layer: eqx.nn.Linear, x: Float[Array, " inputs"], dtype: DTypeLike | None) -> Float[Array, " outputs"]:

@@ -15,7 +15,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from .._checks import require
+from .._checks import floating, require
 
 _ORDER = ("NHWC", "HWIO", "NHWC")
 
@@ -40,6 +40,9 @@ def convolution(x: Float[Array, "n h w _"], kernel: Float[Array, "_ _ _ out"]) -
         >>> convolution(jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 16))).shape
         (2, 8, 8, 16)
     """
+    x, kernel = floating("x", x), floating("kernel", kernel)
+    for name, array in (("x", x), ("kernel", kernel)):
+        require(array.ndim == 4, f"{name} has shape {array.shape}; it has four axes.")
     side, other, channels, _ = kernel.shape
     require(
         side == other and side % 2 == 1,

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import finite, scalar
 from .._types import Scalar
 
 FEATURES = 17
@@ -25,5 +26,7 @@ def fourier_features(t: Scalar) -> Float[Array, "features"]:
         >>> fourier_features(jnp.array(0.0)).shape
         (17,)
     """
+    t = finite("t", scalar("t", t), known=True)
+    t = t.astype(jnp.result_type(t, jnp.float16))  # a whole number too
     omega = jnp.geomspace(0.5, 8.0, FEATURES // 2, dtype=t.dtype)
     return jnp.concatenate([t[None], jnp.sin(omega * t), jnp.cos(omega * t)])

@@ -10,10 +10,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .._checks import require, same_shape, scalar_time
+from .._checks import count, event_shape, random_key, require
 from .._types import Event, Key, Scalar, Time
 from ..calculus._smoothness import require_smooth_activation
-from ._layers import AbstractNetwork, affine
+from ._layers import AbstractNetwork, affine, inputs
 from .activation import silu, softplus
 from .embedding import FEATURES, fourier_features
 
@@ -68,7 +68,7 @@ class MLP(AbstractNetwork):
         dtype: DTypeLike | None = None,
         key: Key,
     ) -> None:
-        _check(width, depth, activation)
+        shape, width, depth = _checked(shape, width, depth, activation, key)
         size = int(np.prod(shape))
         enter_key, time_key, leave_key, *layer_keys = jr.split(key, 3 + depth)
         self.shape, self.width, self.depth = shape, width, depth
@@ -87,8 +87,8 @@ class MLP(AbstractNetwork):
             t: The time, or whatever the score conditions on.
             x: One sample.
         """
-        same_shape("x", x.shape, "a sample of this network", self.shape)
-        shifts = affine(self.times, fourier_features(scalar_time(t, x)), self.dtype)
+        t, x = inputs(t, x, self.shape)
+        shifts = affine(self.times, fourier_features(t), self.dtype)
         shifts = shifts.reshape((1 + len(self.layers), -1))
         h = self.activation(affine(self.enter, x.reshape(-1), self.dtype) + shifts[0])
         for layer, shift in zip(self.layers, shifts[1:], strict=True):
@@ -140,7 +140,7 @@ class ScalarMLP(AbstractNetwork):
         activation: Callable[[Array], Array] = softplus,
         key: Key,
     ) -> None:
-        _check(width, depth, activation)
+        shape, width, depth = _checked(shape, width, depth, activation, key)
         leave_key, *layer_keys = jr.split(key, 1 + depth)
         size = 1 + int(np.prod(shape))
         self.shape, self.width, self.depth = shape, width, depth
@@ -155,13 +155,19 @@ class ScalarMLP(AbstractNetwork):
             t: The time.
             x: One sample.
         """
-        same_shape("x", x.shape, "a sample of this network", self.shape)
-        h = jnp.concatenate([scalar_time(t, x)[None], x.reshape(-1)])
+        t, x = inputs(t, x, self.shape)
+        h = jnp.concatenate([t[None], x.reshape(-1)])
         for layer in self.layers:
             h = self.activation(layer(h))
         return self.leave(h)
 
 
-def _check(width: int, depth: int, activation: Callable[[Array], Array]) -> None:
+def _checked(
+    shape: tuple[int, ...], width: int, depth: int, activation: Callable[[Array], Array], key: Key
+) -> tuple[tuple[int, ...], int, int]:
+    """The sizes of a network, once all of its settings are looked at."""
+    shape, width, depth = event_shape(shape), count("width", width), count("depth", depth)
     require(width >= 1 and depth >= 1, f"width = {width} and depth = {depth}; both must be at least one.")
     require_smooth_activation(activation)
+    random_key("the weights of a network", key)
+    return shape, width, depth

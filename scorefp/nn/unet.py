@@ -9,10 +9,22 @@ import jax.random as jr
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import is_concrete, require, same_shape, scalar_time
+from .._checks import count, event_shape, is_concrete, number, random_key, require
 from .._types import Event, Key, Scalar, Time
 from ..calculus._smoothness import require_smooth_activation
-from ._layers import AbstractNetwork, Attention, Conv, GroupNorm, Image, affine, balanced, doubled, halved, with_octaves
+from ._layers import (
+    AbstractNetwork,
+    Attention,
+    Conv,
+    GroupNorm,
+    Image,
+    affine,
+    balanced,
+    doubled,
+    halved,
+    inputs,
+    with_octaves,
+)
 from .activation import silu
 from .embedding import FEATURES, fourier_features
 
@@ -91,7 +103,10 @@ class UNet(AbstractNetwork):
         dtype: DTypeLike | None = None,
         key: Key,
     ) -> None:
+        shape = event_shape(shape)
+        multipliers, attention = event_shape(multipliers, "multipliers"), event_shape(attention, "attention")
         sizes = _resolutions(shape, multipliers)
+        random_key("the weights of a network", key)
         _check(channels, multipliers, blocks, dropout, octaves, classes)
         strange = [size for size in attention if size not in sizes]
         require(not strange, f"attention = {tuple(attention)}; {strange} do not occur, the resolutions are {sizes}.")
@@ -143,8 +158,8 @@ class UNet(AbstractNetwork):
             args: The label of the image, below the number of classes; `None` for an image whose class is unknown.
             key: A random key for dropout; `None` drops nothing.
         """
-        same_shape("x", x.shape, "a sample of this network", self.shape)
-        e = self._embedding(scalar_time(t, x), args)
+        t, x = inputs(t, x, self.shape)
+        e = self._embedding(t, args)
         remaining: Iterator[Key | None] = itertools.repeat(None) if key is None else iter(jr.split(key, self._count))
         h, seen = self.enter(with_octaves(jnp.moveaxis(x, 0, -1), self.octaves)), list[Image]()
         for level, blocks in enumerate(self.down):
@@ -252,6 +267,11 @@ def _resolutions(shape: tuple[int, ...], multipliers: Sequence[int]) -> list[int
 def _check(
     channels: int, multipliers: Sequence[int], blocks: int, dropout: float, octaves: int, classes: int | None
 ) -> None:
+    for name, n in (("channels", channels), ("blocks", blocks), ("octaves", octaves)):
+        count(name, n)
+    if classes is not None:
+        count("classes", classes)
+    number("dropout", dropout)
     require(
         channels >= 1 and blocks >= 1 and min(multipliers) >= 1,
         f"channels = {channels}, multipliers = {tuple(multipliers)} and blocks = {blocks}; each is at least one.",

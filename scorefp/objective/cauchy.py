@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import floating, require, same_shape
+from .._checks import floating, function, require, same_shape
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore
 from ..score.score import linear_sde
@@ -66,6 +66,8 @@ class CauchyInitial(AbstractTerm):
                 f"initial is a {type(self.initial).__name__}, a function of (t, x); an initial condition is a function "
                 "of x. Pass lambda x: score(score.sde.t0, x)."
             )
+        if self.initial is not None:
+            function("initial", self.initial, "x", "It is a score at t0, as a function of one sample.")
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         sde = linear_sde(score)

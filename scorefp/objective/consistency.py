@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import require
+from .._checks import callable_with, count, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..reverse import ReverseStep, euler_maruyama_step
@@ -76,6 +76,9 @@ def consistency_loss(
         >>> bool(abs(loss(1.0)) < 0.002), bool(loss(1.5) > 0.02)
         (True, True)
     """
+    steps, paths = count("steps", steps), count("paths", paths)
+    callable_with("step", step, 5)
+    random_key("consistency_loss", key)
     require(
         paths >= 2,
         f"paths = {paths}; the square of one path's defect has the variance of the path on top of what is asked for. "

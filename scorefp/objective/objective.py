@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._checks import floating, function, kind, require
+from .._checks import finite, flag, floating, function, kind, random_key, require, same_shape, scalar
 from .._describe import described, free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
@@ -101,13 +101,18 @@ class AbstractObjective(AbstractModule):
         """
         x0 = floating("x0", x0)
         sde = linear_sde(score)
+        require(x0.ndim >= 1 and len(x0) >= 1, f"x0 has shape {x0.shape}; it is a batch of samples, at least one.")
+        if score.shape is not None:
+            same_shape("a row of x0", x0.shape[1:], "one sample of the score", score.shape)
+        kind("time", time, AbstractTimeSampler, "It is a law of times, for example scorefp.UniformLogSNR().")
+        flag("dropout", dropout)
         count = x0.shape[0]
         rows = [jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(args)]
         require(
             all(row == (count,) for row in rows),
             f"args has arrays with {rows} rows, x0 has {count}; each sample needs its own.",
         )
-        time_key, noise_key, model_key, term_key = jr.split(key, 4)
+        time_key, noise_key, model_key, term_key = jr.split(random_key("a loss", key), 4)
         t, weight = time.sample(sde, count, key=time_key)
         draws = _Draws(
             t.astype(x0.dtype),
@@ -130,7 +135,8 @@ class AbstractObjective(AbstractModule):
         return Objective(self.parts() + other.parts())
 
     def __mul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
-        return Objective(tuple((jnp.asarray(factor) * coefficient, term) for coefficient, term in self.parts()))
+        factor = finite("factor", scalar("factor", factor), known=True)
+        return Objective(tuple((factor * coefficient, term) for coefficient, term in self.parts()))
 
     def __rmul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
         return self * factor
@@ -249,7 +255,8 @@ def _integrands(score: AbstractScore, terms: "list[AbstractTerm]", draw: _Draws)
     value = next((s for s, _ in seen if s is not None), None)
     value = score(t, perturbed.x) if value is None else value
     return [
-        draw.weight * term.integrand(sde, perturbed, value, more) for term, (_, more) in zip(terms, seen, strict=True)
+        draw.weight * scalar(f"the integrand of {type(term).__name__}", term.integrand(sde, perturbed, value, more))
+        for term, (_, more) in zip(terms, seen, strict=True)
     ]
 
 

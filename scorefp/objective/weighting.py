@@ -5,11 +5,12 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 
-from .._checks import function, require, scalar
+from .._checks import function, kind, known_time_within, real, require, scalar
 from .._module import AbstractModule
 from .._types import Scalar, Time
 from ..integrals import AbstractTimeLaw
-from ..sde import AbstractLinearSDE
+from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde.linear import require_linear
 
 Weighting: TypeAlias = Callable[[AbstractLinearSDE, Scalar], Scalar]
 """A weight as a function of the SDE and one time; it multiplies the integrand of a term."""
@@ -24,7 +25,7 @@ def weight_at(name: str, weighting: Weighting, sde: AbstractLinearSDE, t: Scalar
 
 def unit_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
     """The weight 1."""
-    return jnp.ones_like(jnp.asarray(t))
+    return jnp.ones_like(_time(sde, t))
 
 
 def likelihood_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
@@ -35,6 +36,7 @@ def likelihood_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
         >>> float(sfp.likelihood_weighting(sfp.EDM(), 3.0))
         6.0
     """
+    t = _time(sde, t)
     return sde.g2(t)
 
 
@@ -42,6 +44,7 @@ def noise_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
     r"""The weight $\lambda = \sigma^2$, the common one: it counts errors of the noise prediction equally over time [H1]
     (Song 2021, Table 1, whose $\sigma$ is here the kernel's).
     """
+    t = _time(sde, t)
     return sde.sigma(t) ** 2
 
 
@@ -57,6 +60,7 @@ def scale_free_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
     which is the unit of likelihood-weighted denoising score matching, $\tfrac12\int\|\hat\epsilon -
     \epsilon\|^2\,d\lambda$.
     """
+    t = _time(sde, t)
     return sde.sigma(t) ** 4 / (2 * sde.g2(t))
 
 
@@ -64,6 +68,7 @@ def scale_free_score_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
     r"""The weight $g^2/2$ of a squared score, which makes it one of the noise prediction per unit of log-SNR:
     $\int\tfrac12 g^2\|s\|^2 dt = \tfrac12\int\|\sigma s\|^2 d\lambda$ [F15], [F17].
     """
+    t = _time(sde, t)
     return 0.5 * sde.g2(t)
 
 
@@ -73,6 +78,7 @@ def scale_free_jacobian_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
 
     $-\sigma^2 J$ is the derivative of the noise prediction by $x/\sigma$.
     """
+    t = _time(sde, t)
     return sde.sigma(t) ** 2 * 0.5 * sde.g2(t)
 
 
@@ -102,6 +108,7 @@ class EDMWeighting(AbstractModule):
         )
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        t = _time(sde, t)
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         ratio = sigma / alpha
         return sigma**4 / alpha**2 * (ratio**2 + self.data_std**2) / (ratio * self.data_std) ** 2
@@ -137,6 +144,7 @@ class MinSNRWeighting(AbstractModule):
         _check_gamma(self.gamma)
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        t = _time(sde, t)
         return sde.sigma(t) ** 2 * jnp.minimum(1, self.gamma * jnp.exp(-sde.log_snr(t)))
 
 
@@ -163,6 +171,7 @@ class SoftMinSNRWeighting(AbstractModule):
         _check_gamma(self.gamma)
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
+        t = _time(sde, t)
         return sde.sigma(t) ** 2 * self.gamma / (jnp.exp(sde.log_snr(t)) + self.gamma)
 
 
@@ -190,7 +199,7 @@ class ExpectedWeighting(AbstractModule):
         function("weighting", self.weighting, "sde, t", WEIGHTING)
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
-        t = jnp.asarray(t)
+        t = _time(sde, t)
         return weight_at("weighting", self.weighting, sde, t) / self.law.weight(sde, t, sde.t0, sde.t1)
 
 
@@ -224,9 +233,17 @@ class InterpolatedWeighting(AbstractModule):
         function("last", self.last, "sde, t", WEIGHTING)
 
     def __call__(self, sde: AbstractLinearSDE, t: Time) -> Scalar:
-        t = jnp.asarray(t)
+        t = _time(sde, t)
         first, last = weight_at("first", self.first, sde, t), weight_at("last", self.last, sde, t)
         return first ** (1 - self.share) * last**self.share
+
+
+def _time(sde: AbstractLinearSDE, t: Time) -> Scalar:
+    """The time of a weighting, refused where it is known to be outside the horizon of what is no linear SDE."""
+    require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
+    time = real("t", t)
+    known_time_within(t, sde.t0, sde.t1, jnp.zeros(()))
+    return time
 
 
 def _check_gamma(gamma: float) -> None:

@@ -40,6 +40,7 @@ class AbstractScore(AbstractModule, _ScoreFields):
     alone, `conditions` those that take conditioning and a dropout key: functions, networks, scores, or tuples of them.
     """
 
+    remedy: ClassVar[str] = "Wrap a function with Score(fn, sde), a network with NoiseScore."
     given: ClassVar[tuple[str, ...]] = ("sde",)
     conditions: ClassVar[tuple[str, ...]] = ()
 
@@ -191,16 +192,16 @@ def check_fields(score: AbstractScore, name: str) -> None:
         "__call__(self, t, x), so that its weights are trained."
     )
     function(name, getattr(score, name), "t, x", remedy, keywords=("args", "key"))
-    kind("sde", score.sde, AbstractSDE, "It is the forward process, for example scorefp.VP().")
+    kind("sde", score.sde, AbstractSDE, AbstractSDE.remedy)
 
 
 def sample_of(score: AbstractScore, x: Event, name: str = "x") -> Array:
-    """`x`, one sample for a score, refused unless it is floating, of the score's shape, and finite where it is known."""
+    """`x`, one sample for a score, refused unless it is floating, of the score's shape, and finite if it is known."""
     x = floating(name, x)
     if score.shape is not None and x.shape != score.shape:
-        batch = " A batch goes through jax.vmap." if x.shape[1:] == score.shape and x.ndim else ""
         raise ValueError(
-            f"{name} has shape {x.shape}, but the score's event shape is {score.shape}; a score takes one sample.{batch}"
+            f"{name} has shape {x.shape}, but the score's event shape is {score.shape}; a score takes one sample. "
+            "Batch with jax.vmap."
         )
     return finite(name, x, known=True)
 
@@ -226,9 +227,9 @@ def measured_at(score: AbstractScore, t: Time, x: Event, name: str = "t") -> tup
     return time_within(scalar_time(t, x, name), score.sde.t0, score.sde.t1, name=name), x
 
 
-def require_score(score: Any) -> AbstractScore:
-    """The score itself, where it is one."""
-    return kind("score", score, AbstractScore, "Wrap a function with Score(fn, sde), a network with NoiseScore.")
+def require_score(score: Any, name: str = "score") -> AbstractScore:
+    """The score itself, an argument called `name`, where it is one."""
+    return kind(name, score, AbstractScore, AbstractScore.remedy)
 
 
 def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:

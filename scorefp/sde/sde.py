@@ -1,6 +1,7 @@
 """The interface of forward processes."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -27,6 +28,8 @@ class AbstractSDE(AbstractModule, _SDEFields):
     Methods take one physical time and one sample of any event shape. `t0` is where data live, `t1` where the law is
     close to `prior`, a density with `log_prob(x)` and `sample(key, shape)`; generation runs from `t1` to `t0`.
     """
+
+    remedy: ClassVar[str] = "It is the forward process, for example scorefp.VP()."
 
     @abstractmethod
     def drift(self, t: Time, x: Event) -> Event:

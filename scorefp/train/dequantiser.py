@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import require
 from .._module import AbstractModule
-from .._types import Key, Scalar
+from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..integrals import AbstractTimeSampler, UniformLogSNR
@@ -36,7 +36,7 @@ class DequantiserRun(AbstractModule):
 
     dequantiser: VariationalDequantiser
     history: dict[str, Float[np.ndarray, " steps"]]
-    seconds_per_step: float
+    seconds_per_step: MaybeNaN
 
 
 class _Step(AbstractModule):

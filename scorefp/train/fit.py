@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, Float
 from .._checks import count, kind, random_key, require
 from .._describe import name_of
 from .._module import AbstractModule
-from .._types import Key
+from .._types import Key, MaybeNaN
 from ..data import AbstractSource
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
@@ -50,7 +50,7 @@ class Run(AbstractModule, Generic[Model_co]):
     last: Model_co
     history: dict[str, Float[np.ndarray, " steps"]]
     start: int
-    seconds_per_step: float
+    seconds_per_step: MaybeNaN
     state: TrainState
 
 

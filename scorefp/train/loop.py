@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from .._checks import require
 from .._module import AbstractModule
-from .._types import Key, Scalar
+from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Quantisation
 from ..dataset.dequantise import spread
 from ..integrals import AbstractTimeSampler
@@ -220,7 +220,7 @@ class Span(AbstractModule):
     first: int
     stop: int
     history: dict[str, Float[np.ndarray, " steps"]]
-    seconds_per_step: float
+    seconds_per_step: MaybeNaN
 
 
 def spans(

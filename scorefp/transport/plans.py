@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 
 from .._checks import require
 from .._module import AbstractModule
-from .._types import Scalar
+from .._types import MaybeNaN, Scalar
 
 
 class Atoms(AbstractModule):
@@ -61,7 +61,7 @@ class Transported(AbstractModule):
         end: The dual potential $g$ where they go; $E f + E g$ is the cost.
     """
 
-    cost: float
+    cost: MaybeNaN
     start: Float[np.ndarray, " n"]
     end: Float[np.ndarray, " m"]
 
