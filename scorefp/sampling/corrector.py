@@ -13,7 +13,7 @@ from ..score.score import linear_sde
 from .euler import EulerMaruyama
 from .grid import Grid
 from .langevin import langevin_step
-from .sampler import AbstractSampler, AbstractStepSampler
+from .sampler import AbstractStepSampler
 
 
 class PredictorCorrector(AbstractStepSampler):
@@ -53,7 +53,6 @@ class PredictorCorrector(AbstractStepSampler):
     ratio: Float[ArrayLike, ""] = 0.16
 
     def __check_init__(self) -> None:
-        _check_predictor(self.predictor)
         require(self.corrections >= 1, f"corrections = {self.corrections}; without any, use the predictor alone.")
         positive("ratio", self.ratio)
 
@@ -76,11 +75,3 @@ class PredictorCorrector(AbstractStepSampler):
             return langevin_step(score, earlier, x, length, jr.fold_in(corrector_key, index)), None
 
         return jax.lax.scan(correct, predicted, jnp.arange(self.corrections))[0]
-
-
-def _check_predictor(predictor: AbstractSampler) -> None:
-    if not isinstance(predictor, AbstractStepSampler):
-        raise TypeError(
-            f"predictor is a {type(predictor).__name__}, which does not go by independent steps; corrections go "
-            "between them. Use EulerMaruyama(steps), ExponentialIntegrator(steps) or Heun(steps)."
-        )

@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import is_concrete, number, random_key, require
+from .._checks import is_concrete, random_key, require, scalar
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore
@@ -52,7 +52,9 @@ class Churn(AbstractModule):
     inflation: Float[ArrayLike, ""] = 1.0
 
     def __check_init__(self) -> None:
-        values = tuple(number(name, getattr(self, name)) for name in ("amount", "lowest", "highest", "inflation"))
+        values = (self.amount, self.lowest, self.highest, self.inflation)
+        for name, value in zip(("amount", "lowest", "highest", "inflation"), values, strict=True):
+            scalar(name, value)
         if all(is_concrete(value) for value in values):
             amount, lowest, highest, inflation = (float(np.asarray(value)) for value in values)
             require(0 <= amount < np.inf, f"amount = {amount}; the noise to add is not negative, and finite.")

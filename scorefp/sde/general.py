@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from .._checks import finite, floating, function, kind, require, same_shape
+from .._checks import finite, floating, function, is_concrete, kind, require, same_shape
 from .._types import Event, Scalar, Time
 from ..calculus import Exact
 from .prior import AbstractPrior, Normal
-from .sde import AbstractSDE, check_horizon, check_positive, time_and_sample
+from .sde import AbstractSDE, check_horizon, time_and_sample
 
 
 class GeneralSDE(AbstractSDE):
@@ -200,7 +200,11 @@ class CriticallyDampedLangevin(AbstractSDE):
 
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1)
-        check_positive(beta=self.beta, mass=self.mass)
+        if is_concrete(self.beta) and is_concrete(self.mass):
+            require(
+                self.beta > 0 and self.mass > 0,
+                f"beta = {self.beta} and mass = {self.mass}; both must be positive.",
+            )
 
     @property
     def prior(self) -> Normal:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from .._checks import require
 from .._types import Times
 from .linear import AbstractLinearSDE
-from .sde import check_horizon, check_positive
+from .sde import check_horizon
 
 
 class VE(AbstractLinearSDE):
@@ -30,8 +30,8 @@ class VE(AbstractLinearSDE):
 
     Raises:
         TypeError: if a parameter is no number.
-        ValueError: unless `0 < sigma_min < sigma_max < inf` and `0 <= t0 < t1 < inf`; with `from_zero`, `t0` must be
-            positive.
+        ValueError: unless all are finite, `0 < sigma_min < sigma_max` and `0 <= t0 < t1`; with `from_zero`, `t0` must
+            be positive.
 
     Example:
         >>> import scorefp as sfp
@@ -48,8 +48,8 @@ class VE(AbstractLinearSDE):
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1)
         require(
-            0 < self.sigma_min < self.sigma_max < float("inf"),
-            f"sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}; VE needs 0 < sigma_min < sigma_max < inf.",
+            0 < self.sigma_min < self.sigma_max,
+            f"sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}; VE needs 0 < sigma_min < sigma_max.",
         )
         require(not self.from_zero or self.t0 > 0, "t0 = 0 with from_zero=True has sigma = 0; take t0 > 0.")
 
@@ -88,9 +88,9 @@ class _AbstractLinearBeta(AbstractLinearSDE, _BetaFields):
         check_horizon(self.t0, self.t1)
         require(self.t0 > 0, f"t0 = {self.t0}; sigma vanishes at t = 0, take t0 > 0.")
         require(
-            0 < self.beta_min <= self.beta_max < float("inf"),
+            0 < self.beta_min <= self.beta_max,
             f"beta_min = {self.beta_min} and beta_max = {self.beta_max}; {type(self).__name__} needs "
-            "0 < beta_min <= beta_max < inf. Were they swapped?",
+            "0 < beta_min <= beta_max. Were they swapped?",
         )
 
     def log_alpha(self, t: Times) -> Float[Array, "*times"]:
@@ -125,7 +125,7 @@ class VP(_AbstractLinearBeta):
 
     Raises:
         TypeError: if a parameter is no number.
-        ValueError: unless `0 < beta_min <= beta_max < inf` and `0 < t0 < t1 < inf`.
+        ValueError: unless all are finite, `0 < beta_min <= beta_max` and `0 < t0 < t1`.
 
     Example:
         >>> import scorefp as sfp
@@ -164,7 +164,7 @@ class SubVP(_AbstractLinearBeta):
 
     Raises:
         TypeError: if a parameter is no number.
-        ValueError: unless `0 < beta_min <= beta_max < inf` and `0 < t0 < t1 < inf`.
+        ValueError: unless all are finite, `0 < beta_min <= beta_max` and `0 < t0 < t1`.
 
     Example:
         >>> import scorefp as sfp
@@ -201,7 +201,7 @@ class OU(AbstractLinearSDE):
 
     Raises:
         TypeError: if a parameter is no number.
-        ValueError: unless `theta`, `noise` and `t0` are positive and finite, and `t0 < t1 < inf`.
+        ValueError: unless all are finite, `theta`, `noise` and `t0` are positive and `t0 < t1`.
 
     Example:
         >>> import scorefp as sfp
@@ -216,7 +216,10 @@ class OU(AbstractLinearSDE):
 
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1)
-        check_positive(theta=self.theta, noise=self.noise, t0=self.t0)
+        require(
+            self.theta > 0 and self.noise > 0 and self.t0 > 0,
+            f"theta = {self.theta}, noise = {self.noise}, t0 = {self.t0}; OU needs all three positive.",
+        )
 
     def log_alpha(self, t: Times) -> Float[Array, "*times"]:
         return -self.theta * jnp.asarray(t)
@@ -245,7 +248,7 @@ class EDM(AbstractLinearSDE):
 
     Raises:
         TypeError: if an end is no number.
-        ValueError: unless `0 < t0 < t1 < inf`.
+        ValueError: unless all are finite, `0 < t0 < t1`.
 
     Example:
         >>> import scorefp as sfp
@@ -288,7 +291,7 @@ class Cosine(AbstractLinearSDE):
 
     Raises:
         TypeError: if an end is no number.
-        ValueError: unless `0 < t0 < t1 < 1`.
+        ValueError: unless all are finite, `0 < t0 < t1 < 1`.
 
     Example:
         >>> import scorefp as sfp

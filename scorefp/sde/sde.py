@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import floating, is_concrete, positive, real, require, scalar_time
+from .._checks import floating, is_concrete, real, require, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
@@ -73,21 +73,15 @@ class AbstractSDE(AbstractModule, _SDEFields):
 
 
 def check_horizon(t0: float, t1: float, *, lowest: float = 0.0) -> None:
-    """Refuses an empty or reversed horizon, one without end, or one that starts below `lowest`."""
+    """Refuses an empty or reversed horizon, or one that starts below `lowest`."""
     for name, end in (("t0", t0), ("t1", t1)):
         if isinstance(end, jax.Array):
             raise TypeError(f"{name} is an array; an end of the horizon is static: pass float({name}).")
     require(
-        lowest <= t0 < t1 < float("inf"),
-        f"the horizon is [t0, t1] = [{t0}, {t1}]; it needs {lowest} <= t0 < t1 < inf. "
+        lowest <= t0 < t1,
+        f"the horizon is [t0, t1] = [{t0}, {t1}]; it needs {lowest} <= t0 < t1. "
         "t0 is the time of the data, t1 that of the prior.",
     )
-
-
-def check_positive(**parameters: float) -> None:
-    """Refuses parameters of an SDE, given by name, that are not positive and finite numbers."""
-    for name, value in parameters.items():
-        positive(name, value)
 
 
 def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*times"]:

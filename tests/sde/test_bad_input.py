@@ -134,7 +134,7 @@ def test_parameters(name: str) -> None:
 def test_horizons_are_numbers() -> None:
     make = lambda t1: sfp.LinearSDE(lambda t: -t, jnp.log, t0=0.1, t1=t1)
     refused("t1 is an array; an end of the horizon is static", make, jnp.asarray(1.0), error=TypeError)
-    refused(r"\[t0, t1\] = \[0\.1, inf\]", make, float("inf"))
+    refused(r"t1 = inf; it is a finite number", make, float("inf"))
     assert make(np.float64(1.0)).t1 == 1.0
 
 
