@@ -16,7 +16,7 @@ from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset
 from ..likelihood import flow_likelihood
 from ..reverse import Integrator
-from ..reverse.explosion import EXPLODED, distance, end_scale
+from ..reverse._explosion import EXPLODED, distance, end_scale
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
 from ._intervals import mean_number, median_interval, share_interval

@@ -27,7 +27,7 @@ from .._checks import (
 )
 from .._describe import name_of
 from .._types import Event, Key, Time
-from ..reverse.explosion import EXPLODED, distance
+from ..reverse._explosion import EXPLODED, distance
 from ..score import AbstractScore
 from ..score.score import conditioned, require_score
 from ..sde import AbstractLinearSDE, AbstractSDE

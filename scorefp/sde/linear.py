@@ -44,7 +44,8 @@ def _of_log_snr(fn: _OfTime) -> _OfTime:
             with jax.ensure_compile_time_eval():
                 ends = self.log_snr(self.t1), self.log_snr(self.t0)
             if is_concrete(ends[0]) and is_concrete(ends[1]):
-                _check_log_snr(np.asarray(log_snr, np.float64), *map(float, ends), float(jnp.finfo(values.dtype).eps))
+                low, high = (float(end) for end in ends)
+                _check_log_snr(np.asarray(log_snr, np.float64), low, high, float(jnp.finfo(values.dtype).eps))
         return fn(self, values)
 
     return checked
@@ -151,7 +152,8 @@ class AbstractLinearSDE(AbstractSDE):
         Raises:
             ValueError: if a time $s$ is after its $t$.
         """
-        times_within(self, s, "s"), times_within(self, t)
+        times_within(self, s, "s")
+        times_within(self, t)
         if is_concrete(s) and is_concrete(t):
             first, last = np.asarray(s), np.asarray(t)
             require(
