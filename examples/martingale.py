@@ -100,13 +100,16 @@ def measured(score: sfp.score.AbstractScore, count: int, seed: int) -> dict[str,
     )
     grid = sfp.sampling.log_snr_grid(SDE, 256)
     before = int(jnp.sum(grid > THRESHOLD))
+    stop = float(grid[before])
 
-    def drawn(steps: int) -> jax.Array:
-        method = sfp.EulerMaruyama(steps, lambda sde, steps: sfp.sampling.log_snr_grid(sde, 256)[: steps + 1])
+    def drawn(score: sfp.score.AbstractScore, steps: int) -> jax.Array:
+        method = sfp.EulerMaruyama(steps)
         return sfp.sample(score, count, key=jr.key(20 + seed), method=method, shape=(2,))
 
-    # The stopped sampler ends at the first time below the threshold and takes the denoiser for the sample.
-    samples, denoised = drawn(256), jax.vmap(lambda x: score.denoise(grid[before], x))(drawn(before))
+    # The stopped sampler ends at the first time below the threshold and takes the denoiser for the sample. Its steps
+    # are those of the whole one.
+    stopped = drawn(sfp.Score(score, sfp.VP(t0=stop)), before)
+    samples, denoised = drawn(score, 256), jax.vmap(lambda x: score.denoise(stop, x))(stopped)
     distances = [float(sfp.wasserstein2(s, others).value) for s in (samples, denoised, data)]
     return {
         "defect": section.numbers["consistency_rms"].value,

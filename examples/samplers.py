@@ -32,12 +32,12 @@ COUNT, TARGETS = 32_768, (0.02, 0.002)
 EVALUATIONS = (8, 16, 32, 64, 128, 256, 512)
 
 SAMPLERS: dict[str, Callable[[int], AbstractSampler]] = {
-    "Euler, uniform in t": lambda n: sfp.sampling.Euler(n),
+    "Euler, uniform in t": lambda n: sfp.sampling.Euler(n, sfp.sampling.uniform_grid),
     "Euler, log-SNR": lambda n: sfp.sampling.Euler(n, sfp.sampling.log_snr_grid),
     "ExponentialIntegrator (DDIM)": lambda n: sfp.ExponentialIntegrator(n),
     "Heun": lambda n: sfp.Heun(n // 2),
     "DPMSolver": lambda n: sfp.DPMSolver(n),
-    "EulerMaruyama, uniform in t": lambda n: sfp.EulerMaruyama(n),
+    "EulerMaruyama, uniform in t": lambda n: sfp.EulerMaruyama(n, sfp.sampling.uniform_grid),
     "EulerMaruyama, log-SNR": lambda n: sfp.EulerMaruyama(n, sfp.sampling.log_snr_grid),
     "ExponentialIntegrator (ancestral)": lambda n: sfp.ExponentialIntegrator(n, noise=1.0),
     "Heun, churn": lambda n: sfp.Heun(n // 2, churn=sfp.sampling.Churn(4.0)),

@@ -238,7 +238,7 @@ def number(name: str, value: Any) -> Any:
 def positive(name: str, value: Any) -> Any:
     """`value`, refused unless it is one positive and finite number, where it is known."""
     known = is_concrete(number(name, value))
-    require(not known or value > 0, f"{name} = {value}; it is positive and finite.")
+    require(not known or bool(0 < value < np.inf), f"{name} = {value}; it is positive and finite.")
     return value
 
 

@@ -18,3 +18,4 @@ from .measure import (
     Number as Number,
     Section as Section,
 )
+from .prior import PriorDivergence as PriorDivergence

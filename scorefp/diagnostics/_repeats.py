@@ -137,6 +137,6 @@ class Unit(AbstractModule):
             return -np.asarray(log_prob, np.float64)
         return np.asarray(bits_per_dim(log_prob, self.size, self.quantisation), np.float64)
 
-    def part(self, nats: Float[Array, "*batch"]) -> Float[np.ndarray, "*batch"]:
+    def part(self, nats: Float[Array | np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
         """Terms of a log-likelihood, or differences of two, from nats: they do not depend on the width of a level."""
         return np.asarray(nats, np.float64) / (1 if self.quantisation is None else self.size * math.log(2))

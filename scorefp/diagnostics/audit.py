@@ -31,6 +31,7 @@ from .curves import CurlCurve, MatchingCurve, ResidualCurve
 from .gap import Gap
 from .likelihood import Likelihood
 from .measure import AbstractMeasure, Curve, Number, Section
+from .prior import MOST, PriorDivergence, divergence_at_t1
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +44,7 @@ DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (
     CurlCurve(),
     Gap(),
     ConsistencyCurves(),
+    PriorDivergence(),
 )
 """The measures of an audit by default."""
 
@@ -136,11 +138,13 @@ def audit(
     By default: the likelihood of the probability-flow ODE with its exploded trajectories (`Likelihood`), the bound of
     the reverse SDE (`Bound`), the residual of the score Fokker–Planck equation (`ResidualCurve`), the error of
     denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), these three over time, the gap between the
-    samples of the ODE and those of the SDE (`Gap`), and whether the denoiser is a martingale along its own reverse SDE
-    (`ConsistencyCurves`). Every number comes with a 95 % confidence interval over samples [K8].
+    samples of the ODE and those of the SDE (`Gap`), whether the denoiser is a martingale along its own reverse SDE
+    (`ConsistencyCurves`), and how far the diffused data are from the prior (`PriorDivergence`). Every number comes with
+    a 95 % confidence interval over samples [K8].
 
     Each measure is compiled once for a configuration, runs in batches of bounded memory, and gives the same values for
-    the same key. It has a key of its own by its place in the sequence.
+    the same key. It has a key of its own by its place in the sequence. Where the process does not reach its prior, a
+    note says so, whatever the measures.
 
     Args:
         score: Any score.
@@ -155,7 +159,8 @@ def audit(
         `report["residual"].numbers["r_FP"].value`.
 
     Raises:
-        TypeError: if the data are integers without a quantisation, or a measure given by name needs a Gaussian kernel
+        TypeError: if `score` is no score, `key` no random key, `measures` no sequence of measures, the data are
+            integers without a quantisation or of half precision, or a measure given by name needs a Gaussian kernel
             that the SDE does not have.
         ValueError: if there are fewer than two samples, one is not finite, or their shape is not that of the score.
 
@@ -164,7 +169,7 @@ def audit(
         >>> x = jax.random.normal(jax.random.key(0), (50, 2))
         >>> report = sfp.audit(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> list(report.sections)
-        ['likelihood', 'bound', 'residual', 'matching', 'curl', 'gap', 'consistency']
+        ['likelihood', 'bound', 'residual', 'matching', 'curl', 'gap', 'consistency', 'prior']
         >>> report["likelihood"].numbers["exploded"].value
         0.0
     """
@@ -210,7 +215,8 @@ def evaluate(
         scores are compared by the differences of their points.
 
     Raises:
-        TypeError: if the data are integers without a quantisation.
+        TypeError: if `score` is no score, `key` no random key, a setting of another kind, or the data are integers
+            without a quantisation or of half precision.
         ValueError: if there are fewer than two samples, one is not finite or has another shape than the score, a
             dequantiser comes with floats or has another quantisation than the data, or a count is too small.
         RuntimeError: if a solve fails and the integrator has `throw=True`.
@@ -248,6 +254,7 @@ def _audit(
     key: Key,
 ) -> Audit:
     require_score(score)
+    kind("measures", measures, Sequence, "It is a sequence of measures, such as (scorefp.diagnostics.Bound(),).")
     for measure in measures:
         kind("a measure", measure, AbstractMeasure, "It is a value such as scorefp.diagnostics.Bound().")
     data_key, measure_key = jr.split(random_key("an audit", key))
@@ -259,6 +266,8 @@ def _audit(
     for place, measure in enumerate(measures):
         section = measure(score, data if measure.needs_levels else floats, key=jr.fold_in(measure_key, place))
         sections[free_name(section.title, sections)] = section
+    if isinstance(score.sde, AbstractLinearSDE) and not any(isinstance(m, PriorDivergence) for m in measures):
+        notes = (*notes, *divergence_at_t1(score.sde, floats.drawn(MOST, key=data_key)[0]).notes)
     configuration = {
         "scorefp": _version(),
         "jax": jax.__version__,

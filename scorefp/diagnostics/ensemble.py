@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches
-from .._checks import require
+from .._checks import count, function, require
+from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
@@ -19,6 +20,7 @@ from ..integrals import log_snr_times
 from ..score import AbstractScore
 from ..score.score import conditioned, linear_sde
 from ..sde import AbstractLinearSDE
+from ..sde.linear import require_linear
 from ._repeats import check_samples
 
 TimeGrid: TypeAlias = Callable[[AbstractLinearSDE, int], Float[Array, " times"]]
@@ -41,6 +43,7 @@ def log_snr_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " time
         >>> [round(float(t), 2) for t in sfp.diagnostics.log_snr_midpoints(sfp.EDM(t0=0.01, t1=100.0), 2)]
         [0.1, 10.0]
     """
+    sde = require_linear(sde)
     return log_snr_times(sde, sde.t0, sde.t1, _midpoints(times))
 
 
@@ -56,6 +59,7 @@ def uniform_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " time
         >>> [float(t) for t in sfp.diagnostics.uniform_midpoints(sfp.EDM(t0=1.0, t1=3.0), 2)]
         [1.5, 2.5]
     """
+    sde = require_linear(sde)
     return sde.t0 + (sde.t1 - sde.t0) * _midpoints(times)
 
 
@@ -72,7 +76,9 @@ class Ensemble(AbstractModule):
         batch_size: The number of diffused samples taken at once, which bounds the memory.
 
     Raises:
-        ValueError: if a number is too small; on use, if the grid returns another number of times.
+        TypeError: if `grid` does not take `(sde, times)`.
+        ValueError: if a number is too small; on use, if the grid returns another number of times, or they do not ascend
+            inside the horizon.
     """
 
     times: int = 32
@@ -83,6 +89,7 @@ class Ensemble(AbstractModule):
     def __check_init__(self) -> None:
         require(self.times >= 1, f"times = {self.times}; a curve has at least one time.")
         check_samples(self.samples, self.batch_size)
+        function("grid", self.grid, "sde, times", "It is scorefp.diagnostics.log_snr_midpoints, for example.")
 
     def evaluate(
         self, integrand: Integrand, score: AbstractScore, data: Dataset, *, key: Key
@@ -101,15 +108,23 @@ class Ensemble(AbstractModule):
         sde = linear_sde(score)
         sample_key, key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=sample_key)
-        t = _times(self.grid, sde, self.times).astype(chosen.values.dtype)
+        t = _times(self.grid, sde, self.times)
         require(t.shape == (self.times,), f"the grid has shape {t.shape}; it returns times = {self.times} times.")
+        known = np.asarray(t, np.float64)
+        slack = 1e-5 * (sde.t1 - sde.t0)
+        require(
+            bool(np.all((known >= sde.t0 - slack) & (known <= sde.t1 + slack)) and np.all(np.diff(known) > 0)),
+            f"the grid {described(self.grid)} goes from {known[0]:g} to {known[-1]:g}; its times are finite and ascend "
+            f"inside [t0, t1] = [{sde.t0:g}, {sde.t1:g}].",
+        )
+        t = jnp.clip(t, sde.t0, sde.t1).astype(chosen.values.dtype)
         values = _evaluate(integrand, score, chosen.values, chosen.args, t, key, self.batch_size)
         return np.asarray(t, np.float64), {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
 @eqx.filter_jit
 def _times(grid: TimeGrid, sde: AbstractLinearSDE, times: int) -> Float[Array, "..."]:
-    return jnp.clip(grid(sde, times), sde.t0, sde.t1)
+    return grid(sde, times)
 
 
 @eqx.filter_jit
@@ -137,4 +152,4 @@ def _evaluate(
 
 
 def _midpoints(times: int) -> Float[Array, " times"]:
-    return (jnp.arange(times) + 0.5) / times
+    return (jnp.arange(count("times", times, 1)) + 0.5) / times

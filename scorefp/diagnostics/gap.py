@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
 
-from .._checks import require, same_shape
+from .._checks import count, kind, random_key, require, same_shape
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
@@ -16,9 +16,10 @@ from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..integrals import Box, Estimate
 from ..reverse import Integrator
-from ..sampling import AbstractSampler, EulerMaruyama, Langevin, ProbabilityFlow, log_snr_grid, sample, uniform_grid
+from ..sampling import AbstractSampler, EulerMaruyama, Langevin, ProbabilityFlow
+from ..sampling.draw import drawn as draw
 from ..score import AbstractScore
-from ..sde import AbstractLinearSDE, AbstractSDE
+from ..score.score import require_score
 from ..transport import AbstractTransport, Histogram, wasserstein2
 from ._intervals import NORMAL, share_interval
 from .measure import AbstractMeasure, Number, Section
@@ -87,7 +88,7 @@ def ode_sde_gap(
     data: Dataset | Float[ArrayLike, "m *event"] | None = None,
     samples: int | None = None,
     ode: AbstractSampler = ProbabilityFlow(Integrator(throw=False)),
-    sde: AbstractSampler | None = None,
+    sde: AbstractSampler = EulerMaruyama(512),
     langevin: Langevin | None = None,
     box: Box | None = None,
     bins: int = 64,
@@ -128,8 +129,7 @@ def ode_sde_gap(
             least as many as `samples`, of which as many are drawn without replacement. Histograms take all of them.
         samples: How many samples of each kind. `None` is 1024, or as many as the data has where these are fewer.
         ode: The first sampler.
-        sde: The second. `None` is Euler–Maruyama with 512 steps, on `log_snr_grid` for a linear SDE and on
-            `uniform_grid` for another.
+        sde: The second.
         langevin: The third process, such as `Langevin(steps, step_size)`; none by default.
         box: Take histograms on this box in place of the samples themselves, as the paper does.
         bins: The number of cells along each side of the box.
@@ -145,7 +145,8 @@ def ode_sde_gap(
 
     Raises:
         ImportError: if the transport needs an extra that is not installed: histograms of two and more elements do.
-        TypeError: if `data` are not floating.
+        TypeError: if `score` is no score, `key` no random key, `data` are not floating, a count is no whole number, or
+            a sampler, the box or the transport is of another kind.
         ValueError: if the event shape is not known or not that of the score or the box, `data` are not finite or too
             few, or a number is too small.
 
@@ -156,14 +157,19 @@ def ode_sde_gap(
         >>> bool(found.ode_sde.value < 0.1), found.failed
         (True, 0.0)
     """
-    sample_key, other_key, data_key, resample_key = jr.split(key, 4)
+    require_score(score)
+    for name, method in (("ode", ode), ("sde", sde)):
+        kind(name, method, AbstractSampler, "It is a sampler, for example scorefp.EulerMaruyama(512).")
+    _check_optional(langevin=(langevin, Langevin), box=(box, Box), transport=(transport, AbstractTransport))
+    bins, resamples = count("bins", bins, 1), count("resamples", resamples, 0)
+    sample_key, other_key, data_key, resample_key = jr.split(random_key("a gap", key), 4)
     clean = None
     if data is not None:
         clean = as_dataset(data).dequantised(jr.fold_in(data_key, 1))
         shape = clean.shape if shape is None else shape
         same_shape("a sample of data", clean.shape, "a sample of the gap", shape)
     available = _MOST if clean is None else min(_MOST, len(clean))
-    samples = available if samples is None else samples
+    samples = available if samples is None else count("samples", samples)
     require(samples >= 2, f"samples = {samples}; a gap needs at least two samples of each kind.")
     if clean is not None and box is None:
         require(
@@ -182,13 +188,12 @@ def ode_sde_gap(
             f"data brings args for {len(clean)} samples, fewer than samples = {samples}. Give args with one row for "
             f"each, or at most {len(clean)} samples.",
         )
-    sde = euler_maruyama(score.sde, 512) if sde is None else sde
 
     def drawn(
         method: AbstractSampler, key: Key, initial: Float[np.ndarray, "n *event"] | None = None
     ) -> tuple[Float[np.ndarray, "n *event"], Bool[np.ndarray, " n"]]:
         start = None if initial is None else jnp.asarray(initial)
-        found = sample(
+        found = draw(
             score, samples, key=key, method=method, shape=shape, args=args, initial=start, batch_size=batch_size
         )
         x = np.asarray(found)
@@ -206,7 +211,12 @@ def ode_sde_gap(
 
     (of_ode, ode_whole), (of_sde, sde_whole) = drawn(ode, sample_key), drawn(sde, sample_key)
     other, other_whole = drawn(sde, other_key)
-    third, third_whole = (None, None) if langevin is None else drawn(langevin, other_key, of_sde)
+    third, third_whole = None, None
+    if langevin is not None:
+        # It starts where the SDE ended; where that failed it fails too, whatever stands in for the start.
+        rows = sde_whole.reshape(-1, *[1] * (of_sde.ndim - 1))
+        third, third_whole = drawn(langevin, other_key, np.where(rows, of_sde, 0))
+        third, third_whole = np.where(rows, third, np.nan), third_whole & sde_whole
     whole = ode_whole & sde_whole
 
     def of_third(other: Float[np.ndarray, "m *event"] | None) -> Estimate | None:
@@ -239,8 +249,7 @@ class Gap(AbstractMeasure):
     Args:
         samples: How many samples of each kind; as many as there are clean samples where these are fewer.
         ode: The first sampler.
-        sde: The second. `None` is Euler–Maruyama with 128 steps, on `log_snr_grid` for a linear SDE and on
-            `uniform_grid` for another.
+        sde: The second.
         transport: The solver of the transport, the `method` of `wasserstein2`.
         batch_size: How many trajectories are solved at once.
 
@@ -259,7 +268,7 @@ class Gap(AbstractMeasure):
 
     samples: int = 512
     ode: AbstractSampler = ProbabilityFlow(Integrator(throw=False))
-    sde: AbstractSampler | None = None
+    sde: AbstractSampler = EulerMaruyama(128)
     transport: AbstractTransport | None = None
     batch_size: int = 256
 
@@ -273,21 +282,20 @@ class Gap(AbstractMeasure):
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         sample_key, key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=sample_key)
-        sde = euler_maruyama(score.sde, 128) if self.sde is None else self.sde
         found = ode_sde_gap(
             score,
             key=key,
             data=chosen,
             samples=len(chosen),
             ode=self.ode,
-            sde=sde,
+            sde=self.sde,
             transport=self.transport,
             batch_size=self.batch_size,
         )
         numbers = {name: _number(distance, _LABELS[name]) for name, distance in found.distances.items()}
         share, half = share_interval(round(found.failed * len(chosen)), len(chosen))
         numbers["failed"] = Number(share, half, "1", "share of failed trajectories of the ODE")
-        notes = [f"{len(chosen)} samples of each kind by {described(self.ode)} and {described(sde)}."]
+        notes = [f"{len(chosen)} samples of each kind by {described(self.ode)} and {described(self.sde)}."]
         if found.sde_failed > 0:
             notes.append(f"{found.sde_failed:.2%} of the SDE's trajectories failed.")
         if found.failed + found.sde_failed > 0:
@@ -295,9 +303,11 @@ class Gap(AbstractMeasure):
         return Section("gap", numbers, {}, tuple(notes))
 
 
-def euler_maruyama(sde: AbstractSDE, steps: int) -> EulerMaruyama:
-    """Euler–Maruyama on the grid that suits an SDE."""
-    return EulerMaruyama(steps, log_snr_grid if isinstance(sde, AbstractLinearSDE) else uniform_grid)
+def _check_optional(**given: tuple[Any, type]) -> None:
+    """Refuses arguments of another class, where they are given."""
+    for name, (value, wanted) in given.items():
+        if value is not None:
+            kind(name, value, wanted, f"It is a scorefp {wanted.__name__.removeprefix('Abstract')}, or None.")
 
 
 def _number(distance: Estimate, label: str) -> Number:

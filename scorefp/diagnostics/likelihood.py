@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._checks import require
+from .._checks import positive
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Key
@@ -16,8 +16,9 @@ from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset
 from ..likelihood import flow_likelihood
 from ..reverse import Integrator
+from ..reverse._explosion import EXPLODED, distance, end_scale
 from ..score import AbstractScore
-from ..sde import AbstractPrior, Normal
+from ..sde import AbstractLinearSDE
 from ._intervals import mean_number, median_interval, share_interval
 from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
 from .measure import AbstractMeasure, Number, Section, default_trace
@@ -37,7 +38,10 @@ class Likelihood(AbstractMeasure):
     exploded when
 
     * the solver did not get to `t1`, or got there with values that are not finite: it *failed*; or
-    * its end is far out of the prior, $\big(\tfrac1D\sum_i (x_{t_1,i}/\text{scale}_i)^2\big)^{1/2} > \text{threshold}$.
+    * its end is far out, $\big(\tfrac1D\sum_i (x_{t_1,i}/\text{scale}_i)^2\big)^{1/2} > \text{threshold}$, in scales of
+      the prior and of where a linear SDE takes the data: $\text{scale}^2 = s^2 + \alpha(t_1)^2 m^2$ with $s$ that of
+      the prior and $m$ the root mean square of the entries of a typical sample. A process that does not reach its prior
+      makes none explode: `PriorDivergence` tells of it.
 
     How they enter: the mean is over all samples that have a value, exploded or not; the median is over all samples, one
     with a failed trajectory counted as $+\infty$. A note names both by their row.
@@ -48,7 +52,7 @@ class Likelihood(AbstractMeasure):
             carries the spread of the probe.
         integrator: The solver of the ODE. With `throw=True` a failed trajectory raises instead.
         samples: How many samples, drawn without replacement; all of them for `None`.
-        threshold: How many scales of the prior are too far.
+        threshold: How many scales are too far.
         batch_size: How many trajectories are solved at once. Each has its own steps, and a batch goes on until its
             slowest is done.
         repeats: How often each sample is taken, with its own probes; its value is the mean. Levels are dequantised
@@ -73,7 +77,7 @@ class Likelihood(AbstractMeasure):
     trace: AbstractTrace | None = None
     integrator: Integrator = Integrator(throw=False)
     samples: int | None = None
-    threshold: float = 5.0
+    threshold: float = EXPLODED
     batch_size: int = 64
     repeats: int = 1
     dequantiser: AbstractDequantiser | None = None
@@ -82,7 +86,7 @@ class Likelihood(AbstractMeasure):
 
     def __check_init__(self) -> None:
         check_samples(self.samples, self.batch_size, self.repeats)
-        require(self.threshold > 0, f"threshold = {self.threshold}; it is a positive number of prior scales.")
+        positive("threshold", self.threshold)
 
     @property
     def needs_levels(self) -> bool:
@@ -93,7 +97,10 @@ class Likelihood(AbstractMeasure):
         chosen, rows = data.drawn(self.samples, key=sample_key)
         trace = default_trace(data.size) if self.trace is None else self.trace
         dtype = jnp.result_type(float) if chosen.levels is not None else chosen.values.dtype
-        scale = _prior_scale(score.sde.prior, jax.ShapeDtypeStruct(data.shape, dtype), scale_key)
+        sde, event = score.sde, jax.ShapeDtypeStruct(data.shape, dtype)
+        # Where another SDE takes the data is not known.
+        reached = float(sde.alpha(sde.t1)) * _typical_size(chosen) if isinstance(sde, AbstractLinearSDE) else 0.0
+        scale = end_scale(sde.prior, event, scale_key, reached)
         dequantiser = own_dequantiser(data, self.dequantiser)
         solved, log_noise = in_repeats(
             _Solve(trace, self.integrator, scale),
@@ -131,7 +138,7 @@ class Likelihood(AbstractMeasure):
             (
                 f"{told(len(chosen), self.repeats, dequantiser)} by {described(trace)} and {_solver(self.integrator)}. "
                 f"A trajectory has exploded if its solve failed, or if it ends beyond {self.threshold:g} scales of the "
-                "prior.",
+                "prior and the diffused data.",
                 *_named("have an exploded trajectory", rows[exploded.any(axis=0)], rows.size, _WITH_EXPLODED),
                 *_named("have a failed trajectory", rows[failed.any(axis=0)], rows.size, _WITHOUT_FAILED),
             ),
@@ -140,7 +147,7 @@ class Likelihood(AbstractMeasure):
 
 
 class Trajectories(AbstractModule):
-    """The log-likelihood of each trajectory, its end in scales of the prior, its evaluations and a flag."""
+    """The log-likelihood of each trajectory, its end in the scales there, its evaluations and a flag."""
 
     log_prob: Float[Array, "*n"]
     distance: Float[Array, "*n"]
@@ -152,12 +159,12 @@ class Trajectories(AbstractModule):
         return ~(np.asarray(self.success) & np.isfinite(np.asarray(self.log_prob)))
 
     def exploded(self, threshold: float) -> Bool[np.ndarray, "*n"]:
-        """The trajectories that failed, or ended further out than so many scales of the prior."""
+        """The trajectories that failed, or ended further out than so many scales."""
         return self.failed() | ~(np.asarray(self.distance, np.float64) <= threshold)
 
 
 class _Solve(AbstractModule):
-    """The trajectory of one sample; `scale` is that of the prior."""
+    """The trajectory of one sample; `scale` is that of its end."""
 
     trace: AbstractTrace
     integrator: Integrator
@@ -165,16 +172,16 @@ class _Solve(AbstractModule):
 
     def __call__(self, score: AbstractScore, x: Event, key: Key) -> Trajectories:
         result = flow_likelihood(score, x, trace=self.trace, integrator=self.integrator, key=key)
-        distance = jnp.sqrt(jnp.mean((result.latent / self.scale) ** 2))
-        return Trajectories(result.log_prob, distance, result.evaluations, result.success)
+        far = distance(result.latent, self.scale)
+        return Trajectories(result.log_prob, far, result.evaluations, result.success)
 
 
-def _prior_scale(prior: AbstractPrior, event: jax.ShapeDtypeStruct, key: Key) -> Event:
-    """The scale of each entry under the prior: of a normal law its own, of another the root mean square of draws."""
-    if isinstance(prior, Normal):
-        return jnp.broadcast_to(jnp.asarray(prior.scale, event.dtype), event.shape)
-    draws = jax.vmap(lambda k: prior.sample(k, event.shape))(jr.split(key, 1024))
-    return jnp.sqrt(jnp.mean(draws.astype(event.dtype) ** 2, axis=0))
+def _typical_size(data: Dataset) -> float:
+    """The median over samples of the root mean square of their entries, which a few far out do not change."""
+    x = np.asarray(data.values)
+    if data.levels is not None:
+        x = data.levels.low + (x + 0.5) * data.levels.width
+    return float(np.sqrt(np.median(np.mean(x.reshape(len(x), -1).astype(np.float64) ** 2, axis=1))))
 
 
 def _solver(integrator: Integrator) -> str:

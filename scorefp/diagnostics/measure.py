@@ -4,17 +4,19 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._batches import apart
+from .._checks import full_precision, random_key, same_shape
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
 from ..calculus import Exact, Hutchinson
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..score import AbstractScore
-from ..score.score import linear_sde
+from ..score.score import linear_sde, require_score
 
 
 class Number(AbstractModule):
@@ -111,9 +113,16 @@ class AbstractMeasure(AbstractModule):
             key: A random key; the same key gives the same section.
 
         Raises:
-            TypeError: if the measure needs a Gaussian kernel, which the SDE does not have.
+            TypeError: if `score` is no score or `key` no random key, or the measure needs a Gaussian kernel, which the
+                SDE does not have.
+            ValueError: if there are fewer than two samples, one is not finite, or their shape is not that of the score.
         """
-        data = as_dataset(data)
+        require_score(score)
+        key, data = random_key("a measure", key), as_dataset(data)
+        if data.levels is None:
+            full_precision("data", jnp.asarray(data.values))
+        if score.shape is not None:
+            same_shape("a sample of data", data.shape, "the score's own", score.shape)
         if self.needs_kernel:
             linear_sde(score)
         data = data if self.needs_levels else data.dequantised(apart(key))

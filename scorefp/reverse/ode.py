@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import is_concrete, require
+from .._checks import is_concrete, kind, known_time_within, positive, require, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Flag, Key, Scalar, Time
 from ..calculus import AbstractTrace, value_and_divergence
 from ..score import AbstractScore
+from ..score.score import require_score, sample_of
 from ..sde import AbstractLinearSDE, AbstractSDE
 
 
@@ -55,8 +56,9 @@ class Integrator(AbstractModule):
         throw: Whether a failed solve raises. If not, its results are NaN; `flow_likelihood` returns the flag as well.
 
     Raises:
-        TypeError: if `solver` is not a Runge–Kutta method of one tableau.
-        ValueError: if a tolerance or `max_steps` is not positive.
+        TypeError: if `solver` is not a Runge–Kutta method of one tableau, `adjoint` none of diffrax, or a tolerance or
+            `max_steps` no number.
+        ValueError: if a tolerance is not positive and finite, or `max_steps` not positive.
         RuntimeError: on a solve, if `max_steps` run out or a value is not finite, unless `throw=False`.
 
     Example:
@@ -80,10 +82,10 @@ class Integrator(AbstractModule):
                 f"solver is a {type(self.solver).__name__}; the step size follows an error estimate, so it must be a "
                 "Runge–Kutta method of one tableau, such as diffrax.Tsit5(), Dopri5(), Dopri8() or Kvaerno5()."
             )
-        require(
-            self.rtol > 0 and self.atol > 0,
-            f"rtol = {self.rtol} and atol = {self.atol}; both tolerances must be positive.",
-        )
+        positive("rtol", self.rtol)
+        positive("atol", self.atol)
+        adjoint = "It is diffrax.RecursiveCheckpointAdjoint() or another of diffrax."
+        kind("adjoint", self.adjoint, diffrax.AbstractAdjoint, adjoint)
         require(self.max_steps >= 1, f"max_steps = {self.max_steps}; a solve needs at least one step.")
 
     def solve(
@@ -208,6 +210,8 @@ def flow_map(score: AbstractScore, x: Event, *, start: Time, stop: Time, integra
         integrator: The solver of the ODE.
 
     Raises:
+        TypeError: if `score` is no score, `x` not floating or `integrator` none.
+        ValueError: if `x` is no sample of the score, or a known time is outside the horizon.
         RuntimeError: if the solver fails, unless the integrator has `throw=False`.
 
     Example:
@@ -218,6 +222,11 @@ def flow_map(score: AbstractScore, x: Event, *, start: Time, stop: Time, integra
         >>> round(float(end.state[0]), 4)
         1.0
     """
+    kind("integrator", integrator, Integrator, "It is scorefp.Integrator(), for example.")
+    x = sample_of(require_score(score), x)
+    for name, time in (("start", start), ("stop", stop)):
+        known_time_within(time, score.sde.t0, score.sde.t1, x, name=name)
+        scalar_time(time, x, name)
     return _along_the_flow(integrator, _velocity, x, score, None, start, stop)
 
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from .._checks import checked, floating, is_concrete, require, scalar_time, time_within
+from .._checks import checked, count, function, is_concrete, random_key, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..integrals import log_snr_times
 from ..score import AbstractScore
-from ..score.score import linear_sde
+from ..score.score import linear_sde, sample_of
 from ..sde import AbstractLinearSDE
 from .steps import ReverseStep, euler_maruyama_step
 
@@ -39,8 +39,10 @@ def reverse_path(
         step: `euler_maruyama_step`, `heun_step` or `ancestral_step` of this package, or any function of its kind.
 
     Raises:
-        TypeError: if the SDE has no Gaussian kernel, or `x` is not floating.
-        ValueError: if $t'$ is above $t$ or either is outside `[t0, t1]`, or `steps` is below one.
+        TypeError: if the SDE has no Gaussian kernel, `x` is not floating, `key` is no random key, `steps` no whole
+            number, or `step` does not take `(score, t, earlier, x, key)`.
+        ValueError: if $t'$ is above $t$ or either is outside `[t0, t1]`, `x` is no sample of the score, or `steps` is
+            below one.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -53,6 +55,8 @@ def reverse_path(
         (True, True)
     """
     t, earlier, x = checked_path(score, t, earlier, x, steps)
+    key = random_key("a path", key)
+    function("step", step, "score, t, earlier, x, key", "It is scorefp.reverse.euler_maruyama_step, for example.")
     return unchecked_path(score, t, earlier, x, key, steps, step)
 
 
@@ -71,15 +75,16 @@ def unchecked_path(
 
 def check_steps(steps: int, what: str = "a path") -> None:
     """Refuses a path or a sampler without steps."""
-    require(steps >= 1, f"steps = {steps}; {what} needs at least one step.")
+    if count("steps", steps) < 1:
+        raise ValueError(f"steps = {steps}; {what} needs at least one step.")
 
 
 def checked_path(score: AbstractScore, t: Time, earlier: Time, x: Event, steps: int) -> tuple[Scalar, Scalar, Event]:
     """The arguments of a path: the two times and the sample, refused unless the times are in order."""
-    sde, x = linear_sde(score), floating("x", x)
+    sde, x = linear_sde(score), sample_of(score, x)
     check_steps(steps)
     t = time_within(scalar_time(t, x), sde.t0, sde.t1)
-    earlier = time_within(scalar_time(earlier, x), sde.t0, sde.t1, name="earlier")
+    earlier = time_within(scalar_time(earlier, x, "earlier"), sde.t0, sde.t1, name="earlier")
     known = is_concrete(earlier) and is_concrete(t)
     what = f"earlier = {float(earlier)} lies above t = {float(t)}" if known else "earlier lies above t"
     message = f"{what}; the reverse SDE runs from t down to an earlier time. Were they swapped?"

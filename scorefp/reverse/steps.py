@@ -5,10 +5,12 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
-from .._types import Event, Key, Scalar
+from .._checks import is_concrete, known_time_within, number, random_key, require, scalar_time
+from .._types import Event, Key, Scalar, Time
 from ..score import AbstractScore
-from ..score.score import linear_sde
+from ..score.score import linear_sde, require_score, sample_of
 
 ReverseStep: TypeAlias = Callable[[AbstractScore, Scalar, Scalar, Event, Key], Event]
 """Called as `step(score, t, earlier, x, key)`, it returns the state at the earlier time."""
@@ -27,7 +29,12 @@ def euler_maruyama_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Eve
         earlier: $t'$.
         x: The state at $t$.
         key: A random key.
+
+    Raises:
+        TypeError: if `score` is no score, `x` not floating or `key` no random key.
+        ValueError: if `x` is no sample of the score, or known times are outside the horizon or not in order.
     """
+    t, earlier, x, key = checked_step(score, t, earlier, x, key)
     length, diffusion = t - earlier, score.sde.diffusion(t, x)
     noise_like = diffusion.in_structure()
     noise = jr.normal(key, noise_like.shape, noise_like.dtype)
@@ -54,9 +61,12 @@ def heun_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: K
         key: A random key.
 
     Raises:
-        TypeError: if the SDE has no Gaussian kernel.
+        TypeError: as `euler_maruyama_step`, and if the SDE has no Gaussian kernel.
+        ValueError: as `euler_maruyama_step`.
     """
-    sde, length = linear_sde(score), t - earlier
+    sde = linear_sde(score)
+    t, earlier, x, key = checked_step(score, t, earlier, x, key)
+    length = t - earlier
     spread = jnp.sqrt(0.5 * length * (sde.g2(t) + sde.g2(earlier)))
     drift, noise = score.reverse_drift(t, x), spread * jr.normal(key, x.shape, x.dtype)
     ahead = score.reverse_drift(earlier, x - length * drift + noise)
@@ -81,9 +91,10 @@ def ancestral_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, k
         key: A random key.
 
     Raises:
-        TypeError: if the SDE has no Gaussian kernel.
+        TypeError: as `euler_maruyama_step`, and if the SDE has no Gaussian kernel.
+        ValueError: as `euler_maruyama_step`.
     """
-    return exponential_step(score, t, earlier, x, key, jnp.ones_like(t))
+    return exponential_step(score, t, earlier, x, key, jnp.ones(()))
 
 
 def exponential_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key, noise: Scalar) -> Event:
@@ -104,12 +115,28 @@ def exponential_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event,
         noise: $\eta$, in [0, 1].
 
     Raises:
-        TypeError: if the SDE has no Gaussian kernel.
+        TypeError: as `euler_maruyama_step`, and if the SDE has no Gaussian kernel.
+        ValueError: as `euler_maruyama_step`.
     """
     sde = linear_sde(score)
+    t, earlier, x, key = checked_step(score, t, earlier, x, key)
+    require(not is_concrete(number("noise", noise)) or bool(0 <= noise <= 1), f"noise = {noise}; it lies in [0, 1].")
     sigma = sde.sigma(earlier)
     fresh = noise * jnp.sqrt(-jnp.expm1(sde.log_snr(t) - sde.log_snr(earlier)))
     predicted = score.noise(t, x)
     clean = (x - sde.sigma(t) * predicted) / sde.alpha(t)
     kept = sigma * (jnp.sqrt(1 - fresh**2) * predicted + fresh * jr.normal(key, x.shape, x.dtype))
     return (sde.alpha(earlier) * clean + kept).astype(x.dtype)
+
+
+def checked_step(score: AbstractScore, t: Time, earlier: Time, x: Event, key: Key) -> tuple[Scalar, Scalar, Event, Key]:
+    """The arguments of a step, refused where they are of another kind or shape, or known times are not in order."""
+    x = sample_of(require_score(score), x)
+    for name, time in (("t", t), ("earlier", earlier)):
+        known_time_within(time, score.sde.t0, score.sde.t1, x, name=name)
+    if is_concrete(t) and is_concrete(earlier):
+        require(
+            float(np.asarray(earlier)) <= float(np.asarray(t)),
+            f"earlier = {earlier} lies above t = {t}; a step goes from t to an earlier time. Were they swapped?",
+        )
+    return scalar_time(t, x), scalar_time(earlier, x, "earlier"), x, random_key("a step", key)

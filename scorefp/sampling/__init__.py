@@ -4,10 +4,17 @@ from .corrector import PredictorCorrector as PredictorCorrector
 from .draw import sample as sample
 from .euler import Euler as Euler, EulerMaruyama as EulerMaruyama, ProbabilityFlow as ProbabilityFlow
 from .exponential import DPMSolver as DPMSolver, ExponentialIntegrator as ExponentialIntegrator
-from .grid import Grid as Grid, RhoGrid as RhoGrid, log_snr_grid as log_snr_grid, uniform_grid as uniform_grid
+from .grid import (
+    Grid as Grid,
+    RhoGrid as RhoGrid,
+    default_grid as default_grid,
+    log_snr_grid as log_snr_grid,
+    uniform_grid as uniform_grid,
+)
 from .heun import Churn as Churn, Heun as Heun
 from .langevin import Langevin as Langevin
 from .sampler import (
+    AbstractGridSampler as AbstractGridSampler,
     AbstractSampler as AbstractSampler,
     AbstractStepSampler as AbstractStepSampler,
     Denoised as Denoised,

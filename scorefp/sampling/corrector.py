@@ -4,17 +4,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import is_concrete, random_key, require
+from .._checks import positive, random_key, require
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore
 from ..score.score import linear_sde
 from .euler import EulerMaruyama
 from .grid import Grid
 from .langevin import langevin_step
-from .sampler import AbstractSampler, AbstractStepSampler
+from .sampler import AbstractStepSampler
 
 
 class PredictorCorrector(AbstractStepSampler):
@@ -39,7 +38,7 @@ class PredictorCorrector(AbstractStepSampler):
     Raises:
         TypeError: if the predictor does not go by independent steps, as `DPMSolver` and `ProbabilityFlow` do not; on a
             call, if the SDE has no Gaussian kernel.
-        ValueError: if `corrections` is below one or `ratio` is not positive; on a call, if `key` is `None`.
+        ValueError: if `corrections` is below one or `ratio` is not positive and finite; on a call, if `key` is `None`.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -54,10 +53,8 @@ class PredictorCorrector(AbstractStepSampler):
     ratio: Float[ArrayLike, ""] = 0.16
 
     def __check_init__(self) -> None:
-        _check_predictor(self.predictor)
         require(self.corrections >= 1, f"corrections = {self.corrections}; without any, use the predictor alone.")
-        if is_concrete(self.ratio):
-            require(bool(np.all(np.asarray(self.ratio) > 0)), f"ratio = {self.ratio}; a correction's step is positive.")
+        positive("ratio", self.ratio)
 
     @property
     def steps(self) -> int:
@@ -78,11 +75,3 @@ class PredictorCorrector(AbstractStepSampler):
             return langevin_step(score, earlier, x, length, jr.fold_in(corrector_key, index)), None
 
         return jax.lax.scan(correct, predicted, jnp.arange(self.corrections))[0]
-
-
-def _check_predictor(predictor: AbstractSampler) -> None:
-    if not isinstance(predictor, AbstractStepSampler):
-        raise TypeError(
-            f"predictor is a {type(predictor).__name__}, which does not go by independent steps; corrections go "
-            "between them. Use EulerMaruyama(steps), ExponentialIntegrator(steps) or Heun(steps)."
-        )

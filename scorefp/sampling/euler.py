@@ -4,8 +4,9 @@ from .._checks import random_key
 from .._types import Event, Key, Scalar
 from ..reverse import Integrator, euler_maruyama_step, flow_map
 from ..score import AbstractScore
-from .grid import Grid, uniform_grid
-from .sampler import AbstractSampler, AbstractStepSampler
+from ..score.score import require_score
+from .grid import Grid, default_grid
+from .sampler import AbstractSampler, AbstractStepSampler, start_of
 
 
 class EulerMaruyama(AbstractStepSampler):
@@ -17,11 +18,11 @@ class EulerMaruyama(AbstractStepSampler):
 
     Args:
         steps: The number of steps.
-        grid: Called as `grid(sde, steps)`: `uniform_grid`, `log_snr_grid` or any function that returns `steps + 1`
-            descending times.
+        grid: Called as `grid(sde, steps)`: `default_grid`, even in log-SNR where the SDE is linear, `uniform_grid` or
+            any function that returns `steps + 1` times which go down from `t1` to `t0`.
 
     Raises:
-        ValueError: if `steps` is below one; on a call, if the grid has another number of times.
+        ValueError: if `steps` is below one; on a call, if the times of the grid are not as above.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -31,7 +32,7 @@ class EulerMaruyama(AbstractStepSampler):
     """
 
     steps: int = 1000
-    grid: Grid = uniform_grid
+    grid: Grid = default_grid
 
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         return euler_maruyama_step(score, t, earlier, x, random_key(type(self).__name__, key))
@@ -47,11 +48,11 @@ class Euler(AbstractStepSampler):
 
     Args:
         steps: The number of steps.
-        grid: Called as `grid(sde, steps)`: `uniform_grid`, `log_snr_grid` or any function that returns `steps + 1`
-            descending times.
+        grid: Called as `grid(sde, steps)`: `default_grid`, even in log-SNR where the SDE is linear, `uniform_grid` or
+            any function that returns `steps + 1` times which go down from `t1` to `t0`.
 
     Raises:
-        ValueError: if `steps` is below one; on a call, if the grid has another number of times.
+        ValueError: if `steps` is below one; on a call, if the times of the grid are not as above.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -61,7 +62,7 @@ class Euler(AbstractStepSampler):
     """
 
     steps: int = 1000
-    grid: Grid = uniform_grid
+    grid: Grid = default_grid
 
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         return x - (t - earlier) * score.probability_flow(t, x)
@@ -76,6 +77,7 @@ class ProbabilityFlow(AbstractSampler):
         integrator: How the ODE is solved.
 
     Raises:
+        TypeError: if `integrator` is none.
         RuntimeError: on a call, if the solver fails for a sample, unless the integrator has `throw=False`; the sample
             is NaN then.
 
@@ -89,5 +91,5 @@ class ProbabilityFlow(AbstractSampler):
     integrator: Integrator = Integrator()
 
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key | None = None) -> Event:
-        sde = score.sde
+        sde, x1 = require_score(score).sde, start_of(self, score, x1, key)
         return flow_map(score, x1, start=sde.t1, stop=sde.t0, integrator=self.integrator).state

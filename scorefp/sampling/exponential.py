@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..reverse import exponential_step
-from ..reverse.paths import check_steps
 from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
-from .grid import Grid, log_snr_grid, times_of
-from .sampler import AbstractSampler, AbstractStepSampler
+from .grid import Grid, log_snr_grid
+from .sampler import AbstractGridSampler, AbstractStepSampler, start_of
 
 
 class ExponentialIntegrator(AbstractStepSampler):
@@ -28,13 +27,13 @@ class ExponentialIntegrator(AbstractStepSampler):
 
     Args:
         steps: The number of steps.
-        grid: Called as `grid(sde, steps)`, it returns `steps + 1` descending times.
+        grid: Called as `grid(sde, steps)`, it returns `steps + 1` times which go down from `t1` to `t0`.
         noise: $\eta$, in [0, 1].
 
     Raises:
         TypeError: on a call, if the SDE has no Gaussian kernel.
-        ValueError: if `steps` is below one or `noise` outside [0, 1]; on a call, if the grid has another number of
-            times, or `key` is `None` and `noise` is not zero.
+        ValueError: if `steps` is below one or `noise` outside [0, 1]; on a call, if the times of the
+            grid are not as above, or `key` is `None` and `noise` is not zero.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -59,7 +58,7 @@ class ExponentialIntegrator(AbstractStepSampler):
         )
 
 
-class DPMSolver(AbstractSampler):
+class DPMSolver(AbstractGridSampler):
     r"""DPM-Solver++(2M) (Lu 2022b, Algorithm 2) on the ODE of a linear SDE [G1]: an exponential integrator in the half
     log-SNR $\ell = \log\alpha/\sigma$ that extrapolates the denoiser from the last two evaluations. With the lengths
     $\delta_i$ of the steps in $\ell$ and $h_i = h(t_i, x_i)$, the step from $t_i$ is
@@ -71,11 +70,11 @@ class DPMSolver(AbstractSampler):
 
     Args:
         steps: The number of steps.
-        grid: Called as `grid(sde, steps)`, it returns `steps + 1` descending times.
+        grid: Called as `grid(sde, steps)`, it returns `steps + 1` times which go down from `t1` to `t0`.
 
     Raises:
         TypeError: on a call, if the SDE has no Gaussian kernel.
-        ValueError: if `steps` is below one; on a call, if the grid has another number of times.
+        ValueError: if `steps` is below one; on a call, if the times of the grid are not as above.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -87,12 +86,9 @@ class DPMSolver(AbstractSampler):
     steps: int = 20
     grid: Grid = log_snr_grid
 
-    def __check_init__(self) -> None:
-        check_steps(self.steps, "a sampler")
-
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key | None = None) -> Event:
-        sde = linear_sde(score)
-        times = times_of(self.grid, sde, self.steps, x1)
+        sde, x1 = linear_sde(score), start_of(self, score, x1, key)
+        times = self.times(sde, x1.dtype)
         lengths = 0.5 * jnp.diff(sde.log_snr(times))
         shares = jnp.concatenate([jnp.zeros_like(lengths[:1]), 0.5 * lengths[1:] / lengths[:-1]])
 

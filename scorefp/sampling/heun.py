@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import is_concrete, random_key, require
+from .._checks import is_concrete, random_key, require, scalar
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore
@@ -34,7 +34,9 @@ class Churn(AbstractModule):
             remove a little too much noise; for an exact score one is right.
 
     Raises:
-        ValueError: unless `amount` is not negative, `lowest` is below `highest` and `inflation` is positive.
+        TypeError: if one of them is no number.
+        ValueError: unless `amount` is not negative and finite, `lowest` is below `highest` and `inflation` is positive
+            and finite.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -51,14 +53,16 @@ class Churn(AbstractModule):
 
     def __check_init__(self) -> None:
         values = (self.amount, self.lowest, self.highest, self.inflation)
+        for name, value in zip(("amount", "lowest", "highest", "inflation"), values, strict=True):
+            scalar(name, value)
         if all(is_concrete(value) for value in values):
             amount, lowest, highest, inflation = (float(np.asarray(value)) for value in values)
-            require(amount >= 0, f"amount = {amount}; the noise to add is not negative.")
+            require(0 <= amount < np.inf, f"amount = {amount}; the noise to add is not negative, and finite.")
             require(
                 lowest < highest,
                 f"lowest = {lowest} and highest = {highest}; the range of noise levels with churn is empty.",
             )
-            require(inflation > 0, f"inflation = {inflation}; a standard deviation is positive.")
+            require(0 < inflation < np.inf, f"inflation = {inflation}; a standard deviation is positive and finite.")
 
     def raised(self, sde: AbstractLinearSDE, t: Scalar, x: Event, *, steps: int, key: Key) -> tuple[Scalar, Event]:
         """The time of the raised noise level, and a draw of the state there.
@@ -74,7 +78,8 @@ class Churn(AbstractModule):
         level = jnp.exp(-0.5 * log_snr)
         growth = jnp.minimum(jnp.asarray(self.amount, t.dtype) / steps, np.sqrt(2) - 1)
         growth = jnp.where((level >= self.lowest) & (level <= self.highest), growth, 0.0)
-        higher = jnp.clip(sde.time_of_log_snr(log_snr - 2 * jnp.log1p(growth)).astype(t.dtype), t, sde.t1)
+        raised = jnp.maximum(log_snr - 2 * jnp.log1p(growth), sde.log_snr(jnp.asarray(sde.t1, t.dtype)))
+        higher = jnp.clip(sde.time_of_log_snr(raised).astype(t.dtype), t, sde.t1)
         later = jnp.where(growth > 0, higher, t)
         scale, std = sde.transition(t, later)
         return later, scale * x + std * self.inflation * jr.normal(key, x.shape, x.dtype)
@@ -93,13 +98,13 @@ class Heun(AbstractStepSampler):
 
     Args:
         steps: The number of steps.
-        grid: Called as `grid(sde, steps)`, it returns `steps + 1` descending times.
+        grid: Called as `grid(sde, steps)`, it returns `steps + 1` times which go down from `t1` to `t0`.
         churn: How much noise each step adds first; `None` for the ODE alone.
 
     Raises:
         TypeError: on a call, if the SDE has no Gaussian kernel.
-        ValueError: if `steps` is below one; on a call, if the grid has another number of times, or `key` is `None`
-            and there is churn.
+        ValueError: if `steps` is below one; on a call, if the times of the grid are not as above, or `key` is
+            `None` and there is churn.
 
     Example:
         >>> import jax, scorefp as sfp

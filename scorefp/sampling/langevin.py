@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import is_concrete, require, scalar_time, time_within
+from .._checks import known_time_within, number, positive, random_key, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..reverse.paths import check_steps
 from ..score import AbstractScore
-from .sampler import AbstractSampler
+from ..score.score import require_score
+from .sampler import AbstractSampler, start_of
 
 
 class Langevin(AbstractSampler):
@@ -31,7 +31,9 @@ class Langevin(AbstractSampler):
         t: The time; `None` is `t0`.
 
     Raises:
-        ValueError: if `steps` is below one or `step_size` is not positive; on a call, if `t` is outside `[t0, t1]`.
+        TypeError: if `step_size` or `t` is no number.
+        ValueError: if `steps` is below one or `step_size` is not positive and finite; on a call, if `t` is outside
+            `[t0, t1]`.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -48,12 +50,15 @@ class Langevin(AbstractSampler):
 
     def __check_init__(self) -> None:
         check_steps(self.steps, "a sampler")
-        if is_concrete(self.step_size):
-            require(bool(np.all(np.asarray(self.step_size) > 0)), f"step_size = {self.step_size}; a step is positive.")
+        positive("step_size", self.step_size)
+        if self.t is not None:
+            number("t", self.t)
 
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key) -> Event:
-        sde = score.sde
-        t = time_within(scalar_time(sde.t0 if self.t is None else self.t, x1), sde.t0, sde.t1)
+        sde, x1 = require_score(score).sde, start_of(self, score, x1, random_key(type(self).__name__, key))
+        given = sde.t0 if self.t is None else self.t
+        known_time_within(given, sde.t0, sde.t1, x1)
+        t = time_within(scalar_time(given, x1), sde.t0, sde.t1)
         length = jnp.asarray(self.step_size, x1.dtype)
 
         def step(x: Event, index: Int[Array, ""]) -> tuple[Event, None]:

@@ -1,18 +1,23 @@
 """The interface of samplers: from `t1` to `t0`, by steps of a grid, and with the last of the noise taken away."""
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Int
+import numpy as np
+from jaxtyping import Array, Float, Int
 
+from .._checks import function, random_key
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..reverse.paths import check_steps
 from ..score import AbstractScore
-from .grid import Grid, RhoGrid, times_of
+from ..score.score import require_score, sample_of
+from ..sde import AbstractSDE
+from .grid import Grid, RhoGrid, from_t1, times_of
 
 
 class AbstractSampler(AbstractModule):
@@ -23,30 +28,48 @@ class AbstractSampler(AbstractModule):
 
     @abstractmethod
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key) -> Event:
-        """The sample at `t0` that starts from `x1` at `t1`."""
+        """The sample at `t0` that starts from `x1` at `t1`, or at the first time of a grid that starts later."""
 
 
-class _StepSamplerFields:
+class _GridSamplerFields:
     steps: eqx.AbstractVar[int]
     grid: eqx.AbstractVar[Grid | RhoGrid]  # A callable alone would be taken for a method.
 
 
-class AbstractStepSampler(AbstractSampler, _StepSamplerFields):
+class AbstractGridSampler(AbstractSampler, _GridSamplerFields):
+    """A sampler whose steps go over a grid of times."""
+
+    def __check_init__(self) -> None:
+        check_steps(self.steps, "a sampler")
+        function("grid", self.grid, "sde, steps", "It is scorefp.sampling.log_snr_grid, for example.")
+
+    def times(self, sde: AbstractSDE, dtype: np.dtype[Any]) -> Float[Array, " times"]:
+        """The times of the grid in a dtype.
+
+        Args:
+            sde: Any SDE.
+            dtype: That of the sample.
+
+        Raises:
+            ValueError: unless they are `steps + 1`, finite, inside the horizon, and go down at every step to `t0`.
+        """
+        return times_of(self.grid, sde, self.steps, dtype)
+
+
+class AbstractStepSampler(AbstractGridSampler):
     """A sampler that repeats one step over a grid of times, in one compiled loop.
 
     A step knows nothing of the steps before it. `PredictorCorrector` takes any of these for its predictor. The key is
     not needed where the steps draw no noise.
     """
 
-    def __check_init__(self) -> None:
-        check_steps(self.steps, "a sampler")
-
     @abstractmethod
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         """The state at the time `earlier`, from the state `x` at `t`."""
 
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key | None = None) -> Event:
-        times = times_of(self.grid, score.sde, self.steps, x1)
+        x1 = start_of(self, score, x1, key)
+        times = self.times(score.sde, x1.dtype)
 
         def step(x: Event, now: tuple[Scalar, Scalar, Int[Array, ""]]) -> tuple[Event, None]:
             t, earlier, index = now
@@ -66,7 +89,7 @@ class Denoised(AbstractSampler):
         sampler: Any sampler.
 
     Raises:
-        TypeError: on a call, if the SDE has no Gaussian kernel.
+        TypeError: if `sampler` is no sampler; on a call, if the SDE has no Gaussian kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -80,5 +103,20 @@ class Denoised(AbstractSampler):
     sampler: AbstractSampler
 
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key) -> Event:
-        x = self.sampler(score, x1, key=key)
+        x = self.sampler(score, start_of(self, score, x1, key), key=key)
         return score.denoise(score.sde.t0, x).astype(x.dtype)
+
+
+def at_t1(method: AbstractSampler, sde: AbstractSDE, start: Event) -> Event:
+    """`start`, a draw of the prior, refused unless the grids in a sampler start at `t1`."""
+    is_gridded = lambda node: isinstance(node, AbstractGridSampler)
+    for sampler in filter(is_gridded, jax.tree.leaves(method, is_leaf=is_gridded)):
+        start = from_t1(sampler.grid, sde, sampler.times(sde, start.dtype), start)
+    return start
+
+
+def start_of(sampler: AbstractSampler, score: AbstractScore, x1: Event, key: Key | None) -> Event:
+    """The sample that a sampler starts from; refuses what is none, what is no score, and a key that is none."""
+    if key is not None:
+        random_key(type(sampler).__name__, key)
+    return sample_of(require_score(score), x1, "x1")

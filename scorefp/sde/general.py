@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from .._checks import is_concrete, require, same_shape, scalar_time
+from .._checks import finite, floating, function, is_concrete, kind, require, same_shape
 from .._types import Event, Scalar, Time
 from ..calculus import Exact
 from .prior import AbstractPrior, Normal
-from .sde import AbstractSDE, check_horizon
+from .sde import AbstractSDE, check_horizon, time_and_sample
 
 
 class GeneralSDE(AbstractSDE):
@@ -29,7 +29,10 @@ class GeneralSDE(AbstractSDE):
         t1: The time of the prior.
 
     Raises:
-        ValueError: if the horizon is empty.
+        TypeError: if `drift_fn` or `diffusion_fn` does not take `(t, x)`, `prior` is no prior, or an end of the horizon
+            no number; on a call, if a value is not of the kind above.
+        ValueError: if the horizon is empty; on a call, if a value has another shape than the sample, or a known `t` is
+            outside the horizon.
 
     Example:
         >>> import jax, jax.numpy as jnp, lineax as lx, scorefp as sfp
@@ -48,22 +51,34 @@ class GeneralSDE(AbstractSDE):
 
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1, lowest=-float("inf"))
+        for name in ("drift_fn", "diffusion_fn"):
+            function(name, getattr(self, name), "t, x", "First comes the time, then one sample.")
 
     def drift(self, t: Time, x: Event) -> Event:
-        drift = self.drift_fn(scalar_time(t, x), x)
+        t, x = time_and_sample(self, t, x)
+        drift = floating("the drift", self.drift_fn(t, x))
         same_shape("the drift", drift.shape, "x", x.shape)
         return drift
 
     def diffusion(self, t: Time, x: Event) -> lx.AbstractLinearOperator:
-        operator = self.diffusion_fn(scalar_time(t, x), x)
+        t, x = time_and_sample(self, t, x)
+        operator = kind(
+            "the value of diffusion_fn",
+            self.diffusion_fn(t, x),
+            lx.AbstractLinearOperator,
+            "It is an operator of lineax, for example lineax.DiagonalLinearOperator(scales).",
+        )
         same_shape("the value of the diffusion", operator.out_structure().shape, "x", x.shape)
         return operator
 
     def covariance(self, t: Time, x: Event, v: Event) -> Event:
         operator = self.diffusion(t, x)
+        same_shape("v", v.shape, "x", x.shape)
         return operator.mv(operator.T.mv(v))
 
     def covariance_divergence(self, t: Time, x: Event) -> Event:
+        t, x = time_and_sample(self, t, x)
+
         def column(v: Event) -> Event:
             return jax.jvp(lambda x: self.covariance(t, x, v), (x,), (v,))[1]
 
@@ -85,7 +100,9 @@ class GeometricBrownianMotion(AbstractSDE):
         t1: The time of the prior.
 
     Raises:
-        ValueError: if the shapes of `growth` and `volatility` do not match, or the horizon is empty.
+        TypeError: if `growth` or `volatility` is not floating, `prior` is no prior, or an end of the horizon no number.
+        ValueError: if the shapes of `growth` and `volatility` do not match, they are not finite, or the horizon is
+            empty; on a call, if a known `t` is outside the horizon or `x` has another shape.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -102,19 +119,24 @@ class GeometricBrownianMotion(AbstractSDE):
 
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1)
-        size = self.growth.size
+        size = finite("growth", floating("growth", self.growth), known=True).size
+        finite("volatility", floating("volatility", self.volatility), known=True)
+        same_shape("growth", self.growth.shape, "a row of rates", (size,))
         same_shape("volatility", self.volatility.shape, "a square matrix of the size of growth", (size, size))
 
     def drift(self, t: Time, x: Event) -> Event:
-        return self.growth * x
+        return self.growth * self._sample(t, x)
 
     def diffusion(self, t: Time, x: Event) -> lx.AbstractLinearOperator:
-        return lx.MatrixLinearOperator(x[:, None] * self.volatility)
+        return lx.MatrixLinearOperator(self._sample(t, x)[:, None] * self.volatility)
 
     def covariance(self, t: Time, x: Event, v: Event) -> Event:
+        x = self._sample(t, x)
+        same_shape("v", v.shape, "x", x.shape)
         return x * (self.volatility @ (self.volatility.T @ (x * v)))
 
     def covariance_divergence(self, t: Time, x: Event) -> Event:
+        x = self._sample(t, x)
         rates = self.volatility @ self.volatility.T
         return (rates.sum(axis=1) + jnp.diag(rates)) * x
 
@@ -129,12 +151,19 @@ class GeometricBrownianMotion(AbstractSDE):
             log_mean: $m$.
             log_covariance: $C$, positive definite.
         """
-        t = scalar_time(t, x)
+        t, x = time_and_sample(self, t, x)
+        same_shape("log_mean", log_mean.shape, "x", x.shape)
+        same_shape("log_covariance", log_covariance.shape, "(D, D) of x", x.shape * 2)
         rates = self.volatility @ self.volatility.T
         mean = log_mean + (self.growth - 0.5 * jnp.diag(rates)) * t
         log_x = jnp.log(x)
         normal = jax.scipy.stats.multivariate_normal.logpdf(log_x, mean, log_covariance + rates * t)
         return jnp.asarray(normal) - jnp.sum(log_x)
+
+    def _sample(self, t: Time, x: Event) -> Event:
+        x = time_and_sample(self, t, x)[1]
+        same_shape("x", x.shape, "growth", self.growth.shape)
+        return x
 
 
 class CriticallyDampedLangevin(AbstractSDE):
@@ -153,7 +182,9 @@ class CriticallyDampedLangevin(AbstractSDE):
         t1: The time of the prior.
 
     Raises:
-        ValueError: if `beta` or `mass` is not positive, or the horizon is empty.
+        TypeError: if a parameter is no number.
+        ValueError: if `beta` or `mass` is not positive and finite, or the horizon is empty; on a call, if a known `t`
+            is outside the horizon or `x` is not of the shape `(2, d)`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -181,30 +212,33 @@ class CriticallyDampedLangevin(AbstractSDE):
         return Normal(jnp.sqrt(jnp.array([[1.0], [self.mass]])))
 
     def drift(self, t: Time, x: Event) -> Event:
-        _check_phase_space(x)
-        position, velocity = x
+        position, velocity = _phase_space(self, t, x)
         friction = 2 * jnp.sqrt(jnp.asarray(self.mass, x.dtype))
         flow = self.beta / self.mass * velocity
         return jnp.stack([flow, -self.beta * position - friction * flow])
 
     def diffusion(self, t: Time, x: Event) -> lx.AbstractLinearOperator:
-        _check_phase_space(x)
+        x = _phase_space(self, t, x)
         scale = jnp.zeros_like(x).at[1].set(jnp.sqrt(self._variance(x)))
         return lx.DiagonalLinearOperator(scale)
 
     def covariance(self, t: Time, x: Event, v: Event) -> Event:
+        x = _phase_space(self, t, x)
+        same_shape("v", v.shape, "x", x.shape)
         return jnp.stack([jnp.zeros_like(v[0]), self._variance(x) * v[1]])
 
     def covariance_divergence(self, t: Time, x: Event) -> Event:
-        return jnp.zeros_like(x)
+        return jnp.zeros_like(_phase_space(self, t, x))
 
     def _variance(self, x: Event) -> Scalar:
         """The instantaneous variance of the velocity, 2 Γ β."""
         return 4 * self.beta * jnp.sqrt(jnp.asarray(self.mass, x.dtype))
 
 
-def _check_phase_space(x: Event) -> None:
+def _phase_space(sde: AbstractSDE, t: Time, x: Event) -> Event:
+    x = time_and_sample(sde, t, x)[1]
     require(
         x.ndim == 2 and x.shape[0] == 2,
         f"x has shape {x.shape}; a sample of critically-damped Langevin diffusion has shape (2, d), positions first.",
     )
+    return x

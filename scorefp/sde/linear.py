@@ -1,18 +1,64 @@
 """Linear (Gaussian) SDEs: two functions of time, `log_alpha` and `log_sigma`."""
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import floating, is_concrete, require, same_shape, scalar_time, time_within
+from .._checks import floating, function, is_concrete, real, require, same_shape, scalar_time, time_within
 from .._types import Event, Scalar, Time, Times
 from .prior import Normal
-from .sde import AbstractSDE, check_horizon
+from .sde import AbstractSDE, check_horizon, time_and_sample, times_within
+
+_OfTime: TypeAlias = "Callable[[AbstractLinearSDE, Times], Array]"
+
+_OF_TIME = ("log_alpha", "log_sigma", "rate", "g2")
+
+
+def _of_time(fn: _OfTime) -> _OfTime:
+    """A function of time that refuses times at which the SDE is not defined."""
+
+    @functools.wraps(fn)
+    def checked(self: "AbstractLinearSDE", t: Times) -> Array:
+        return fn(self, times_within(self, t))
+
+    return checked
+
+
+def _of_log_snr(fn: _OfTime) -> _OfTime:
+    """The inverse of the log-SNR, which refuses what lies beyond its ends."""
+
+    @functools.wraps(fn)
+    def checked(self: "AbstractLinearSDE", log_snr: Times) -> Array:
+        values = real("log_snr", log_snr)
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            values = values.astype(jnp.result_type(float))
+        if is_concrete(log_snr):
+            with jax.ensure_compile_time_eval():
+                ends = self.log_snr(self.t1), self.log_snr(self.t0)
+            if is_concrete(ends[0]) and is_concrete(ends[1]):
+                low, high = (float(end) for end in ends)
+                _check_log_snr(np.asarray(log_snr, np.float64), low, high, float(jnp.finfo(values.dtype).eps))
+        return fn(self, values)
+
+    return checked
+
+
+def _check_log_snr(values: np.ndarray, low: float, high: float, eps: float) -> None:
+    # Slack for the rounding of the two logarithms in it.
+    outside = ~((values >= low - 64 * eps * (1 + abs(low))) & (values <= high + 64 * eps * (1 + abs(high))))
+    if outside.any():
+        raise ValueError(
+            f"log_snr = {values[outside].flat[0]:g} lies outside [{low:g}, {high:g}], its values between t1 and t0. "
+            "Use one inside, or build the SDE with another horizon."
+        )
 
 
 class AbstractLinearSDE(AbstractSDE):
@@ -21,8 +67,21 @@ class AbstractLinearSDE(AbstractSDE):
     $$ x_t \mid x_0 \sim \mathcal N(\alpha(t)\,x_0,\ \sigma^2(t) I),
        \qquad a = (\log\alpha)', \qquad g^2 = (\sigma^2)' - 2 a \sigma^2. $$
 
-    The functions of time alone work elementwise on times of any shape.
+    The functions of time alone work elementwise on times of any shape: real numbers from `t0`, or from zero where that
+    is earlier, to `t1`.
+
+    Raises:
+        TypeError: on a call, if a time is not real.
+        ValueError: on a call, if a time is NaN or outside that interval, or `time_of_log_snr` is asked beyond the ends
+            of the horizon. Under `jit`, `vmap` and `grad`, where a time is not known, this is not looked at.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Here once, so that the members stay formulas.
+        super().__init_subclass__(**kwargs)
+        for names, check in ((_OF_TIME, _of_time), (("time_of_log_snr",), _of_log_snr)):
+            for name in set(names) & set(vars(cls)):
+                setattr(cls, name, check(vars(cls)[name]))
 
     @abstractmethod
     def log_alpha(self, t: Times) -> Float[Array, "*times"]:
@@ -62,14 +121,18 @@ class AbstractLinearSDE(AbstractSDE):
         return 2 * (self.log_alpha(t) - self.log_sigma(t))
 
     def drift(self, t: Time, x: Event) -> Event:
-        return self.rate(scalar_time(t, x)) * x
+        t, x = time_and_sample(self, t, x)
+        return self.rate(t) * x
 
     def diffusion(self, t: Time, x: Event) -> lx.AbstractLinearOperator:
+        t, x = time_and_sample(self, t, x)
         identity = lx.IdentityLinearOperator(jax.ShapeDtypeStruct(x.shape, x.dtype))
-        return identity * jnp.sqrt(self.g2(scalar_time(t, x)))
+        return identity * jnp.sqrt(self.g2(t))
 
     def covariance(self, t: Time, x: Event, v: Event) -> Event:
-        return self.g2(scalar_time(t, x)) * v
+        t, x = time_and_sample(self, t, x)
+        same_shape("v", v.shape, "x", x.shape)
+        return self.g2(t) * v
 
     def covariance_divergence(self, t: Time, x: Event) -> Event:
         return jnp.zeros_like(x)
@@ -85,7 +148,18 @@ class AbstractLinearSDE(AbstractSDE):
 
         Returns:
             The scale and the standard deviation.
+
+        Raises:
+            ValueError: if a time $s$ is after its $t$.
         """
+        times_within(self, s, "s")
+        times_within(self, t)
+        if is_concrete(s) and is_concrete(t):
+            first, last = np.asarray(s), np.asarray(t)
+            require(
+                not np.any(first > last),
+                f"s = {first} and t = {last}; a transition goes from s to a later t. Were they swapped?",
+            )
         scale = jnp.exp(self.log_alpha(t) - self.log_alpha(s))
         return scale, self.sigma(t) * jnp.sqrt(-jnp.expm1(self.log_snr(t) - self.log_snr(s)))
 
@@ -103,7 +177,7 @@ class AbstractLinearSDE(AbstractSDE):
 
         Raises:
             TypeError: if `x0` or `noise` is not floating.
-            ValueError: if the shapes differ, or `t` is not a scalar inside `[t0, t1]`.
+            ValueError: if the shapes differ (nothing is broadcast), or `t` is not a scalar inside `[t0, t1]`.
 
         Example:
             >>> import jax.numpy as jnp, scorefp as sfp
@@ -130,6 +204,7 @@ class LinearSDE(AbstractLinearSDE):
         t1: The time of the prior.
 
     Raises:
+        TypeError: if a function does not take one argument.
         ValueError: if the horizon is empty, or the log-SNR does not fall from `t0` to `t1`.
 
     Example:
@@ -146,6 +221,8 @@ class LinearSDE(AbstractLinearSDE):
 
     def __check_init__(self) -> None:
         check_horizon(self.t0, self.t1, lowest=-float("inf"))
+        for name in ("log_alpha_fn", "log_sigma_fn"):
+            function(name, getattr(self, name), "t", "It is a smooth elementwise function of time.")
         first, last = self.log_snr(self.t0), self.log_snr(self.t1)
         if is_concrete(first):
             require(

@@ -29,7 +29,9 @@ class VE(AbstractLinearSDE):
         from_zero: Whether the kernel starts with no noise at `t = 0`.
 
     Raises:
-        ValueError: unless `0 < sigma_min < sigma_max` and `0 <= t0 < t1`; with `from_zero`, `t0` must be positive.
+        TypeError: if a parameter is no number.
+        ValueError: unless all are finite, `0 < sigma_min < sigma_max` and `0 <= t0 < t1`; with `from_zero`, `t0` must
+            be positive.
 
     Example:
         >>> import scorefp as sfp
@@ -122,7 +124,8 @@ class VP(_AbstractLinearBeta):
         t1: The time of the prior.
 
     Raises:
-        ValueError: unless `0 < beta_min <= beta_max` and `0 < t0 < t1`.
+        TypeError: if a parameter is no number.
+        ValueError: unless all are finite, `0 < beta_min <= beta_max` and `0 < t0 < t1`.
 
     Example:
         >>> import scorefp as sfp
@@ -160,7 +163,8 @@ class SubVP(_AbstractLinearBeta):
         t1: The time of the prior.
 
     Raises:
-        ValueError: unless `0 < beta_min <= beta_max` and `0 < t0 < t1`.
+        TypeError: if a parameter is no number.
+        ValueError: unless all are finite, `0 < beta_min <= beta_max` and `0 < t0 < t1`.
 
     Example:
         >>> import scorefp as sfp
@@ -196,7 +200,8 @@ class OU(AbstractLinearSDE):
         t1: The time of the prior, here the stationary law $\mathcal N(0, g^2/2\theta)$.
 
     Raises:
-        ValueError: unless `theta`, `noise` and `t0` are positive and `t0 < t1`.
+        TypeError: if a parameter is no number.
+        ValueError: unless all are finite, `theta`, `noise` and `t0` are positive and `t0 < t1`.
 
     Example:
         >>> import scorefp as sfp
@@ -242,7 +247,8 @@ class EDM(AbstractLinearSDE):
         t1: The largest noise level.
 
     Raises:
-        ValueError: unless `0 < t0 < t1`.
+        TypeError: if an end is no number.
+        ValueError: unless all are finite, `0 < t0 < t1`.
 
     Example:
         >>> import scorefp as sfp
@@ -284,7 +290,8 @@ class Cosine(AbstractLinearSDE):
         t1: The time of the prior.
 
     Raises:
-        ValueError: unless `0 < t0 < t1 < 1`.
+        TypeError: if an end is no number.
+        ValueError: unless all are finite, `0 < t0 < t1 < 1`.
 
     Example:
         >>> import scorefp as sfp

@@ -4,9 +4,10 @@ from abc import abstractmethod
 
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import ArrayLike, Float
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import floating
+from .._checks import floating, is_concrete, random_key, real, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 
@@ -29,6 +30,10 @@ class Normal(AbstractPrior):
     Args:
         scale: The standard deviation, a scalar or an array that broadcasts to the event shape.
 
+    Raises:
+        TypeError: if `scale` is not real.
+        ValueError: if `scale` is not positive and finite; on a call, if it does not broadcast to the event shape.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from scorefp.sde import Normal
@@ -41,14 +46,23 @@ class Normal(AbstractPrior):
 
     scale: Float[ArrayLike, "..."]
 
+    def __check_init__(self) -> None:
+        if is_concrete(self.scale):
+            real("scale", self.scale)
+            known = np.asarray(self.scale)
+            require(
+                bool(np.all((known > 0) & np.isfinite(known))),
+                f"scale = {self.scale}; a standard deviation is positive and finite.",
+            )
+
     def log_prob(self, x: Event) -> Scalar:
         x = floating("x", x)
-        scale = jnp.broadcast_to(jnp.asarray(self.scale, x.dtype), x.shape)
+        scale = self._scale(x.shape).astype(x.dtype)
         return -jnp.sum(0.5 * (x / scale) ** 2 + jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi))
 
     def sample(self, key: Key, shape: tuple[int, ...]) -> Event:
-        noise = jr.normal(key, shape)
-        return jnp.asarray(self.scale, noise.dtype) * noise
+        noise = jr.normal(random_key("a prior", key), shape)
+        return self._scale(shape).astype(noise.dtype) * noise
 
     def cross_entropy(self, mean: Event, std: Scalar) -> Scalar:
         r"""$-E[\log\pi(x)]$ for $x \sim \mathcal N(\text{mean}, \text{std}^2 I)$, in closed form [K9].
@@ -57,5 +71,13 @@ class Normal(AbstractPrior):
             mean: The mean of `x`.
             std: Its standard deviation, a scalar.
         """
-        scale = jnp.broadcast_to(jnp.asarray(self.scale, mean.dtype), mean.shape)
+        scale = self._scale(mean.shape).astype(mean.dtype)
         return -self.log_prob(mean) + 0.5 * jnp.sum((std / scale) ** 2)
+
+    def _scale(self, shape: tuple[int, ...]) -> Array:
+        """The standard deviation of each element of a sample."""
+        scale = jnp.asarray(self.scale)
+        pairs = zip(scale.shape[::-1], shape[::-1], strict=False)
+        fits = scale.ndim <= len(shape) and all(one in (1, size) for one, size in pairs)
+        require(fits, f"scale has shape {scale.shape}; it does not broadcast to the event shape {shape}.")
+        return jnp.broadcast_to(scale, shape)

@@ -4,11 +4,15 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import lineax as lx
+import numpy as np
+from jaxtyping import Array, Float
 
-from .._checks import require
+from .._checks import floating, is_concrete, real, require, scalar_time
 from .._module import AbstractModule
-from .._types import Event, Time
+from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
 
 
@@ -70,8 +74,41 @@ class AbstractSDE(AbstractModule, _SDEFields):
 
 def check_horizon(t0: float, t1: float, *, lowest: float = 0.0) -> None:
     """Refuses an empty or reversed horizon, or one that starts below `lowest`."""
+    for name, end in (("t0", t0), ("t1", t1)):
+        if isinstance(end, jax.Array):
+            raise TypeError(f"{name} is an array; an end of the horizon is static: pass float({name}).")
     require(
         lowest <= t0 < t1,
         f"the horizon is [t0, t1] = [{t0}, {t1}]; it needs {lowest} <= t0 < t1. "
         "t0 is the time of the data, t1 that of the prior.",
     )
+
+
+def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*times"]:
+    """The times, refused where they are known and lie outside the horizon or before the data at zero.
+
+    All an SDE does takes times from here: from `t0`, or from zero where that is earlier (there the data have no noise),
+    to `t1`, but for a few units of the last place. Traced times are not looked at.
+    """
+    times = real(name, t)
+    if not jnp.issubdtype(times.dtype, jnp.floating):
+        times = times.astype(jnp.result_type(float))
+    if is_concrete(t):
+        known, slack = np.asarray(t, np.float64), 4 * float(jnp.finfo(times.dtype).eps)
+        low, high = min(sde.t0, 0.0), sde.t1
+        outside = ~((known >= low - slack * abs(low)) & (known <= high + slack * abs(high)))
+        if outside.any():
+            raise ValueError(
+                f"{name} = {known[outside].flat[0]:g} lies outside [{low:g}, {high:g}], where "
+                f"{type(sde).__name__}(t0={sde.t0:g}, t1={sde.t1:g}) is defined: from the data to the prior. Use a "
+                "time inside it, or build the SDE with another horizon."
+            )
+    return times
+
+
+def time_and_sample(sde: AbstractSDE, t: Time, x: Event) -> tuple[Scalar, Event]:
+    """One time and one sample, refused where they are not; the time has the dtype of the sample."""
+    x = floating("x", x)
+    scalar = scalar_time(t, x)
+    times_within(sde, t)
+    return scalar, x

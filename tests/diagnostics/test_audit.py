@@ -360,7 +360,16 @@ def test_estimates_are_written_to_the_digits_they_have() -> None:
 def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
     x = normal_samples(40, 2).values
     report = sfp.audit(linear_score(2, 0.0, 0.0), x, key=jr.key(1))
-    assert list(report.sections) == ["likelihood", "bound", "residual", "matching", "curl", "gap", "consistency"]
+    assert list(report.sections) == [
+        "likelihood",
+        "bound",
+        "residual",
+        "matching",
+        "curl",
+        "gap",
+        "consistency",
+        "prior",
+    ]
     assert report["residual"].numbers["r_FP_scale_free"].value < 1e-9
     assert report["curl"].numbers["curl_scale_free"].value < 1e-12
     assert report["residual"].curves["r_FP"].t.shape == (32,)
@@ -500,7 +509,7 @@ def test_general_sde_gets_what_needs_no_kernel() -> None:
     report = sfp.audit(score, x, key=jr.key(0))
     assert list(report.sections) == ["likelihood", "gap"]
     assert "EulerMaruyama(steps=128)" in report["gap"].notes[0]
-    assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve, ConsistencyCurves" in str(report)
+    assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve, ConsistencyCurves, PriorDivergence" in str(report)
     refused("no Gaussian kernel", sfp.audit, score, x, key=jr.key(0), measures=(CurlCurve(),), error=TypeError)
     refused("none of the audits has a curve", report.plot)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -32,7 +33,7 @@ from scipy.stats import norm
 import scorefp as sfp
 from scorefp.reverse import heun_step
 from scorefp.sampling import AbstractSampler, AbstractStepSampler
-from scorefp.sde import AbstractLinearSDE
+from scorefp.sde import AbstractLinearSDE, AbstractSDE
 
 
 @pytest.mark.usefixtures("x64")
@@ -45,6 +46,9 @@ def test_grids(make: Callable[[], AbstractLinearSDE]) -> None:
         assert (times[0], times[-1]) == (sde.t1, sde.t0)
         assert np.all(np.diff(times) < 0)
     np.testing.assert_allclose(np.diff(sfp.sampling.uniform_grid(sde, 10)), -(sde.t1 - sde.t0) / 10)
+    np.testing.assert_array_equal(sfp.sampling.default_grid(sde, 10), sfp.sampling.log_snr_grid(sde, 10))
+    general = sfp.sde.CriticallyDampedLangevin()
+    np.testing.assert_array_equal(sfp.sampling.default_grid(general, 9), sfp.sampling.uniform_grid(general, 9))
     log_snr = sde.log_snr(sfp.sampling.log_snr_grid(sde, 10))
     np.testing.assert_allclose(np.diff(log_snr), (log_snr[-1] - log_snr[0]) / 10, rtol=1e-6)
     for rho, grid in ((7.0, sfp.sampling.RhoGrid()), (1.0, sfp.sampling.RhoGrid(1.0))):
@@ -82,9 +86,13 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
     most = 2
 
     def run(
-        step: Callable[..., Array], sde: AbstractLinearSDE, grids: list[Array], start: tuple[float, float]
+        step: Callable[..., Array],
+        sde: AbstractLinearSDE,
+        grids: list[Array],
+        start: tuple[float, float],
+        score: sfp.score.AbstractScore | None = None,
     ) -> np.ndarray:
-        score = normal_data(sde)
+        score = normal_data(sde) if score is None else score
 
         def at(t: Array, earlier: Array) -> Array:
             values: list[Array] = []
@@ -208,16 +216,193 @@ def test_law_of_the_samples(moments: Callable[..., np.ndarray], getkey: Callable
     sde, method = sfp.OU(t0=0.05, t1=5.0), sfp.EulerMaruyama(20)
     got = sfp.sample(normal_data(sde), 40_000, key=getkey(), method=method)
     start = 0.0, float(sde.sigma(sde.t1)) ** 2
-    ((mean, variance),) = moments(stepped(method), sde, [sfp.sampling.uniform_grid(sde, 20)], start)
+    ((mean, variance),) = moments(stepped(method), sde, [sfp.sampling.default_grid(sde, 20)], start)
     assert_mean(got, jnp.asarray(mean))
     assert_mean((got - mean) ** 2, jnp.asarray(variance))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("make", [sfp.VP, sfp.VE, sfp.EDM, sfp.OU, sfp.Cosine, sfp.SubVP])
+@pytest.mark.parametrize("std", [0.05, 0.5])
+def test_defaults_are_right_for_every_sde(
+    make: Callable[[], AbstractLinearSDE], std: float, moments: Callable[..., np.ndarray]
+) -> None:
+    """Mean and width of the default sampler's law for normal data, to 3 % of the width; steps even in time are not.
+
+    Without sampling error, from the prior.
+    """
+    sde = make()
+    score = sfp.GaussianMixture(jnp.array([MEAN]), jnp.array([std**2]), jnp.ones(1)).score(sde)
+    alpha, sigma = float(sde.alpha(sde.t0)), float(sde.sigma(sde.t0))
+    width, default, start = (
+        float(np.hypot(std * alpha, sigma)),
+        sfp.EulerMaruyama(),
+        (0.0, float(sde.sigma(sde.t1)) ** 2),
+    )
+    grids = [default.grid(sde, default.steps), sfp.sampling.uniform_grid(sde, default.steps)]
+    (mean, variance), (_, even) = moments(stepped(default), sde, grids, start, score)
+    assert abs(mean - alpha * MEAN) < 0.03 * width
+    assert np.sqrt(variance) == pytest.approx(width, rel=0.03)
+    if std == 0.05 and make in (sfp.EDM, sfp.OU):
+        assert np.sqrt(even) > 1.7 * width
+
+
+@pytest.mark.parametrize("make", [sfp.EDM, sfp.OU])
+def test_defaults_of_sample_keep_two_modes(make: Callable[[], AbstractLinearSDE]) -> None:
+    n, sde = 2000, make()
+    law = sfp.GaussianMixture(jnp.array([-1.0, 1.0]), jnp.array([0.05**2, 0.025**2]), jnp.array([0.3, 0.7]))
+    x = np.asarray(sfp.sample(law.score(sde), n, key=jr.key(0)))
+    alpha, sigma = float(sde.alpha(sde.t0)), float(sde.sigma(sde.t0))
+    for mode, std, place, share in ((x[x < 0], 0.05, -1.0, 0.3), (x[x >= 0], 0.025, 1.0, 0.7)):
+        width, rest = np.hypot(std * alpha, sigma), 4 / np.sqrt(mode.size)
+        assert abs(mode.size / n - share) < 4 * np.sqrt(share * (1 - share) / n)
+        assert abs(mode.mean() - alpha * place) < (0.03 + rest) * width
+        assert mode.std() == pytest.approx(width, rel=0.03 + rest / np.sqrt(2))
+
+
+GRIDS: dict[str, tuple[Callable[[AbstractSDE, int], Array], str]] = {
+    "ascending": (lambda sde, n: jnp.linspace(sde.t0, sde.t1, n + 1), "from 0.002 to 80, does not go down at every"),
+    "beyond t1": (lambda sde, n: jnp.linspace(2 * sde.t1, sde.t0, n + 1), "from 160 to 0.002, leaves the horizon"),
+    "beyond t0": (lambda sde, n: jnp.linspace(sde.t1, 0, n + 1), "from 80 to 0, leaves the horizon"),
+    "that stops early": (lambda sde, n: jnp.linspace(sde.t1, 0.01, n + 1), "from 80 to 0.01, does not end at t0"),
+    "that pauses": (
+        lambda sde, n: jnp.linspace(sde.t1, sde.t0, n + 1).at[3].set(80.0),
+        "does not go down at every step",
+    ),
+    "with NaN": (
+        lambda sde, n: jnp.linspace(sde.t1, sde.t0, n + 1).at[3].set(jnp.nan),
+        "holds a time that is not finite",
+    ),
+    "of integers": (lambda sde, n: jnp.arange(n, -1, -1), "the grid has dtype int32"),
+    "that is short": (lambda sde, n: jnp.linspace(sde.t1, sde.t0, n), r"the grid has shape \(4,\)"),
+}
+GRIDDED: dict[str, Callable[[Any], AbstractSampler]] = {
+    "EulerMaruyama": lambda grid: sfp.EulerMaruyama(4, grid),
+    "DPMSolver": lambda grid: sfp.DPMSolver(4, grid),
+    "PredictorCorrector": lambda grid: sfp.PredictorCorrector(sfp.Heun(4, grid)),
+    "Denoised": lambda grid: sfp.sampling.Denoised(sfp.sampling.Euler(4, grid)),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", GRIDDED)
+def test_wrong_grids(name: str) -> None:
+    """Refused by `sample`, and by a direct call, before anything compiles."""
+    score, make = standard(sfp.EDM(), (2,)), GRIDDED[name]
+    for grid, message in GRIDS.values():
+        error = TypeError if "dtype" in message else ValueError
+        refused(message, sfp.sample, score, 3, key=jr.key(0), method=make(grid), error=error)
+        refused(message, make(grid), score, jnp.ones(2), key=jr.key(0), error=error)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", GRIDDED)
+def test_grids_that_start_later(name: str) -> None:
+    """Taken with the states there, and for one state; draws of the prior belong to `t1`."""
+    score, method = standard(sfp.EDM(), (2,)), GRIDDED[name](lambda sde, n: jnp.geomspace(2.0, sde.t0, n + 1))
+    draw = functools.partial(sfp.sample, score, 3, key=jr.key(0), method=method)
+    refused(r"from 2 to 0\.002, does not start at t1.*where sample is given the states there as initial", draw)
+    assert jnp.isfinite(draw(initial=jnp.ones((3, 2)))).all()
+    assert jnp.isfinite(method(score, jnp.ones(2), key=jr.key(0))).all()
+
+
+def test_grids_of_traced_parameters() -> None:
+    """They are checked when they run."""
+
+    def ends(theta: Array, grid: Any, from_prior: bool) -> Array:
+        score = sfp.Score(lambda t, x: -x, sfp.LinearSDE(lambda t: -theta * t, jnp.log, t0=0.01, t1=1.0), (2,))
+        start = None if from_prior else jnp.ones((3, 2))
+        return sfp.sample(score, 3, key=jr.key(0), method=sfp.Heun(4, grid), initial=start)
+
+    late = lambda sde, n: sde.time_of_log_snr(jnp.linspace(sde.log_snr(0.5), sde.log_snr(sde.t0), n + 1))
+    compiled = eqx.filter_jit(ends)
+    one = jnp.asarray(1.0)
+    assert jnp.isfinite(compiled(one, sfp.sampling.log_snr_grid, True)).all()
+    assert jnp.isfinite(compiled(one, late, False)).all()
+    refused("does not start at t1", compiled, one, late, True, error=RuntimeError)
+    early = lambda sde, n: sfp.sampling.log_snr_grid(sde, n + 3)[: n + 1]
+    refused("does not end at t0", compiled, one, early, False, error=RuntimeError)
+
+
+def test_grids_in_half_precision() -> None:
+    """A thousand times below one are not a thousand in bfloat16."""
+    score, x1 = standard(), jnp.ones(2, jnp.bfloat16)
+    refused("does not go down at every step in bfloat16", sfp.sampling.Euler(1000), score, x1)
+    assert sfp.sampling.Euler(5)(score, x1).dtype == jnp.bfloat16
+
+
+def wild(x: Array) -> Array:
+    """The score of a standard normal law; of samples above 2 it is NaN, and those below -2 it drives away."""
+    return jnp.where(x > 2, jnp.nan, jnp.where(x < -2, 10 * x, -x))
+
+
+def test_failed_samples_are_told() -> None:
+    """The numbers of a warning are those of the samples; `throw` makes it an error; right ones say nothing."""
+    score, n = sfp.Score(lambda t, x: wild(x), sfp.VP(), ()), 400
+    with pytest.warns(UserWarning, match="samples failed") as seen:
+        x = np.asarray(sfp.sample(score, n, key=jr.key(0), method=sfp.sampling.Euler(20)))
+    broken, far = int(np.sum(~np.isfinite(x))), int(np.sum(np.abs(x) > 5 * 152))
+    assert broken > 0
+    assert far > 0
+    assert len(seen) == 1
+    assert f"{broken + far} of 400 samples failed: {broken} are not finite, {far} lie beyond 5 times 15" in str(
+        seen[0].message
+    )
+    refused(
+        "samples failed",
+        sfp.sample,
+        score,
+        n,
+        key=jr.key(0),
+        method=sfp.sampling.Euler(20),
+        throw=True,
+        error=RuntimeError,
+    )
+    fine = sfp.sample(standard(shape=()), n, key=jr.key(0), method=sfp.sampling.Euler(20), throw=True)
+    assert np.isfinite(fine).all()
+
+
+def test_failures_are_relative_to_the_start() -> None:
+    """Samples that start far out may stay there; inside `jit` nothing is said."""
+    still, starts = sfp.Score(lambda t, x: 0 * x, sfp.EDM(), (2,)), jnp.full((4, 2), 1e4)
+    draw = functools.partial(sfp.sample, still, 4, key=jr.key(0), method=sfp.DPMSolver(2))
+    assert jnp.all(draw(initial=starts, throw=True) > 9e3)
+    blown = sfp.Score(lambda t, x: 1e9 * x, sfp.EDM(), (2,))
+    wide = functools.partial(sfp.sample, blown, 4, key=jr.key(0), method=sfp.DPMSolver(2))
+    with pytest.warns(UserWarning, match="4 of 4 samples failed"):
+        wide()
+    jax.jit(lambda key: sfp.sample(blown, 4, key=key, method=sfp.DPMSolver(2)))(jr.key(0))
+
+
+@pytest.mark.quick
+@pytest.mark.usefixtures("unchecked")
+def test_bad_kinds() -> None:
+    draw = functools.partial(sfp.sample, standard(shape=(3,)), 2, key=jr.key(0))
+    for options, message in (
+        ({"args": 1.0}, "args holds a float; it is a pytree of arrays with n = 2"),
+        ({"throw": 1}, "throw is 1; it is True or False"),
+        ({"shape": 3}, "shape is 3; it is a tuple of sizes"),
+        ({"dtype": "real"}, "dtype = 'real'; it is a dtype of floats"),
+        ({"batch_size": True}, "batch_size = True; it is a count"),
+    ):
+        refused(message, draw, error=TypeError, **options)
+    refused("args holds NaN or infinite entries for 1 of 2", draw, args=jnp.array([1.0, jnp.nan]))
+    refused("initial holds NaN", draw, initial=jnp.full((2, 3), jnp.nan))
+    for method in (sfp.EulerMaruyama(4), sfp.Heun(4), sfp.DPMSolver(4), sfp.ProbabilityFlow(), sfp.Langevin(4, 0.1)):
+        call = functools.partial(method, standard(shape=(3,)))
+        refused(r"key is 7; \w+ takes a random key", call, jnp.ones(3), key=7, error=TypeError)
+        refused(r"x1 has shape \(2, 3\)", call, jnp.ones((2, 3)), key=jr.key(0))
+        refused("x1 has dtype int32", call, jnp.ones(3, int), key=jr.key(0), error=TypeError)
+        refused("x1 holds NaN", call, jnp.full(3, jnp.nan), key=jr.key(0))
+        refused("score is a function", method, lambda t, x: -x, jnp.ones(3), key=jr.key(0), error=TypeError)
+        assert jnp.isfinite(call(jnp.ones(3), key=jr.key(0))).all()
 
 
 @pytest.mark.usefixtures("x64")
 def test_euler_maruyama_takes_any_sde(getkey: Callable[[], Array]) -> None:
     """A linear SDE written as a general one gives the same samples; the noise may have more entries than the sample."""
     exact = plane_mixture().score(sfp.VP())
-    linear, method = exact.sde, sfp.EulerMaruyama(10)
+    linear, method = exact.sde, sfp.EulerMaruyama(10, sfp.sampling.uniform_grid)
     general = sfp.GeneralSDE(linear.drift, linear.diffusion, linear.prior, t0=linear.t0, t1=linear.t1)
     want = sfp.sample(exact, 100, key=jr.key(0), method=method)
     got = sfp.sample(sfp.Score(exact, general, (2,)), 100, key=jr.key(0), method=method)
@@ -271,7 +456,7 @@ def ode_ends(sde: AbstractLinearSDE, x1: np.ndarray) -> np.ndarray:
 
 DETERMINISTIC: dict[str, tuple[Callable[[int], AbstractSampler], float]] = {
     "Euler": (lambda n: sfp.sampling.Euler(n), 1.0),
-    "Euler, log-SNR": (lambda n: sfp.sampling.Euler(n, sfp.sampling.log_snr_grid), 1.0),
+    "Euler, uniform in t": (lambda n: sfp.sampling.Euler(n, sfp.sampling.uniform_grid), 1.0),
     "ExponentialIntegrator": (sfp.ExponentialIntegrator, 1.0),
     "Heun": (sfp.Heun, 2.0),
     "DPMSolver": (sfp.DPMSolver, 2.0),
@@ -550,7 +735,7 @@ def test_bad_input() -> None:
     refused(unknown, sfp.sample, standard(), 2, key=key)
     refused(r"a sample has shape \(2,\), but the score's own has shape \(3,\)", draw, shape=(2,))
     refused("n = 0", sfp.sample, standard(shape=(3,)), 0, key=key)
-    refused("batch_size = 0; at least one sample at once", draw, batch_size=0)
+    refused("batch_size = 0; it is a count of at least 1", draw, batch_size=0)
     refused(r"initial has shape \(3, 3\); it must be \(n, \*event\) = \(2, 3\)", draw, initial=jnp.ones((3, 3)))
     refused(r"initial has shape \(2, 4\); it must be \(n, \*event\) = \(2, 3\)", draw, initial=jnp.ones((2, 4)))
     refused(r"initial has shape \(\); it must be", sfp.sample, standard(), 2, key=key, initial=jnp.ones(()))
@@ -562,9 +747,11 @@ def test_bad_input() -> None:
     steppers = (sfp.EulerMaruyama, sfp.sampling.Euler, sfp.Heun, sfp.ExponentialIntegrator, sfp.DPMSolver)
     for method in (*steppers, lambda steps: sfp.Langevin(steps, 0.1)):
         refused("steps = 0; a sampler needs at least one step", method, 0)
-    for wrong in (0.0, -1.0, float("nan")):
-        refused(f"step_size = {wrong}; a step is positive", sfp.Langevin, 1, wrong)
+    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+        refused(f"step_size = {wrong}", sfp.Langevin, 1, wrong)
+    refused(r"t is a complex; it is real", sfp.Langevin, 1, 0.1, 1j, error=TypeError)
     refused(r"t = 2\.0 lies outside \[t0, t1\]", sfp.Langevin(1, 0.1, 2.0), standard(), jnp.ones(2), key=key)
+    refused(r"t = 2\.0 lies outside \[t0, t1\]", draw, method=sfp.Langevin(1, 0.1, 2.0))
     for method in (sfp.sampling.Euler, sfp.EulerMaruyama):
         short = method(4, lambda sde, steps: jnp.linspace(1.0, 0.1, 3))
         message = r"the grid has shape \(3,\), but steps \+ 1 times has shape \(5,\)"
@@ -588,16 +775,19 @@ def test_bad_input() -> None:
     ):
         refused(f"key is None, but {type(method).__name__} draws random numbers", method, standard(), jnp.ones(2))
     for make, message in (
-        (lambda: sfp.sampling.RhoGrid(0.0), r"rho = 0\.0; the exponent is positive"),
-        (lambda: sfp.sampling.Churn(-1.0), r"amount = -1\.0; the noise to add is not negative"),
+        (lambda: sfp.sampling.RhoGrid(0.0), r"rho = 0\.0; it is positive and finite"),
+        (lambda: sfp.sampling.Churn(-1.0), r"amount = -1\.0; the noise to add is not negative, and finite"),
         (lambda: sfp.sampling.Churn(1.0, 2.0, 1.0), r"lowest = 2\.0 and highest = 1\.0; the range of noise levels"),
-        (lambda: sfp.sampling.Churn(1.0, inflation=0.0), r"inflation = 0\.0; a standard deviation is positive"),
+        (
+            lambda: sfp.sampling.Churn(1.0, inflation=0.0),
+            r"inflation = 0\.0; a standard deviation is positive and finite",
+        ),
         (lambda: sfp.ExponentialIntegrator(noise=1.5), r"noise = 1\.5; the share of the noise lies in \[0, 1\]"),
         (lambda: sfp.PredictorCorrector(corrections=0), "corrections = 0; without any, use the predictor alone"),
-        (lambda: sfp.PredictorCorrector(ratio=0.0), r"ratio = 0\.0; a correction's step is positive"),
+        (lambda: sfp.PredictorCorrector(ratio=0.0), r"ratio = 0\.0; it is positive and finite"),
     ):
         refused(message, make)
-    with pytest.raises(TypeError, match="predictor is a DPMSolver, which does not go by independent steps"):
+    with pytest.raises(TypeError, match="predictor is a DPMSolver\. It is Euler"):
         sfp.PredictorCorrector(sfp.DPMSolver(4))
     few = sfp.ProbabilityFlow(sfp.Integrator(max_steps=2))
     with pytest.raises(RuntimeError, match=r"max_steps = 2 did not bring it from t = 1\.0 to t = 1e-05"):
