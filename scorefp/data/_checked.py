@@ -33,7 +33,7 @@ class _Checked:
 
     def __next__(self) -> Batch:
         source, name = self._source, f"batch {self._taken}"
-        batch = next(self._batches)
+        batch: Any = next(self._batches)
         self._taken += 1
         if not isinstance(batch, tuple) or len(batch) != 2:
             raise TypeError(f"{name} of {type(source).__name__} is a {type(batch).__name__}; it is (values, args).")

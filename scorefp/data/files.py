@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def read_arrays(
 
 
 def _unpacked(
-    path: str | Path, file: io.BufferedIOBase, name: str | None, conditioning: tuple[str, ...]
+    path: str | Path, file: IO[bytes], name: str | None, conditioning: tuple[str, ...]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The samples and their conditioning from a `.npz` file."""
     with _readable(path, lambda: zipfile.ZipFile(file)) as packed:
@@ -120,7 +120,7 @@ def _member(packed: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> np.nda
     return values
 
 
-def _check_head(file: io.BufferedIOBase, size: int) -> None:
+def _check_head(file: IO[bytes] | io.BufferedIOBase, size: int) -> None:
     """Refuses a head of numpy's format unless the file has as many bytes as it says, and no Python objects"""
     readers: dict[Any, Any] = {
         (1, 0): np.lib.format.read_array_header_1_0,

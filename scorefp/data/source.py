@@ -114,7 +114,7 @@ class AbstractRows(AbstractSource, _RowsFields):
                 them in its conditioning, lies outside its range, or holds a number that no device holds.
         """
         check_index(index, len(self), 1)
-        found = self.rows(index)
+        found: Any = self.rows(index)
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(f"{type(self).__name__}.rows gave a {type(found).__name__}; it gives (values, args).")
         values, args = found

@@ -1,7 +1,7 @@
 """Parts of data, drawn by a seed."""
 
 import math
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Int
@@ -86,8 +86,9 @@ def split(data: Dataset | AbstractRows, share: float, *, seed: int) -> tuple[Dat
         >>> len(rest), len(held_out)
         (1293, 144)
     """
-    if isinstance(data, AbstractSource) and not isinstance(data, AbstractRows):
-        raise TypeError(f"data is a {type(data).__name__}, whose samples have no index; split what it reads from.")
+    given: Any = data
+    if isinstance(given, AbstractSource) and not isinstance(given, AbstractRows):
+        raise TypeError(f"data is a {type(given).__name__}, whose samples have no index; split what it reads from.")
     check_seed(seed)
     share = real("share", share)
     require(math.isfinite(share), f"share = {share}; it lies between 0 and 1.")

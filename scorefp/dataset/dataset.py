@@ -186,7 +186,7 @@ def as_dataset(data: Dataset | ArrayLike) -> Dataset:
     """
     if not isinstance(data, Dataset):
         values = _array(data)
-        data = Dataset(values if is_concrete(values) else finite("data", values))
+        data = Dataset(values if is_concrete(values) else finite("data", jnp.asarray(values)))
     given = (data.values, data.args)
     held = jax.tree.map(jnp.asarray, given)
     if [leaf.dtype for leaf in jax.tree.leaves(held)] != [leaf.dtype for leaf in jax.tree.leaves(given)]:

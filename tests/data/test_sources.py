@@ -417,7 +417,7 @@ def test_bad_pictures(tmp_path: Path) -> None:
     ):
         ImageFolder(tmp_path)
     Image.fromarray(np.full((4, 3), 300, np.uint16)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=r"b\.png has the mode I;16 of Pillow; pictures have 8 bits a channel here"):
+    with pytest.raises(ValueError, match=r"b\.png has 16 bits a channel; pictures have 8 bits a channel here"):
         ImageFolder(tmp_path, channels=1)
     Image.new("LA", (3, 4), (100, 0)).save(tmp_path / "b.png")
     refused(r"b\.png is transparent, .* Flatten it first, or give channels=1", ImageFolder, tmp_path)
@@ -635,7 +635,17 @@ def test_bad_batches() -> None:
     refused(r"dtype int64 and quantisation is None", first, good.astype(np.int64), error=TypeError)
     refused(r"args has arrays with \[\(2,\)\] rows, values has 3", first, (good, np.arange(2)))
     refused(r"batch 0 is a dict; a batch is an array, or a pair", first, {"x": good}, error=TypeError)
-    refused(r"not iterable", Loader(3.0, shape=(2,)).batches, 4, seed=0, error=TypeError)
+    refused(r"batches is 3\.0\. It is an iterable of arrays", Loader, 3.0, shape=(2,), error=TypeError)
+    refused(r"batches is 'x\.npy'; it is an iterable .* read_arrays", Loader, "x.npy", shape=(2,), error=TypeError)
+    for shape in ([2], 2, (2.0,)):
+        refused(r"shape(\[0\])? (is|=) ", Loader, [good], shape=shape, error=TypeError)
+    refused(r"shape = \(2, 0\); each size is at least one", Loader, [good], shape=(2, 0))
+    ragged = [[1.0, 2.0], [1.0]]
+    refused(r"batch 1 is a list, of which there is no array", first, good, ragged, good, error=TypeError)
+    masked = np.ma.masked_array(good, good > 0)
+    refused(r"batch 0 is a masked array, whose mask would be lost", first, masked, error=TypeError)
+    refused(r"args of batch 0 is a masked array", first, (good, masked), error=TypeError)
+    refused(r"the values of batch 0 have dtype float16", first, good.astype(np.float16), error=TypeError)
     with pytest.raises(TypeError, match=r"get_state of the batches gives bytes, which a checkpoint cannot hold"):
         Loader(Placed(2, plain=False), shape=(2,)).batches(4, seed=0)
 
@@ -684,10 +694,30 @@ def test_bad_splits(share: float) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_bad_arguments_of_a_split() -> None:
+    data = Dataset(np.ones((13, 1)))
+    for share in (np.nan, np.inf):
+        refused(rf"share = {share}; it lies between 0 and 1", split, data, share, seed=0)
+    for share in ("0.1", None, True, 0.1j):
+        refused(r"share = .*; it is one real number", split, data, share, seed=0, error=TypeError)
+    for seed in (-1, 2**32):
+        refused(rf"seed = {seed}; a seed is a number of 32 bits", split, data, 0.3, seed=seed)
+    refused("seed = 0.5", split, data, 0.3, seed=0.5, error=TypeError)
+    loader = Loader([np.ones((4, 1))], shape=(1,))
+    refused("data is a Loader, whose samples have no index", split, loader, 0.3, seed=0, error=TypeError)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_bad_parts() -> None:
     for index in ([], [13], [-1, 2]):
-        with pytest.raises(ValueError, match=rf"index holds {len(index)} numbers; .* all in 0 … 12"):
+        with pytest.raises(
+            ValueError, match=rf"index holds {len(index)} numbers, .* outside 0 … 12; it needs at least one"
+        ):
             Part(OnHost(Dataset(pictures(), BYTES)), np.asarray(index, int))
+    for index in (np.ones(3), np.ones(13, bool), np.ones((2, 2), int)):
+        refused("it is a row of whole numbers", Part, arrays(Path()), index)
+    refused("index is a list", Part, arrays(Path()), [1, 2], error=TypeError)
+    refused("source is a Dataset", Part, Dataset(np.ones((4, 2))), np.arange(2), error=TypeError)
 
 
 # ------------------------------------------------------------------------------------------- training

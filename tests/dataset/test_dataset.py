@@ -172,8 +172,6 @@ def test_what_is_no_set_of_samples_is_refused() -> None:
     refused(
         r"data is a OnHost; give a Dataset, or an array .* give source\.load\(\)", as_dataset, source, error=TypeError
     )
-    huge = Dataset(np.array([[1e300], [1.0]]))
-    refused("sample 0 holds inf", as_dataset, huge)
     data = Dataset(np.ones((4, 2)))
     for index in (np.arange(4) == 3, np.ones((2, 2), int), np.ones(2)):
         refused("it is a row of whole numbers", data.rows, index)
