@@ -1,6 +1,7 @@
 """Pictures as arrays of bytes: the formats that are read, the modes that count as grey, as coloured or are refused."""
 
 import importlib
+import io
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, final
 
@@ -129,7 +130,7 @@ class UnreadableError(ValueError):
     """What is no picture of its format, or only the start of one."""
 
 
-def opened(file: IO[bytes], name: str, ending: str, *, head: bool = False) -> "Image":
+def opened(file: IO[bytes] | io.BytesIO, name: str, ending: str, *, head: bool = False) -> "Image":
     """The picture in a file, decoded, or its head alone.
 
     Args:

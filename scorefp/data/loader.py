@@ -184,6 +184,7 @@ class _Recut:
         return {"batch_size": self._batch_size, **place._asdict(), "used": used}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        kind("state", state, dict, "It is what get_state gave.")
         here = self.get_state()
         places = [state[name] for name in ("epoch", "taken", "used") if name in state]
         require(

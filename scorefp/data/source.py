@@ -243,13 +243,22 @@ class _RowBatches:
         return {**self._facts, "grain": self._batches.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        kind("state", state, dict, "It is what get_state gave.")
         facts = {name: value for name, value in state.items() if name != "grain"}
         require(
             facts == self._facts and "grain" in state,
             f"the saved place is one of batches with {facts}, these have {self._facts}; the batches that follow "
             "would be others. Give the data, the batch size and the seed of the saved run.",
         )
-        self._batches.set_state(state["grain"])
+        here = self._batches.get_state()
+        try:
+            self._batches.set_state(state["grain"])
+        except (TypeError, KeyError, IndexError) as error:
+            self._batches.set_state(here)
+            raise ValueError(
+                f"the saved place {state['grain']} is none that these batches were at: {error}. It is damaged, or of "
+                "another version of grain."
+            ) from error
 
 
 def check_batch(batch_size: int, samples: int) -> None:

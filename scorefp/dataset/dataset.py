@@ -138,7 +138,7 @@ class Dataset(AbstractModule):
         if most is None or count("most", most) >= len(self):
             return self, np.arange(len(self))
         require(most >= 2, f"most = {most}; a data set has at least two samples. Give None for all of them.")
-        rows = jr.permutation(key, len(self))[:most]
+        rows = jr.permutation(random_key("a draw of samples", key), len(self))[:most]
         return self.rows(rows), np.asarray(rows)
 
     def dequantised(self, key: Key) -> "Dataset":
@@ -187,11 +187,15 @@ def as_dataset(data: Dataset | ArrayLike) -> Dataset:
     if not isinstance(data, Dataset):
         values = _array(data)
         data = Dataset(values if is_concrete(values) else finite("data", jnp.asarray(values)))
-    given = (data.values, data.args)
-    held = jax.tree.map(jnp.asarray, given)
-    if [leaf.dtype for leaf in jax.tree.leaves(held)] != [leaf.dtype for leaf in jax.tree.leaves(given)]:
+    elif any(_is_narrowed(leaf) for leaf in jax.tree.leaves((data.values, data.args))):
         data.check_numbers()  # jax_enable_x64 may have been on when it was made
+    held = jax.tree.map(jnp.asarray, (data.values, data.args))
     return data._with(*held)  # pyright: ignore[reportPrivateUsage]
+
+
+def _is_narrowed(leaf: Any) -> bool:
+    """Whether an array of the host has fewer bits on the device."""
+    return isinstance(leaf, np.ndarray) and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
 
 
 def _array(data: ArrayLike) -> Array | np.ndarray:

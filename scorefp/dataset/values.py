@@ -158,7 +158,7 @@ def check_args(args: Any, count: int, name: Callable[[int], str]) -> None:
     if any(row != (count,) for row in rows):
         raise ValueError(f"args has arrays with {rows} rows, values has {count}; each sample needs its own.")
     for leaf in leaves:
-        if not (jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype.kind in "biu"):
+        if not any(jnp.issubdtype(leaf.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
             raise TypeError(
                 f"args has an array of dtype {leaf.dtype}; conditioning is made of numbers. Give classes as integers, "
                 "for example by np.unique(names, return_inverse=True)."

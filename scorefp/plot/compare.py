@@ -38,6 +38,7 @@ def compare(reports: Mapping[str, Audit], path: str | Path | None = None) -> "Fi
         >>> len(plot.compare({"exact": exact, "half": half}).axes)
         2
     """
+    kind("path", path, (str, Path, type(None)), "It is the file to write, or None.")
     kind("reports", reports, Mapping, "It is a dictionary of audits, by their names in the legend.")
     for name, report in reports.items():
         kind(f"reports[{name!r}]", report, Audit, "It is what scorefp.audit returns.")

@@ -54,6 +54,7 @@ def image_grid(
         >>> len(figure.axes)
         1
     """
+    kind("path", path, (str, Path, type(None)), "It is the file to write, or None.")
     kind("groups", groups, Mapping, "It is a dictionary of arrays of samples, by the titles of their grids.")
     require(len(groups) > 0, "groups is empty; give at least one array of samples, by its title.")
     require(count("columns", columns) >= 1, f"columns = {columns}; a row has at least one image.")
