@@ -104,7 +104,7 @@ class Layout:
                 "channels=3 to drop the transparency."
             )
         channels = self.channels or (1 if image.mode in _GREY else 3)
-        width, height = image.size[::-1] if _is_turned(image) else image.size
+        width, height = image.size[::-1] if _orientation(image) > 4 else image.size
         return channels, *(self.size or (height, width))
 
     def pixels(self, image: "Image", name: str) -> UInt8[np.ndarray, "channels height width"]:
@@ -120,7 +120,9 @@ class Layout:
         from PIL import ImageOps
 
         channels, height, width = self.shape(image, name)
-        image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+        if _orientation(image) > 1:
+            image = ImageOps.exif_transpose(image)
+        image = image.convert("L" if channels == 1 else "RGB")
         if (image.height, image.width) != (height, width):
             image = ImageOps.fit(image, (width, height))
         return np.moveaxis(np.asarray(image).reshape(height, width, channels), -1, 0)
@@ -156,7 +158,7 @@ def opened(file: IO[bytes] | io.BytesIO, name: str, ending: str, *, head: bool =
             bits, several = _bits(image, start), image.format != "MPO" and getattr(image, "is_animated", False)
             if not head and (most is None or pixels <= most):
                 image.load()
-            _is_turned(image)  # reads it while the file is open
+            _orientation(image)  # reads it while the file is open
     except UnidentifiedImageError as error:
         raise UnreadableError(_content(start, formats)) from error
     except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError, struct.error, …
@@ -186,12 +188,12 @@ def _content(start: bytes, formats: tuple[str, ...]) -> str:
     return f"it holds {held}, and is read as {' or '.join(formats)}"
 
 
-def _is_turned(image: "Image") -> bool:
-    """Whether the picture lies on its side; Pillow turns TIFF files by itself."""
+def _orientation(image: "Image") -> int:
+    """How the picture lies, by EXIF: 1 is upright, beyond 4 it lies on its side. Pillow turns TIFF files by itself."""
     from PIL import Image
 
-    # Of the base class: for a PNG file the method of its own decodes it.
-    return image.format != "TIFF" and Image.Image.getexif(image).get(0x0112) in (5, 6, 7, 8)
+    # By the base class: the method of PNG files decodes them.
+    return 1 if image.format == "TIFF" else Image.Image.getexif(image).get(0x0112, 1)
 
 
 def _bits(image: Any, start: bytes) -> int:

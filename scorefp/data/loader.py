@@ -238,7 +238,8 @@ class _Recut:
                 continue
             self._taken += 1
             found = self._source.read(batch, place.taken)
-            return _Piece(self._alike(found, f"batch {place.taken} of pass {place.epoch}"), place, 0)
+            name = f"batch {place.taken}" + (f" of pass {place.epoch}" if place.epoch else "")
+            return _Piece(self._alike(found, name), place, 0)
 
     def _start_anew(self) -> None:
         require(self._taken > 0, "batches gives no batches; it should give one at least.")

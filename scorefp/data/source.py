@@ -124,9 +124,11 @@ class AbstractRows(AbstractSource, _RowsFields):
                 f"{type(self).__name__}.rows gave values of shape {values.shape} for {len(index)} samples of shape "
                 f"{self.shape}; the two must agree."
             )
-        check_kind(values.dtype, self.quantisation, self.interval)
-        check_values(values, self.quantisation, self.interval, lambda position: self.name(int(index[position])))
-        check_args(args, len(index), lambda position: self.name(int(index[position])))
+        quantisation, interval = self.quantisation, self.interval
+        name = lambda position: self.name(int(index[position]))
+        check_kind(values.dtype, quantisation, interval)
+        check_values(values, quantisation, interval, name)
+        check_args(args, len(index), name)
         return values, args
 
     def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:

@@ -91,7 +91,7 @@ def _numbers(name: str, samples: ArrayLike) -> Float[np.ndarray, "n *event"]:
     """The samples of a group as floats."""
     try:
         found = np.asarray(samples)
-        if np.iscomplexobj(found):
+        if found.dtype.kind in "cOSU":
             raise TypeError
         return found.astype(np.float64)
     except (TypeError, ValueError):

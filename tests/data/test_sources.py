@@ -869,9 +869,9 @@ def test_batches_are_of_the_kind_of_the_first(name: str) -> None:
     values, args, message = SECOND[name]
     given = ((FIRST, first_args(args)), (values, None if isinstance(args, str) else args))
     pairs = [pair if pair[1] is not None else pair[0] for pair in given]
-    refused(rf"batch 1 of pass 0 has {message}", lambda: taken(Loader(pairs, shape=(2,)).batches(4, seed=0), 2))
+    refused(rf"batch 1 has {message}", lambda: taken(Loader(pairs, shape=(2,)).batches(4, seed=0), 2))
     # Cut to pieces and joined as well.
-    refused(rf"batch 1 of pass 0 has {message}", next, Loader(pairs, shape=(2,)).batches(6, seed=0))
+    refused(rf"batch 1 has {message}", next, Loader(pairs, shape=(2,)).batches(6, seed=0))
     refused(rf"batch 1 has {message}", fitted, Own(given))
     turn = Turn(given)
     seed = next(s for s in range(9) if [*{int(i) // 4 for i in (order_of(turn, s)[0], order_of(turn, s)[4])}] == [0, 1])
@@ -895,7 +895,7 @@ def test_levels_and_floats_are_not_wrapped() -> None:
     """The batches of an issue: bytes, then levels above 255; and float16, then more than it holds."""
     many = sfp.Quantisation(1024, 0.0, 1024.0)
     levels = [np.full((4, 2), 10, np.uint8), np.full((4, 2), 1000, np.uint16)]
-    message = "batch 1 of pass 0 has values of dtype uint16, batch 0 of pass 0 has uint8; all batches"
+    message = "batch 1 has values of dtype uint16, batch 0 has uint8; all batches"
     refused(message, fitted, Loader(levels, shape=(2,), quantisation=many))
     wide = Loader([batch.astype(np.uint16) for batch in levels], shape=(2,), quantisation=many)
     assert np.isfinite(fitted(wide).history["loss"]).all()
