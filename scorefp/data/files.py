@@ -63,6 +63,10 @@ def read_arrays(
     kind("name", name, (str, type(None)), "It is the name of an array in a .npz file.")
     kind("args", args, (str, tuple, type(None)), "It is the name of an array in a .npz file, or a tuple of names.")
     conditioning = (args,) if isinstance(args, str) else args or ()
+    require(
+        not Path(path).exists() or Path(path).is_file(),
+        f"{path} is no file; a folder of pictures is read by ImageFolder.",
+    )
     with Path(path).open("rb") as file:  # closed here: numpy leaves a damaged one open
         packed = file.read(2) == b"PK"  # a .npz file is a zip file
         if packed:

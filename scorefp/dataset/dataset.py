@@ -67,13 +67,7 @@ class Dataset(AbstractModule):
             "least one entry each.",
         )
         check_kind(self.values.dtype, self.quantisation, self.interval)
-        self.check_numbers()
-
-    def check_numbers(self) -> None:
-        """Refuses values and conditioning that are out of their range, where they are known."""
-        check_args(self.args, len(self), "sample {}".format)
-        if is_concrete(self.values):
-            check_values(np.asarray(self.values), self.quantisation, self.interval, "sample {}".format)
+        _check_numbers(self)
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -188,9 +182,16 @@ def as_dataset(data: Dataset | ArrayLike) -> Dataset:
         values = _array(data)
         data = Dataset(values if is_concrete(values) else finite("data", jnp.asarray(values)))
     elif any(_is_narrowed(leaf) for leaf in jax.tree.leaves((data.values, data.args))):
-        data.check_numbers()  # jax_enable_x64 may have been on when it was made
+        _check_numbers(data)  # jax_enable_x64 may have been on when it was made
     held = jax.tree.map(jnp.asarray, (data.values, data.args))
     return data._with(*held)  # pyright: ignore[reportPrivateUsage]
+
+
+def _check_numbers(data: Dataset) -> None:
+    """Refuses values and conditioning that are out of their range, where they are known."""
+    check_args(data.args, len(data), "sample {}".format)
+    if is_concrete(data.values):
+        check_values(np.asarray(data.values), data.quantisation, data.interval, "sample {}".format)
 
 
 def _is_narrowed(leaf: Any) -> bool:
