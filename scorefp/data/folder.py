@@ -1,22 +1,29 @@
 """Folders of pictures."""
 
+import os
 import warnings
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Int
 
-from .._checks import require
+from .._checks import kind, require
 from ..dataset import Interval, Quantisation
-from ._pictures import BYTES, Layout, agree, needs_pillow
-from .source import AbstractRows, Batch
+from ._pictures import BYTES, FORMATS, Layout, UnreadableError, agree, needs_pillow, opened
+from .source import AbstractRows, Batch, check_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_OTHERS = (".avif", ".eps", ".exr", ".heic", ".heif", ".jp2", ".jxl", ".mpo", ".psd", ".svg", ".tga")
+"""The endings of pictures that are not read."""
+
+_Id = tuple[int, int]
+"""What a folder is, by whatever name."""
 
 
 class ImageFolder(AbstractRows):
@@ -25,14 +32,20 @@ class ImageFolder(AbstractRows):
     Files are read when their batch comes. Their heads are read once, here, so that pictures of another size are found
     at the start. What fits into memory trains faster from there: see `load`.
 
+    A file is opened in the format that its ending says, and no other. Pictures are turned upright where they say how
+    (EXIF), of a JPEG file with several (MPO) the first is taken, palettes count as coloured, and profiles of colour are
+    not applied. Refused by name are transparent pictures unless `channels` is given, animations, several pages, more
+    than 8 bits a channel, CMYK, and what has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels. Links are followed, and
+    what is hidden, its name starting with a dot, is left alone.
+
     Args:
         path: The folder.
         channels: 1 makes all pictures grey, 3 coloured; `None` takes them as they are.
         size: Height and width that all pictures are brought to, resized to cover it and cut around the middle; `None`
             takes them as they are.
         labels: Whether `args` is the class of a picture, an integer: the place in `classes` of the sub-folder it is in.
-        skip_corrupt: Whether to leave out, with a warning, the files that cannot be read; to find them all files are
-            read once, here. Otherwise the first of them is an error.
+        skip_corrupt: Whether to leave out, with a warning, the files that cannot be read, and links to nothing; to find
+            them all files are read once, here. Otherwise the first of them is an error.
         quantisation: The meaning of the 256 levels; they lie on [-1, 1] by default.
         threads: How many threads read ahead, a batch each.
 
@@ -43,8 +56,14 @@ class ImageFolder(AbstractRows):
     Raises:
         ImportError: if Pillow is not installed.
         FileNotFoundError: if there is no such folder.
-        ValueError: if there are no pictures in it; if two have different shapes, one cannot be read, is transparent or
-            has more than 8 bits a channel; or if one is in no sub-folder where there are `labels`.
+        PermissionError: if a sub-folder cannot be listed.
+        TypeError: if an argument is of another kind.
+        ValueError: if there are no pictures in it, or a link in it leads back to a folder around it; if two have
+            different shapes, one cannot be read or is refused; or, where there are `labels`, if a picture is in no
+            sub-folder, or a sub-folder has none.
+
+    Warns:
+        UserWarning: if files are left out, or have endings of pictures in formats that are not read.
 
     Example:
         >>> import pathlib, tempfile
@@ -81,7 +100,12 @@ class ImageFolder(AbstractRows):
         quantisation: Quantisation = BYTES,
         threads: int = 4,
     ) -> None:
-        self.path, self.layout, self.threads = Path(path), Layout(channels, size), threads
+        self.path = Path(kind("path", path, (str, Path), "It is the folder that holds the pictures."))
+        self.layout, self.threads = Layout(channels, size), threads
+        check_threads(threads)
+        for name, value in (("labels", labels), ("skip_corrupt", skip_corrupt)):
+            kind(name, value, bool, "It is True or False.")
+        kind("quantisation", quantisation, Quantisation, "It says what the 256 levels mean: Quantisation(256, 0, 1).")
         self.quantisation, self.interval = quantisation, None
         require(quantisation.levels == 256, f"quantisation has {quantisation.levels} levels; pictures have 256 here.")
         needs_pillow("ImageFolder")
@@ -98,22 +122,60 @@ class ImageFolder(AbstractRows):
     def rows(self, index: Int[np.ndarray, " batch"]) -> Batch:
         path, files, layout = self.path, self.files, self.layout
         chosen = [path / files[row] for row in index.tolist()]
-        values = np.stack([layout.pixels(_opened(file), str(file)) for file in chosen])
-        return values, None if self.labels is None else self.labels[index]
+        pixels = [layout.pixels(_opened(file), str(file)) for file in chosen]
+        for file, array in zip(chosen, pixels, strict=True):
+            agree(array.shape, str(file), self.shape, "the first picture", "It has changed since it was looked at.")
+        return np.stack(pixels), None if self.labels is None else self.labels[index]
 
     def name(self, row: int) -> str:
         return str(self.path / self.files[row])
 
 
 def _pictures(path: Path) -> list[str]:
-    """The names of all pictures in a folder, in order."""
+    """The names of all pictures in a folder, and of links to nothing, in order."""
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}; give the folder that holds the pictures.")
-    found = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in _ENDINGS and file.is_file())
-    # Hidden files are notes of editors and of file managers.
-    files = sorted(file.as_posix() for file in found if not any(part.startswith(".") for part in file.parts))
-    require(len(files) > 0, f"{path} holds no pictures; their names end in one of {', '.join(_ENDINGS)}.")
+    found = list(_walked(path, "", [_id(folder) for folder in path.resolve().parents]))
+    files = sorted(name for name in found if _is_picture(name) or not (path / name).exists())
+    others = Counter(ending for name in found if (ending := PurePath(name).suffix.lower()) in _OTHERS)
+    if others:
+        told = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        warnings.warn(
+            f"{path} holds pictures in formats that are not read and are left out: {told}. Convert them.",
+            stacklevel=5,  # through equinox to the caller
+        )
+    require(len(files) > 0, f"{path} holds no pictures; their names end in one of {', '.join(FORMATS)}.")
     return files
+
+
+def _is_picture(name: str) -> bool:
+    return PurePath(name).suffix.lower() in FORMATS
+
+
+def _walked(folder: Path, within: str, around: list[_Id]) -> Iterator[str]:
+    """The names of all in a folder and its sub-folders that is no folder, but for what is hidden; links are followed.
+
+    Hidden files are notes of editors and of file managers.
+    """
+    around = [*around, _id(folder)]
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not (entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))):
+                yield within + entry.name
+                continue
+            require(
+                not entry.is_symlink() or _id(Path(entry)) not in around,
+                f"{entry.path} is a link back to {os.path.realpath(entry)}, a folder around it; its pictures have no "
+                "end. Remove the link.",
+            )
+            yield from _walked(Path(entry), f"{within}{entry.name}/", around)
+
+
+def _id(folder: Path) -> _Id:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def _one_shape(path: Path, files: list[str], layout: Layout) -> tuple[int, int, int]:
@@ -134,6 +196,13 @@ def _classes(path: Path, files: list[str]) -> tuple[tuple[str, ...], Int[np.ndar
         "labels. Move them into one, or leave labels out.",
     )
     classes, labels = np.unique([name.split("/", 1)[0] for name in files], return_inverse=True)
+    folders = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    empty = sorted(folders.difference(classes.tolist()))
+    require(
+        not empty,
+        f"the sub-folders {empty} of {path} hold no pictures that can be read, and the sub-folders are the labels: "
+        "without them those that follow would have other numbers. Remove them, or leave labels out.",
+    )
     return tuple(classes.tolist()), labels.astype(np.int32)
 
 
@@ -152,7 +221,7 @@ def _readable(path: Path, files: list[str]) -> list[str]:
 def _can_be_read(file: Path) -> bool:
     try:
         _opened(file)
-    except _CorruptError:
+    except UnreadableError:
         return False
     return True
 
@@ -161,20 +230,15 @@ def _shape(file: Path, layout: Layout) -> tuple[int, int, int]:
     return layout.shape(_opened(file, head=True), str(file))
 
 
-class _CorruptError(ValueError):
-    """A file that is no picture, or only the start of one."""
-
-
 def _opened(file: Path, *, head: bool = False) -> "Image":
     """The picture in a file, decoded, or its head alone."""
-    from PIL import Image
-
     try:
-        with Image.open(file) as image:
-            if not head:
-                image.load()
-            return image
-    except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError, struct.error, …
-        raise _CorruptError(
+        if not file.is_file():  # opening a pipe would wait
+            where = f"a link to {file.readlink()}, where there is nothing" if file.is_symlink() else "no file"
+            raise UnreadableError(f"it is {where}")
+        with file.open("rb") as held:
+            return opened(held, str(file), file.suffix, head=head)
+    except (UnreadableError, OSError) as error:
+        raise UnreadableError(
             f"{file} cannot be read: {error}. Repair or remove it, or give skip_corrupt=True to leave such files out."
         ) from error

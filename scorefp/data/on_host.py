@@ -7,12 +7,13 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from .._checks import require
+from .._checks import kind, require
 from ..dataset import Dataset, Interval, Quantisation
-from .source import AbstractRows, Batch
+from .source import AbstractRows, Batch, check_threads
 
 
 def _held(data: Dataset | np.ndarray) -> Dataset:
+    kind("dataset", data, (Dataset, np.ndarray, jax.Array), "It is a Dataset, or an array of floats.")
     return data if isinstance(data, Dataset) else Dataset(data)
 
 
@@ -27,7 +28,8 @@ class OnHost(AbstractRows):
         threads: How many threads read ahead. Zero is best in memory; a memory map on a slow disk gains from a few.
 
     Raises:
-        ValueError: if the data set was dequantised.
+        TypeError: if `dataset` is neither a data set nor an array, or `threads` is no whole number.
+        ValueError: if the data set was dequantised, its values are refused by `Dataset`, or `threads` is negative.
 
     Example:
         >>> import numpy as np, scorefp as sfp
@@ -45,6 +47,7 @@ class OnHost(AbstractRows):
     threads: int = 0
 
     def __check_init__(self) -> None:
+        check_threads(self.threads)
         require(
             self.dataset.quantisation is None or self.dataset.levels is not None,
             "dataset was dequantised once and for all; give its levels, which every step dequantises anew.",

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from .._checks import require
+from .._checks import count, kind, require
 from .._module import AbstractModule
 from ..dataset import Dataset, Interval, Quantisation
 from ..dataset.dataset import mean_square
-from ..dataset.values import BLOCK, check_args, check_kind, check_values
+from ..dataset.values import BLOCK, check_args, check_array, check_index, check_kind, check_values
 
 Batch: TypeAlias = tuple[Shaped[np.ndarray, "..."], Any]
 """Samples on the host of shape `(batch, *event)`, floats or integer levels, and their conditioning: a pytree of arrays
@@ -109,24 +109,32 @@ class AbstractRows(AbstractSource, _RowsFields):
             index: The indices of the samples.
 
         Raises:
-            TypeError: if there are integers without a quantisation, or floats with one.
-            ValueError: if a sample has another shape, holds NaN or infinite entries, or lies outside its range.
+            TypeError: if there are integers without a quantisation, floats with one, or numbers of half precision.
+            ValueError: if an index is out of range; or a sample has another shape, holds NaN or infinite entries or has
+                them in its conditioning, lies outside its range, or holds a number that no device holds.
         """
-        values, args = self.rows(index)
+        check_index(index, len(self), 1)
+        found: Any = self.rows(index)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(f"{type(self).__name__}.rows gave a {type(found).__name__}; it gives (values, args).")
+        values, args = found
+        check_array(f"the values of {type(self).__name__}.rows", values)
         if values.shape != (len(index), *self.shape):
             raise ValueError(
                 f"{type(self).__name__}.rows gave values of shape {values.shape} for {len(index)} samples of shape "
                 f"{self.shape}; the two must agree."
             )
-        check_kind(values.dtype, self.quantisation, self.interval)
-        check_values(values, self.quantisation, self.interval, lambda position: self.name(int(index[position])))
-        check_args(args, len(index))
+        quantisation, interval = self.quantisation, self.interval
+        name = lambda position: self.name(int(index[position]))
+        check_kind(values.dtype, quantisation, interval)
+        check_values(values, quantisation, interval, name)
+        check_args(args, len(index), name)
         return values, args
 
     def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:
         check_batch(batch_size, len(self))
-        require(self.threads >= 0, f"threads = {self.threads}; give zero to read without threads, or more.")
-        require(0 <= seed < 2**32, f"seed = {seed}; a seed is a number of 32 bits.")
+        check_threads(self.threads)
+        check_seed(seed)
         return _RowBatches(self, batch_size, seed, part_of(batch_size, share))
 
     @property
@@ -142,7 +150,8 @@ class AbstractRows(AbstractSource, _RowsFields):
 
     def load(self) -> Dataset:
         """All samples, in their order, in the memory of the device: the fastest where they fit."""
-        blocks = [self.read(index) for index in self._blocks()]
+        alike = Alike()
+        blocks = [alike(self.read(index), f"the block of {self.name(int(index[0]))}") for index in self._blocks()]
         values, args = jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *blocks)
         return Dataset(values, self.quantisation, args, self.interval)
 
@@ -150,6 +159,34 @@ class AbstractRows(AbstractSource, _RowsFields):
         """The indices of all samples in order, some at a time."""
         for start in range(0, len(self), BLOCK):
             yield np.arange(start, min(start + BLOCK, len(self)))
+
+
+@final
+class Alike:
+    """Refuses batches of another kind than the first: a step is compiled for that, and another would be cast to it."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, dict[str, Any]] | None = None
+
+    def __call__(self, batch: Batch, name: str) -> Batch:
+        """The batch, called `name` in messages."""
+        values, args = batch
+        leaves, structure = jax.tree.flatten(args)
+        facts = {
+            "values of dtype": values.dtype,
+            "samples of shape": values.shape[1:],
+            "args of structure": structure,
+            "args of dtypes": [leaf.dtype for leaf in leaves],
+            "args of shapes": [leaf.shape[1:] for leaf in leaves],
+        }
+        first, wanted = self._first = self._first or (name, facts)
+        for what, value in facts.items():
+            if value != wanted[what]:
+                raise ValueError(
+                    f"{name} has {what} {value}, {first} has {wanted[what]}; all batches are of the kind of the first. "
+                    "Convert them to one."
+                )
+        return batch
 
 
 @final
@@ -186,53 +223,73 @@ class _RowBatches:
 
         order = _Order(len(rows), batch_size, seed)
 
-        def read(number: int) -> Batch:
-            return rows.read(order.batch(number)[part])
+        def read(number: int) -> tuple[int, Batch]:
+            return number, rows.read(order.batch(number)[part])
 
         # An element is a batch, not a sample: each costs grain some microseconds of Python.
         numbers = grain.MapDataset.range(2**62 // batch_size)
         ahead = grain.ReadOptions(num_threads=rows.threads, prefetch_buffer_size=rows.threads)
         self._batches = iter(numbers.map(read).to_iter_dataset(ahead))
         self._facts = {"samples": order.count, "batch_size": batch_size, "seed": seed}
+        self._alike = Alike()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._batches)
+        number, batch = next(self._batches)
+        return self._alike(batch, f"batch {number}")
 
     def get_state(self) -> dict[str, Any]:
         # The facts but not the share: another number of processes goes on from the same place.
         return {**self._facts, "grain": self._batches.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        kind("state", state, dict, "It is what get_state gave.")
         facts = {name: value for name, value in state.items() if name != "grain"}
         require(
             facts == self._facts and "grain" in state,
             f"the saved place is one of batches with {facts}, these have {self._facts}; the batches that follow "
             "would be others. Give the data, the batch size and the seed of the saved run.",
         )
-        self._batches.set_state(state["grain"])
+        here = self._batches.get_state()
+        try:
+            self._batches.set_state(state["grain"])
+        except (TypeError, KeyError, IndexError) as error:
+            self._batches.set_state(here)
+            raise ValueError(
+                f"the saved place {state['grain']} is none that these batches were at: {error}. It is damaged, or of "
+                "another version of grain."
+            ) from error
 
 
-def check_batch(batch_size: int, count: int) -> None:
+def check_batch(batch_size: int, samples: int) -> None:
     """Refuses a batch that is empty or larger than the data."""
     require(
-        1 <= batch_size <= count,
-        f"batch_size = {batch_size}; the data have {count} samples. Choose a batch between 1 and that.",
+        1 <= count("batch_size", batch_size) <= samples,
+        f"batch_size = {batch_size}; the data have {samples} samples. Choose a batch between 1 and that.",
     )
+
+
+def check_threads(threads: int) -> None:
+    """Refuses what is no number of threads."""
+    require(count("threads", threads) >= 0, f"threads = {threads}; give zero to read without threads, or more.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuses what is no seed of numpy."""
+    require(0 <= count("seed", seed) < 2**32, f"seed = {seed}; a seed is a number of 32 bits.")
 
 
 def part_of(batch_size: int, share: tuple[int, int]) -> slice:
     """The rows of a batch that belong to a process, refused unless all processes have equally many."""
-    index, count = share
+    told = f"share = {share}; it is (i, n) for process i of n, with 0 <= i < n."
+    require(len(kind("share", share, tuple, "It is (i, n) for process i of n.")) == 2, told)
+    index, processes = (count("share", number) for number in share)
+    require(0 <= index < processes, told)
     require(
-        0 <= index < count,
-        f"share = {share}; it is (i, n) for process i of n, with 0 <= i < n.",
+        batch_size % processes == 0,
+        f"batch_size = {batch_size} does not divide by {processes} processes; choose a multiple of {processes}.",
     )
-    require(
-        batch_size % count == 0,
-        f"batch_size = {batch_size} does not divide by {count} processes; choose a multiple of {count}.",
-    )
-    size = batch_size // count
+    size = batch_size // processes
     return slice(index * size, (index + 1) * size)

@@ -1,14 +1,17 @@
 """Parts of data, drawn by a seed."""
 
-from typing import overload
+import math
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Int
 
-from .._checks import require
+from .._checks import kind, require
 from ..dataset import Dataset, Interval, Quantisation
 from ..dataset.dataset import as_dataset
-from .source import AbstractRows, Batch
+from ..dataset.quantisation import real
+from ..dataset.values import check_array, check_index
+from .source import AbstractRows, AbstractSource, Batch, check_seed
 
 
 class Part(AbstractRows):
@@ -19,17 +22,16 @@ class Part(AbstractRows):
         index: The indices of its samples.
 
     Raises:
-        ValueError: if `index` is empty, or leaves the source.
+        TypeError: if `source` has no rows, or `index` is no array.
+        ValueError: if `index` is no row of whole numbers, is empty, or leaves the source.
     """
 
     source: AbstractRows
     index: Int[np.ndarray, " part"]
 
     def __check_init__(self) -> None:
-        require(
-            len(self.index) >= 1 and bool(self.index.min() >= 0 and self.index.max() < len(self.source)),
-            f"index holds {len(self.index)} numbers; it needs at least one, and all in 0 … {len(self.source) - 1}.",
-        )
+        kind("source", self.source, AbstractRows, "It is a source whose samples have an index.")
+        check_index(check_array("index", self.index), len(self.source), 1)
 
     @property
     def quantisation(self) -> Quantisation | None:
@@ -75,7 +77,8 @@ def split(data: Dataset | AbstractRows, share: float, *, seed: int) -> tuple[Dat
         The rest and the share, each in the order of the data.
 
     Raises:
-        ValueError: if `share` leaves one part without samples.
+        TypeError: if `data` are neither a data set nor rows, `share` is no number, or `seed` no whole number.
+        ValueError: if `share` leaves one part without samples, or `seed` has more than 32 bits.
 
     Example:
         >>> from scorefp import data
@@ -83,6 +86,12 @@ def split(data: Dataset | AbstractRows, share: float, *, seed: int) -> tuple[Dat
         >>> len(rest), len(held_out)
         (1293, 144)
     """
+    given: Any = data
+    if isinstance(given, AbstractSource) and not isinstance(given, AbstractRows):
+        raise TypeError(f"data is a {type(given).__name__}, whose samples have no index; split what it reads from.")
+    check_seed(seed)
+    share = real("share", share)
+    require(math.isfinite(share), f"share = {share}; it lies between 0 and 1.")
     data = data if isinstance(data, AbstractRows) else as_dataset(data)
     least = 2 if isinstance(data, Dataset) else 1
     count = round(share * len(data))

@@ -10,12 +10,20 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Int, Shaped
 
-from .._checks import finite, is_concrete, require
+from .._checks import count, finite, is_concrete, random_key, require
 from .._module import AbstractModule
 from .._types import Key
 from .dequantise import UniformDequantiser
 from .quantisation import Quantisation
-from .values import Interval, check_args, check_kind, check_reshape, check_values
+from .values import (
+    Interval,
+    check_args,
+    check_array,
+    check_index,
+    check_kind,
+    check_reshape,
+    check_values,
+)
 
 
 class Dataset(AbstractModule):
@@ -32,9 +40,11 @@ class Dataset(AbstractModule):
         interval: The range that floats are declared to lie on; `None` for floats without bounds.
 
     Raises:
-        TypeError: if levels come without a quantisation, or floats with one.
-        ValueError: if there are fewer than two samples, a value is NaN, infinite or out of its range, or `args` has
-            another number of rows.
+        TypeError: if an argument is of another kind, levels come without a quantisation, floats with one, or numbers
+            have half precision or none that a device holds.
+        ValueError: if there are fewer than two samples, a value is NaN, infinite or out of its range, `args` has
+            another number of rows or NaN, or a number is beyond those of the device: float32 and int32, unless
+            `jax_enable_x64` is on.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -50,14 +60,14 @@ class Dataset(AbstractModule):
     interval: Interval | None = None
 
     def __check_init__(self) -> None:
+        check_array("values", self.values)
         require(
-            self.values.ndim >= 1 and len(self) >= 2,
-            f"values has shape {self.values.shape}; it needs at least two samples, stacked along the first axis.",
+            self.values.ndim >= 1 and len(self) >= 2 and self.size >= 1,
+            f"values has shape {self.values.shape}; it needs at least two samples, stacked along the first axis, of at "
+            "least one entry each.",
         )
-        check_args(self.args, len(self))
         check_kind(self.values.dtype, self.quantisation, self.interval)
-        if is_concrete(self.values):
-            check_values(np.asarray(self.values), self.quantisation, self.interval, "sample {}".format)
+        _check_numbers(self)
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -88,6 +98,7 @@ class Dataset(AbstractModule):
             shape: The event shape.
 
         Raises:
+            TypeError: if it is no tuple of whole numbers.
             ValueError: if it has another number of entries.
         """
         check_reshape(self.shape, shape)
@@ -104,30 +115,24 @@ class Dataset(AbstractModule):
         """
         if is_concrete(index):
             # JAX takes the last sample for one beyond it, and numpy one from the end for a negative number.
-            known = np.asarray(index)
-            require(
-                known.ndim == 1 and known.dtype.kind in "iu",
-                f"index has shape {known.shape} and dtype {known.dtype}; it is a row of whole numbers. Of a mask, give "
-                "np.flatnonzero(mask).",
-            )
-            outside = (known < 0) | (known >= len(self))
-            require(
-                known.size >= 2 and not outside.any(),
-                f"index holds {known.size} numbers, {outside.sum()} of them outside 0 … {len(self) - 1}; it needs at "
-                "least two, and all of them in that range.",
-            )
+            check_index(index, len(self), 2)
         return self._with(*jax.tree.map(lambda a: a[index], (self.values, self.args)))
 
     def drawn(self, most: int | None, *, key: Key) -> "tuple[Dataset, Int[np.ndarray, ' rows']]":
         """At most so many of the samples, drawn without replacement, and their rows; all of them for `None`.
 
         Args:
-            most: How many at most.
+            most: How many at most, and two at least.
             key: A random key.
+
+        Raises:
+            TypeError: if `most` is no whole number.
+            ValueError: if it is below two.
         """
-        if most is None or most >= len(self):
+        if most is None or count("most", most) >= len(self):
             return self, np.arange(len(self))
-        rows = jr.permutation(key, len(self))[:most]
+        require(most >= 2, f"most = {most}; a data set has at least two samples. Give None for all of them.")
+        rows = jr.permutation(random_key("a draw of samples", key), len(self))[:most]
         return self.rows(rows), np.asarray(rows)
 
     def dequantised(self, key: Key) -> "Dataset":
@@ -140,6 +145,7 @@ class Dataset(AbstractModule):
         """
         if self.levels is None:
             return self
+        random_key("dequantisation", key)
         return self._with(UniformDequantiser(self.levels)(self.values, key=key), self.args)
 
     @property
@@ -163,8 +169,8 @@ def as_dataset(data: Dataset | ArrayLike) -> Dataset:
 
     Raises:
         TypeError: if it is neither, or an array holds integers; levels come as a `Dataset` with their quantisation.
-        ValueError: if an array holds fewer than two samples, or NaN or infinite entries, or a number is beyond the
-            range of the device's floats.
+        ValueError: if an array holds fewer than two samples, or NaN or infinite entries, or a number is beyond those
+            of the device.
 
     Example:
         >>> import jax.numpy as jnp
@@ -173,20 +179,38 @@ def as_dataset(data: Dataset | ArrayLike) -> Dataset:
         10
     """
     if not isinstance(data, Dataset):
-        try:
-            values = jnp.asarray(data)
-        except TypeError as error:
-            raise TypeError(
-                f"data is a {type(data).__name__}; give a Dataset, or an array of floats stacked along the first axis. "
-                "Of a source, give source.load()."
-            ) from error
-        return Dataset(values if is_concrete(values) else finite("data", values))
-    with np.errstate(over="ignore"):  # found below
-        held = jax.tree.map(jnp.asarray, (data.values, data.args))
-    if data.levels is None and held[0].dtype != data.values.dtype:
-        # Float64 of the host, where the device has float32.
-        check_values(np.asarray(held[0]), None, None, "sample {}".format)
+        values = _array(data)
+        data = Dataset(values if is_concrete(values) else finite("data", jnp.asarray(values)))
+    elif any(_is_narrowed(leaf) for leaf in jax.tree.leaves((data.values, data.args))):
+        _check_numbers(data)  # jax_enable_x64 may have been on when it was made
+    held = jax.tree.map(jnp.asarray, (data.values, data.args))
     return data._with(*held)  # pyright: ignore[reportPrivateUsage]
+
+
+def _check_numbers(data: Dataset) -> None:
+    """Refuses values and conditioning that are out of their range, where they are known."""
+    check_args(data.args, len(data), "sample {}".format)
+    if is_concrete(data.values):
+        check_values(np.asarray(data.values), data.quantisation, data.interval, "sample {}".format)
+
+
+def _is_narrowed(leaf: Any) -> bool:
+    """Whether an array of the host has fewer bits on the device."""
+    return isinstance(leaf, np.ndarray) and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
+
+
+def _array(data: ArrayLike) -> Array | np.ndarray:
+    """What can be one as an array, on the host or on the device."""
+    try:
+        values = data if isinstance(data, jax.Array | np.ndarray) else np.asarray(data)
+    except ValueError:  # lists of different lengths
+        values = np.asarray(None)
+    if values.dtype == object:
+        raise TypeError(
+            f"data is a {type(data).__name__}; give a Dataset, or an array of floats stacked along the first axis. Of "
+            "a source, give source.load()."
+        )
+    return values
 
 
 def mean_square(values: Shaped[np.ndarray, "*shape"], quantisation: Quantisation | None) -> float:

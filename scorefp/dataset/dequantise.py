@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Integer, Shaped
 
+from .._checks import kind, random_key
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from .quantisation import Quantisation
@@ -57,10 +58,10 @@ class AbstractDequantiser(AbstractModule, _DequantiserFields):
             key: A random key.
 
         Raises:
-            TypeError: if the levels are not integers.
+            TypeError: if the levels are not integers, or `key` is no random key.
             ValueError: if a level is out of range, or their shape is not the dequantiser's.
         """
-        k = self.quantisation.checked_levels(k)
+        k, key = self.quantisation.checked_levels(k), random_key("a dequantiser", key)
         u, log_prob = self.positions(k, key=key)
         return Dequantised(self.quantisation.place(k, u), log_prob)
 
@@ -79,7 +80,7 @@ class UniformDequantiser(AbstractDequantiser):
         quantisation: The levels and the interval.
 
     Raises:
-        TypeError: on a call, if the levels are not integers.
+        TypeError: if `quantisation` is none; on a call, if the levels are not integers.
         ValueError: on a call, if a level is out of range.
 
     Example:
@@ -93,6 +94,9 @@ class UniformDequantiser(AbstractDequantiser):
     """
 
     quantisation: Quantisation
+
+    def __check_init__(self) -> None:
+        kind("quantisation", self.quantisation, Quantisation, "It is that of the levels, as Quantisation(256, -1, 1).")
 
     def positions(self, k: Integer[Array, "*event"], *, key: Key) -> tuple[Event, Scalar]:
         u = jr.uniform(key, k.shape)

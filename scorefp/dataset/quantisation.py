@@ -1,13 +1,44 @@
 """Integer levels on an interval, and bits per dimension that know them [K7]."""
 
+import functools
 import math
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from .._checks import checked, require
+from .._checks import checked, count, floating, kind, require, same_shape
 from .._module import AbstractModule
+
+_MOST = 2**24
+"""More levels than these are not told apart by float32."""
+
+
+def real(name: str, value: Any) -> float:
+    """A number of the host, refused unless it is one and real."""
+    array = np.asarray(value)
+    if array.shape != () or array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} = {value!r}; it is one real number: pass a float.")
+    return float(array)
+
+
+def _full(name: str, x: ArrayLike) -> Array:
+    """`x` as an array of floats, refused at half precision."""
+    x = floating(name, x)
+    if jnp.finfo(x.dtype).bits < 32:
+        raise TypeError(f"{name} has dtype {x.dtype}, of too few digits; give it in float32, which it is computed in.")
+    return x
+
+
+def check_ends(low: float, high: float) -> None:
+    """Refuses an interval that is empty, reversed or not finite."""
+    require(
+        low < high and math.isfinite(low) and math.isfinite(high),
+        f"[low, high] = [{low}, {high}]; an interval is finite with low < high.",
+    )
 
 
 class Quantisation(AbstractModule):
@@ -17,12 +48,14 @@ class Quantisation(AbstractModule):
     It belongs to the data. Whoever turns a log-likelihood into bits per dimension takes it from there.
 
     Args:
-        levels: The number of levels, 256 for images of bytes.
+        levels: The number of levels, 256 for images of bytes; a whole number from 2 to 2²⁴, beyond which float32 does
+            not tell them apart.
         low: The lower end of the interval.
         high: The upper end of the interval.
 
     Raises:
-        ValueError: if `levels` is below two, or `low` is not below `high`.
+        TypeError: if `levels` is no whole number, or an end of the interval is no real number.
+        ValueError: if `levels` is out of its range, `low` is not below `high`, or one of them is not finite.
 
     Example:
         >>> import scorefp as sfp
@@ -30,16 +63,17 @@ class Quantisation(AbstractModule):
         (7.0, 8.0)
     """
 
-    levels: int
-    low: float = eqx.field(converter=float)
-    high: float = eqx.field(converter=float)
+    levels: int = eqx.field(converter=functools.partial(count, "levels"))
+    low: float = eqx.field(converter=functools.partial(real, "low"))
+    high: float = eqx.field(converter=functools.partial(real, "high"))
 
     def __check_init__(self) -> None:
-        require(self.levels >= 2, f"levels = {self.levels}; quantised data have at least two levels.")
         require(
-            self.low < self.high and math.isfinite(self.low) and math.isfinite(self.high),
-            f"[low, high] = [{self.low}, {self.high}]; data lie on a finite interval with low < high.",
+            2 <= self.levels <= _MOST,
+            f"levels = {self.levels}; quantised data have at least two levels, and at most {_MOST}: float32 does not "
+            "tell more of them apart.",
         )
+        check_ends(self.low, self.high)
 
     @property
     def width(self) -> float:
@@ -56,18 +90,24 @@ class Quantisation(AbstractModule):
 
         Args:
             k: Integer levels in `0 … levels - 1`.
-            u: Positions inside the level, in `[0, 1)`.
+            u: Positions inside the level, in `[0, 1)`, one for each.
 
         Raises:
-            TypeError: if `k` does not hold integers.
-            ValueError: if `k` holds a level outside `0 … levels - 1`.
+            TypeError: if `k` does not hold integers, or `u` does not hold floats.
+            ValueError: if `k` holds a level outside `0 … levels - 1`, `u` has another shape, or a position is outside
+                `[0, 1)`.
 
         Example:
             >>> import jax.numpy as jnp, scorefp as sfp
             >>> float(sfp.Quantisation(4, 0.0, 1.0).dequantise(jnp.array(3), jnp.array(0.5)))
             0.875
         """
-        return self.place(self.checked_levels(k), jnp.asarray(u))
+        k, u = self.checked_levels(k), _full("u", u)
+        same_shape("u", u.shape, "k", k.shape)
+        u = checked(
+            u, ~jnp.all((u >= 0) & (u < 1)), "u holds positions outside [0, 1), or NaN; they lie inside a level."
+        )
+        return self.place(k, u)
 
     def place(self, k: Integer[Array, "*event"], u: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """`dequantise` for levels that were checked before: inside a loop a check would cost a host call a step.
@@ -88,16 +128,18 @@ class Quantisation(AbstractModule):
             TypeError: if `k` does not hold integers.
             ValueError: if `k` holds a level outside `0 … levels - 1`.
         """
-        k = jnp.asarray(k)
-        if not jnp.issubdtype(k.dtype, jnp.integer):
+        # On the host where they are there: the device has 32 bits, in which larger numbers wrap.
+        found = k if isinstance(k, jax.Array) else np.asarray(k)
+        if not jnp.issubdtype(found.dtype, jnp.integer):
             raise TypeError(
-                f"k has dtype {k.dtype}; levels are integers 0 … {self.levels - 1}. Convert floats that hold levels "
-                "first, for example k.astype(jnp.int32); data that are already on [low, high] need no dequantisation."
+                f"k has dtype {found.dtype}; levels are integers 0 … {self.levels - 1}. Convert floats that hold "
+                "levels first, for example k.astype(jnp.int32); data that are already on [low, high] need no "
+                "dequantisation."
             )
+        last = min(self.levels - 1, jnp.iinfo(found.dtype).max)  # the largest level that the dtype can hold
         return checked(
-            k,
-            # A Python 256 would wrap around to 0 beside bytes.
-            jnp.any((k < 0) | (k >= jnp.int32(self.levels))),
+            jnp.asarray(found),
+            (jnp if isinstance(found, jax.Array) else np).any((found < 0) | (found > found.dtype.type(last))),
             f"k holds levels outside 0 … {self.levels - 1}. Give Quantisation the number of levels that the data have, "
             "counted from zero.",
         )
@@ -111,7 +153,7 @@ def bits_per_dim(log_prob: Float[ArrayLike, "*batch"], size: int, quantisation: 
     With 256 levels the offset is 7 on $[-1, 1]$ and 8 on $[0, 1]$.
 
     Args:
-        log_prob: Log-likelihoods on `[low, high]`, in nats, of any shape.
+        log_prob: Log-likelihoods on `[low, high]`, in nats, of any shape; $-\infty$ is one.
         size: The number of elements $D$ of one sample.
         quantisation: The levels and the interval of the data.
 
@@ -119,12 +161,22 @@ def bits_per_dim(log_prob: Float[ArrayLike, "*batch"], size: int, quantisation: 
         Bits per dimension, of the shape of `log_prob`.
 
     Raises:
-        ValueError: if `size` is below one.
+        TypeError: if `log_prob` does not hold floats of 32 bits or more, `size` is no whole number, or `quantisation`
+            is none.
+        ValueError: if `size` is below one, or `log_prob` holds NaN or $+\infty$.
 
     Example:
         >>> import scorefp as sfp
         >>> float(sfp.bits_per_dim(0.0, 64, sfp.Quantisation(256, -1.0, 1.0)))
         7.0
     """
+    size = count("size", size)
     require(size >= 1, f"size = {size}; a sample has at least one element.")
-    return -jnp.asarray(log_prob) / (size * math.log(2)) + quantisation.offset_bits
+    kind("quantisation", quantisation, Quantisation, "It is that of the data, such as Quantisation(256, -1.0, 1.0).")
+    found = _full("log_prob", log_prob)
+    found = checked(
+        found,
+        jnp.any(jnp.isnan(found) | (found == jnp.inf)),
+        "log_prob holds NaN or +inf; no density gives these: find the sample and the step that made them.",
+    )
+    return -found / (size * math.log(2)) + quantisation.offset_bits

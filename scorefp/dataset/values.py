@@ -1,17 +1,19 @@
 """The checks of values and conditioning of samples, with messages that name the sample."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
-from .._checks import require
+from .._checks import count, is_concrete, kind, require
 from .._module import AbstractModule
-from .quantisation import Quantisation
+from .quantisation import Quantisation, check_ends, real
 
 BLOCK = 1024
 """How many samples are looked at a time where all are."""
@@ -27,6 +29,7 @@ class Interval(AbstractModule):
         high: The largest value.
 
     Raises:
+        TypeError: if an end is no real number.
         ValueError: if `low` is not below `high`, or one of them is not finite.
 
     Example:
@@ -35,20 +38,51 @@ class Interval(AbstractModule):
         1.0
     """
 
-    low: float
-    high: float
+    low: float = eqx.field(converter=functools.partial(real, "low"))
+    high: float = eqx.field(converter=functools.partial(real, "high"))
 
     def __check_init__(self) -> None:
-        require(
-            self.low < self.high and math.isfinite(self.low) and math.isfinite(self.high),
-            f"[low, high] = [{self.low}, {self.high}]; an interval is finite with low < high. Leave it out where the "
-            "data have no bounds.",
-        )
+        check_ends(self.low, self.high)
 
 
-def check_kind(dtype: Any, quantisation: Quantisation | None, interval: Interval | None) -> None:
-    """Refuses integers without a quantisation, floats with one, and all other dtypes."""
+def check_array(name: str, values: Any) -> Any:
+    """`values`, an argument called `name`, refused unless it is an array without masked entries."""
+    kind(name, values, (np.ndarray, jax.Array), "It is an array: give np.asarray of what can be one.")
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; give an array of what is to be used.")
+    return values
+
+
+def check_range(quantisation: Any, interval: Any) -> None:
+    """Refuses what is in the place of a quantisation or an interval."""
+    kind(
+        "quantisation",
+        quantisation,
+        (Quantisation, type(None)),
+        "It is the meaning of integer levels, such as Quantisation(256, -1.0, 1.0), or None for floats.",
+    )
+    kind(
+        "interval",
+        interval,
+        (Interval, type(None)),
+        "It is the range of floats, such as Interval(-1.0, 1.0), or None where they have no bounds.",
+    )
+
+
+def check_kind(
+    dtype: Any, quantisation: Quantisation | None, interval: Interval | None, what: str = "the values"
+) -> None:
+    """Refuses integers without a quantisation, floats with one, and all other dtypes.
+
+    Args:
+        dtype: The dtype.
+        quantisation: The levels.
+        interval: The range of floats.
+        what: What has the dtype, in messages.
+    """
     dtype = np.dtype(dtype)
+    check_range(quantisation, interval)
+    _check_held(f"{what} have", dtype)
     if quantisation is not None:
         # Not by require: this runs for every batch, and the message would be written each time.
         if interval is not None:
@@ -58,14 +92,19 @@ def check_kind(dtype: Any, quantisation: Quantisation | None, interval: Interval
             )
         if not jnp.issubdtype(dtype, jnp.integer):
             raise TypeError(
-                f"the values have dtype {dtype} and a quantisation; levels are integers 0 … {quantisation.levels - 1}. "
+                f"{what} have dtype {dtype} and a quantisation; levels are integers 0 … {quantisation.levels - 1}. "
                 "Convert floats that hold levels first, for example np.round(values * 255).astype(np.uint8); floats "
                 "that are on their interval already take interval=Interval(low, high) in place of a quantisation."
             )
     elif not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
-            f"the values have dtype {dtype} and quantisation is None; integer levels need "
+            f"{what} have dtype {dtype} and quantisation is None; integer levels need "
             "Quantisation(levels, low, high), floats have a floating dtype."
+        )
+    elif jnp.finfo(dtype).bits < 32:
+        raise TypeError(
+            f"{what} have dtype {dtype}, in which levels of noise and likelihoods are rounded away; give "
+            "values.astype(np.float32). A network may still compute in half precision inside."
         )
 
 
@@ -94,13 +133,9 @@ def check_values(
                 f"{len(values)} samples have such levels. Give Quantisation the number of levels that the data have, "
                 "counted from zero."
             )
-    elif not np.all(np.isfinite(ends)):
-        where, value, count = _found(values, lambda x: ~np.isfinite(x))
-        raise ValueError(
-            f"{name(where)} holds {value}; {count} of {len(values)} samples have NaN or infinite entries. Remove or "
-            "repair them."
-        )
-    elif interval is not None and (ends[0] < interval.low or ends[1] > interval.high):
+        return
+    _check_numbers(values, ends, name)
+    if interval is not None and (ends[0] < interval.low or ends[1] > interval.high):
         where, value, count = _found(values, lambda x: (x < interval.low) | (x > interval.high))
         raise ValueError(
             f"{name(where)} holds {value}, outside [{interval.low}, {interval.high}]; {count} of {len(values)} samples "
@@ -108,29 +143,102 @@ def check_values(
         )
 
 
-def check_args(args: Any, count: int) -> None:
-    """Refuses conditioning without a row for each sample, or that no device can hold."""
+def check_args(args: Any, count: int, name: Callable[[int], str]) -> None:
+    """Refuses conditioning without a row for each sample, with NaN or infinite entries, or that no device can hold.
+
+    Args:
+        args: A pytree of arrays.
+        count: The number of samples.
+        name: The name in messages of the sample at a position.
+    """
     if args is None:
         return
-    leaves = [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in jax.tree.leaves(args)]
+    leaves = [leaf if isinstance(leaf, jax.Array | np.ndarray) else np.asarray(leaf) for leaf in jax.tree.leaves(args)]
     rows = [leaf.shape[:1] for leaf in leaves]
     if any(row != (count,) for row in rows):
         raise ValueError(f"args has arrays with {rows} rows, values has {count}; each sample needs its own.")
-    strange = [leaf.dtype for leaf in leaves if leaf.dtype.kind not in "biuf"]
-    if strange:
-        raise TypeError(
-            f"args has an array of dtype {strange[0]}; conditioning is made of numbers. Give classes as integers, for "
-            "example by np.unique(names, return_inverse=True)."
-        )
+    for leaf in leaves:
+        if not any(jnp.issubdtype(leaf.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+            raise TypeError(
+                f"args has an array of dtype {leaf.dtype}; conditioning is made of numbers. Give classes as integers, "
+                "for example by np.unique(names, return_inverse=True)."
+            )
+        _check_held("args has an array of", check_array("args", leaf).dtype)
+        if is_concrete(leaf) and leaf.size and leaf.dtype.kind != "b":
+            entries = np.asarray(leaf)
+            _check_numbers(entries, _ends(entries), lambda row: f"args of {name(row)}")
+
+
+def check_index(index: Any, count: int, least: int) -> None:
+    """Refuses what is no row of at least so many indices of samples."""
+    known = np.asarray(index)
+    require(
+        known.ndim == 1 and (known.dtype.kind in "iu" or known.size == 0),
+        f"index has shape {known.shape} and dtype {known.dtype}; it is a row of whole numbers. Of a mask, give "
+        "np.flatnonzero(mask).",
+    )
+    outside = (known < 0) | (known >= count)
+    require(
+        known.size >= least and not outside.any(),
+        f"index holds {known.size} numbers, {outside.sum()} of them outside 0 … {count - 1}; it needs at least "
+        f"{('none', 'one', 'two')[least]}, and all of them in that range.",
+    )
+
+
+def check_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """An event shape, an argument called `name`, refused unless it is a tuple of whole numbers, each at least one."""
+    kind(name, shape, tuple, "It is a tuple of the sizes of a sample, such as (3, 32, 32).")
+    sizes = tuple(count(f"{name}[{i}]", size) for i, size in enumerate(shape))
+    require(min(sizes, default=1) >= 1, f"{name} = {sizes}; each size is at least one.")
+    return sizes
 
 
 def check_reshape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """Refuses an event shape with another number of entries."""
+    check_shape("shape", wanted)
     require(
-        math.prod(shape) == math.prod(wanted) and all(size >= 1 for size in wanted),
+        math.prod(shape) == math.prod(wanted),
         f"shape = {wanted} has {math.prod(wanted)} entries, the samples have shape {shape} with {math.prod(shape)}; a "
         "reshaped sample keeps its entries.",
     )
+
+
+def _check_held(what: str, dtype: Any) -> None:
+    """Refuses numbers that no device holds."""
+    if np.dtype(dtype).kind == "f" and np.dtype(dtype).itemsize > 8:
+        raise TypeError(f"{what} dtype {dtype}, which no device holds; give it .astype(np.float64) or fewer bits.")
+    if not np.dtype(dtype).isnative:
+        raise TypeError(f"{what} dtype {dtype}, in the other order of bytes; give it .astype({str(dtype)[1:]!r}).")
+
+
+def _check_numbers(values: np.ndarray, ends: np.ndarray, name: Callable[[int], str]) -> None:
+    """Refuses NaN, infinite entries, and numbers that are others on the device.
+
+    The dtypes of the device have 32 bits unless `jax_enable_x64` is on.
+    """
+    if not np.all(np.isfinite(ends)):
+        where, value, count = _found(values, lambda x: ~np.isfinite(x))
+        raise ValueError(
+            f"{name(where)} holds {value}; {count} of {len(values)} samples have NaN or infinite entries. Remove or "
+            "repair them."
+        )
+    device = jax.dtypes.canonicalize_dtype(values.dtype)
+    if device == values.dtype:
+        return
+    least, most = _limits(device)
+    if ends[0] < least or ends[1] > most:
+        where, value, count = _found(values, lambda x: (x < least) | (x > most))
+        raise ValueError(
+            f"{name(where)} holds {value}, beyond the {device} that the device holds, {least} … {most}; {count} of "
+            f"{len(values)} samples have such numbers. Scale or renumber them, or switch jax_enable_x64 on."
+        )
+
+
+def _limits(dtype: Any) -> tuple[Any, Any]:
+    """The least and the largest number of a dtype."""
+    if np.dtype(dtype).kind == "f":
+        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    return np.iinfo(dtype).min, np.iinfo(dtype).max
 
 
 def _fills(dtype: Any, quantisation: Quantisation | None) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._checks import require
+from .._checks import kind, require
 from ..diagnostics import Audit
 from ..diagnostics._figure import curves_figure, written_to
 
@@ -24,6 +24,7 @@ def compare(reports: Mapping[str, Audit], path: str | Path | None = None) -> "Fi
 
     Raises:
         ImportError: if matplotlib is not installed.
+        TypeError: if `reports` are no audits by their names.
         ValueError: if there is no audit, or none has a curve.
 
     Example:
@@ -37,5 +38,9 @@ def compare(reports: Mapping[str, Audit], path: str | Path | None = None) -> "Fi
         >>> len(plot.compare({"exact": exact, "half": half}).axes)
         2
     """
+    kind("path", path, (str, Path, type(None)), "It is the file to write, or None.")
+    kind("reports", reports, Mapping, "It is a dictionary of audits, by their names in the legend.")
+    for name, report in reports.items():
+        kind(f"reports[{name!r}]", report, Audit, "It is what scorefp.audit returns.")
     require(len(reports) > 0, "reports is empty; give at least one audit, by its name in the legend.")
     return written_to(curves_figure({name: list(report.sections.values()) for name, report in reports.items()}), path)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import require
+from .._checks import count, kind, require
+from ..dataset.quantisation import real
+from ..dataset.values import check_shape
 from ..diagnostics._figure import new_figure, written_to
 
 if TYPE_CHECKING:
@@ -41,7 +43,9 @@ def image_grid(
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if there is no sample, or a sample has no shape of an image.
+        TypeError: if `groups` are no arrays of real numbers by their titles, or another argument is of another kind.
+        ValueError: if there is no sample, a sample has no shape of an image, or `limits` are not two finite numbers,
+            black below white.
 
     Example:
         >>> import numpy as np
@@ -50,11 +54,16 @@ def image_grid(
         >>> len(figure.axes)
         1
     """
+    kind("path", path, (str, Path, type(None)), "It is the file to write, or None.")
+    kind("groups", groups, Mapping, "It is a dictionary of arrays of samples, by the titles of their grids.")
     require(len(groups) > 0, "groups is empty; give at least one array of samples, by its title.")
-    require(columns >= 1, f"columns = {columns}; a row has at least one image.")
-    images = {name: _images(name, np.asarray(samples, np.float64), shape) for name, samples in groups.items()}
+    require(count("columns", columns) >= 1, f"columns = {columns}; a row has at least one image.")
+    if shape is not None:
+        check_shape("shape", shape)
+    if limits is not None:
+        _check_limits(limits)
+    images = {name: _images(name, _numbers(name, samples), shape) for name, samples in groups.items()}
     low, high = _limits(list(images.values())) if limits is None else limits
-    require(low < high, f"limits = ({low}, {high}); black is below white.")
     boards = {name: _board(array, columns, low, high) for name, array in images.items()}
     rows = max(math.ceil(len(array) / columns) for array in images.values())
     height, width = next(iter(images.values())).shape[1:3]
@@ -68,6 +77,26 @@ def image_grid(
         axes.set_title(name, fontsize=10)
         axes.set_axis_off()
     return written_to(figure, path)
+
+
+def _check_limits(limits: tuple[float, float]) -> None:
+    """Refuses what are no values of black and white."""
+    told = f"limits = {limits}; it is (black, white), two finite numbers, and black is below white."
+    require(len(kind("limits", limits, tuple, "It is (black, white).")) == 2, told)
+    low, high = (real("limits", limit) for limit in limits)
+    require(-math.inf < low < high < math.inf, told)
+
+
+def _numbers(name: str, samples: ArrayLike) -> Float[np.ndarray, "n *event"]:
+    """The samples of a group as floats."""
+    try:
+        found = np.asarray(samples)
+        if found.dtype.kind in "cOSU":
+            raise TypeError
+        return found.astype(np.float64)
+    except (TypeError, ValueError):
+        told = f"has dtype {samples.dtype}" if isinstance(samples, np.ndarray) else f"is a {type(samples).__name__}"
+        raise TypeError(f"{name} {told}; it holds real numbers, of shape (n, *event).") from None
 
 
 def _images(name: str, samples: Float[np.ndarray, "n *event"], shape: tuple[int, ...] | None) -> np.ndarray:

@@ -15,6 +15,7 @@ from .._batches import apart
 from .._checks import require
 from .._types import Key
 from ..data import AbstractSource, Dataset
+from ..data._checked import checked_batches
 from ..data.source import check_batch
 from ..dataset import Quantisation
 from .devices import everywhere, in_shares, share
@@ -92,7 +93,7 @@ class Read(AbstractBatches):
     """Batches of a source, read on the host and stacked for one loop; of several processes each reads its rows."""
 
     def __init__(self, source: AbstractSource, batch_size: int, size: int, mesh: Mesh | None, *, seed: int) -> None:
-        self._batches = source.batches(batch_size, seed=seed, share=share())
+        self._batches = checked_batches(source, batch_size, seed=seed, share=share())
         self._shape = (batch_size // share()[1], *source.shape)
         self._mesh = mesh
         self._place = self._batches.get_state()

@@ -1,11 +1,13 @@
 """Histograms of samples on a box."""
 
 import math
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._checks import finite, floating, require, same_shape
+from .._checks import count as counted, is_concrete, kind, require, same_shape
 from .._module import AbstractModule
 from ..integrals import Box
 
@@ -32,8 +34,9 @@ class Histogram(AbstractModule):
         outside: The share of the samples that lay outside.
 
     Raises:
-        ValueError: if the number of axes is not that of the elements of the box, or a weight is negative or not
-            finite, or all are zero.
+        TypeError: if the weights are no real numbers, or another argument is of another kind.
+        ValueError: if the number of axes is not that of the elements of the box, a weight is negative or not finite, or
+            all are zero; `count` is below one, or `outside` no share.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -51,7 +54,11 @@ class Histogram(AbstractModule):
     def __init__(
         self, box: Box, weights: Real[ArrayLike, "*cells"], count: int | None = None, outside: float = 0.0
     ) -> None:
-        values, size = np.asarray(weights, np.float64), math.prod(box.shape)
+        kind("box", box, Box, "It is a Box(lower, upper), of finite ends.")
+        found, size = _host("weights", weights), math.prod(box.shape)
+        if found.dtype.kind not in "iuf":
+            raise TypeError(f"weights has dtype {found.dtype}; weights are real numbers. Give floats, or counts.")
+        values = found.astype(np.float64)
         require(
             values.ndim == size <= _LARGEST,
             f"weights has {values.ndim} axes and a sample of the box {size} elements; a histogram has one axis for "
@@ -61,6 +68,9 @@ class Histogram(AbstractModule):
             bool(np.all(np.isfinite(values)) and np.all(values >= 0) and values.sum() > 0),
             "weights holds negative, NaN or infinite entries, or only zeros; the weights of cells are probabilities.",
         )
+        require(count is None or counted("count", count) >= 1, f"count = {count}; there is at least one sample.")
+        kind("outside", outside, (int, float), "It is the share of the samples that lay outside the box.")
+        require(0 <= outside <= 1, f"outside = {outside}; it is a share, in [0, 1].")
         self.box, self.weights, self.count, self.outside = box, values / values.sum(), count, outside
 
     @staticmethod
@@ -74,7 +84,7 @@ class Histogram(AbstractModule):
             bins: The number of cells along each side.
 
         Raises:
-            TypeError: if `x` is not floating.
+            TypeError: if `x` is not floating or is traced, `box` is none, or `bins` no whole number.
             ValueError: if a sample has another shape than the box or more than three elements, one is not finite, there
                 are none, or `bins` is below one.
 
@@ -86,11 +96,13 @@ class Histogram(AbstractModule):
             >>> found.weights.shape, round(found.outside, 2)
             ((64, 64), 0.09)
         """
-        x = finite("x", floating("x", x))
-        require(x.ndim >= 1 and x.shape[0] >= 1, f"x has shape {x.shape}; it needs samples along a leading axis.")
-        require(bins >= 1, f"bins = {bins}; a side has at least one cell.")
-        same_shape("a sample of x", x.shape[1:], "the box", box.shape)
-        rows, (lower, upper) = _rows(x), (_rows(end[None]) for end in (box.lower, box.upper))
+        kind("box", box, Box, "It is a Box(lower, upper), of finite ends.")
+        found = samples("x", x)
+        require(counted("bins", bins) >= 1, f"bins = {bins}; a side has at least one cell.")
+        same_shape("a sample of x", found.shape[1:], "the box", box.shape)
+        size = math.prod(box.shape)
+        require(size <= _LARGEST, f"a sample of the box has {size} elements; a histogram takes at most {_LARGEST}.")
+        rows, (lower, upper) = _rows(found), (_rows(end[None]) for end in (box.lower, box.upper))
         inside = np.all((lower <= rows) & (rows <= upper), axis=1)
         cells = np.clip(np.floor((rows - lower) / (upper - lower) * bins).astype(int), 0, bins - 1)
         shape = (bins,) * rows.shape[1]
@@ -108,5 +120,45 @@ class Histogram(AbstractModule):
         return np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(*self.weights.shape, *self.box.shape)
 
 
-def _rows(x: Float[Array, "n *event"]) -> Float[np.ndarray, "n size"]:
+def samples(name: str, x: ArrayLike) -> Float[np.ndarray, "n *event"]:
+    """Samples on the host in float64, which the device may not have.
+
+    Args:
+        name: What the argument is called.
+        x: The samples, along the leading axis.
+
+    Raises:
+        TypeError: if they are no floats, of half precision, or traced.
+        ValueError: if they are not finite, or there are none.
+    """
+    found = _host(name, x)
+    if not jnp.issubdtype(found.dtype, jnp.floating) or jnp.finfo(found.dtype).bits < 32:
+        raise TypeError(
+            f"{name} has dtype {found.dtype}; samples are floats of 32 bits or more. Convert it first, for example "
+            f"{name}.astype(np.float32)."
+        )
+    require(found.ndim >= 1 and found.size >= 1, f"{name} has shape {found.shape}; it needs samples along an axis.")
+    bad = np.any(~np.isfinite(found).reshape(len(found), -1), axis=1)
+    require(
+        not bad.any(),
+        f"{name} holds NaN or infinite entries, in {bad.sum()} of {len(bad)} samples, the first sample {bad.argmax()}; "
+        "find what made them, or count and leave them out.",
+    )
+    return found.astype(np.float64)
+
+
+def _host(name: str, x: Any) -> np.ndarray:
+    """An array on the host."""
+    if not is_concrete(x):
+        raise TypeError(f"{name} is traced, and transport runs on the host; call it outside jit, vmap and grad.")
+    try:
+        found = np.asarray(x)
+    except (TypeError, ValueError):
+        found = np.asarray(None)
+    if found.dtype == object:
+        raise TypeError(f"{name} is a {type(x).__name__}; it is an array of numbers.")
+    return found
+
+
+def _rows(x: Float[Array | np.ndarray, "n *event"]) -> Float[np.ndarray, "n size"]:
     return np.asarray(x, np.float64).reshape(x.shape[0], -1)

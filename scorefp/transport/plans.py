@@ -1,5 +1,6 @@
 """Solvers of the optimal transport from one discrete law to another, exact or nearly so [G2]."""
 
+import math
 import warnings
 from abc import abstractmethod
 from typing import Any
@@ -11,9 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from .._checks import require
+from .._checks import count, kind, require
 from .._module import AbstractModule
 from .._types import MaybeNaN, Scalar
+from ..dataset.quantisation import real
 
 
 class Atoms(AbstractModule):
@@ -21,13 +23,41 @@ class Atoms(AbstractModule):
 
     Args:
         points: The points, as rows.
-        weights: Their probabilities; `None` where all are equal.
+        weights: Their probabilities, of sum one; `None` where all are equal.
         count: How many samples the law comes from; `None` where its weights are known and not counted.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if there are no points, one is not finite, the weights are not one probability a point, or `count`
+            is below one.
     """
 
     points: Float[np.ndarray, "n size"]
     weights: Float[np.ndarray, " n"] | None
     count: int | None
+
+    def __check_init__(self) -> None:
+        kind("points", self.points, np.ndarray, "It is an array of numpy with the points as rows.")
+        require(
+            self.points.ndim == 2 and self.points.size >= 1 and self.points.dtype.kind == "f",
+            f"points is an array {self.points.dtype}{list(self.points.shape)}; it holds the points as rows, in floats.",
+        )
+        require(bool(np.all(np.isfinite(self.points))), "points holds NaN or infinite entries; leave them out.")
+        if self.count is not None:
+            require(count("count", self.count) >= 1, f"count = {self.count}; there is at least one sample.")
+        if self.weights is None:
+            return
+        weights = kind("weights", self.weights, np.ndarray, "It is an array of numpy, or None where all are equal.")
+        require(
+            weights.shape == self.points.shape[:1] and weights.dtype.kind == "f",
+            f"weights is an array {weights.dtype}{list(weights.shape)}; it holds one probability for each of "
+            f"{len(self.points)} points.",
+        )
+        require(
+            bool(np.all(weights >= 0) and abs(weights.sum() - 1) < 1e-6),
+            f"weights lie from {weights.min()} to {weights.max()} and sum to {weights.sum()}; they are probabilities. "
+            "Divide them by their sum.",
+        )
 
     @property
     def probabilities(self) -> Float[np.ndarray, " n"]:
@@ -71,7 +101,16 @@ class AbstractTransport(AbstractModule):
 
     @abstractmethod
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
-        """The transport from `start` to `end`."""
+        """The transport from `start` to `end`, two laws of points of one size."""
+
+
+def _size(start: Atoms, end: Atoms) -> int:
+    """The number of elements of a point of both laws."""
+    for name, law in (("start", start), ("end", end)):
+        kind(name, law, Atoms, "It is a law of points, Atoms(points, weights, count).")
+    first, second = start.points.shape[1], end.points.shape[1]
+    require(first == second, f"a point of start has {first} elements, one of end {second}; both have equally many.")
+    return first
 
 
 class Quantile(AbstractTransport):
@@ -83,7 +122,7 @@ class Quantile(AbstractTransport):
     """
 
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
-        size = start.points.shape[1]
+        size = _size(start, end)
         require(
             size == 1,
             f"a sample has {size} elements; Quantile takes one. Take Assignment() or ExactTransport() for more.",
@@ -139,6 +178,7 @@ class Assignment(AbstractTransport):
     """
 
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
+        _size(start, end)
         n, m = len(start.points), len(end.points)
         require(
             n == m and start.weights is None and end.weights is None,
@@ -171,13 +211,19 @@ class ExactTransport(AbstractTransport):
         max_iterations: The most pivots.
 
     Raises:
+        TypeError: if `max_iterations` is no whole number.
+        ValueError: if it is below one.
         ImportError: on a call, if POT is not installed.
         RuntimeError: on a call, if the pivots run out.
     """
 
     max_iterations: int = 10_000_000
 
+    def __check_init__(self) -> None:
+        _check_iterations(self.max_iterations)
+
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
+        _size(start, end)
         try:
             import ot
         except ImportError as error:
@@ -213,7 +259,8 @@ class Sinkhorn(AbstractTransport):
 
     Raises:
         ImportError: on a call, if ott-jax is not installed.
-        ValueError: if a number is not positive.
+        TypeError: if an argument is of another kind.
+        ValueError: if a number is not positive and finite.
         RuntimeError: on a call, if the iterations run out.
     """
 
@@ -222,10 +269,12 @@ class Sinkhorn(AbstractTransport):
     max_iterations: int = 10_000
 
     def __check_init__(self) -> None:
-        for name, value in vars(self).items():
-            require(value > 0, f"{name} = {value}; it is positive.")
+        for name, value in (("epsilon", self.epsilon), ("threshold", self.threshold)):
+            require(0 < real(name, value) < math.inf, f"{name} = {value}; it is positive and finite.")
+        _check_iterations(self.max_iterations)
 
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
+        _size(start, end)
         try:
             from ott.geometry.pointcloud import PointCloud
             from ott.tools.sinkhorn_divergence import sinkhorn_divergence
@@ -248,6 +297,10 @@ class Sinkhorn(AbstractTransport):
                 "a larger epsilon or more iterations."
             )
         return Transported(float(cost), *(np.asarray(p, np.float64) for p in potentials))
+
+
+def _check_iterations(most: int) -> None:
+    require(count("max_iterations", most) >= 1, f"max_iterations = {most}; there is at least one.")
 
 
 @eqx.filter_jit

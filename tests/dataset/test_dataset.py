@@ -121,6 +121,148 @@ def test_bad_intervals(ends: tuple[float, float]) -> None:
     refused(r"an interval is finite with low < high", Interval, *ends)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_conditioning_is_checked_like_values() -> None:
+    """NaN, infinite entries, and numbers that the device would change: by the sample, wherever they are read."""
+    x = np.ones((5, 2), np.float32)
+    places = [lambda args: Dataset(x, args=args), lambda args: OnHost(Dataset(x, args=args))]
+    for bad in (np.nan, np.inf, -np.inf):
+        for made in (np.asarray, jnp.asarray, lambda a: np.asarray(a, np.float16), lambda a: a[:, None]):
+            args = {"good": np.arange(5), "bad": made(np.asarray([0.0, 1.0, 2.0, bad, bad]))}
+            for place in places:
+                refused(rf"args of sample 3 holds {bad}; 2 of 5 samples have NaN or infinite", place, args)
+    for args, message in {
+        "labels": (np.asarray([0, 1, 2**31, 3, 4]), r"args of sample 2 holds 2147483648, beyond the int32"),
+        "negative": (np.asarray([0, -(2**31) - 1, 2, 3, 4]), r"args of sample 1 holds -2147483649, beyond the int32"),
+        "unsigned": (np.full(5, 2**32, np.uint64), r"args of sample 0 holds 4294967296, beyond the uint32"),
+        "floats": (
+            np.asarray([0, 1, 2, 3, 1e39]),
+            r"args of sample 4 holds 1e\+39, beyond the float32 .* jax_enable_x64",
+        ),
+    }.values():
+        for place in places:
+            refused(message, place, args)
+    for good in (np.arange(5) - 2**31, np.full(5, 2**32 - 1, np.uint64), np.full(5, 3e38), np.ones(5, bool), None):
+        assert len(Dataset(x, args=good)) == 5
+    for strange, message in {
+        "masked": (np.ma.masked_array(np.ones(5), [0, 0, 1, 0, 0]), "args is a masked array"),
+        "complex": (np.ones(5, complex), "args has an array of dtype complex128"),
+        "keys": (jr.split(jr.key(0), 5), "args has an array of dtype key"),
+        "objects": (np.asarray([None] * 5), "args has an array of dtype object"),
+        "long": (np.ones(5, np.longdouble), "args has an array of dtype float128, which no device holds"),
+        "order": (np.ones(5, ">f4"), r"args has an array of dtype >f4, .* \.astype\('f4'\)"),
+    }.values():
+        refused(message, Dataset, x, args=strange, error=TypeError)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_that_the_device_would_change() -> None:
+    for value in (1e39, -1e300):
+        x = np.asarray([[0.0], [value], [value]])
+        for place in (Dataset, as_dataset, OnHost):
+            refused(r"sample 1 holds .*, beyond the float32 that the device holds, .*; 2 of 3 samples", place, x)
+    assert as_dataset(np.full((3, 1), 3e38)).values.dtype == jnp.float32
+    with jax.enable_x64(True):
+        wide = Dataset(np.full((3, 1), 1e39), args=np.full(3, 2**40))
+        assert as_dataset(wide).args.dtype == jnp.int64
+    # Made where the device had 64 bits, and used where it has 32.
+    refused(r"args of sample 0 holds 1099511627776, beyond the int32", as_dataset, wide)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_number_of_a_sample() -> None:
+    for dtype in (np.float16, jnp.bfloat16):
+        for make in (np.ones, jnp.ones):
+            message = rf"have dtype {np.dtype(dtype)}, in which .* give values\.astype\(np\.float32\)"
+            for place in (Dataset, as_dataset, OnHost):
+                refused(message, place, make((4, 2), dtype), error=TypeError)
+    refused("dtype complex64 and quantisation is None", Dataset, jnp.ones((4, 2), complex), error=TypeError)
+    refused("dtype float128, which no device holds", as_dataset, np.ones((4, 2), np.longdouble), error=TypeError)
+    refused(r"dtype >f8, .* \.astype\('f8'\)", Dataset, np.ones((4, 2), ">f8"), error=TypeError)
+    masked = np.ma.masked_array(np.ones((4, 2)), np.eye(4, 2))
+    for place in (Dataset, as_dataset, OnHost):
+        refused("is a masked array, whose mask would be lost", place, masked, error=TypeError)
+    refused("values is a list", Dataset, [[1.0], [2.0]], error=TypeError)
+    refused("data is a list", as_dataset, [[1.0], [2.0, 3.0]], error=TypeError)
+    refused("dataset is 'x.npy'", OnHost, "x.npy", error=TypeError)
+    refused("quantisation is 256", Dataset, np.ones((4, 2), int), 256, error=TypeError)
+    refused("interval is a tuple", Dataset, np.ones((4, 2)), interval=(0.0, 1.0), error=TypeError)
+    refused(r"values has shape \(4, 0\); .* of at least one entry each", Dataset, np.ones((4, 0)))
+    assert len(as_dataset([[1.0], [2.0]])) == 2
+    data = Dataset(np.ones((5, 2)))
+    for most in (0, 1, -2):
+        refused(rf"most = {most}; a data set has at least two", data.drawn, most, key=jr.key(0))
+    refused("most = 2.0", data.drawn, 2.0, key=jr.key(0), error=TypeError)
+    refused("key is 0", data.drawn, 2, key=0, error=TypeError)
+    refused("key is 0", Dataset(np.ones((5, 2), int), LEVELS).dequantised, 0, error=TypeError)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_quantisations() -> None:
+    for levels in (256.5, 1e20, "256", None, 2.0):
+        refused(r"levels = .*; it is a count", sfp.Quantisation, levels, 0.0, 1.0, error=TypeError)
+    for levels in (1, 0, -3, 2**24 + 1, 10**20):
+        refused(
+            rf"levels = {levels}; quantised data have at least two levels, and at most", sfp.Quantisation, levels, 0, 1
+        )
+    for of in (lambda *ends: sfp.Quantisation(4, *ends), Interval):
+        for ends in ((1, -1), (0, 0), (np.nan, 1), (0, np.nan), (-np.inf, 1), (0, np.inf)):
+            refused(r"\[low, high\] = .*; an interval is finite with low < high", of, *ends)
+        for ends, name in (
+            ((1j, 2), "low"),
+            (("0", 1), "low"),
+            ((0, None), "high"),
+            ((0, True), "high"),
+            ((0, [1]), "high"),
+        ):
+            refused(rf"{name} = .*; it is one real number", of, *ends, error=TypeError)
+        assert of(np.float32(0), jnp.ones(())).high == 1.0
+    assert sfp.Quantisation(np.int64(2**24), 0, 1).levels == 2**24
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_levels() -> None:
+    few = sfp.Quantisation(4, 0.0, 1.0)
+    for k in (4, -1, np.asarray([0, 2**32 + 1]), np.asarray([2**32 - 1], np.uint32), jnp.asarray([255], jnp.uint8)):
+        for call in (few.checked_levels, lambda k: sfp.UniformDequantiser(few)(k, key=jr.key(0))):
+            refused(r"k holds levels outside 0 … 3", call, k)
+    for k in (1.0, np.ones(2), jnp.ones(2, bool), jnp.ones(2, complex), "1", None):
+        refused(r"k has dtype .*; levels are integers 0 … 3", few.checked_levels, k, error=TypeError)
+    for k in (3, np.asarray([0, 3], np.uint64), jnp.asarray([0, 3], jnp.int8)):
+        np.testing.assert_array_equal(few.checked_levels(k), np.asarray(k))
+    # A dtype may hold fewer numbers than there are levels.
+    assert sfp.Quantisation(1024, 0.0, 1.0).checked_levels(jnp.asarray([255], jnp.uint8)).dtype == jnp.uint8
+    k = jnp.asarray([1, 2])
+    for u in (jnp.ones(2), -0.1 * jnp.ones(2), jnp.full(2, jnp.nan)):
+        refused(r"u holds positions outside \[0, 1\), or NaN", few.dequantise, k, u)
+        with pytest.raises(Exception, match="u holds positions outside"):
+            eqx.filter_jit(few.dequantise)(k, u)
+    refused(r"u has shape \(\), but k has shape \(2,\)", few.dequantise, k, 0.5)
+    refused("u has dtype float16, of too few digits", few.dequantise, k, jnp.zeros(2, jnp.float16), error=TypeError)
+    refused("u has dtype int", few.dequantise, k, k, error=TypeError)
+    refused("key is 0", sfp.UniformDequantiser(few), k, key=0, error=TypeError)
+    refused("quantisation is 4", sfp.UniformDequantiser, 4, error=TypeError)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_log_probabilities() -> None:
+    bits = sfp.bits_per_dim
+    for value in (np.nan, np.inf, np.asarray([1.0, np.nan])):
+        refused(r"log_prob holds NaN or \+inf", bits, value, 4, BYTES)
+        with pytest.raises(Exception, match="log_prob holds NaN"):
+            eqx.filter_jit(lambda v: bits(v, 4, BYTES))(jnp.asarray(value))
+    assert bits(-np.inf, 4, BYTES) == np.inf
+    for value in (3, 1j, jnp.ones(2, bool)):
+        refused("log_prob has dtype", bits, value, 4, BYTES, error=TypeError)
+    for dtype in (jnp.float16, jnp.bfloat16):
+        refused("log_prob has dtype .*, of too few digits", bits, jnp.ones((), dtype), 4, BYTES, error=TypeError)
+    for size in (0, -1):
+        refused(rf"size = {size}", bits, 1.0, size, BYTES)
+    for size in (4.0, "4", None):
+        refused("size = .*; it is a count", bits, 1.0, size, BYTES, error=TypeError)
+    refused("quantisation is 256", bits, 1.0, 4, 256, error=TypeError)
+
+
 # ---------------------------------------------------------------------------------------- one type for every entry
 
 
@@ -172,8 +314,6 @@ def test_what_is_no_set_of_samples_is_refused() -> None:
     refused(
         r"data is a OnHost; give a Dataset, or an array .* give source\.load\(\)", as_dataset, source, error=TypeError
     )
-    huge = Dataset(np.array([[1e300], [1.0]]))
-    refused("sample 0 holds inf", as_dataset, huge)
     data = Dataset(np.ones((4, 2)))
     for index in (np.arange(4) == 3, np.ones((2, 2), int), np.ones(2)):
         refused("it is a row of whole numbers", data.rows, index)

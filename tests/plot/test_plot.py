@@ -71,6 +71,31 @@ def test_what_is_no_image_is_refused() -> None:
 
 
 @pytest.mark.quick
+@pytest.mark.usefixtures("unchecked")
+def test_other_kinds_of_arguments_are_refused() -> None:
+    good = {"noise": np.linspace(0.0, 1.0, 32).reshape(2, 16)}
+    for groups, message in {
+        "array": (good["noise"], "groups is an array"),
+        "complex": ({"noise": good["noise"] + 1j}, "noise has dtype complex128; it holds real numbers"),
+        "words": ({"noise": "abc"}, "noise is a str; it holds real numbers"),
+        "objects": ({"noise": np.asarray([[None] * 16])}, "noise has dtype object"),
+    }.values():
+        refused(message, plot.image_grid, groups, error=TypeError)
+    for shape in ((2, 1, 1, 4, 4), (2, 4, 4, 3), (0, 16), (16,)):
+        refused("noise has s", plot.image_grid, {"noise": np.ones(shape)})
+    for limits in ((np.nan, 1.0), (0.0, np.inf), (0.0,), (0, 1, 2)):
+        refused(r"limits = \(.*\); it is \(black, white\), two finite numbers", plot.image_grid, good, limits=limits)
+    for name, value in {"limits": [0, 1], "columns": 2.5, "shape": 4, "path": 3}.items():
+        refused(rf"{name} (=|is) ", lambda given: plot.image_grid(good, **given), {name: value}, error=TypeError)
+    refused("limits = 'a'; it is one real number", plot.image_grid, good, limits=("a", "b"), error=TypeError)
+    refused("reports is a list", plot.compare, [1], error=TypeError)
+    refused(r"reports\['a'\] is 1", plot.compare, {"a": 1}, error=TypeError)
+    # Bytes and half precision are drawn as they are.
+    for dtype in (np.uint8, np.float16):
+        assert len(plot.image_grid({"noise": np.arange(32).reshape(2, 16).astype(dtype)}).axes) == 1
+
+
+@pytest.mark.quick
 def test_missing_matplotlib_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'scorefp\[plot\]'"):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -246,7 +247,67 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     "empty": (ValueError, "or only zeros", lambda: Histogram(box(1), np.zeros(3))),
     "bins": (ValueError, "bins = 0", lambda: Histogram.of(X, box(2), bins=0)),
     "box": (ValueError, "but the box has shape", lambda: Histogram.of(X, box(3))),
+    "half precision": (TypeError, "y has dtype float16", lambda: wasserstein2(X, X.astype(np.float16))),
+    "complex": (TypeError, "y has dtype complex128", lambda: wasserstein2(X, X.astype(complex))),
+    "no array": (TypeError, "y is a NoneType; it is an array", lambda: wasserstein2(X, None)),
+    "which sample": (ValueError, "in 1 of 5 samples, the first sample 3", lambda: wasserstein2(X, holed(X))),
+    "infinite": (ValueError, "y holds NaN or infinite", lambda: wasserstein2(X, np.full((5, 2), np.inf))),
+    "traced": (TypeError, "x is traced, .* outside jit", lambda: jax.jit(lambda x: wasserstein2(x, X).value)(X)),
+    "mapped": (TypeError, "y is traced", lambda: jax.vmap(lambda y: wasserstein2(X, y).value)(X[None])),
+    "method": (TypeError, "method is 'exact'", lambda: wasserstein2(X, X, method="exact")),
+    "class": (TypeError, "method is the class Quantile", lambda: wasserstein2(X, X, method=Quantile)),
+    "half a resample": (TypeError, r"resamples = 2\.5; it is a count", lambda: wasserstein2(X, X, resamples=2.5)),
+    "seed": (TypeError, "key is 0", lambda: wasserstein2(X, X, resamples=2, key=0)),
+    "NaN epsilon": (ValueError, "epsilon = nan; it is positive and finite", lambda: Sinkhorn(np.nan)),
+    "infinite epsilon": (ValueError, "epsilon = inf", lambda: Sinkhorn(np.inf)),
+    "word": (TypeError, "threshold = 'low'", lambda: Sinkhorn(0.1, "low")),
+    "half an iteration": (TypeError, r"max_iterations = 2\.5", lambda: Sinkhorn(max_iterations=2.5)),
+    "no iteration": (ValueError, "max_iterations = 0", lambda: ExactTransport(0)),
+    "box of ends": (TypeError, "box is a tuple", lambda: Histogram((0, 1), np.ones(2))),
+    "complex weights": (TypeError, "weights has dtype complex128", lambda: Histogram(box(1), np.ones(3, complex))),
+    "words as weights": (TypeError, "weights has dtype <U1", lambda: Histogram(box(1), "a")),
+    "NaN weights": (ValueError, "weights holds negative, NaN", lambda: Histogram(box(1), np.full(3, np.nan))),
+    "count": (ValueError, "count = 0", lambda: Histogram(box(1), np.ones(3), 0)),
+    "half a count": (TypeError, r"count = 2\.5", lambda: Histogram(box(1), np.ones(3), 2.5)),
+    "outside": (ValueError, "outside = nan; it is a share", lambda: Histogram(box(1), np.ones(3), 3, np.nan)),
+    "half a bin": (TypeError, r"bins = 2\.5", lambda: Histogram.of(X, box(2), bins=2.5)),
+    "four elements": (
+        ValueError,
+        "has 4 elements; a histogram takes at",
+        lambda: Histogram.of(np.ones((5, 4)), box(4)),
+    ),
+    "NaN in a histogram": (ValueError, "x holds NaN", lambda: Histogram.of(holed(X), box(2))),
+    "flat atoms": (ValueError, r"points is an array float64\[5\]", lambda: Atoms(X[:, 0], None, None)),
+    "no atoms": (ValueError, r"points is an array float64\[0, 2\]", lambda: Atoms(X[:0], None, None)),
+    "NaN atoms": (ValueError, "points holds NaN", lambda: Atoms(holed(X), None, None)),
+    "list of atoms": (TypeError, "points is a list", lambda: Atoms([[1.0]], None, None)),
+    "sum": (ValueError, r"weights lie from 1\.0 to 1\.0 and sum to 5\.0", lambda: Atoms(X, np.ones(5), None)),
+    "negative weight": (ValueError, r"lie from -0\.5", lambda: Atoms(X, np.array([1.5, -0.5, 0, 0, 0]), None)),
+    "too few weights": (ValueError, "one probability for each of 5", lambda: Atoms(X, np.full(4, 0.25), None)),
+    "no sample": (ValueError, "count = 0", lambda: Atoms(X, None, 0)),
 }
+
+
+def holed(x: np.ndarray) -> np.ndarray:
+    """The same with NaN in the sample 3."""
+    y = x.copy()
+    y[3, 1] = np.nan
+    return y
+
+
+@pytest.mark.parametrize("method", [*METHODS, Sinkhorn()], ids=lambda m: type(m).__name__)
+@pytest.mark.usefixtures("unchecked")
+def test_laws_of_other_sizes(method: AbstractTransport) -> None:
+    first, second = Atoms(X, None, 5), Atoms(np.ones((5, 3)), None, 5)
+    refused("a point of start has 2 elements, one of end 3", method, first, second)
+    refused("end is an array", method, first, X, error=TypeError)
+
+
+def test_samples_keep_their_digits() -> None:
+    """Of the host, where the device has 32 bits: a small move far from zero."""
+    x = 1e6 + normals(0, 50, 2)
+    with jax.enable_x64(False):
+        assert float(wasserstein2(x, x + 1e-3).value) == pytest.approx(2e-6, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -263,8 +324,6 @@ def test_missing_extra(missing: str, method: AbstractTransport, monkeypatch: pyt
 
 
 def test_value_is_a_scalar_of_the_precision_that_is_on() -> None:
-    import jax
-
     assert wasserstein2(X, X).value.dtype == jnp.float64
     with jax.enable_x64(False):
         found = wasserstein2(X, X + math.pi)
