@@ -36,6 +36,13 @@ def test_import_is_light() -> None:
     assert not set(UNWANTED) & set(loaded)
 
 
+def test_import_does_not_start_jax() -> None:
+    """Its flags and its configuration are read then: both are the user's to set, after the import too."""
+    started = "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    assert ran("-c", f"import scorefp; from scorefp import data, plot, train; {started}").stdout.strip() == "False"
+    assert ran("-c", f"import jax; jax.numpy.zeros(1); {started}").stdout.strip() == "True"
+
+
 def test_import_leaves_jax_configuration_alone() -> None:
     values = "{k: str(v) for k, v in jax.config.values.items()}"
     code = f"import jax; before = {values}; import scorefp; print(before == {values})"

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import floating, is_concrete, random_key, real, require
+from .._checks import floating, is_concrete, number, random_key, real, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 
@@ -48,7 +48,8 @@ class Normal(AbstractPrior):
 
     def __check_init__(self) -> None:
         if is_concrete(self.scale):
-            real("scale", self.scale)
+            # A number by itself makes no array: a default is made at import, before jax starts.
+            (number if np.ndim(self.scale) == 0 else real)("scale", self.scale)
             known = np.asarray(self.scale)
             require(
                 bool(np.all((known > 0) & np.isfinite(known))),
