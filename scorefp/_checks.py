@@ -122,7 +122,8 @@ def known_time_within(t: Time, t0: float, t1: float, like: Array, *, name: str =
     One that is traced costs nothing and is not looked at.
     """
     if is_concrete(t):
-        value, slack = np.asarray(t, np.float64), 4 * float(jnp.finfo(like.dtype).eps)
+        # The time may have been rounded to float32 before.
+        value, slack = np.asarray(t, np.float64), 4 * max(float(jnp.finfo(like.dtype).eps), 2.0**-23)
         inside = (t0 - slack * abs(t0) <= value) & (value <= t1 + slack * abs(t1))
         require(bool(inside.all()), _outside(f"{name} = {value}", t0, t1))
 

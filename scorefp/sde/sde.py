@@ -94,7 +94,8 @@ def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*
     if not jnp.issubdtype(times.dtype, jnp.floating):
         times = times.astype(jnp.result_type(float))
     if is_concrete(t):
-        known, slack = np.asarray(t, np.float64), 4 * float(jnp.finfo(times.dtype).eps)
+        # The time may have been rounded to float32 before.
+        known, slack = np.asarray(t, np.float64), 4 * max(float(jnp.finfo(times.dtype).eps), 2.0**-23)
         low, high = min(sde.t0, 0.0), sde.t1
         outside = ~((known >= low - slack * abs(low)) & (known <= high + slack * abs(high)))
         if outside.any():
