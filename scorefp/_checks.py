@@ -122,8 +122,9 @@ def known_time_within(t: Time, t0: float, t1: float, like: Array, *, name: str =
     One that is traced costs nothing and is not looked at.
     """
     if is_concrete(t):
-        # The time may have been rounded to float32 before.
-        value, slack = np.asarray(t, np.float64), 4 * max(float(jnp.finfo(like.dtype).eps), 2.0**-23)
+        # A time of float32 may miss an end by its rounding, whatever the sample.
+        eps = max(float(jnp.finfo(dtype).eps) for dtype in (like.dtype, jnp.float32))
+        value, slack = np.asarray(t, np.float64), 4 * eps
         inside = (t0 - slack * abs(t0) <= value) & (value <= t1 + slack * abs(t1))
         require(bool(inside.all()), _outside(f"{name} = {value}", t0, t1))
 

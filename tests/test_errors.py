@@ -134,7 +134,7 @@ SHAPES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a sample of its score": (
         lambda: mixture().score(sfp.VP())(0.5, jnp.ones((4, 2))),
-        r"x has shape \(4, 2\), but one sample of the mixture has shape \(2,\)",
+        r"x has shape \(4, 2\), but the score's event shape is \(2,\); a score takes one sample\. Batch with jax\.vmap",
     ),
     "covariances": (
         lambda: mixture(covariances=jnp.ones((2, 3, 3))),
@@ -207,7 +207,7 @@ PARAMETERS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "data_std": (
         lambda: sfp.EDMScore(lambda c, x: x, sfp.EDM(), -0.5),
-        r"data_std = -0\.5; a standard deviation is positive\. Give None for a network without preconditioning",
+        r"data_std = -0\.5; a standard deviation is positive and finite\. Give None for a network without preconditioning",
     ),
     "a covariance that is not positive definite": (
         lambda: mixture(covariances=[[[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]]),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import count, number, random_key, require, same_shape, sample
+from .._checks import count, kind, number, random_key, require, same_shape, sample
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from .mixture import GaussianMixture
@@ -170,8 +170,7 @@ class Circles(AbstractModule):
     noise: float = 0.2
 
     def __check_init__(self) -> None:
-        radii = self.radii if isinstance(self.radii, tuple | list) else (self.radii,)
-        for radius in radii:
+        for radius in kind("radii", self.radii, (tuple, list), "They are a tuple of numbers."):
             number("radii", radius)
         require(
             len(self.radii) > 0 and min(self.radii) > 0 and self.noise > 0,

@@ -144,8 +144,8 @@ def likelihood_bound(
 
     Raises:
         TypeError: if the SDE has no Gaussian kernel, or `x` is not floating or of half precision.
-        ValueError: if `x` is not finite or has another shape than the score, the estimator's `start` is outside `[t0, t1)`, `form` is another word, or the
-            times have no law on the whole horizon.
+        ValueError: if `x` is not finite or has another shape than the score, the estimator's `start` is outside
+            `[t0, t1)`, `form` is another word, or the times have no law on the whole horizon.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp

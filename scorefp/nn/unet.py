@@ -103,7 +103,7 @@ class UNet(AbstractNetwork):
         dtype: DTypeLike | None = None,
         key: Key,
     ) -> None:
-        shape = event_shape(shape)
+        event_shape(shape)
         multipliers, attention = event_shape(multipliers, "multipliers"), event_shape(attention, "attention")
         sizes = _resolutions(shape, multipliers)
         random_key("the weights of a network", key)

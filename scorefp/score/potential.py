@@ -82,9 +82,10 @@ class Potential(AbstractPotential):
 
 def require_potential(score: AbstractScore, name: str = "potential") -> AbstractPotential:
     """The score itself, an argument called `name`, where it is a potential."""
-    if isinstance(score, AbstractScore) and not isinstance(score, AbstractPotential):
+    kind(name, score, AbstractScore, "Wrap a scalar function with Potential(fn, sde).")
+    if not isinstance(score, AbstractPotential):
         raise TypeError(
             f"{name} is a {name_of(score)}, a score without a potential: its log-density is not known. "
             "Wrap a scalar function with Potential(fn, sde), or use score_fpe_residual."
         )
-    return kind(name, score, AbstractPotential, "Wrap a scalar function with Potential(fn, sde).")
+    return score

@@ -5,9 +5,9 @@ refused by an error that names the argument. What is bad follows from the role o
 name, as a word means one thing in the library. A callable without a row, or an argument without a role, fails there.
 """
 
+import collections
 import dataclasses
 import functools
-import importlib
 import inspect
 import re
 import tempfile
@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import Any, get_origin
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import lineax as lx
@@ -181,6 +180,7 @@ class Row:
         roles: The roles of arguments that are not those of their names; `None` for one that may be anything.
         legal: Why an input that is bad elsewhere is right here, by argument and kind; of all kinds by the argument.
         called: What an argument is called in messages, where it is not its own name.
+        elsewhere: Whether other tests make the good call, which takes long to compile or to read.
     """
 
     call: Callable[..., Any]
@@ -188,6 +188,7 @@ class Row:
     roles: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     legal: Mapping[str, str] = dataclasses.field(default_factory=dict)
     called: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    elsewhere: bool = False
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
@@ -234,10 +235,23 @@ def later(*names: str) -> dict[str, str]:
     return {f"{name}: {kind}": LATER for name in names for kind in ("before t0", "beyond t1")}
 
 
-def row(call: Callable[..., Any], /, *, roles: Any = None, legal: Any = None, called: Any = None, **good: Any) -> Row:
-    return Row(call, good, roles or {}, legal or {}, called or {})
+def row(
+    call: Callable[..., Any],
+    /,
+    *,
+    roles: Any = None,
+    legal: Any = None,
+    called: Any = None,
+    elsewhere: bool = False,
+    **good: Any,
+) -> Row:
+    return Row(call, good, roles or {}, legal or {}, called or {}, elsewhere)
 
 
+calculus, densities, d, fpe, integrals = sfp.calculus, sfp.densities, sfp.diagnostics, sfp.fokker_planck, sfp.integrals
+likelihood, nn, o, r, sp, s, tr = (
+    *(sfp.likelihood, sfp.nn, sfp.objective, sfp.reverse, sfp.sampling, sfp.sde, sfp.transport),
+)
 FIELD = {"fn": lambda x: -x, "x": X, "legal": half("x") | any_shape("x")}
 DIFFUSED = {"score": SCORE, "xs": XS, "key": KEY, "draws": 2}
 OF_TWO = {"score": SCORE, "truth": TRUTH, "xs": XS, "key": KEY, "draws": 2}
@@ -245,18 +259,9 @@ AT = {"t": T, "x": X}
 STEP = {"score": SCORE, "t": jnp.asarray(0.5), "earlier": jnp.asarray(0.4), "x": X, "key": KEY}
 
 
-def core() -> dict[str, Row]:
-    """The mathematics."""
-    fpe, integrals, likelihood, calculus = sfp.fokker_planck, sfp.integrals, sfp.likelihood, sfp.calculus
-    errors = fpe.matching_errors(SCORE, TRUTH, T, X)
-    box = likelihood.BoxQuadrature(sfp.Box(-8 * jnp.ones(2), 8 * jnp.ones(2)), 8)
-    residuals = {
-        "DensityResidual": row(fpe.DensityResidual, density=lambda t, x: jnp.exp(-jnp.sum(x**2)), sde=VP),
-        "LogResidual": row(fpe.LogResidual, potential=PHI),
-        "ScoreResidual": row(fpe.ScoreResidual, score=SCORE),
-    }
-    return residuals | {
-        # calculus
+def of_calculus() -> dict[str, Row]:
+    """Derivatives."""
+    return {
         "divergence": row(sfp.divergence, **FIELD),
         "value_and_divergence": row(calculus.value_and_divergence, **FIELD),
         "laplacian": row(sfp.laplacian, **FIELD),
@@ -282,7 +287,12 @@ def core() -> dict[str, Row]:
         "FiniteDifference": row(sfp.FiniteDifference),
         "Gaussian": row(calculus.Gaussian),
         "Rademacher": row(calculus.Rademacher),
-        # score
+    }
+
+
+def of_score() -> dict[str, Row]:
+    """Scores and potentials."""
+    return {
         "Score": row(sfp.Score, fn=network, sde=VP, shape=(2,)),
         "Score, called": row(SCORE.__call__, **AT, legal=half("x")),
         "Score.noise": row(SCORE.noise, **AT, legal=half("x")),
@@ -321,7 +331,12 @@ def core() -> dict[str, Row]:
             energy=sfp.score.inner_energy,
             legal=DEVIATION,
         ),
-        # integrals
+    }
+
+
+def of_integrals() -> dict[str, Row]:
+    """Boxes, laws of times, quadrature."""
+    return {
         "Box": row(
             sfp.Box,
             lower=-X - 1,
@@ -373,7 +388,16 @@ def core() -> dict[str, Row]:
             nodes=2,
             roles={"start": "time", "stop": "time"},
         ),
-        # fokker_planck
+    }
+
+
+def of_fokker_planck() -> dict[str, Row]:
+    """Residuals."""
+    errors = fpe.matching_errors(SCORE, TRUTH, T, X)
+    return {
+        "DensityResidual": row(fpe.DensityResidual, density=lambda t, x: jnp.exp(-jnp.sum(x**2)), sde=VP),
+        "LogResidual": row(fpe.LogResidual, potential=PHI),
+        "ScoreResidual": row(fpe.ScoreResidual, score=SCORE),
         "Antithetic": row(sfp.Antithetic, roles={"step": "positive"}),
         "Ito": row(sfp.Ito),
         "Sliced": row(sfp.Sliced),
@@ -398,6 +422,7 @@ def core() -> dict[str, Row]:
             start=0.1,
             nodes=2,
             roles={"start": "time", "truth": "score"},
+            elsewhere=True,
         ),
         "mean_square": row(
             fpe.mean_square,
@@ -429,7 +454,12 @@ def core() -> dict[str, Row]:
             times=[0.5],
             roles={"times": None},
         ),
-        # densities
+    }
+
+
+def of_densities() -> dict[str, Row]:
+    """Mixtures and toy sets."""
+    return {
         "GaussianMixture": row(
             sfp.GaussianMixture,
             means=MIXTURE.means,
@@ -459,7 +489,7 @@ def core() -> dict[str, Row]:
             f"{type(law).__name__}.sample": row(law.sample, key=KEY, n=2)
             for law in (sfp.densities.Checkerboard(), sfp.densities.Circles(), sfp.densities.SwissRolls())
         },
-        "Checkerboard.log_prob": row(sfp.densities.Checkerboard().log_prob, x=X, legal=half("x")),
+        "Checkerboard.log_prob": row(sfp.densities.Checkerboard().log_prob, x=jnp.ones(2), legal=half("x")),
         "Circles.log_prob": row(sfp.densities.Circles().log_prob, x=X, legal=half("x")),
         "MuellerBrown.energy": row(sfp.densities.MuellerBrown().energy, x=X, legal=half("x")),
         **{
@@ -469,11 +499,22 @@ def core() -> dict[str, Row]:
                 *(sfp.densities.lai_three_modes, sfp.densities.lai_two_modes),
             )
         },
-        # likelihood
-        "log_likelihood": row(sfp.log_likelihood, score=SCORE, x=X, roles={"start": "time"}),
+    }
+
+
+def of_likelihood() -> dict[str, Row]:
+    """Likelihoods, bounds, entropies."""
+    box = likelihood.BoxQuadrature(sfp.Box(-8 * jnp.ones(2), 8 * jnp.ones(2)), 8)
+    return {
+        "log_likelihood": row(sfp.log_likelihood, score=SCORE, x=X, roles={"start": "time"}, elsewhere=True),
         "flow_likelihood": row(sfp.flow_likelihood, score=SCORE, x=X, roles={"start": "time"}),
         "flow_likelihood of a batch": row(
-            sfp.flow_likelihood, score=SCORE, x=XS, common_steps=True, roles={"start": "time", "x": "samples"}
+            sfp.flow_likelihood,
+            score=SCORE,
+            x=XS,
+            common_steps=True,
+            roles={"start": "time", "x": "samples"},
+            elsewhere=True,
         ),
         "likelihood_bound": row(sfp.likelihood_bound, score=SCORE, x=X, key=KEY, estimator=sfp.BoundEstimator(2)),
         "evaluate_bound": row(sfp.evaluate_bound, score=SCORE, x=X, key=KEY, estimator=sfp.BoundEstimator(2)),
@@ -484,9 +525,11 @@ def core() -> dict[str, Row]:
         ),
         "entropy": row(sfp.entropy, **DIFFUSED, roles={"terminal": "number"}),
         "kl_bound": row(likelihood.kl_bound, **OF_TWO),
-        "kl_decomposition": row(sfp.kl_decomposition, **OF_TWO),
+        "kl_decomposition": row(sfp.kl_decomposition, **OF_TWO, elsewhere=True),
         "prior_kl": row(likelihood.prior_kl, truth=TRUTH, xs=XS, key=KEY),
-        "prior_kl_bound": row(likelihood.prior_kl_bound, sde=VP, xs=XS, legal={"xs: broadcastable": "any event shape"}),
+        "prior_kl_bound": row(
+            likelihood.prior_kl_bound, sde=VP, xs=XS, legal={"xs: broadcastable": "any event shape"}, elsewhere=True
+        ),
         "gaussian_kl": row(
             likelihood.gaussian_kl,
             mean=jnp.zeros(2),
@@ -495,7 +538,7 @@ def core() -> dict[str, Row]:
             other_covariance=2 * jnp.eye(2),
             roles=dict.fromkeys(("mean", "covariance", "other_mean", "other_covariance"), "array"),
         ),
-        "ode_score": row(likelihood.ode_score, score=SCORE, **AT),
+        "ode_score": row(likelihood.ode_score, score=SCORE, **AT, elsewhere=True),
         "BoxQuadrature": row(likelihood.BoxQuadrature, box=BOX),
         "ImportanceSampling": row(likelihood.ImportanceSampling, proposal=MIXTURE),
         "log_normaliser": row(likelihood.log_normaliser, potential=PHI, t=T, method=box),
@@ -510,10 +553,8 @@ def core() -> dict[str, Row]:
     }
 
 
-def terms() -> dict[str, Row]:
-    """Objectives and networks."""
-    o, nn = sfp.objective, sfp.nn
-    optional = {"weighting": "function", "scale": "function"}
+def of_objective() -> dict[str, Row]:
+    """Terms, weightings, windows."""
     of_time = {"sde": VP, "t": 0.5}
     weightings = (
         *(sfp.likelihood_weighting, sfp.noise_weighting, sfp.unit_weighting, o.scale_free_jacobian_weighting),
@@ -521,7 +562,7 @@ def terms() -> dict[str, Row]:
     )
     return {
         **{
-            term.__name__: row(term, roles=optional)
+            term.__name__: row(term)
             for term in (
                 *(sfp.DSM, sfp.LogFPE, sfp.ZeroCurl, sfp.TimeDerivativeTaming, o.JacobianSize, o.ScoreSize),
                 *(o.TimeDerivativeSize,),
@@ -550,6 +591,7 @@ def terms() -> dict[str, Row]:
             roles={"args": None},
             legal=half("x0")
             | {f"x0: {k}": "training reads its data unchecked by this; fit checks them" for k in ("NaN", "infinite")},
+            elsewhere=True,
         ),
         "a loss.evaluate": row(
             sfp.DSM().evaluate,
@@ -571,6 +613,7 @@ def terms() -> dict[str, Row]:
             key=KEY,
             legal=half("x"),
             roles={"step": "callable"},
+            elsewhere=True,
         ),
         **{f.__name__: row(f, **of_time, legal={"t: wrong rank": SCALAR_T}) for f in weightings},
         "EDMWeighting": row(o.EDMWeighting),
@@ -582,7 +625,12 @@ def terms() -> dict[str, Row]:
         "LogSNRWindow": row(o.LogSNRWindow, roles={"floor": "time"}, legal=later("floor")),
         "NoiseWindow": row(o.NoiseWindow, roles={"floor": "time"}, legal=later("floor")),
         "TimeWindow": row(o.TimeWindow, length=0.1, roles={"floor": "time"}, legal=later("floor")),
-        # nn
+    }
+
+
+def of_nn() -> dict[str, Row]:
+    """Networks."""
+    return {
         "convolution": row(
             nn.convolution,
             x=jnp.ones((1, 4, 4, 1)),
@@ -617,29 +665,12 @@ def terms() -> dict[str, Row]:
     }
 
 
-def others() -> dict[str, Row]:
-    """Processes, samplers, audits, transport, data and training."""
-    s, r, sp, d, tr = sfp.sde, sfp.reverse, sfp.sampling, sfp.diagnostics, sfp.transport
+def of_sde() -> dict[str, Row]:
+    """Processes."""
     ends = dict.fromkeys(("t0", "t1"), "time")
     late = {"t1: beyond t1": "a longer horizon", "t0: before t0": "another horizon"}
     of_time = {"t": 0.5, "legal": {"t: wrong rank": SCALAR_T}}
-    folder = Path(tempfile.mkdtemp())
-    np.save(folder / "x.npy", np.asarray(XS))
-    images(folder / "pictures")
-    audited = sfp.audit(SCORE, XS, key=KEY, measures=(d.MatchingCurve(d.Ensemble(2, 4)),))
-    fitted = {"model": sfp.NoiseScore(sfp.nn.MLP(shape=(2,), width=4, key=KEY), VP), "loss": sfp.DSM(), "data": XS}
-    fitted |= {
-        "optimizer": optax.sgd(1e-3),
-        "steps": 2,
-        "key": KEY,
-        "batch_size": 4,
-        "progress": False,
-        "report_every": 1,
-    }
-    levels = data.Dataset(LEVELS, BYTES)
-    dequantised = sfp.likelihood.variational_dequantiser((2,), BYTES, layers=1, width=4, key=KEY)
     return {
-        # sde
         "VE": row(sfp.VE, roles=ends | {"sigma_min": "positive", "sigma_max": "positive"}, legal=late),
         "VP": row(sfp.VP, roles=ends | {"beta_min": "positive", "beta_max": "positive"}, legal=late),
         "SubVP": row(sfp.SubVP, roles=ends | {"beta_min": "positive", "beta_max": "positive"}, legal=late),
@@ -680,7 +711,12 @@ def others() -> dict[str, Row]:
         "velocity_target": row(
             sfp.score.velocity_target, sde=VP, t=jnp.asarray(0.5), legal={"t: wrong rank": SCALAR_T}
         ),
-        # reverse
+    }
+
+
+def of_reverse() -> dict[str, Row]:
+    """Steps and paths."""
+    return {
         "Integrator": row(sfp.Integrator),
         "flow_map": row(
             r.flow_map,
@@ -700,7 +736,12 @@ def others() -> dict[str, Row]:
         "exponential_step": row(
             r.exponential_step, **STEP, noise=jnp.asarray(0.5), roles={"noise": "share"}, legal=half("x")
         ),
-        # sampling
+    }
+
+
+def of_sampling() -> dict[str, Row]:
+    """Samplers and grids."""
+    return {
         "sample": row(
             sfp.sample,
             score=SCORE,
@@ -729,7 +770,12 @@ def others() -> dict[str, Row]:
         "RhoGrid, called": row(sp.RhoGrid().__call__, sde=VP, steps=2),
         "log_snr_grid": row(sp.log_snr_grid, sde=VP, steps=2),
         "uniform_grid": row(sp.uniform_grid, sde=VP, steps=2),
-        # diagnostics
+    }
+
+
+def of_diagnostics() -> dict[str, Row]:
+    """Audits."""
+    return {
         "audit": row(
             sfp.audit,
             score=SCORE,
@@ -738,8 +784,9 @@ def others() -> dict[str, Row]:
             measures=(d.MatchingCurve(d.Ensemble(2, 4)),),
             roles={"measures": "thing"},
             called={"measures": "a measure"},
+            elsewhere=True,
         ),
-        "evaluate": row(sfp.evaluate, score=SCORE, data=XS, key=KEY, draws=2),
+        "evaluate": row(sfp.evaluate, score=SCORE, data=XS, key=KEY, draws=2, elsewhere=True),
         "ode_sde_gap": row(
             sfp.ode_sde_gap,
             score=SCORE,
@@ -760,7 +807,12 @@ def others() -> dict[str, Row]:
         "Likelihood": row(d.Likelihood, roles={"threshold": "number"}),
         "log_snr_midpoints": row(d.log_snr_midpoints, sde=VP, times=2),
         "uniform_midpoints": row(d.uniform_midpoints, sde=VP, times=2),
-        # transport
+    }
+
+
+def of_transport() -> dict[str, Row]:
+    """Transport."""
+    return {
         "wasserstein2": row(
             sfp.wasserstein2,
             x=XS,
@@ -778,7 +830,15 @@ def others() -> dict[str, Row]:
             weights=jnp.array([1.0, 3.0]),
             roles={"weights": "array", "outside": "share"},
         ),
-        # dataset and data
+    }
+
+
+def of_data() -> dict[str, Row]:
+    """Data sets and sources."""
+    folder = Path(tempfile.mkdtemp())
+    np.save(folder / "x.npy", np.asarray(XS))
+    images(folder / "pictures")
+    return {
         "Dataset": row(
             sfp.Dataset,
             values=XS,
@@ -806,7 +866,7 @@ def others() -> dict[str, Row]:
             legal={"log_prob: wrong rank": "elementwise"},
         ),
         "digits": row(data.digits, split="test"),
-        "mnist": row(data.mnist, split="test"),
+        "mnist": row(data.mnist, split="test", elsewhere=True),
         "read_arrays": row(data.read_arrays, path=folder / "x.npy", roles={"name": None, "args": None}),
         "ImageFolder": row(data.ImageFolder, path=folder / "pictures", roles={"size": "shape", "threads": "count"}),
         "HuggingFace": row(
@@ -831,14 +891,30 @@ def others() -> dict[str, Row]:
             legal={"seed: zero": "a seed"},
         ),
         "Part": row(data.Part, source=data.OnHost(np.asarray(XS)), index=np.arange(4), roles={"index": "array"}),
-        # plot
+    }
+
+
+def of_plot() -> dict[str, Row]:
+    """Figures."""
+    audited = sfp.audit(SCORE, XS, key=KEY, measures=(d.MatchingCurve(d.Ensemble(2, 4)),))
+    return {
         "compare": row(plot.compare, reports={"a": audited}, roles={"reports": "thing"}),
         "image_grid": row(
             plot.image_grid,
             groups={"a": np.linspace(0, 1, 32).reshape(2, 4, 4)},
             roles={"groups": "thing", "limits": None},
         ),
-        # train
+    }
+
+
+def of_train() -> dict[str, Row]:
+    """Training."""
+    folder = Path(tempfile.mkdtemp())
+    fitted = {"model": sfp.NoiseScore(sfp.nn.MLP(shape=(2,), width=4, key=KEY), VP), "loss": sfp.DSM(), "data": XS}
+    fitted |= {"optimizer": optax.sgd(1e-3), "steps": 2, "key": KEY, "batch_size": 4, "progress": False}
+    levels = data.Dataset(LEVELS, BYTES)
+    dequantised = sfp.likelihood.variational_dequantiser((2,), BYTES, layers=1, width=4, key=KEY)
+    return {
         "fit": row(
             train.fit,
             **fitted,
@@ -934,9 +1010,45 @@ def public() -> dict[str, Any]:
     return found
 
 
+ROOMS = {name.removeprefix("of_"): make for name, make in list(globals().items()) if name.startswith("of_")}
+"""The tables, made where they are needed."""
+
+
 @functools.cache
-def rows() -> dict[str, Row]:
-    return core() | terms() | others()
+def rows(room: str) -> dict[str, Row]:
+    return ROOMS[room]()
+
+
+def all_rows() -> dict[str, Row]:
+    return {name: row for room in ROOMS for name, row in rows(room).items()}
+
+
+def counted() -> str:
+    """The table of the documentation: by kind of input, how many calls of how many callables are refused."""
+    calls, names = collections.Counter[str](), dict[str, set[str]]()
+    for name, row in all_rows().items():
+        for argument, kind, _ in row.bad():
+            kind = "wrong key" if role(row, argument) == "key" else GROUPS.get(kind, kind)
+            calls[kind] += 1
+            names.setdefault(kind, set()).add(name)
+    lines = ["| input | calls | callables |", "| --- | --- | --- |"]
+    lines += [f"| {kind} | {calls[kind]} | {len(names[kind])} |" for kind in sorted(calls)]
+    total = f"| all | {calls.total()} | {len(set().union(*names.values()))} |"
+    return "\n".join([*lines, total])
+
+
+GROUPS = {
+    **dict.fromkeys(("word", "None", "function", "class", "network", "another word", "score"), "wrong kind"),
+    **dict.fromkeys(("number", "bool", "float", "no arguments"), "wrong kind"),
+    **dict.fromkeys(("zero", "negative", "above one", "too few"), "out of range"),
+    **dict.fromkeys(("before t0", "beyond t1"), "outside the horizon"),
+    "wrong dtype": "wrong kind",
+}
+
+
+def role(row: Row, argument: str) -> str:
+    """The role of an argument."""
+    return (row.roles[argument] if argument in row.roles else NAMES[argument]) or ""
 
 
 def verdict(row: Row, argument: str, value: Any) -> str:
@@ -946,8 +1058,7 @@ def verdict(row: Row, argument: str, value: Any) -> str:
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         frames = traceback.extract_tb(error.__traceback__)
         ours = "scorefp" in Path(frames[-1].filename).parts or "error_if" in "".join(f.name for f in frames)
-        role = row.roles.get(argument, NAMES.get(argument)) or ""
-        names = (row.called.get(argument, argument), *WORDS.get(role, ()))
+        names = (row.called.get(argument, argument), *WORDS.get(role(row, argument), ()))
         if ours and any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error)) for name in names):
             return ""
         return f"unclear: {type(error).__name__}: {error}"[:200]
