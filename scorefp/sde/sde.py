@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import floating, is_concrete, real, require, scalar_time
+from .._checks import finite, floating, is_concrete, real, require, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
@@ -109,7 +109,7 @@ def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*
 
 def time_and_sample(sde: AbstractSDE, t: Time, x: Event) -> tuple[Scalar, Event]:
     """One time and one sample, refused where they are not; the time has the dtype of the sample."""
-    x = floating("x", x)
+    x = finite("x", floating("x", x), known=True)
     scalar = scalar_time(t, x)
     times_within(sde, t)
     return scalar, x
