@@ -254,7 +254,7 @@ def _audit(
     key: Key,
 ) -> Audit:
     require_score(score)
-    kind("measures", measures, Sequence, "It is a sequence of measures, such as (scorefp.diagnostics.Bound(),).")
+    kind("measures", measures, Sequence, "Each of a sequence is a measure, as in (scorefp.diagnostics.Bound(),).")
     for measure in measures:
         kind("a measure", measure, AbstractMeasure, "It is a value such as scorefp.diagnostics.Bound().")
     data_key, measure_key = jr.split(random_key("an audit", key))

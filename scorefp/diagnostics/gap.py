@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
 
-from .._checks import count, kind, random_key, require, same_shape
+from .._checks import count, full_precision, kind, random_key, require, same_shape
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
@@ -161,11 +161,16 @@ def ode_sde_gap(
     for name, method in (("ode", ode), ("sde", sde)):
         kind(name, method, AbstractSampler, "It is a sampler, for example scorefp.EulerMaruyama(512).")
     _check_optional(langevin=(langevin, Langevin), box=(box, Box), transport=(transport, AbstractTransport))
-    bins, resamples = count("bins", bins, 1), count("resamples", resamples, 0)
+    bins, resamples, batch_size = (
+        count("bins", bins, 1),
+        count("resamples", resamples, 0),
+        count("batch_size", batch_size),
+    )
     sample_key, other_key, data_key, resample_key = jr.split(random_key("a gap", key), 4)
     clean = None
     if data is not None:
         clean = as_dataset(data).dequantised(jr.fold_in(data_key, 1))
+        full_precision("data", jnp.asarray(clean.values))
         shape = clean.shape if shape is None else shape
         same_shape("a sample of data", clean.shape, "a sample of the gap", shape)
     available = _MOST if clean is None else min(_MOST, len(clean))

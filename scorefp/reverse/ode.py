@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import is_concrete, kind, known_time_within, positive, require, scalar_time
+from .._checks import full_precision, is_concrete, kind, known_time_within, positive, require, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Flag, Key, Scalar, Time
 from ..calculus import AbstractTrace, value_and_divergence
@@ -77,7 +77,8 @@ class Integrator(AbstractModule):
     throw: bool = True
 
     def __check_init__(self) -> None:
-        if not isinstance(getattr(self.solver, "tableau", None), diffrax.ButcherTableau):
+        tableau = None if isinstance(self.solver, type) else getattr(self.solver, "tableau", None)
+        if not isinstance(tableau, diffrax.ButcherTableau):
             raise TypeError(
                 f"solver is a {type(self.solver).__name__}; the step size follows an error estimate, so it must be a "
                 "Runge–Kutta method of one tableau, such as diffrax.Tsit5(), Dopri5(), Dopri8() or Kvaerno5()."
@@ -223,10 +224,10 @@ def flow_map(score: AbstractScore, x: Event, *, start: Time, stop: Time, integra
         1.0
     """
     kind("integrator", integrator, Integrator, "It is scorefp.Integrator(), for example.")
-    x = sample_of(require_score(score), x)
+    x = full_precision("x", sample_of(require_score(score), x))
     for name, time in (("start", start), ("stop", stop)):
-        known_time_within(time, score.sde.t0, score.sde.t1, x, name=name)
         scalar_time(time, x, name)
+        known_time_within(time, score.sde.t0, score.sde.t1, x, name=name)
     return _along_the_flow(integrator, _velocity, x, score, None, start, stop)
 
 

@@ -132,6 +132,7 @@ def exponential_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event,
 def checked_step(score: AbstractScore, t: Time, earlier: Time, x: Event, key: Key) -> tuple[Scalar, Scalar, Event, Key]:
     """The arguments of a step, refused where they are of another kind or shape, or known times are not in order."""
     x = sample_of(require_score(score), x)
+    now, then = scalar_time(t, x), scalar_time(earlier, x, "earlier")
     for name, time in (("t", t), ("earlier", earlier)):
         known_time_within(time, score.sde.t0, score.sde.t1, x, name=name)
     if is_concrete(t) and is_concrete(earlier):
@@ -139,4 +140,4 @@ def checked_step(score: AbstractScore, t: Time, earlier: Time, x: Event, key: Ke
             float(np.asarray(earlier)) <= float(np.asarray(t)),
             f"earlier = {earlier} lies above t = {t}; a step goes from t to an earlier time. Were they swapped?",
         )
-    return scalar_time(t, x), scalar_time(earlier, x, "earlier"), x, random_key("a step", key)
+    return now, then, x, random_key("a step", key)

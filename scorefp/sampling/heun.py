@@ -35,8 +35,8 @@ class Churn(AbstractModule):
 
     Raises:
         TypeError: if one of them is no number.
-        ValueError: unless `amount` is not negative and finite, `lowest` is below `highest` and `inflation` is positive
-            and finite.
+        ValueError: unless `amount` is not negative and finite, `lowest` not negative and below `highest`, and
+            `inflation` positive and finite.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -59,8 +59,9 @@ class Churn(AbstractModule):
             amount, lowest, highest, inflation = (float(np.asarray(value)) for value in values)
             require(0 <= amount < np.inf, f"amount = {amount}; the noise to add is not negative, and finite.")
             require(
-                lowest < highest,
-                f"lowest = {lowest} and highest = {highest}; the range of noise levels with churn is empty.",
+                0 <= lowest < highest,
+                f"lowest = {lowest} and highest = {highest}; the range of noise levels with churn is empty, or starts "
+                "below zero.",
             )
             require(0 < inflation < np.inf, f"inflation = {inflation}; a standard deviation is positive and finite.")
 

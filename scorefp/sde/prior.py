@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import floating, is_concrete, number, random_key, real, require
+from .._checks import event_shape, finite, floating, is_concrete, number, random_key, real, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 
@@ -57,11 +57,12 @@ class Normal(AbstractPrior):
             )
 
     def log_prob(self, x: Event) -> Scalar:
-        x = floating("x", x)
+        x = finite("x", floating("x", x), known=True)
         scale = self._scale(x.shape).astype(x.dtype)
         return -jnp.sum(0.5 * (x / scale) ** 2 + jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi))
 
     def sample(self, key: Key, shape: tuple[int, ...]) -> Event:
+        shape = event_shape(shape)
         noise = jr.normal(random_key("a prior", key), shape)
         return self._scale(shape).astype(noise.dtype) * noise
 

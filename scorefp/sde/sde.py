@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import floating, is_concrete, real, require, scalar_time
+from .._checks import finite, floating, is_concrete, real, require, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
@@ -94,7 +94,8 @@ def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*
     if not jnp.issubdtype(times.dtype, jnp.floating):
         times = times.astype(jnp.result_type(float))
     if is_concrete(t):
-        known, slack = np.asarray(t, np.float64), 4 * float(jnp.finfo(times.dtype).eps)
+        # The time may have been rounded to float32 before.
+        known, slack = np.asarray(t, np.float64), 4 * max(float(jnp.finfo(times.dtype).eps), 2.0**-23)
         low, high = min(sde.t0, 0.0), sde.t1
         outside = ~((known >= low - slack * abs(low)) & (known <= high + slack * abs(high)))
         if outside.any():
@@ -108,7 +109,7 @@ def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*
 
 def time_and_sample(sde: AbstractSDE, t: Time, x: Event) -> tuple[Scalar, Event]:
     """One time and one sample, refused where they are not; the time has the dtype of the sample."""
-    x = floating("x", x)
+    x = finite("x", floating("x", x), known=True)
     scalar = scalar_time(t, x)
     times_within(sde, t)
     return scalar, x
