@@ -8,4 +8,4 @@ from .fit import Run as Run, fit as fit
 from .log import CSVLog as CSVLog, TensorBoard as TensorBoard
 from .loop import TrainState as TrainState, TrainStep as TrainStep
 from .report import Report as Report, audit_on as audit_on
-from .store import CheckpointError as CheckpointError
+from .record import CheckpointError as CheckpointError

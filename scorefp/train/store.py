@@ -5,18 +5,23 @@ with the shape and dtype of every array and the SHA-256 digest of every file. Th
 before anything parses them, and reading them runs no code: they can be damaged or foreign, but not harmful.
 
 A folder is renamed to its step when all is written, and from its step before it is deleted, so that a process may be
-killed at any moment: names that start with `.` are not checkpoints, and the next `save` deletes them.
+killed at any moment: names that start with `.` are not checkpoints, and the next `save` deletes them. All is flushed to
+the disk before a folder takes its name, and that before an older one is deleted.
 """
 
+import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
+import logging
+import os
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -27,18 +32,16 @@ import numpy as np
 from .._checks import require
 from .._describe import JSON, first, unequal
 from .._module import AbstractModule
+from .devices import all_agree
+from .record import FACTS, CheckpointError, UnfitError, opened, reason, sealed
 
-_FORMAT = {"format": "scorefp checkpoint", "version": 3}
 _LIBRARIES = ("scorefp", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "numpy")
-_ARRAYS, _FACTS = "arrays", "facts.json"
+_ARRAYS = "arrays"
 _PARTIAL, _RETIRED = ".partial-", ".retired-"
+_READINGS = 100
+"""How often a reader begins anew when a run deletes what it reads."""
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used. The message says what is wrong, where, and how to go on.
-
-    Nothing on disk is changed when it is raised.
-    """
+_T = TypeVar("_T")
 
 
 class Store(AbstractModule):
@@ -69,7 +72,8 @@ class Store(AbstractModule):
         """The steps with a checkpoint, in rising order."""
         if not self.path.is_dir():
             return []
-        return sorted(int(folder.name) for folder in self.path.iterdir() if folder.name.isdecimal())
+        names = [folder.name for folder in self.path.iterdir()]
+        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     def latest(self) -> int | None:
         """The last step with a checkpoint; `None` if there is none."""
@@ -87,10 +91,33 @@ class Store(AbstractModule):
             metrics: Numbers measured at this step.
 
         Raises:
-            CheckpointError: if the step has a checkpoint already.
+            CheckpointError: if the step has a checkpoint already, or it cannot be written: the disk is full, for example.
         """
         if step in self.steps():
             raise CheckpointError(f"{self.path / str(step)} exists already; a checkpoint is never overwritten.")
+        facts = json.loads(json.dumps(dict(facts)))  # what JSON cannot hold is found before anything is written
+        failure = None
+        try:
+            self._write(step, arrays, facts, metrics)
+        except Exception as error:  # what the system refuses comes in many kinds from below orbax
+            failure = error
+        if all_agree(failure is None):
+            return
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                self._sweep()
+        steps = self.steps()
+        kept = f"The checkpoints {steps} in it are whole" if steps else "It holds no checkpoint"
+        on = f"and the same call of fit goes on from step {steps[-1]}" if steps else "and call fit again"
+        what = "is saved, but older ones could not be deleted" if step in steps else "could not be written"
+        raise CheckpointError(
+            f"the checkpoint of step {step} {what} in {self.path}: "
+            f"{'another process failed' if failure is None else reason(failure)}. {kept}, what was written of this one "
+            f"is deleted. Make room or mend the folder, {on}."
+        ) from (None if failure is None or _is_of_the_system(failure) else failure)
+
+    def _write(self, step: int, arrays: Mapping[str, Any], facts: JSON, metrics: Mapping[str, float]) -> None:
+        """Writes and flushes a checkpoint, gives it its name, and lets go of those that are not to stay."""
         ocp, writes = _orbax(), jax.process_index() == 0
         if writes:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -98,25 +125,26 @@ class Store(AbstractModule):
         ocp.multihost.sync_global_processes("scorefp: before a checkpoint")
         partial = self.path / f"{_PARTIAL}{step}"
         # Orbax refuses arrays without entries; their shape says all.
-        values = {name: _plain(leaf) for name, leaf in _named(arrays) if leaf.size}
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        values = {name: _plain(leaf) for name, leaf in named(arrays) if leaf.size}
+        with _unlogged(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
             writer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(values))
         if writes:
             content = {
                 "step": step,
                 "metrics": dict(metrics),
                 "versions": _versions(),
-                "leaves": {name: _form(leaf) for name, leaf in _named(arrays)},
+                "leaves": {name: _form(leaf) for name, leaf in named(arrays)},
                 "files": _digests(partial),
-                "facts": dict(facts),
+                "facts": facts,
             }
-            # To JSON and back, so that the digest is that of what a reader finds.
-            content = json.loads(json.dumps(content))
-            record = _FORMAT | {"digest": _digest(_json(content)), "content": content}
-            (partial / _FACTS).write_text(json.dumps(record, indent=1))
+            (partial / FACTS).write_text(sealed(content))
+            for folder, _, files in os.walk(partial):
+                for file in files:
+                    _flush(Path(folder) / file)
+                _flush(Path(folder))
             partial.rename(self.path / str(step))
+            _flush(self.path)
             self._retire()
-        ocp.multihost.sync_global_processes("scorefp: after a checkpoint")
 
     def restore(
         self, like: dict[str, Any], *, step: int | None = None, configuration: Mapping[str, JSON] | None = None
@@ -132,18 +160,22 @@ class Store(AbstractModule):
             CheckpointError: if there is no such checkpoint, it is damaged or not ours, its arrays have other names,
                 shapes or dtypes, or its configuration is another.
         """
-        step = self._existing(step)
+        return self.steadily(lambda step: self._restored(like, step, configuration), step)
+
+    def _restored(
+        self, like: dict[str, Any], step: int, configuration: Mapping[str, JSON] | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         content = self._content(step)
         if configuration is not None:
-            self._check_configuration(step, content["facts"].get("configuration", {}), configuration)
-        wanted = {name: _form(leaf) for name, leaf in _named(like)}
+            self._check_configuration(step, content, configuration)
+        wanted = {name: _form(leaf) for name, leaf in named(like)}
         parts = {str(part) for part in like}
         saved = {name: form for name, form in content["leaves"].items() if name.partition("/")[0] in parts}
         self._check_forms(step, saved, wanted)
         self._check_files(step, content["files"])
         values = self._values(step, saved)
         _warn_of_versions(content["versions"])
-        restored = [_typed(values[name], leaf) for name, leaf in _named(like)]
+        restored = [_typed(values[name], leaf) for name, leaf in named(like)]
         return jax.tree.unflatten(jax.tree.structure(like), restored), content["facts"]
 
     def facts(self, step: int | None = None) -> dict[str, Any]:
@@ -155,7 +187,39 @@ class Store(AbstractModule):
         Raises:
             CheckpointError: if there is no such checkpoint, or it is damaged or not ours.
         """
-        return self._content(self._existing(step))["facts"]
+        return self.steadily(lambda step: self._content(step)["facts"], step)
+
+    def steadily(self, read: Callable[[int], _T], step: int | None = None) -> _T:
+        """What `read` makes of a checkpoint, beside a run that saves and deletes in the same folder.
+
+        Args:
+            read: Called with the step. It is called again with the next one where that of the last try is deleted
+                meanwhile.
+            step: The step of the checkpoint; `None` is the last.
+
+        Raises:
+            CheckpointError: if there is no such checkpoint, or all are deleted faster than they are read.
+        """
+        for _ in range(_READINGS):
+            at = self._existing(step)
+            try:
+                return read(at)
+            except Exception as error:
+                # A run takes the name from a folder before it deletes anything in it.
+                if os.path.lexists(self.path / str(at)):
+                    raise
+                if step is not None:
+                    raise CheckpointError(
+                        f"{self.path / str(at)} was deleted by a run while it was read. There are {self.steps()} now."
+                    ) from None
+        raise CheckpointError(
+            f"the checkpoints in {self.path} are deleted faster than they are read, {_READINGS} times on end. Give the "
+            "run that writes them a larger keep or every."
+        )
+
+    def refused(self, step: int, what: str) -> CheckpointError:
+        """The error about a checkpoint that cannot be used, with the way to go on without it."""
+        return CheckpointError(f"{self.path / str(step)} {what} {self._way_on(step)}")
 
     def _existing(self, step: int | None) -> int:
         steps = self.steps()
@@ -167,41 +231,19 @@ class Store(AbstractModule):
 
     def _content(self, step: int) -> dict[str, Any]:
         """The record of a checkpoint, found whole."""
-        file = self.path / str(step) / _FACTS
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file.parent} is not a checkpoint of scorefp, or a damaged one: it has no {_FACTS}. "
-                + self._way_on(step)
-            )
         try:
-            record = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise self._damaged(step, f"{_FACTS} is not JSON") from error
-        if not isinstance(record, dict) or record.get("format") != _FORMAT["format"]:
-            raise CheckpointError(f"{file.parent} is not a checkpoint of scorefp. " + self._way_on(step))
-        if record.get("version") != _FORMAT["version"]:
-            raise CheckpointError(
-                f"{file.parent} is written in version {record.get('version')} of the format; this scorefp reads "
-                f"version {_FORMAT['version']}. Use the release that wrote it."
-            )
-        content = cast(dict[str, Any], record.get("content"))
-        if record.get("digest") != _digest(_json(content)):
-            raise self._damaged(step, f"{_FACTS} was altered")
-        if content["step"] != step:
-            raise self._damaged(step, f"it was saved as step {content['step']}")
-        return content
+            return opened(self.path / str(step), step)
+        except UnfitError as unfit:
+            raise self.refused(step, str(unfit)) from None
 
     def _check_files(self, step: int, saved: Mapping[str, str]) -> None:
         """Refuses files that are not what was written."""
-        found = _digests(self.path / str(step))
-        lost = [f"{name} is missing" for name in saved if name not in found]
-        lost += [f"{name} is not what was written" for name in saved if name in found and found[name] != saved[name]]
-        if lost:
-            raise self._damaged(step, first(lost))
+        if lost := _lost(self.path / str(step), saved):
+            raise self.refused(step, f"is damaged: {lost}.")
 
     def _values(self, step: int, leaves: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """The named arrays of a checkpoint as numbers."""
-        ocp = _orbax()
+        """The named arrays of a checkpoint as numbers, once their files are found to hold the shapes of the record."""
+        ocp, folder = _orbax(), self.path / str(step) / _ARRAYS
         values = {name: np.empty(form["shape"], form["dtype"]) for name, form in leaves.items() if 0 in form["shape"]}
         names = [name for name in leaves if name not in values]
         request = ocp.args.PyTreeRestore(
@@ -209,8 +251,19 @@ class Store(AbstractModule):
             restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names},
             partial_restore=True,
         )
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return values | reader.restore(self.path / str(step) / _ARRAYS, args=request)
+        try:
+            with _unlogged(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                held = reader.metadata(folder).item_metadata.tree
+                unlike = [
+                    f"{name} is {_shown(leaves[name])} in {FACTS} and {found} in {_ARRAYS}"
+                    for name in names
+                    if (found := _held(held, name)) != _bare(leaves[name])
+                ]
+                if unlike:
+                    raise UnfitError(first(unlike))
+                return values | reader.restore(folder, args=request)
+        except Exception as error:  # files from a stranger: tensorstore and orbax raise what they like
+            raise self.refused(step, f"is damaged: {_ARRAYS} cannot be read: {reason(error)}.") from None
 
     def _check_forms(self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         """Refuses arrays of other names, shapes or dtypes."""
@@ -227,18 +280,21 @@ class Store(AbstractModule):
                 f"{first(unlike)}. Build the same model and optimizer as for that run, or give another folder."
             )
 
-    def _check_configuration(self, step: int, saved: JSON, now: Mapping[str, JSON]) -> None:
+    def _check_configuration(self, step: int, content: Mapping[str, Any], now: Mapping[str, JSON]) -> None:
         """Refuses to go on with a run that was set up in another way."""
-        unlike = unequal(saved, dict(now))
+        saved, now = content["facts"].get("configuration", {}), dict(now)
+        if not isinstance(saved, dict):
+            raise self.refused(step, f"is damaged: configuration in {FACTS} is no mapping.")
+        if content["versions"].get("optax") != _versions().get("optax"):
+            # The names and numbers inside an optimizer are those of optax, and another version may have others.
+            saved, now = ({k: v for k, v in told.items() if k != "optimizer"} for told in (saved, now))
+        unlike = unequal(saved, now)
         if unlike:
             raise CheckpointError(
                 f"{self.path / str(step)} belongs to another run: {unlike}. To go on with it, give the same "
                 f"settings. To fine-tune its model in another way, start from load({str(self.path)!r}, model) and "
                 "give a new folder."
             )
-
-    def _damaged(self, step: int, what: str) -> CheckpointError:
-        return CheckpointError(f"{self.path / str(step)} is damaged: {what}. " + self._way_on(step))
 
     def _way_on(self, step: int) -> str:
         """The way to go on without a step: from the last good one before it, if there is one."""
@@ -254,11 +310,11 @@ class Store(AbstractModule):
         )
 
     def _is_good(self, step: int) -> bool:
+        folder = self.path / str(step)
         try:
-            self._check_files(step, self._content(step)["files"])
-        except CheckpointError:
+            return not _lost(folder, opened(folder, step)["files"])
+        except (UnfitError, OSError):
             return False
-        return True
 
     def _retire(self) -> None:
         """Deletes the checkpoints that are not to stay."""
@@ -277,14 +333,14 @@ class Store(AbstractModule):
                 shutil.rmtree(folder)
 
     def _best_of(self, steps: list[int]) -> set[int]:
-        """The step with the smallest metric, as a set; the earliest of equals. NaN is no best."""
+        """The step with the smallest metric, as a set; the earliest of equals. What is not finite is no best."""
         found: dict[int, float] = {}
         for step in steps:
             try:
-                value = self._content(step)["metrics"].get(self.best)
-            except CheckpointError:  # a damaged one is not the best, and is not what stops a run
+                value = opened(self.path / str(step), step)["metrics"].get(self.best)
+            except UnfitError:  # a damaged one is not the best, and is not what stops a run
                 continue
-            if value is not None and not np.isnan(value):
+            if value is not None and np.isfinite(value):
                 found[step] = value
         return {min(found, key=lambda step: found[step])} if found else set()
 
@@ -297,7 +353,22 @@ def _orbax() -> Any:
     return ocp
 
 
-def _named(tree: Any) -> Iterator[tuple[str, Any]]:
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without the log of orbax, which gives pages of traces to what it raises as well."""
+    logger = logging.getLogger("absl")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+
+
+def named(tree: Any) -> Iterator[tuple[str, Any]]:
     """The leaves of a pytree with their names, such as `params/network/enter/weight`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
@@ -321,7 +392,20 @@ def _form(leaf: Any) -> dict[str, Any]:
 
 def _shown(form: Mapping[str, Any]) -> str:
     kind = f" (a {form['key']} key)" if form["key"] else ""
-    return f"{form['dtype']}{form['shape']}{kind}"
+    return _bare(form) + kind
+
+
+def _bare(form: Mapping[str, Any]) -> str:
+    """The dtype and shape of an array of numbers."""
+    return f"{form['dtype']}{form['shape']}"
+
+
+def _held(held: Any, name: str) -> str:
+    """The dtype and shape of an array in the files of orbax, which reads their heads for it."""
+    found = held.get(name) if isinstance(held, Mapping) else None
+    if not hasattr(found, "shape") or found.shape is None:
+        return "nothing"
+    return _bare({"dtype": str(np.dtype(found.dtype)), "shape": list(found.shape)})
 
 
 def _typed(value: np.ndarray, like: Any) -> Any:
@@ -342,13 +426,35 @@ def _file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _lost(folder: Path, saved: Mapping[str, str]) -> str:
+    """The files of a checkpoint that are not what was written, in words; empty where there are none."""
+    found = _digests(folder)
+    lost = [f"{name} is missing" for name in saved if name not in found]
+    lost += [f"{name} is not what was written" for name in saved if name in found and found[name] != saved[name]]
+    return first(lost)
 
 
-def _json(content: JSON) -> bytes:
-    """The one way of writing JSON that has a digest."""
-    return json.dumps(content, sort_keys=True).encode()
+def _flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # Windows opens no folders
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems flush no folders.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _is_of_the_system(error: BaseException) -> bool:
+    """Whether an error is one of the disk, of which the words say all; tensorstore makes a `ValueError` of it."""
+    return isinstance(error, OSError) or "os_error_code" in str(error)
 
 
 def _versions() -> dict[str, str]:
