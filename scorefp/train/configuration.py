@@ -4,6 +4,7 @@
 are functions made by functions, and their numbers stand in what they close over: this looks into them.
 """
 
+import contextlib
 import dataclasses
 import dis
 import functools
@@ -23,8 +24,8 @@ from .._types import Key
 from ..data import AbstractRows, AbstractSource, Dataset
 from .loop import TrainStep
 
-_PARTS = 20_000
-"""How many values are looked at; an object that holds half of the memory is not worth it."""
+_PARTS, _DEPTH = 20_000, 40
+"""How many values are looked at, and how deep; an object that holds half of the memory is not worth it."""
 _ROWS, _BYTES = 64, 2**20
 """How many of the first samples of a source are compared, and about how many bytes of them."""
 _WRAPPERS = ("jax", "equinox", "jaxtyping", "beartype")
@@ -115,7 +116,7 @@ class _Look:
             return settings(value) if isinstance(value, type | types.BuiltinFunctionType) else _name(value)
         if id(value) in self._path:
             return "itself"
-        if self._left < 0:
+        if self._left < 0 or len(self._path) > _DEPTH:
             self.unseen.append(f"a part of {place}")
             return type(value).__qualname__
         self._path.add(id(value))
@@ -154,12 +155,11 @@ class _Look:
         return self._of_parts(value, parts, place)
 
     def _of_optimizer(self, optimizer: optax.GradientTransformation, place: str) -> JSON:
-        """An optimizer by its two functions, by the first alone where the second has no numbers."""
-        update = self(optimizer.update, place)
-        if isinstance(update, dict) and "update" in update:
-            return cast(JSON, update)  # what optax wraps to take more arguments
-        begin = self(optimizer.init, f"{place}.init")
-        return {"update": update} | ({} if isinstance(begin, str) else {"init": begin})
+        """An optimizer by the parts of its two functions."""
+        update, begin = self(optimizer.update, place), self(optimizer.init, f"{place}.init")
+        name = update["type"] if isinstance(update, dict) else str(update)
+        parts = cast(dict[str, JSON], update) if isinstance(update, dict) else {}
+        return parts | {"type": name.removesuffix(".update_fn")} | ({} if isinstance(begin, str) else {"init": begin})
 
     def _of_parts(self, value: Any, parts: Mapping[str, Any], place: str) -> JSON:
         return {"type": type(value).__qualname__} | {
@@ -172,18 +172,14 @@ class _Look:
         if hasattr(fn, "__wrapped__") and (maker in _WRAPPERS or "beartype" in fn.__code__.co_filename):
             return self(cast(Any, fn).__wrapped__, place)
         code, name = fn.__code__, fn.__qualname__.replace(".<locals>", "")
-        # What the function sets itself, such as a count of its calls, is no setting.
+        parts = _closed_over(fn)
+        if list(parts) == ["tx"] and isinstance(parts["tx"], optax.GradientTransformation):
+            return self(parts["tx"], place)  # wrapped by optax to take more arguments
+        # What a function sets itself, such as a count of its calls, is no setting. Schedules of optax set theirs to the
+        # same numbers as floats.
         own = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "STORE_GLOBAL")}
-        parts: dict[str, Any] = {}
-        for variable, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
-            if variable not in own:
-                try:
-                    parts[variable] = cell.cell_contents
-                except ValueError:  # not set yet
-                    parts[variable] = None
-        inner = parts.get("tx")
-        if list(parts) == ["tx"] and isinstance(inner, optax.GradientTransformation):
-            return self(inner, place)
+        if maker != "optax":
+            parts = {variable: part for variable, part in parts.items() if variable not in own}
         for variable in code.co_names:
             number = fn.__globals__.get(variable)
             if variable not in own and type(number) in (int, float):
@@ -195,6 +191,15 @@ class _Look:
         if floats := sorted(_floats(code)):
             parts["constants"] = floats
         return {"type": name} | {key: self(part, f"{place}.{key}") for key, part in parts.items()} if parts else name
+
+
+def _closed_over(fn: types.FunctionType) -> dict[str, Any]:
+    """The variables that a function closes over."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it is not set yet
+            found[name] = cell.cell_contents
+    return found
 
 
 def _floats(code: types.CodeType) -> list[float]:

@@ -12,6 +12,10 @@ FACTS = "facts.json"
 _FORMAT = {"format": "scorefp checkpoint", "version": 4}
 _LARGEST = 2**27
 """Bytes of a record. One of ten thousand arrays has about two million."""
+_DEEPEST = 100
+"""Levels of a record. A configuration has at most half of them."""
+_AXES = 64
+"""Axes of an array, as numpy has them."""
 
 
 class CheckpointError(RuntimeError):
@@ -62,11 +66,9 @@ def opened(folder: Path, step: int) -> dict[str, Any]:
             f"{_FORMAT['version']}. Use the release that wrote it."
         )
     content = record.get("content")
-    try:
-        found = digest_of(content)
-    except RecursionError:
-        raise UnfitError(f"is damaged: {FACTS} is nested too deeply.") from None
-    if record.get("digest") != found:
+    if _is_deeper(content, _DEEPEST):
+        raise UnfitError(f"is damaged: {FACTS} is nested too deeply.")
+    if record.get("digest") != digest_of(content):
         raise UnfitError(f"is damaged: {FACTS} was altered.")
     if fault := _fault(content):
         raise UnfitError(f"is damaged: {FACTS} was altered: {fault}.")
@@ -118,8 +120,17 @@ def _is_form(form: Any) -> bool:
     if not isinstance(form, dict) or cast(Any, form).keys() != {"shape", "dtype", "key"}:
         return False
     shape, dtype, key = (cast(Any, form)[name] for name in ("shape", "dtype", "key"))
-    sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in cast(Any, shape))
+    sizes = isinstance(shape, list) and len(cast(Any, shape)) <= _AXES and all(type(size) is int and size >= 0 for size in cast(Any, shape))
     return sizes and isinstance(dtype, str) and isinstance(key, str | None)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether a value is nested beyond so many levels."""
+    layer = [value]
+    for _ in range(levels):
+        inner = [cast(Any, part.values() if isinstance(part, dict) else part) for part in layer if isinstance(part, dict | list)]
+        layer = [part for parts in inner for part in parts]
+    return any(isinstance(part, dict | list) for part in layer)
 
 
 def _told(value: Any) -> str:

@@ -19,9 +19,9 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -126,7 +126,8 @@ class Store(AbstractModule):
         partial = self.path / f"{_PARTIAL}{step}"
         # Orbax refuses arrays without entries; their shape says all.
         values = {name: _plain(leaf) for name, leaf in named(arrays) if leaf.size}
-        with _unlogged(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
+        with _unlogged(), ocp.Checkpointer(handler) as writer:
             writer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(values))
         if writes:
             content = {
@@ -243,26 +244,20 @@ class Store(AbstractModule):
 
     def _values(self, step: int, leaves: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """The named arrays of a checkpoint as numbers, once their files are found to hold the shapes of the record."""
-        ocp, folder = _orbax(), self.path / str(step) / _ARRAYS
         values = {name: np.empty(form["shape"], form["dtype"]) for name, form in leaves.items() if 0 in form["shape"]}
         names = [name for name in leaves if name not in values]
-        request = ocp.args.PyTreeRestore(
-            item=dict.fromkeys(names, 0),
-            restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names},
-            partial_restore=True,
-        )
         try:
-            with _unlogged(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                held = reader.metadata(folder).item_metadata.tree
-                unlike = [
-                    f"{name} is {_shown(leaves[name])} in {FACTS} and {found} in {_ARRAYS}"
-                    for name in names
-                    if (found := _held(held, name)) != _bare(leaves[name])
-                ]
-                if unlike:
-                    raise UnfitError(first(unlike))
-                return values | reader.restore(folder, args=request)
-        except Exception as error:  # files from a stranger: tensorstore and orbax raise what they like
+            held = _opened(self.path / str(step) / _ARRAYS, names)
+            unlike = [
+                f"{name} is {_bare(leaves[name])} in {FACTS} and {_held(held[name])} in {_ARRAYS}"
+                for name in names
+                if _held(held[name]) != _bare(leaves[name])
+            ]
+            if unlike:
+                raise UnfitError(first(unlike))
+            reads = {name: held[name].read() for name in names}
+            return values | {name: np.asarray(read.result()) for name, read in reads.items()}
+        except Exception as error:  # files from a stranger: tensorstore raises what it likes
             raise self.refused(step, f"is damaged: {_ARRAYS} cannot be read: {reason(error)}.") from None
 
     def _check_forms(self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -400,12 +395,34 @@ def _bare(form: Mapping[str, Any]) -> str:
     return f"{form['dtype']}{form['shape']}"
 
 
-def _held(held: Any, name: str) -> str:
-    """The dtype and shape of an array in the files of orbax, which reads their heads for it."""
-    found = held.get(name) if isinstance(held, Mapping) else None
-    if not hasattr(found, "shape") or found.shape is None:
-        return "nothing"
-    return _bare({"dtype": str(np.dtype(found.dtype)), "shape": list(found.shape)})
+def _opened(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The named arrays of a checkpoint of orbax, of which only the heads are read so far; `None` where there is none.
+
+    By tensorstore, with which orbax reads them as well: where files vanish meanwhile, orbax leaves loops behind that
+    print traces of their own.
+    """
+    import tensorstore
+
+    arrays = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    futures = {
+        name: cast(Any, tensorstore).open({"driver": "zarr", "kvstore": arrays | {"path": name}}, open=True, read=True)
+        for name in names
+    }
+
+    def result(future: Any) -> Any:
+        try:
+            return future.result()
+        except ValueError as error:
+            if str(error).startswith("NOT_FOUND"):
+                return None
+            raise
+
+    return {name: result(future) for name, future in futures.items()}
+
+
+def _held(array: Any) -> str:
+    """The dtype and shape of an array in the files of orbax."""
+    return "nothing" if array is None else _bare({"dtype": array.dtype.name, "shape": list(array.shape)})
 
 
 def _typed(value: np.ndarray, like: Any) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import pickle
 import shutil
 import sys
@@ -18,7 +19,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers.kill_training import LEVELS, SOURCE, STEPS, model, trained
+from helpers.kill_training import LABELS, LEVELS, SOURCE, STEPS, model, trained
 from helpers.refusals import refused
 
 import scorefp as sfp
@@ -27,6 +28,8 @@ from scorefp._describe import digest, form, settings, unequal
 from scorefp.train import CheckpointError, Checkpoints
 from scorefp.train.record import digest_of
 from scorefp.train.store import Store
+
+SCHEDULE = optax.cosine_decay_schedule(1e-2, STEPS)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -106,6 +109,7 @@ def test_the_record_is_plain_json(tmp_path: Path) -> None:
         (2, None, [5.0, 4.0, 3.0, 2.0, 1.0], [4, 5]),
         (2, "bits", [3.0, 1.0, 2.0, 5.0, 4.0], [2, 4, 5]),
         (1, "bits", [float("nan"), 2.0, 2.0, None, float("nan")], [2, 5]),  # the earliest of equals; NaN is no best
+        (1, "bits", [3.0, -math.inf, 2.0, math.inf], [3, 4]),  # nor is what is infinite
         (1, "bits", [None, None, None], [3]),
     ],
 )
@@ -132,21 +136,12 @@ def test_what_a_killed_process_leaves_is_no_checkpoint_and_goes(tmp_path: Path) 
     assert same(store.restore(tree())[0], tree(2))
 
 
-def test_a_save_that_fails_leaves_the_last_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_json_cannot_hold_is_found_before_anything_is_written(tmp_path: Path) -> None:
     store = Store(tmp_path, keep=1)
     store.save(1, tree(1), {}, {})
+    before = listing(tmp_path)
     refused("JSON", store.save, 2, tree(2), {"what": object()}, {}, error=TypeError)
-
-    def full(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(Path, "rename", full)
-    refused("no space", store.save, 2, tree(2), {}, {}, error=OSError)
-    monkeypatch.undo()
-    assert store.steps() == [1]
-    assert same(store.restore(tree())[0], tree(1))
-    store.save(2, tree(2), {}, {})
-    assert store.steps() == [2]
+    assert listing(tmp_path) == before
 
 
 def test_a_step_is_saved_once(tmp_path: Path) -> None:
@@ -389,7 +384,11 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(stopped: Path, uninterrupted
     assert train.saved_steps(stopped)[-2:] == [STEPS - 4, STEPS]
     again = trained(stopped)
     assert same(again.state, uninterrupted.state)
-    assert len(again.history.get("loss", ())) == 0
+    assert (again.start, {name: len(values) for name, values in again.history.items()}) == (
+        STEPS,
+        dict.fromkeys(uninterrupted.history, 0),
+    )
+    refused(r"optimizer\.update_fns", trained, stopped, optimizer=optax.adam(1e-2), error=CheckpointError)
 
 
 def test_the_best_checkpoint_stays(tmp_path: Path) -> None:
@@ -453,7 +452,24 @@ def test_another_model_is_not_loaded(change: Callable[[Any], Any], message: str,
         ({"data": data.OnHost(data.Dataset(LEVELS[:40], SOURCE.quantisation))}, "data.samples was 50, is 40"),
         ({"data": SOURCE.load()}, "data was OnHost, is Dataset"),
         ({"model": dataclasses.replace(model(), data_std=jnp.ones(3))}, r"model\.data_std was float32\[3\] #"),
-        ({"optimizer": optax.sgd(1e-3)}, "optimizer/.* is there, and has no place here"),
+        ({"optimizer": optax.sgd(1e-3)}, r"optimizer\.update_fns was \[scale_by_adam, .*\], is \[identity, scale\]"),
+        ({"optimizer": optax.adam(SCHEDULE)}, r"optimizer\.update_fns was \[scale_by_adam, add_decayed_weights, scale_"),
+        (
+            {"optimizer": optax.adamw(SCHEDULE, weight_decay=0.1)},
+            r"optimizer\.update_fns\[1\]\.weight_decay was 0\.0001, is 0\.1",
+        ),
+        (
+            {"optimizer": optax.adamw(optax.cosine_decay_schedule(1e-3, STEPS))},
+            r"learning_rate\.init_value was 0\.01, is 0\.001",
+        ),
+        (
+            {"optimizer": optax.adamw(optax.cosine_decay_schedule(1e-2, 2 * STEPS))},
+            rf"learning_rate\.decay_steps was {STEPS}.*, is {2 * STEPS}",
+        ),
+        (
+            {"data": data.OnHost(data.Dataset(np.roll(LEVELS, 1), SOURCE.quantisation, LABELS))},
+            r"data\.first_samples was 50 samples, sha256 .*, is 50 samples, sha256",
+        ),
     ],
 )
 def test_another_configuration_is_refused(options: Mapping[str, Any], message: str, stopped: Path) -> None:
