@@ -30,8 +30,7 @@ def scale_of(values: Shaped[np.ndarray, "n *event"], quantisation: Quantisation 
 def warn_of_scale(model: AbstractScore, scale: float) -> None:
     """Warns once where data of this root mean square are far from the `data_std` of a model, and once where the
     process does not drown them in noise."""
-    network = _found(model, lambda node: isinstance(node, NetworkScore | NetworkPotential))
-    std = None if network is None else getattr(network, "data_std", None)
+    std = model.data_std if isinstance(model, NetworkScore | NetworkPotential) else None
     if scale > 0 and std is not None:
         std = float(np.sqrt(np.mean(np.square(np.asarray(std, np.float64)))))
         if not 1 / _FAR <= scale / std <= _FAR:
@@ -83,8 +82,3 @@ def _all(model: Any) -> list[Any]:
 
     jax.tree.leaves(model, is_leaf=note)
     return nodes
-
-
-def _found(model: Any, wanted: Any) -> Any:
-    """The first node of a kind; `None` if there is none."""
-    return next((node for node in _all(model) if wanted(node)), None)

@@ -175,7 +175,7 @@ class Store(AbstractModule):
         self._check_forms(step, saved, wanted)
         self._check_files(step, content["files"])
         values = self._values(step, saved)
-        _warn_of_versions(content["versions"])
+        _warn_of_versions(content["versions"], compared=configuration is not None)
         restored = [_typed(values[name], leaf) for name, leaf in named(like)]
         return jax.tree.unflatten(jax.tree.structure(like), restored), content["facts"]
 
@@ -485,12 +485,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _warn_of_versions(saved: Mapping[str, str]) -> None:
+def _warn_of_versions(saved: Mapping[str, str], *, compared: bool) -> None:
     now = _versions()
     others = [f"{name} {saved[name]}, now {now[name]}" for name in saved if now.get(name, saved[name]) != saved[name]]
+    unseen = "; its optimizer was not compared" if compared and saved.get("optax") != now.get("optax") else ""
     if others:
         warnings.warn(
-            f"the checkpoint was written with {', '.join(others)}; a resumed run need not be the same to the bit.",
+            f"the checkpoint was written with {', '.join(others)}{unseen}; a resumed run need not be the same to the "
+            "bit.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=5,
         )
