@@ -29,7 +29,8 @@ def scale_of(values: Shaped[np.ndarray, "n *event"], quantisation: Quantisation 
 
 def warn_of_scale(model: AbstractScore, scale: float) -> None:
     """Warns once where data of this root mean square are far from the `data_std` of a model, and once where the
-    process does not drown them in noise."""
+    process does not drown them in noise.
+    """
     std = model.data_std if isinstance(model, NetworkScore | NetworkPotential) else None
     if scale > 0 and std is not None:
         std = float(np.sqrt(np.mean(np.square(np.asarray(std, np.float64)))))

@@ -167,11 +167,9 @@ class Saver(AbstractSaver):
         latest = self.store.latest()
         if latest is None:
             return Begun(like, 0)
-        arrays, facts = self.store.restore(
-            _packed(like, self.skeleton), step=latest, configuration=self.configuration
-        )
+        arrays, facts = self.store.restore(_packed(like, self.skeleton), step=latest, configuration=self.configuration)
         start, names = int(arrays["loop"]["step"]), facts.get("history")
-        if start != latest or not _are_words(names):
+        if start != latest or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise self.store.refused(latest, "is damaged: its facts are not those of a run.")
         require(start <= steps, f"steps = {steps}, and the run was saved at step {start} already; give at least that.")
         try:
@@ -327,7 +325,3 @@ def _packed(state: TrainState, skeleton: AbstractScore) -> dict[str, Any]:
     averages = {_average(i): average for i, average in enumerate(state.averages)}
     loop = {"step": state.step, "key": state.key}
     return averages | {"params": state.params, "optimizer": state.optimizer, "loop": loop, "fixed": _fixed(skeleton)}
-
-
-def _are_words(names: Any) -> bool:
-    return isinstance(names, list) and all(isinstance(name, str) for name in names)

@@ -1,7 +1,7 @@
 """The settings that a run which goes on must have in common with the one that saved, as far as they can be seen.
 
-`settings` describes an object by its fields and a function by its name. An optimizer of optax, a schedule or a weighting
-are functions made by functions, and their numbers stand in what they close over: this looks into them.
+`settings` describes an object by its fields and a function by its name. An optimizer of optax, a schedule or a
+weighting are functions made by functions, and their numbers stand in what they close over: this looks into them.
 """
 
 import contextlib
@@ -204,7 +204,9 @@ def _closed_over(fn: types.FunctionType) -> dict[str, Any]:
 
 def _floats(code: types.CodeType) -> list[float]:
     """The floats in the text of a function and of those inside it."""
-    inner = [number for constant in code.co_consts if isinstance(constant, types.CodeType) for number in _floats(constant)]
+    inner = [
+        number for constant in code.co_consts if isinstance(constant, types.CodeType) for number in _floats(constant)
+    ]
     return [constant for constant in code.co_consts if isinstance(constant, float)] + inner
 
 

@@ -122,8 +122,8 @@ def fit(
             among the devices, an interval is no multiple of `report_every`, or there is nothing to train.
         CheckpointError: if the last checkpoint is damaged or is not one of this run, another run has the folder, or a
             checkpoint cannot be written.
-        FloatingPointError: if the loss, its gradient, the parameters or the optimizer's state stop being finite; it names
-            the step and the terms or arrays. What is not finite is never saved, reported or returned.
+        FloatingPointError: if the loss, its gradient, the parameters or the optimizer's state stop being finite; it
+            names the step and the terms or arrays. What is not finite is never saved, reported or returned.
 
     Warns:
         UserWarning: if the root mean square of the data is more than three times away from `data_std` of the model, or
@@ -242,9 +242,7 @@ def _heading(step: TrainStep) -> str:
     return f"devices: {step.mesh.size}  samples a step: {step.batch_size}  at a time on each: {each}"
 
 
-def _check_best(
-    checkpoints: Checkpoints | None, evaluate: Callable[[_S], Mapping[str, float]], model: _S
-) -> None:
+def _check_best(checkpoints: Checkpoints | None, evaluate: Callable[[_S], Mapping[str, float]], model: _S) -> None:
     """Refuses a best number that there is not, before anything is trained."""
     if checkpoints is not None and checkpoints.best is not None:
         numbers = sorted(evaluate(model))

@@ -10,10 +10,9 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Iterator
-from datetime import datetime, timezone
+from collections.abc import Generator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
 
 import jax
 
@@ -45,7 +44,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Generator[None, None, None]:
     """The folder for one run: inside, every other call of this is refused. Of several processes the first one holds it.
 
     Args:
@@ -85,7 +84,7 @@ def _acquired(folder: Path) -> int:
             "folder that can be written to; load reads the models in this one."
         ) from None
     _held.add(descriptor)
-    holder = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"}
+    holder = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}
     with contextlib.suppress(OSError):  # a full disk: the lock is there, only its holder has no name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
@@ -121,7 +120,7 @@ def _locked(file: Path) -> int:
 def _taken(file: Path) -> CheckpointError:
     """The error that names who holds the folder."""
     try:
-        holder = cast(Any, json.loads(file.read_bytes()))
+        holder = json.loads(file.read_bytes())
         who = f"process {holder['pid']} on {holder['host']} trains in it since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # it is being written
         who = "another process trains in it"

@@ -277,8 +277,8 @@ def spans(
     known = set(not_finite(state))
     if lost := sorted(name for name in known if not name.startswith("optimizer/")):
         raise ValueError(
-            f"the model holds NaN or infinite entries before step {start}: {some(lost)}. Give a model, or a checkpoint, "
-            "whose parameters are finite."
+            f"the model holds NaN or infinite entries before step {start}: {some(lost)}. Give a model, or a "
+            "checkpoint, whose parameters are finite."
         )
     while start < steps:
         # Reports stand at multiples of `report_every`, also after a start between two of them.
@@ -300,8 +300,8 @@ def spans(
         if lost := [name for name in not_finite(state) if name not in known]:
             raise FloatingPointError(
                 f"the update of step {stop - 1} made NaN or infinite entries in {some(lost)}; the losses and gradients "
-                f"of the steps {first} … {stop - 1} are finite. Lower the learning rate, or look at its schedule and at "
-                f"the optimizer.{saved()}"
+                f"of the steps {first} … {stop - 1} are finite. Lower the learning rate, or look at its schedule and "
+                f"at the optimizer.{saved()}"
             )
         yield state, Span(first, stop, history, seconds)
         start = stop
@@ -327,9 +327,7 @@ def not_finite(state: TrainState) -> list[str]:
     return [name for name, fine in zip(names, good, strict=True) if not fine]
 
 
-def whole(
-    parts: Sequence[Span], names: Sequence[str] = ()
-) -> tuple[dict[str, Float[np.ndarray, " steps"]], float]:
+def whole(parts: Sequence[Span], names: Sequence[str] = ()) -> tuple[dict[str, Float[np.ndarray, " steps"]], float]:
     """The history of all spans together, and the median time of a step; the first span holds the compilation.
 
     Args:

@@ -120,7 +120,11 @@ def _is_form(form: Any) -> bool:
     if not isinstance(form, dict) or cast(Any, form).keys() != {"shape", "dtype", "key"}:
         return False
     shape, dtype, key = (cast(Any, form)[name] for name in ("shape", "dtype", "key"))
-    sizes = isinstance(shape, list) and len(cast(Any, shape)) <= _AXES and all(type(size) is int and size >= 0 for size in cast(Any, shape))
+    sizes = (
+        isinstance(shape, list)
+        and len(cast(Any, shape)) <= _AXES
+        and all(type(size) is int and size >= 0 for size in cast(Any, shape))
+    )
     return sizes and isinstance(dtype, str) and isinstance(key, str | None)
 
 
@@ -128,11 +132,22 @@ def _is_deeper(value: Any, levels: int) -> bool:
     """Whether a value is nested beyond so many levels."""
     layer = [value]
     for _ in range(levels):
-        inner = [cast(Any, part.values() if isinstance(part, dict) else part) for part in layer if isinstance(part, dict | list)]
+        inner = [
+            cast(Any, part.values() if isinstance(part, dict) else part)
+            for part in layer
+            if isinstance(part, dict | list)
+        ]
         layer = [part for parts in inner for part in parts]
     return any(isinstance(part, dict | list) for part in layer)
 
 
 def _told(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "a word", bool: "true or false", int: "a number", float: "a number"}
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "a word",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
     return "absent" if value is None else names.get(type(value), "of another kind")

@@ -19,7 +19,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -91,7 +91,7 @@ class Store(AbstractModule):
             metrics: Numbers measured at this step.
 
         Raises:
-            CheckpointError: if the step has a checkpoint already, or it cannot be written: the disk is full, for example.
+            CheckpointError: if the step has a checkpoint already, or it cannot be written, as on a full disk.
         """
         if step in self.steps():
             raise CheckpointError(f"{self.path / str(step)} exists already; a checkpoint is never overwritten.")
@@ -205,7 +205,7 @@ class Store(AbstractModule):
             at = self._existing(step)
             try:
                 return read(at)
-            except Exception as error:
+            except Exception:
                 # A run takes the name from a folder before it deletes anything in it.
                 if os.path.lexists(self.path / str(at)):
                     raise
@@ -349,7 +349,7 @@ def _orbax() -> Any:
 
 
 @contextlib.contextmanager
-def _unlogged() -> Iterator[None]:
+def _unlogged() -> Generator[None, None, None]:
     """Without the log of orbax, which gives pages of traces to what it raises as well."""
     logger = logging.getLogger("absl")
 

@@ -37,7 +37,9 @@ SOURCES = {"on the device": lambda x: jnp.asarray(x), "on the host": lambda x: d
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize(("scale", "std", "warned"), [(3.2, 1.0, True), (2.8, 1.0, False), (1.0, 3.2, True), (1.0, 2.8, False)])
+@pytest.mark.parametrize(
+    ("scale", "std", "warned"), [(3.2, 1.0, True), (2.8, 1.0, False), (1.0, 3.2, True), (1.0, 2.8, False)]
+)
 def test_data_far_from_data_std(source: str, scale: float, std: float, warned: bool) -> None:
     x = X / np.sqrt(np.mean(X**2)) * scale
     seen = told(sfp.NoiseScore(network(), sfp.VP(), data_std=std), SOURCES[source](x), batch_size=64)
@@ -119,7 +121,9 @@ def test_dropout_of_equinox() -> None:
         def __call__(self, t: jax.Array, x: jax.Array, *, key: Any = None) -> jax.Array:
             return self.dropout(self.inner(t, x), key=key, inference=True if key is None else None)
 
-    model = lambda **options: sfp.NoiseScore(Dropping(network(), eqx.nn.Dropout(0.25, **options)), sfp.VP(), data_std=1.0)
+    model = lambda **options: sfp.NoiseScore(
+        Dropping(network(), eqx.nn.Dropout(0.25, **options)), sfp.VP(), data_std=1.0
+    )
     assert ["dropout = 0.25" in message for message in told(model(), X)] == [True]
     assert told(model(inference=True), X) == []
     assert told(model(), X, dropout=True) == []

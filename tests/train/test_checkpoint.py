@@ -453,7 +453,10 @@ def test_another_model_is_not_loaded(change: Callable[[Any], Any], message: str,
         ({"data": SOURCE.load()}, "data was OnHost, is Dataset"),
         ({"model": dataclasses.replace(model(), data_std=jnp.ones(3))}, r"model\.data_std was float32\[3\] #"),
         ({"optimizer": optax.sgd(1e-3)}, r"optimizer\.update_fns was \[scale_by_adam, .*\], is \[identity, scale\]"),
-        ({"optimizer": optax.adam(SCHEDULE)}, r"optimizer\.update_fns was \[scale_by_adam, add_decayed_weights, scale_"),
+        (
+            {"optimizer": optax.adam(SCHEDULE)},
+            r"optimizer\.update_fns was \[scale_by_adam, add_decayed_weights, scale_",
+        ),
         (
             {"optimizer": optax.adamw(SCHEDULE, weight_decay=0.1)},
             r"optimizer\.update_fns\[1\]\.weight_decay was 0\.0001, is 0\.1",

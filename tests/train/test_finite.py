@@ -47,7 +47,9 @@ def is_finite(tree: Any) -> bool:
 def test_the_last_good_checkpoint_stays_and_is_offered(source: Any, tmp_path: Path) -> None:
     """The losses up to the report are finite, and its last update is not."""
     reports: list[train.Report] = []
-    message = rf"the update of step 14 made .* in params/network/.*load\('{tmp_path}', model\) gives the model of step 10"
+    message = (
+        rf"the update of step 14 made .* in params/network/.*load\('{tmp_path}', model\) gives the model of step 10"
+    )
     with pytest.raises(FloatingPointError, match=message) as error:
         fitted(tmp_path, data=source, optimizer=nan_at(14), callbacks=(reports.append,))
     assert "steps 10 … 14 are finite" in str(error.value)
@@ -55,7 +57,9 @@ def test_the_last_good_checkpoint_stays_and_is_offered(source: Any, tmp_path: Pa
     assert is_finite(train.load(tmp_path, model()))
     assert [report.step for report in reports] == [5, 10]
     # With the schedule mended the folder belongs to another run.
-    refused("was scale_by_schedule, is scale", fitted, tmp_path, optimizer=optax.adam(1e-2), error=train.CheckpointError)
+    refused(
+        "was scale_by_schedule, is scale", fitted, tmp_path, optimizer=optax.adam(1e-2), error=train.CheckpointError
+    )
 
 
 def test_what_is_not_finite_is_not_returned() -> None:
@@ -73,7 +77,13 @@ def test_nothing_is_offered_where_nothing_is_saved(tmp_path: Path) -> None:
 def test_an_average_alone_is_found() -> None:
     """It may be infinite where the parameters have come back."""
     state = train.TrainStep(
-        *eqx.partition(model(), model().trained())[::-1][:1], sfp.DSM(), optax.adam(1.0), sfp.UniformLogSNR(), 16, (0.9,), False
+        *eqx.partition(model(), model().trained())[::-1][:1],
+        sfp.DSM(),
+        optax.adam(1.0),
+        sfp.UniformLogSNR(),
+        16,
+        (0.9,),
+        False,
     ).init(eqx.partition(model(), model().trained())[0], key=jr.key(0))
     assert not_finite(state) == []
     bad = eqx.tree_at(lambda s: s.averages[0].network.leave.bias, state, jnp.array([0.0, jnp.inf]))
@@ -164,7 +174,8 @@ def test_a_gradient_that_stops_being_finite_later_has_a_way_on() -> None:
 
     start = sfp.NoiseScore(Breaking(jnp.asarray(0.5)), sfp.VP(), data_std=1.0)
     optimizer = optax.GradientTransformation(
-        lambda params: (), lambda grads, state, params=None: (jax.tree.map(lambda g: jnp.full_like(g, 0.1), grads), state)
+        lambda params: (),
+        lambda grads, state, params=None: (jax.tree.map(lambda g: jnp.full_like(g, 0.1), grads), state),
     )
     message = r"the gradient is not finite at step 6; its terms are\. .*train with one term at a time"
     refused(message, fitted, model=start, optimizer=optimizer, error=FloatingPointError)

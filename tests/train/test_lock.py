@@ -77,7 +77,10 @@ def test_it_is_let_go_of_on_the_way_out_of_an_error(tmp_path: Path) -> None:
 
 def test_a_forked_worker_holds_nothing(tmp_path: Path, root: Path) -> None:
     """One that outlives its run, as a loader's may."""
-    code = HOLD.replace('print("held", flush=True)', "import os, time\n    if os.fork() == 0: time.sleep(60)\n    print('held', flush=True)")
+    code = HOLD.replace(
+        'print("held", flush=True)',
+        "import os, time\n    if os.fork() == 0: time.sleep(60)\n    print('held', flush=True)",
+    )
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
         env=os.environ | {"PYTHONPATH": str(root)},

@@ -225,7 +225,10 @@ FILES: dict[str, Callable[[Path], object]] = {
     "a long number": lambda step: (step / "facts.json").write_text("9" * 10_000),
     "a folder for the record": lambda step: as_folder(step / "facts.json"),
     "no record": lambda step: (step / "facts.json").unlink(),
-    "a dangling link for the record": lambda step: ((step / "facts.json").unlink(), (step / "facts.json").symlink_to("x")),
+    "a dangling link for the record": lambda step: (
+        (step / "facts.json").unlink(),
+        (step / "facts.json").symlink_to("x"),
+    ),
     "a file for the step": as_file,
     "a file for the arrays": lambda step: as_file(step / "arrays"),
     "an empty folder for the arrays": lambda step: (shutil.rmtree(step / "arrays"), (step / "arrays").mkdir()),
@@ -312,6 +315,11 @@ def test_arrays_of_the_same_shapes_are_read(run: Path, tmp_path: Path) -> None:
 
 
 def test_bfloat16_is_the_same_in_both(tmp_path: Path) -> None:
-    values = {"x": jnp.ones(3, jnp.bfloat16), "i": jnp.ones(3, jnp.int4), "y": jnp.ones((2, 2), jnp.float8_e4m3fn), "b": jnp.ones(2, bool)}
+    values = {
+        "x": jnp.ones(3, jnp.bfloat16),
+        "i": jnp.ones(3, jnp.int4),
+        "y": jnp.ones((2, 2), jnp.float8_e4m3fn),
+        "b": jnp.ones(2, bool),
+    }
     Store(tmp_path).save(1, values, {}, {})
     assert Store(tmp_path).restore(values)[0]["x"].dtype == jnp.bfloat16

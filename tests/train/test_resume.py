@@ -24,7 +24,6 @@ from scorefp import data, train
 from scorefp._describe import unequal
 from scorefp.train.configuration import _Look, _of_data  # pyright: ignore[reportPrivateUsage]
 
-
 PLAIN = data.OnHost(data.Dataset(LEVELS, SOURCE.quantisation))
 
 
@@ -220,7 +219,7 @@ def test_a_weighting_that_is_an_object(tmp_path: Path) -> None:
 
 def test_what_cannot_be_seen_is_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     draws = np.random.default_rng(0)
-    schedule = lambda count: 1e-3 if draws is None else 1e-3
+    schedule = lambda count: 1e-3 if draws else 2e-3
     numbers = data.Loader([LEVELS], shape=(3,), quantisation=SOURCE.quantisation)
     with caplog.at_level(logging.WARNING, logger="scorefp"):
         fitted(tmp_path / "seen")
@@ -234,7 +233,9 @@ def test_what_cannot_be_seen_is_said_in_one_line(tmp_path: Path, caplog: pytest.
         assert fitted(tmp_path / "unseen", optimizer=optax.adam(schedule), data=numbers, steps=6).start == 4
 
 
-def test_another_version_of_optax_may_call_its_numbers_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_optax_may_call_its_numbers_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fitted(tmp_path)
     versions = sys.modules["scorefp.train.store"]._versions()
     monkeypatch.setattr("scorefp.train.store._versions", lambda: versions | {"optax": "9.9"})
@@ -280,7 +281,7 @@ def test_a_misspelt_best_is_found_before_the_first_step(tmp_path: Path) -> None:
         checkpoints=train.Checkpoints(tmp_path / "run", every=2, best=best),
         progress=False,
     )
-    refused(r'best = "sise" is not among the numbers of evaluate, \[\'size\'\]; name one', run, "sise")
+    refused(r'best = "sizes" is not among the numbers of evaluate, \[\'size\'\]; name one', run, "sizes")
     assert (len(evaluated), reports, list((tmp_path / "run").iterdir())) == (1, [], [])
     run("size")
     assert len(evaluated) == 1 + 1 + 2
