@@ -314,15 +314,16 @@ def _are_finite(leaves: list[Array]) -> Array:
 
 def not_finite(state: TrainState) -> list[str]:
     """The names of the floating arrays of a state that hold NaN or infinite entries."""
-    parts = [("params", state.params), ("averages", state.averages), ("optimizer", state.optimizer)]
-    held = [(name, eqx.filter(part, eqx.is_inexact_array)) for name, part in parts]
-    good = np.asarray(_are_finite(jax.tree.leaves([part for _, part in held])))
+    parts = (state.params, state.averages, state.optimizer)
+    held = [leaf for leaf in jax.tree.leaves(parts) if eqx.is_inexact_array(leaf)]
+    good = np.asarray(_are_finite(held))
     if good.all():
         return []
     names = [
         f"{name}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
-        for name, part in held
-        for path, _ in jax.tree_util.tree_leaves_with_path(part)
+        for name, part in zip(("params", "averages", "optimizer"), parts, strict=True)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+        if eqx.is_inexact_array(leaf)
     ]
     return [name for name, fine in zip(names, good, strict=True) if not fine]
 

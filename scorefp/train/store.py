@@ -10,33 +10,29 @@ the disk before a folder takes its name, and that before an older one is deleted
 """
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 
 from .._checks import require
 from .._describe import JSON, first, unequal
 from .._module import AbstractModule
+from .arrays import ARRAYS, flush, form_of, is_of_the_system, named, orbax, read, shown, typed, write
 from .devices import all_agree
 from .record import FACTS, CheckpointError, UnfitError, opened, reason, sealed
 
 _LIBRARIES = ("scorefp", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "numpy")
-_ARRAYS = "arrays"
 _PARTIAL, _RETIRED = ".partial-", ".retired-"
 _READINGS = 100
 """How often a reader begins anew when a run deletes what it reads."""
@@ -65,7 +61,7 @@ class Store(AbstractModule):
     best: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        _orbax()
+        orbax()
         require(self.keep >= 1, f"keep = {self.keep}; at least the last checkpoint stays.")
 
     def steps(self) -> list[int]:
@@ -107,44 +103,41 @@ class Store(AbstractModule):
             with contextlib.suppress(OSError):
                 self._sweep()
         steps = self.steps()
-        kept = f"The checkpoints {steps} in it are whole" if steps else "It holds no checkpoint"
-        on = f"and the same call of fit goes on from step {steps[-1]}" if steps else "and call fit again"
         what = "is saved, but older ones could not be deleted" if step in steps else "could not be written"
+        why = "another process failed" if failure is None else reason(failure)
+        kept = f"The checkpoints {steps} in it are whole" if steps else "It holds no checkpoint"
+        kept += "" if step in steps else "; what was written of this one is deleted"
+        on = f"the same call of fit goes on from step {steps[-1]}" if steps else "call fit again"
         raise CheckpointError(
-            f"the checkpoint of step {step} {what} in {self.path}: "
-            f"{'another process failed' if failure is None else reason(failure)}. {kept}, what was written of this one "
-            f"is deleted. Make room or mend the folder, {on}."
-        ) from (None if failure is None or _is_of_the_system(failure) else failure)
+            f"the checkpoint of step {step} {what} in {self.path}: {why}. {kept}. "
+            f"Make room or mend the folder, and {on}."
+        ) from (None if failure is None or is_of_the_system(failure) else failure)
 
     def _write(self, step: int, arrays: Mapping[str, Any], facts: JSON, metrics: Mapping[str, float]) -> None:
         """Writes and flushes a checkpoint, gives it its name, and lets go of those that are not to stay."""
-        ocp, writes = _orbax(), jax.process_index() == 0
+        ocp, writes = orbax(), jax.process_index() == 0
         if writes:
             self.path.mkdir(parents=True, exist_ok=True)
             self._sweep()
         ocp.multihost.sync_global_processes("scorefp: before a checkpoint")
         partial = self.path / f"{_PARTIAL}{step}"
-        # Orbax refuses arrays without entries; their shape says all.
-        values = {name: _plain(leaf) for name, leaf in named(arrays) if leaf.size}
-        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
-        with _unlogged(), ocp.Checkpointer(handler) as writer:
-            writer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(values))
+        write(partial / ARRAYS, arrays)
         if writes:
             content = {
                 "step": step,
                 "metrics": dict(metrics),
                 "versions": _versions(),
-                "leaves": {name: _form(leaf) for name, leaf in named(arrays)},
+                "leaves": {name: form_of(leaf) for name, leaf in named(arrays)},
                 "files": _digests(partial),
                 "facts": facts,
             }
             (partial / FACTS).write_text(sealed(content))
             for folder, _, files in os.walk(partial):
                 for file in files:
-                    _flush(Path(folder) / file)
-                _flush(Path(folder))
+                    flush(Path(folder) / file)
+                flush(Path(folder))
             partial.rename(self.path / str(step))
-            _flush(self.path)
+            flush(self.path)
             self._retire()
 
     def restore(
@@ -169,14 +162,14 @@ class Store(AbstractModule):
         content = self._content(step)
         if configuration is not None:
             self._check_configuration(step, content, configuration)
-        wanted = {name: _form(leaf) for name, leaf in named(like)}
+        wanted = {name: form_of(leaf) for name, leaf in named(like)}
         parts = {str(part) for part in like}
         saved = {name: form for name, form in content["leaves"].items() if name.partition("/")[0] in parts}
         self._check_forms(step, saved, wanted)
         self._check_files(step, content["files"])
         values = self._values(step, saved)
         _warn_of_versions(content["versions"], compared=configuration is not None)
-        restored = [_typed(values[name], leaf) for name, leaf in named(like)]
+        restored = [typed(values[name], leaf) for name, leaf in named(like)]
         return jax.tree.unflatten(jax.tree.structure(like), restored), content["facts"]
 
     def facts(self, step: int | None = None) -> dict[str, Any]:
@@ -244,30 +237,19 @@ class Store(AbstractModule):
 
     def _values(self, step: int, leaves: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """The named arrays of a checkpoint as numbers, once their files are found to hold the shapes of the record."""
-        values = {name: np.empty(form["shape"], form["dtype"]) for name, form in leaves.items() if 0 in form["shape"]}
-        names = [name for name in leaves if name not in values]
         try:
-            held = _opened(self.path / str(step) / _ARRAYS, names)
-            unlike = [
-                f"{name} is {_bare(leaves[name])} in {FACTS} and {_held(held[name])} in {_ARRAYS}"
-                for name in names
-                if _held(held[name]) != _bare(leaves[name])
-            ]
-            if unlike:
-                raise UnfitError(first(unlike))
-            reads = {name: held[name].read() for name in names}
-            return values | {name: np.asarray(read.result()) for name, read in reads.items()}
-        except Exception as error:  # files from a stranger: tensorstore raises what it likes
-            raise self.refused(step, f"is damaged: {_ARRAYS} cannot be read: {reason(error)}.") from None
+            return read(self.path / str(step) / ARRAYS, leaves)
+        except UnfitError as unfit:
+            raise self.refused(step, f"is damaged: {unfit}") from None
 
     def _check_forms(self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         """Refuses arrays of other names, shapes or dtypes."""
         unlike = [f"{name} is not there" for name in wanted if name not in saved]
         unlike += [f"{name} is there, and has no place here" for name in saved if name not in wanted]
         unlike += [
-            f"{name} is {_shown(saved[name])}, here it is {_shown(form)}"
+            f"{name} is {shown(saved[name])}, here it is {shown(form)}"
             for name, form in wanted.items()
-            if name in saved and _shown(saved[name]) != _shown(form)
+            if name in saved and shown(saved[name]) != shown(form)
         ]
         if unlike:
             raise CheckpointError(
@@ -340,101 +322,9 @@ class Store(AbstractModule):
         return {min(found, key=lambda step: found[step])} if found else set()
 
 
-def _orbax() -> Any:
-    try:
-        import orbax.checkpoint as ocp
-    except ImportError as error:
-        raise ImportError("checkpoints need orbax; install it with: pip install 'scorefp[train]'") from error
-    return ocp
-
-
-@contextlib.contextmanager
-def _unlogged() -> Generator[None, None, None]:
-    """Without the log of orbax, which gives pages of traces to what it raises as well."""
-    logger = logging.getLogger("absl")
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname
-
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
-
-
-def named(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of a pytree with their names, such as `params/network/enter/weight`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    """A leaf as an array of numbers; a random key as its bits."""
-    return np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf)
-
-
-def _form(leaf: Any) -> dict[str, Any]:
-    """The shape and dtype of a leaf as an array of numbers, and the kind of a random key."""
-    kind = str(jr.key_impl(leaf)) if _is_key(leaf) else None
-    leaf = jax.eval_shape(jr.key_data, leaf) if kind else leaf
-    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "key": kind}
-
-
-def _shown(form: Mapping[str, Any]) -> str:
-    kind = f" (a {form['key']} key)" if form["key"] else ""
-    return _bare(form) + kind
-
-
-def _bare(form: Mapping[str, Any]) -> str:
-    """The dtype and shape of an array of numbers."""
-    return f"{form['dtype']}{form['shape']}"
-
-
-def _opened(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The named arrays of a checkpoint of orbax, of which only the heads are read so far; `None` where there is none.
-
-    By tensorstore, with which orbax reads them as well: where files vanish meanwhile, orbax leaves loops behind that
-    print traces of their own.
-    """
-    import tensorstore
-
-    arrays = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
-    futures = {
-        name: cast(Any, tensorstore).open({"driver": "zarr", "kvstore": arrays | {"path": name}}, open=True, read=True)
-        for name in names
-    }
-
-    def result(future: Any) -> Any:
-        try:
-            return future.result()
-        except ValueError as error:
-            if str(error).startswith("NOT_FOUND"):
-                return None
-            raise
-
-    return {name: result(future) for name, future in futures.items()}
-
-
-def _held(array: Any) -> str:
-    """The dtype and shape of an array in the files of orbax."""
-    return "nothing" if array is None else _bare({"dtype": array.dtype.name, "shape": list(array.shape)})
-
-
-def _typed(value: np.ndarray, like: Any) -> Any:
-    """A saved array in the type of a leaf; a copy, as a donated buffer must not be numpy's."""
-    if _is_key(like):
-        return jr.wrap_key_data(jnp.array(value), impl=str(jr.key_impl(like)))
-    return value if isinstance(like, np.ndarray) else jnp.array(value)
-
-
 def _digests(folder: Path) -> dict[str, str]:
     """The digest of every file of orbax in a checkpoint."""
-    files = sorted(file for file in (folder / _ARRAYS).rglob("*") if file.is_file())
+    files = sorted(file for file in (folder / ARRAYS).rglob("*") if file.is_file())
     return {file.relative_to(folder).as_posix(): _file_digest(file) for file in files}
 
 
@@ -449,29 +339,6 @@ def _lost(folder: Path, saved: Mapping[str, str]) -> str:
     lost = [f"{name} is missing" for name in saved if name not in found]
     lost += [f"{name} is not what was written" for name in saved if name in found and found[name] != saved[name]]
     return first(lost)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        if path.is_dir():  # Windows opens no folders
-            return
-        raise
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some file systems flush no folders.
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _is_of_the_system(error: BaseException) -> bool:
-    """Whether an error is one of the disk, of which the words say all; tensorstore makes a `ValueError` of it."""
-    return isinstance(error, OSError) or "os_error_code" in str(error)
 
 
 def _versions() -> dict[str, str]:
