@@ -7,5 +7,5 @@ from .devices import data_mesh as data_mesh, per_device_batch as per_device_batc
 from .fit import Run as Run, fit as fit
 from .log import CSVLog as CSVLog, TensorBoard as TensorBoard
 from .loop import TrainState as TrainState, TrainStep as TrainStep
-from .record import CheckpointError as CheckpointError
 from .report import Report as Report, audit_on as audit_on
+from .store import CheckpointError as CheckpointError

@@ -17,7 +17,7 @@ from .._types import Key
 from ..data import AbstractSource, Dataset
 from ..data.source import check_batch
 from ..dataset import Quantisation
-from .advice import scale_of
+from ._advice import scale_of
 from .devices import everywhere, in_shares, share
 
 _LARGEST_STACK = 2**26

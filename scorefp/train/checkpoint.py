@@ -18,12 +18,11 @@ from .._module import AbstractModule
 from .._types import Key
 from ..data import AbstractSource, Dataset
 from ..score import AbstractScore
+from ._configuration import configuration_of
+from ._lock import alone
 from .batches import AbstractBatches
-from .configuration import configuration_of
-from .lock import alone
 from .loop import TrainState, TrainStep
-from .record import CheckpointError
-from .store import Store
+from .store import CheckpointError, Store
 
 _S = TypeVar("_S", bound=AbstractScore)
 

@@ -23,7 +23,7 @@ from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..objective import AbstractObjective
 from ..score import AbstractScore
 from ..score.score import require_score
-from .advice import warn_of_dropout, warn_of_scale
+from ._advice import warn_of_dropout, warn_of_scale
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
 from .devices import everywhere, local, per_device_batch

@@ -28,9 +28,9 @@ import numpy as np
 from .._checks import require
 from .._describe import JSON, first, unequal
 from .._module import AbstractModule
-from .arrays import ARRAYS, flush, form_of, is_of_the_system, named, orbax, read, shown, typed, write
+from ._arrays import ARRAYS, flush, form_of, is_of_the_system, named, orbax, read, shown, typed, write
+from ._record import FACTS, UnfitError, opened, reason, sealed
 from .devices import all_agree
-from .record import FACTS, CheckpointError, UnfitError, opened, reason, sealed
 
 _LIBRARIES = ("scorefp", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "numpy")
 _PARTIAL, _RETIRED = ".partial-", ".retired-"
@@ -38,6 +38,13 @@ _READINGS = 100
 """How often a reader begins anew when a run deletes what it reads."""
 
 _T = TypeVar("_T")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used or written. The message says what is wrong, where, and how to go on.
+
+    No checkpoint on disk is changed when it is raised.
+    """
 
 
 class Store(AbstractModule):

@@ -13,7 +13,7 @@ import pytest
 
 import scorefp as sfp
 from scorefp import data, train
-from scorefp.train.advice import scale_of
+from scorefp.train._advice import scale_of
 
 X = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
 FAR = "the root mean square of the data is {}, and data_std of the model is {}"
@@ -133,5 +133,5 @@ def test_the_scale_of_a_large_set_is_that_of_some_of_it(monkeypatch: pytest.Monk
     x = np.repeat(np.arange(10.0), 100)[:, None] * np.ones(5)
     whole = scale_of(x, None)
     assert whole == pytest.approx(np.sqrt(np.mean(x**2)))
-    monkeypatch.setattr("scorefp.train.advice._ENTRIES", 500)
+    monkeypatch.setattr("scorefp.train._advice._ENTRIES", 500)
     assert scale_of(x, None) == pytest.approx(whole, rel=0.1)

@@ -26,7 +26,7 @@ import scorefp as sfp
 from scorefp import data, train
 from scorefp._describe import digest, form, settings, unequal
 from scorefp.train import CheckpointError, Checkpoints
-from scorefp.train.record import digest_of
+from scorefp.train._record import digest_of
 from scorefp.train.store import Store
 
 SCHEDULE = optax.cosine_decay_schedule(1e-2, STEPS)

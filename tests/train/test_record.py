@@ -19,7 +19,7 @@ from helpers.refusals import refused
 import scorefp as sfp
 from scorefp import data, train
 from scorefp.train import CheckpointError
-from scorefp.train.record import digest_of
+from scorefp.train._record import digest_of
 from scorefp.train.store import Store, _digests  # pyright: ignore[reportPrivateUsage]
 
 X = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)

@@ -22,7 +22,7 @@ from helpers.refusals import refused
 import scorefp as sfp
 from scorefp import data, train
 from scorefp._describe import unequal
-from scorefp.train.configuration import _Look, _of_data  # pyright: ignore[reportPrivateUsage]
+from scorefp.train._configuration import _Look, _of_data  # pyright: ignore[reportPrivateUsage]
 
 PLAIN = data.OnHost(data.Dataset(LEVELS, SOURCE.quantisation))
 
@@ -152,7 +152,7 @@ def test_itself_within_and_many_and_deep() -> None:
 
 def test_it_is_the_same_in_another_process(tmp_path: Path, root: Path) -> None:
     code = (
-        "import json; from helpers.kill_training import *; from scorefp.train.configuration import _Look\n"
+        "import json; from helpers.kill_training import *; from scorefp.train._configuration import _Look\n"
         "import sys; from train_test_resume import SAME\n"
         "print(json.dumps({n: _Look()(m(0.1), n) for n, m in SAME.items()} | {'m': _Look()([model(), LOSS], 'm')}))"
     )

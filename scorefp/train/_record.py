@@ -18,13 +18,6 @@ _AXES = 64
 """Axes of an array, as numpy has them."""
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used or written. The message says what is wrong, where, and how to go on.
-
-    No checkpoint on disk is changed when it is raised.
-    """
-
-
 class UnfitError(ValueError):
     """The reason why a folder is no good checkpoint, as the end of a sentence about it."""
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import jax
 
+from ._record import reason
 from .devices import all_agree
-from .record import CheckpointError, reason
+from .store import CheckpointError
 
 try:
     import fcntl

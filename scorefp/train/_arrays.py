@@ -14,7 +14,7 @@ import jax.random as jr
 import numpy as np
 
 from .._describe import first
-from .record import FACTS, UnfitError, reason
+from ._record import FACTS, UnfitError, reason
 
 ARRAYS = "arrays"
 
