@@ -166,7 +166,9 @@ def kill_often(kills: int, folder: Path, longest: float, *, second: int) -> Coun
             # Every other kill waits for a save.
             if killed(process, None if count() % 2 == 0 else random.uniform(0.0, longest), run(), before):
                 hit[moment(run())] += 1
-                hit["with the lock held"] += (run() / ".lock").exists()
+                held = (run() / ".lock").exists()
+                assert held or done()  # a process may be killed on its way out
+                hit["with the lock held"] += held
                 assert_readable(run())
     assert_same(run(), expected)
     assert not (run() / ".lock").exists()
@@ -181,7 +183,7 @@ def test_killed_twice(tmp_path: Path) -> None:
     hit = kill_often(2, tmp_path, 0.5, second=2)
     assert hit["during a save"] >= 1
     assert hit["a second run refused"] >= 1
-    assert hit["with the lock held"] == 2
+    assert hit["with the lock held"] >= 1
     assert hit["loads beside"] >= 1
 
 
@@ -191,7 +193,7 @@ def test_killed_a_hundred_times(tmp_path: Path) -> None:
     assert hit["during a save"] >= 20
     assert hit["between saves"] >= 6
     assert hit["a second run refused"] >= 20
-    assert hit["with the lock held"] == 100
+    assert hit["with the lock held"] >= 80
     assert hit["loads beside"] >= 400
 
 
