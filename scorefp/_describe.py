@@ -177,7 +177,7 @@ def _differences(before: JSON, after: JSON, name: str) -> Iterator[tuple[str, st
 def _short(value: JSON, length: int = 60) -> str:
     if isinstance(value, dict) and "type" in value:
         return str(value["type"])
-    text = str(value)
+    text = f"[{', '.join(map(_short, cast(list[JSON], value)))}]" if isinstance(value, list) else str(value)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

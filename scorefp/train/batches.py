@@ -18,6 +18,7 @@ from ..data import AbstractSource, Dataset
 from ..data._checked import checked_batches
 from ..data.source import check_batch
 from ..dataset import Quantisation
+from ._advice import scale_of
 from .devices import everywhere, in_shares, share
 
 _LARGEST_STACK = 2**26
@@ -44,11 +45,13 @@ def in_order(samples: Samples, i: Int[Array, ""], size: int, key: Key) -> Sample
 class AbstractBatches(ABC):
     """The batches of a run.
 
-    `size` is the largest number of steps of a loop, `pick` how each takes its batch, and `levels` the quantisation of
-    samples that are levels, which the step dequantises.
+    `size` is the largest number of steps of a loop, `pick` how each takes its batch, `levels` the quantisation of
+    samples that are levels, which the step dequantises, and `scale` the root mean square of the samples, or of the
+    first batch of them.
     """
 
     size: int
+    scale: float
     pick: Pick
     levels: Quantisation | None
 
@@ -74,6 +77,7 @@ class Resident(AbstractBatches):
 
     def __init__(self, data: Dataset, size: int, mesh: Mesh | None) -> None:
         self.size, self.pick, self.levels = size, drawn, data.levels
+        self.scale = scale_of(np.asarray(data.values), data.levels)
         self._samples = everywhere((data.values, data.args), mesh)
 
     def take(self, count: int) -> Samples:
@@ -104,6 +108,7 @@ class Read(AbstractBatches):
         # A divisor, so that the loops of a report have one length.
         self.size = max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or d * each <= _LARGEST_STACK))
         self.pick, self.levels = in_order, source.quantisation
+        self.scale = scale_of(self._first[0], self.levels)
 
     def take(self, count: int) -> Samples:
         self.prepare(count)

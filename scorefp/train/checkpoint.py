@@ -1,18 +1,25 @@
 """Checkpoints of a training run: how often, going on from the last one, and the model in one."""
 
+import contextlib
+import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
+import jax
+import optax
 
 from .._checks import require
-from .._describe import JSON, digest, form, settings, unequal
+from .._describe import JSON, form, settings, unequal
 from .._module import AbstractModule
 from .._types import Key
-from ..data import AbstractRows, AbstractSource, Dataset
+from ..data import AbstractSource, Dataset
 from ..score import AbstractScore
+from ._configuration import configuration_of
+from ._lock import alone
 from .batches import AbstractBatches
 from .loop import TrainState, TrainStep
 from .store import CheckpointError, Store
@@ -24,13 +31,14 @@ class Checkpoints(AbstractModule):
     """The folder of the checkpoints of `fit`, and the steps between them.
 
     The same call of `fit` made again goes on from the last one, and its parameters are those of a run that was never
-    stopped, to the bit.
+    stopped, to the bit. While it trains, a run holds the folder: a second one is refused, and `load` reads beside it.
 
     Args:
         path: A folder of this run alone.
         every: How many steps lie between two checkpoints, a multiple of `report_every`; there is one at the end too.
         keep: How many of the last ones stay.
-        best: A number that `evaluate` returns; the checkpoint where it was smallest stays as well.
+        best: A number that `evaluate` returns; the checkpoint where it was smallest stays as well. Where it is given,
+            `evaluate` is called once before the first step, to see that there is such a number.
 
     Raises:
         ValueError: if a count is below one.
@@ -48,11 +56,29 @@ class Checkpoints(AbstractModule):
         )
 
 
+class Begun(NamedTuple):
+    """The place where a run begins."""
+
+    state: TrainState
+    start: int
+    """How many steps are taken."""
+    names: Sequence[str] = ()
+    """What the history records, as far as a checkpoint says it."""
+
+
 class AbstractSaver(AbstractModule):
     """The saving of one run, chosen once by `saver`."""
 
     @abstractmethod
-    def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> tuple[TrainState, int]:
+    def alone(self) -> AbstractContextManager[None]:
+        """The folder for this run, inside.
+
+        Raises:
+            CheckpointError: if another run has it, or it cannot be written to.
+        """
+
+    @abstractmethod
+    def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> Begun:
         """The last saved state and the number of its step, with the batches behind it; `like` and 0 if there is none.
 
         Args:
@@ -67,7 +93,13 @@ class AbstractSaver(AbstractModule):
 
     @abstractmethod
     def save(
-        self, step: int, steps: int, state: TrainState, batches: AbstractBatches, metrics: Mapping[str, float]
+        self,
+        step: int,
+        steps: int,
+        state: TrainState,
+        batches: AbstractBatches,
+        metrics: Mapping[str, float],
+        names: Sequence[str],
     ) -> None:
         """Writes a checkpoint where one is due, unless there is one of this step.
 
@@ -77,6 +109,10 @@ class AbstractSaver(AbstractModule):
             state: The state; every process holds all of it.
             batches: The batches of the run, behind those of the last step.
             metrics: Numbers measured at this step.
+            names: What the history records.
+
+        Raises:
+            CheckpointError: if it cannot be written.
         """
 
     @abstractmethod
@@ -87,11 +123,20 @@ class AbstractSaver(AbstractModule):
 class Unsaved(AbstractSaver):
     """A run that saves nothing."""
 
-    def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> tuple[TrainState, int]:
-        return like, 0
+    def alone(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> Begun:
+        return Begun(like, 0)
 
     def save(
-        self, step: int, steps: int, state: TrainState, batches: AbstractBatches, metrics: Mapping[str, float]
+        self,
+        step: int,
+        steps: int,
+        state: TrainState,
+        batches: AbstractBatches,
+        metrics: Mapping[str, float],
+        names: Sequence[str],
     ) -> None:
         pass
 
@@ -114,32 +159,45 @@ class Saver(AbstractSaver):
     skeleton: AbstractScore
     configuration: dict[str, JSON] = eqx.field(static=True)
 
-    def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> tuple[TrainState, int]:
-        if self.store.latest() is None:
-            return like, 0
-        arrays, facts = self.store.restore(_packed(like, self.skeleton), configuration=self.configuration)
-        start = int(arrays["loop"]["step"])
+    def alone(self) -> AbstractContextManager[None]:
+        return alone(self.store.path)
+
+    def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> Begun:
+        latest = self.store.latest()
+        if latest is None:
+            return Begun(like, 0)
+        arrays, facts = self.store.restore(_packed(like, self.skeleton), step=latest, configuration=self.configuration)
+        start, names = int(arrays["loop"]["step"]), facts.get("history")
+        if start != latest or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise self.store.refused(latest, "is damaged: its facts are not those of a run.")
         require(start <= steps, f"steps = {steps}, and the run was saved at step {start} already; give at least that.")
-        batches.go_to(facts["batches"])
+        try:
+            batches.go_to(facts["batches"])
+        except Exception as error:  # a place is what a source made of it, and may come from a stranger
+            what = f"has a place in the data to which these batches cannot go: {error}"
+            raise self.store.refused(latest, what) from error
         averages = tuple(arrays[_average(i)] for i in range(len(like.averages)))
-        return TrainState(arrays["params"], averages, arrays["optimizer"], **arrays["loop"]), start
+        state = TrainState(arrays["params"], averages, arrays["optimizer"], **arrays["loop"])
+        return Begun(state, start, names)
 
     def save(
-        self, step: int, steps: int, state: TrainState, batches: AbstractBatches, metrics: Mapping[str, float]
+        self,
+        step: int,
+        steps: int,
+        state: TrainState,
+        batches: AbstractBatches,
+        metrics: Mapping[str, float],
+        names: Sequence[str],
     ) -> None:
         if not due(step, self.every, steps):
             return
-        best = self.store.best
-        require(
-            best is None or best in metrics,
-            f'checkpoints.best = "{best}" is not among the numbers {sorted(metrics)}; name one.',
-        )
         if step in self.store.steps():
             return
         facts = {
             "configuration": self.configuration,
             "model": settings(self.skeleton, form),
             "batches": batches.place(),
+            "history": list(names),
         }
         self.store.save(step, _packed(state, self.skeleton), facts, metrics)
 
@@ -151,6 +209,7 @@ class Saver(AbstractSaver):
 def saver(
     checkpoints: Checkpoints | None,
     step: TrainStep,
+    optimizer: optax.GradientTransformation,
     data: Dataset | AbstractSource,
     *,
     key: Key,
@@ -161,24 +220,18 @@ def saver(
     Args:
         checkpoints: The settings; with `None` nothing is saved.
         step: The step of the run.
+        optimizer: The optimizer, as it was given.
         data: The data of the training.
         key: The key of the run.
         clip: The largest norm of a gradient.
     """
     if checkpoints is None:
         return Unsaved()
-    described = {
-        "model": step.skeleton,
-        "loss": step.objective,
-        "time": step.time,
-        "batch_size": step.batch_size,
-        "decay": step.decays,
-        "clip": clip,
-        "accumulate": step.accumulate,
-        "dropout": step.dropout,
-        "key": key,
-    }
-    configuration = settings(described, digest) | {"data": _described_data(data)}
+    configuration, unseen = configuration_of(step, optimizer, data, key=key, clip=clip)
+    if unseen and jax.process_index() == 0:
+        logging.getLogger("scorefp").warning(
+            "checkpoints: a run that goes on is not compared in %s; change nothing there.", ", ".join(unseen)
+        )
     store = Store(checkpoints.path, checkpoints.keep, checkpoints.best)
     return Saver(store, checkpoints.every, step.skeleton, configuration)
 
@@ -193,7 +246,8 @@ def load(path: str | Path, like: _S, *, step: int | None = None, average: int | 
 
     Every array of `like` is replaced by the one that was saved, `data_std`, bound `args` and the arrays of the SDE
     among them. What is not an array, such as a number `data_std`, is not loaded but compared: the model was trained
-    with it. Loading runs no code from the file.
+    with it. Loading runs no code from the file. It may run beside the training: where the last checkpoint is deleted
+    while it is read, the next one is taken.
 
     Args:
         path: The folder that was given to `Checkpoints`.
@@ -224,15 +278,22 @@ def load(path: str | Path, like: _S, *, step: int | None = None, average: int | 
     store = Store(path)
     params, skeleton = eqx.partition(like, like.trained())
     part = "params" if average is None else _average(average)
-    facts = store.facts(step)
-    decays = facts["configuration"]["decay"]
-    if average is not None and not 0 <= average < len(decays):
-        raise CheckpointError(f"average = {average}; {store.path} holds the averages of the decays {decays}.")
-    arrays, _ = store.restore({part: params, "fixed": _fixed(skeleton)}, step=step)
-    unlike = unequal(facts["model"], settings(skeleton, form))
-    if unlike:
-        raise CheckpointError(f"{store.path} was saved from another model: {unlike}. Build `like` as for that run.")
-    return eqx.combine(arrays[part], arrays["fixed"], skeleton)
+
+    def read(step: int) -> _S:
+        facts = store.facts(step)
+        configuration = facts.get("configuration")
+        decays = configuration.get("decay") if isinstance(configuration, dict) else None
+        if not isinstance(decays, list) or "model" not in facts:
+            raise store.refused(step, "is damaged: its facts are not those of a run.")
+        if average is not None and not 0 <= average < len(decays):
+            raise CheckpointError(f"average = {average}; {store.path} holds the averages of the decays {decays}.")
+        arrays, _ = store.restore({part: params, "fixed": _fixed(skeleton)}, step=step)
+        unlike = unequal(facts["model"], settings(skeleton, form))
+        if unlike:
+            raise CheckpointError(f"{store.path} was saved from another model: {unlike}. Build `like` as for that run.")
+        return eqx.combine(arrays[part], arrays["fixed"], skeleton)
+
+    return store.steadily(read, step)
 
 
 def saved_steps(path: str | Path) -> list[int]:
@@ -263,11 +324,3 @@ def _packed(state: TrainState, skeleton: AbstractScore) -> dict[str, Any]:
     averages = {_average(i): average for i, average in enumerate(state.averages)}
     loop = {"step": state.step, "key": state.key}
     return averages | {"params": state.params, "optimizer": state.optimizer, "loop": loop, "fixed": _fixed(skeleton)}
-
-
-def _described_data(data: Dataset | AbstractSource) -> JSON:
-    """Data in memory by their entries; a source by its type and the form of its samples, not by its place."""
-    if isinstance(data, Dataset):
-        return settings(data, digest)
-    found = {"type": type(data).__qualname__, "shape": list(data.shape), "quantisation": settings(data.quantisation)}
-    return found | ({"samples": len(data)} if isinstance(data, AbstractRows) else {})

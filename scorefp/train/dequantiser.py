@@ -117,7 +117,8 @@ def fit_dequantiser(
         TypeError: if the SDE has no Gaussian kernel.
         ValueError: if the data are floats or have another quantisation or size than the dequantiser, `batch_size`
             exceeds the data, or a count is below one.
-        FloatingPointError: if the loss stops being finite; it names the step and the terms.
+        FloatingPointError: if the loss, its gradient, the parameters or the optimizer's state stop being finite; it
+            names the step and the terms or arrays.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, scorefp as sfp

@@ -71,6 +71,15 @@ def share() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def all_agree(well: bool) -> bool:
+    """Whether all is well on every process; each waits here for all."""
+    if jax.process_count() == 1:
+        return well
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(well))))
+
+
 def everywhere(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays of a pytree, the same on every process, on all devices of the mesh."""
     if mesh is None:

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -22,6 +23,7 @@ from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..objective import AbstractObjective
 from ..score import AbstractScore
 from ..score.score import require_score
+from ._advice import warn_of_dropout, warn_of_scale
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
 from .devices import everywhere, local, per_device_batch
@@ -39,7 +41,8 @@ class Run(AbstractModule, Generic[Model_co]):
         averages: The model with the averaged parameters of each decay.
         last: The model with the parameters of the last step.
         history: The loss, each of its terms and the norm of the gradient, at every step since `start`.
-        start: The first step of the history: 0, or where a checkpoint was gone on from.
+        start: The first step of the history: 0, or where a checkpoint was gone on from. Of a run that had ended before
+            it is the number of its steps, and the history is empty.
         seconds_per_step: The median over the reports after the first, which holds the compilation; NaN if there was
             only one.
         state: The state after the last step.
@@ -117,8 +120,14 @@ def fit(
             data are not floats and have no quantisation, or the SDE has no Gaussian kernel.
         ValueError: if the data hold NaN, `batch_size` exceeds the data or does not divide into `accumulate` parts
             among the devices, an interval is no multiple of `report_every`, or there is nothing to train.
-        CheckpointError: if the last checkpoint is damaged, or is not one of this run.
-        FloatingPointError: if the loss or its gradient stops being finite; it names the step and the terms.
+        CheckpointError: if the last checkpoint is damaged or is not one of this run, another run has the folder, or a
+            checkpoint cannot be written.
+        FloatingPointError: if the loss, its gradient, the parameters or the optimizer's state stop being finite; it
+            names the step and the terms or arrays. What is not finite is never saved, reported or returned.
+
+    Warns:
+        UserWarning: if the root mean square of the data is more than three times away from `data_std` of the model, or
+            more than a third of the largest noise of the process; if the network has dropout, and `dropout` is false.
 
     Example:
         >>> import jax, optax, scorefp as sfp
@@ -156,28 +165,52 @@ def fit(
         pick=batches.pick,
         quantisation=batches.levels,
     )
-    saves = saver(checkpoints, step, data, key=key, clip=clip)
-    state, start = saves.begun(step.init(params, key=key), batches, steps)
-    step, state = everywhere((step, state), mesh)
-
     first_process, seen = jax.process_index() == 0, list[Span]()
-    run = spans(step.step, state, batches, start=start, steps=steps, report_every=report_every, saved=saves.offer)
-    with Console(start, steps, heading=_heading(step), shown=progress and first_process) as console:
-        for state, span in run:
-            seen.append(span)
-            averaged = eqx.combine(local(state.averages[0]), skeleton)
-            metrics = {name: float(values.mean()) for name, values in span.history.items()}
-            metrics["seconds_per_step"] = span.seconds_per_step
-            if evaluate is not None and due(span.stop, evaluate_every, steps):
-                metrics |= {name: float(value) for name, value in evaluate(averaged).items()}
-            console(span)
-            for callback in callbacks if first_process else ():
-                callback(Report(span.stop, steps, span.first, metrics, span.history, averaged))
-            saves.save(span.stop, steps, state, batches, metrics)
+    if first_process:
+        warn_of_scale(model, batches.scale)
+        warn_of_dropout(model, dropout)
+    saves = saver(checkpoints, step, optimizer, data, key=key, clip=clip)
+    with saves.alone():
+        state, start, names = saves.begun(step.init(params, key=key), batches, steps)
+        if evaluate is not None and start < steps:
+            _check_best(checkpoints, evaluate, model)
+        step, state = everywhere((step, state), mesh)
+
+        def blamed(at: int) -> list[str]:
+            # The state at that step is gone with its buffers. At the first one it is this.
+            first = step.init(params, key=key)
+            first = eqx.tree_at(lambda first: first.step, first, jnp.full_like(first.step, at))
+            try:
+                return step.without_gradient(everywhere(first, mesh), batches.take(1))
+            except Exception:  # nothing may hide the error that this is a part of
+                return []
+
+        run = spans(
+            step.step,
+            state,
+            batches,
+            start=start,
+            steps=steps,
+            report_every=report_every,
+            saved=saves.offer,
+            blamed=blamed,
+        )
+        with Console(start, steps, heading=_heading(step), shown=progress and first_process) as console:
+            for state, span in run:
+                seen.append(span)
+                averaged = eqx.combine(local(state.averages[0]), skeleton)
+                metrics = {name: float(values.mean()) for name, values in span.history.items()}
+                metrics["seconds_per_step"] = span.seconds_per_step
+                if evaluate is not None and due(span.stop, evaluate_every, steps):
+                    metrics |= {name: float(value) for name, value in evaluate(averaged).items()}
+                console(span)
+                for callback in callbacks if first_process else ():
+                    callback(Report(span.stop, steps, span.first, metrics, span.history, averaged))
+                saves.save(span.stop, steps, state, batches, metrics, [*span.history])
 
     averages = tuple(eqx.combine(local(average), skeleton) for average in state.averages)
     last = eqx.combine(local(state.params), skeleton)
-    history, seconds_per_step = whole(seen)
+    history, seconds_per_step = whole(seen, names)
     return Run(averages[0], averages, last, history, start, seconds_per_step, state)
 
 
@@ -207,6 +240,16 @@ def _heading(step: TrainStep) -> str:
         return ""
     each = per_device_batch(step.batch_size, step.mesh, step.accumulate)
     return f"devices: {step.mesh.size}  samples a step: {step.batch_size}  at a time on each: {each}"
+
+
+def _check_best(checkpoints: Checkpoints | None, evaluate: Callable[[_S], Mapping[str, float]], model: _S) -> None:
+    """Refuses a best number that there is not, before anything is trained."""
+    if checkpoints is not None and checkpoints.best is not None:
+        numbers = sorted(evaluate(model))
+        require(
+            checkpoints.best in numbers,
+            f'checkpoints.best = "{checkpoints.best}" is not among the numbers of evaluate, {numbers}; name one.',
+        )
 
 
 def _check_intervals(

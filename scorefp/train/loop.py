@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from .._checks import require
+from .._describe import first as some, free_name
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Quantisation
@@ -142,6 +143,24 @@ class TrainStep(AbstractModule):
         value, terms, grads = self._gradient(state.params, (x0, args), loss_key)
         return descended(state, value, terms, replicated(grads, self.mesh), self.optimizer, self.decays)
 
+    def without_gradient(self, state: TrainState, samples: Samples) -> list[str]:
+        """The terms whose gradient, each by itself, is not finite at a state, on one batch.
+
+        Args:
+            state: The state; its number says which step draws the batch.
+            samples: The samples from which it is picked.
+        """
+
+        @eqx.filter_jit
+        def recorded(step: TrainStep) -> Records:
+            return step.step(state, samples, jnp.asarray(0))[1]
+
+        found: dict[str, bool] = {}
+        for _, term in self.objective.parts():
+            records = recorded(eqx.tree_at(lambda step: step.objective, self, term))
+            found[free_name(_names(records)[1], found)] = bool(jnp.isfinite(records["gradient_norm"]))
+        return [name for name, finite in found.items() if not finite]
+
     def _gradient(
         self, params: Any, batch: tuple[Float[Array, "batch *event"], Any], key: Key
     ) -> tuple[Scalar, dict[str, Scalar], Any]:
@@ -232,8 +251,9 @@ def spans(
     steps: int,
     report_every: int,
     saved: Callable[[], str] = str,
+    blamed: Callable[[int], Sequence[str]] = lambda at: (),
 ) -> Iterator[tuple[TrainState, Span]]:
-    """Steps `start … steps - 1`; after every `report_every` the state, and the losses, which were checked.
+    """Steps `start … steps - 1`; after every `report_every` the state, and the losses, both found finite.
 
     Between two spans nothing is copied to the host, and while the device computes the host reads the next batches.
 
@@ -244,12 +264,22 @@ def spans(
         start: How many steps are taken already.
         steps: How many steps in all.
         report_every: How many steps lie between two reports.
-        saved: A sentence on saved states for the error when the loss stops being finite.
+        saved: A sentence on saved states for the error when something stops being finite.
+        blamed: The terms whose gradient is not finite at a step, as far as they can be found.
 
     Raises:
-        FloatingPointError: if the loss or the gradient stops being finite; it names the step and the terms.
+        FloatingPointError: if the loss, the gradient or the state stops being finite; it names the step and the terms,
+            or the arrays.
+        ValueError: if the state is not finite to begin with.
     """
     size = batches.size
+    # An optimizer may begin with what is not finite, such as the infinite best value of one that watches a plateau.
+    known = set(not_finite(state))
+    if lost := sorted(name for name in known if not name.startswith("optimizer/")):
+        raise ValueError(
+            f"the model holds NaN or infinite entries before step {start}: {some(lost)}. Give a model, or a "
+            "checkpoint, whose parameters are finite."
+        )
     while start < steps:
         # Reports stand at multiples of `report_every`, also after a start between two of them.
         first, stop = start, min(start - start % report_every + report_every, steps)
@@ -266,15 +296,48 @@ def spans(
             name: np.concatenate([np.asarray(r[name])[:n] for n, r in pending]) for name in _names(pending[0][1])
         }
         seconds = (clock.perf_counter() - begin) / (stop - first)
-        _check_finite(history, first, saved)
+        _check_finite(history, first, saved, blamed)
+        if lost := [name for name in not_finite(state) if name not in known]:
+            raise FloatingPointError(
+                f"the update of step {stop - 1} made NaN or infinite entries in {some(lost)}; the losses and gradients "
+                f"of the steps {first} … {stop - 1} are finite. Lower the learning rate, or look at its schedule and "
+                f"at the optimizer.{saved()}"
+            )
         yield state, Span(first, stop, history, seconds)
         start = stop
 
 
-def whole(parts: Sequence[Span]) -> tuple[dict[str, Float[np.ndarray, " steps"]], float]:
-    """The history of all spans together, and the median time of a step; the first span holds the compilation."""
-    names = parts[0].history if parts else ()
-    history = {name: np.concatenate([part.history[name] for part in parts]) for name in names}
+@jax.jit
+def _are_finite(leaves: list[Array]) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
+
+
+def not_finite(state: TrainState) -> list[str]:
+    """The names of the floating arrays of a state that hold NaN or infinite entries."""
+    parts = (state.params, state.averages, state.optimizer)
+    held = [leaf for leaf in jax.tree.leaves(parts) if eqx.is_inexact_array(leaf)]
+    good = np.asarray(_are_finite(held))
+    if good.all():
+        return []
+    names = [
+        f"{name}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+        for name, part in zip(("params", "averages", "optimizer"), parts, strict=True)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+        if eqx.is_inexact_array(leaf)
+    ]
+    return [name for name, fine in zip(names, good, strict=True) if not fine]
+
+
+def whole(parts: Sequence[Span], names: Sequence[str] = ()) -> tuple[dict[str, Float[np.ndarray, " steps"]], float]:
+    """The history of all spans together, and the median time of a step; the first span holds the compilation.
+
+    Args:
+        parts: The spans.
+        names: What an empty history is about.
+    """
+    if not parts:
+        return {name: np.zeros(0, np.float32) for name in names}, float("nan")
+    history = {name: np.concatenate([part.history[name] for part in parts]) for name in parts[0].history}
     seconds = [part.seconds_per_step for part in parts[1:]]
     return history, float(np.median(seconds)) if seconds else float("nan")
 
@@ -289,14 +352,31 @@ def _names(records: Records) -> list[str]:
     return ["loss", *(name for name in records if name not in ("loss", "gradient_norm")), "gradient_norm"]
 
 
-def _check_finite(history: dict[str, np.ndarray], first: int, saved: Callable[[], str]) -> None:
+def _check_finite(
+    history: dict[str, np.ndarray], first: int, saved: Callable[[], str], blamed: Callable[[int], Sequence[str]]
+) -> None:
     bad = ~(np.isfinite(history["loss"]) & np.isfinite(history["gradient_norm"]))
     if not bad.any():
         return
     at = int(bad.argmax())
-    named = "loss" if not np.isfinite(history["loss"][at]) else "gradient"
     terms = [name for name in list(history)[1:-1] if not np.isfinite(history[name][at])]
-    raise FloatingPointError(
-        f"the {named} is not finite at step {first + at}; terms that are not finite: {terms or 'none by itself'}. "
-        f"Lower the learning rate or the weight of the term, or clip gradients.{saved()}"
-    )
+    remedy = "Lower the learning rate or the weight of the term, or clip gradients."
+    if terms:
+        what = f"terms that are not finite: {terms}"
+    elif not np.isfinite(history["loss"][at]):
+        what = "each term is finite, and their sum is not"
+        remedy = "Look at the coefficients of the loss, or lower the learning rate."
+    elif terms := list(blamed(first + at)):
+        what = f"its terms are, and the gradient of {terms} is not"
+        remedy = (
+            "Such a term or the network has no derivative there, as a root or a norm at zero has none, or the gradient "
+            "is beyond the range of its floats."
+        )
+    else:
+        what = "its terms are"
+        remedy = (
+            "A term or the network has no derivative there, as a root or a norm at zero has none, or the gradient is "
+            "beyond the range of its floats: train with one term at a time to find which. " + remedy
+        )
+    named = "gradient" if np.isfinite(history["loss"][at]) else "loss"
+    raise FloatingPointError(f"the {named} is not finite at step {first + at}; {what}. {remedy}{saved()}")

@@ -5,39 +5,45 @@ with the shape and dtype of every array and the SHA-256 digest of every file. Th
 before anything parses them, and reading them runs no code: they can be damaged or foreign, but not harmful.
 
 A folder is renamed to its step when all is written, and from its step before it is deleted, so that a process may be
-killed at any moment: names that start with `.` are not checkpoints, and the next `save` deletes them.
+killed at any moment: names that start with `.` are not checkpoints, and the next `save` deletes them. All is flushed to
+the disk before a folder takes its name, and that before an older one is deleted.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 
 from .._checks import require
 from .._describe import JSON, first, unequal
 from .._module import AbstractModule
+from ._arrays import ARRAYS, flush, form_of, is_of_the_system, named, orbax, read, shown, typed, write
+from ._record import FACTS, UnfitError, opened, reason, sealed
+from .devices import all_agree
 
-_FORMAT = {"format": "scorefp checkpoint", "version": 3}
 _LIBRARIES = ("scorefp", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "numpy")
-_ARRAYS, _FACTS = "arrays", "facts.json"
 _PARTIAL, _RETIRED = ".partial-", ".retired-"
+_READINGS = 100
+"""How often a reader begins anew when a run deletes what it reads."""
+
+_T = TypeVar("_T")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used. The message says what is wrong, where, and how to go on.
+    """A checkpoint that cannot be used or written. The message says what is wrong, where, and how to go on.
 
-    Nothing on disk is changed when it is raised.
+    No checkpoint on disk is changed when it is raised.
     """
 
 
@@ -62,14 +68,15 @@ class Store(AbstractModule):
     best: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        _orbax()
+        orbax()
         require(self.keep >= 1, f"keep = {self.keep}; at least the last checkpoint stays.")
 
     def steps(self) -> list[int]:
         """The steps with a checkpoint, in rising order."""
         if not self.path.is_dir():
             return []
-        return sorted(int(folder.name) for folder in self.path.iterdir() if folder.name.isdecimal())
+        names = [folder.name for folder in self.path.iterdir()]
+        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     def latest(self) -> int | None:
         """The last step with a checkpoint; `None` if there is none."""
@@ -87,36 +94,58 @@ class Store(AbstractModule):
             metrics: Numbers measured at this step.
 
         Raises:
-            CheckpointError: if the step has a checkpoint already.
+            CheckpointError: if the step has a checkpoint already, or it cannot be written, as on a full disk.
         """
         if step in self.steps():
             raise CheckpointError(f"{self.path / str(step)} exists already; a checkpoint is never overwritten.")
-        ocp, writes = _orbax(), jax.process_index() == 0
+        facts = json.loads(json.dumps(dict(facts)))  # what JSON cannot hold is found before anything is written
+        failure = None
+        try:
+            self._write(step, arrays, facts, metrics)
+        except Exception as error:  # what the system refuses comes in many kinds from below orbax
+            failure = error
+        if all_agree(failure is None):
+            return
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                self._sweep()
+        steps = self.steps()
+        what = "is saved, but older ones could not be deleted" if step in steps else "could not be written"
+        why = "another process failed" if failure is None else reason(failure)
+        kept = f"The checkpoints {steps} in it are whole" if steps else "It holds no checkpoint"
+        kept += "" if step in steps else "; what was written of this one is deleted"
+        on = f"the same call of fit goes on from step {steps[-1]}" if steps else "call fit again"
+        raise CheckpointError(
+            f"the checkpoint of step {step} {what} in {self.path}: {why}. {kept}. "
+            f"Make room or mend the folder, and {on}."
+        ) from (None if failure is None or is_of_the_system(failure) else failure)
+
+    def _write(self, step: int, arrays: Mapping[str, Any], facts: JSON, metrics: Mapping[str, float]) -> None:
+        """Writes and flushes a checkpoint, gives it its name, and lets go of those that are not to stay."""
+        ocp, writes = orbax(), jax.process_index() == 0
         if writes:
             self.path.mkdir(parents=True, exist_ok=True)
             self._sweep()
         ocp.multihost.sync_global_processes("scorefp: before a checkpoint")
         partial = self.path / f"{_PARTIAL}{step}"
-        # Orbax refuses arrays without entries; their shape says all.
-        values = {name: _plain(leaf) for name, leaf in _named(arrays) if leaf.size}
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
-            writer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(values))
+        write(partial / ARRAYS, arrays)
         if writes:
             content = {
                 "step": step,
                 "metrics": dict(metrics),
                 "versions": _versions(),
-                "leaves": {name: _form(leaf) for name, leaf in _named(arrays)},
+                "leaves": {name: form_of(leaf) for name, leaf in named(arrays)},
                 "files": _digests(partial),
-                "facts": dict(facts),
+                "facts": facts,
             }
-            # To JSON and back, so that the digest is that of what a reader finds.
-            content = json.loads(json.dumps(content))
-            record = _FORMAT | {"digest": _digest(_json(content)), "content": content}
-            (partial / _FACTS).write_text(json.dumps(record, indent=1))
+            (partial / FACTS).write_text(sealed(content))
+            for folder, _, files in os.walk(partial):
+                for file in files:
+                    flush(Path(folder) / file)
+                flush(Path(folder))
             partial.rename(self.path / str(step))
+            flush(self.path)
             self._retire()
-        ocp.multihost.sync_global_processes("scorefp: after a checkpoint")
 
     def restore(
         self, like: dict[str, Any], *, step: int | None = None, configuration: Mapping[str, JSON] | None = None
@@ -132,18 +161,22 @@ class Store(AbstractModule):
             CheckpointError: if there is no such checkpoint, it is damaged or not ours, its arrays have other names,
                 shapes or dtypes, or its configuration is another.
         """
-        step = self._existing(step)
+        return self.steadily(lambda step: self._restored(like, step, configuration), step)
+
+    def _restored(
+        self, like: dict[str, Any], step: int, configuration: Mapping[str, JSON] | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         content = self._content(step)
         if configuration is not None:
-            self._check_configuration(step, content["facts"].get("configuration", {}), configuration)
-        wanted = {name: _form(leaf) for name, leaf in _named(like)}
+            self._check_configuration(step, content, configuration)
+        wanted = {name: form_of(leaf) for name, leaf in named(like)}
         parts = {str(part) for part in like}
         saved = {name: form for name, form in content["leaves"].items() if name.partition("/")[0] in parts}
         self._check_forms(step, saved, wanted)
         self._check_files(step, content["files"])
         values = self._values(step, saved)
-        _warn_of_versions(content["versions"])
-        restored = [_typed(values[name], leaf) for name, leaf in _named(like)]
+        _warn_of_versions(content["versions"], compared=configuration is not None)
+        restored = [typed(values[name], leaf) for name, leaf in named(like)]
         return jax.tree.unflatten(jax.tree.structure(like), restored), content["facts"]
 
     def facts(self, step: int | None = None) -> dict[str, Any]:
@@ -155,7 +188,39 @@ class Store(AbstractModule):
         Raises:
             CheckpointError: if there is no such checkpoint, or it is damaged or not ours.
         """
-        return self._content(self._existing(step))["facts"]
+        return self.steadily(lambda step: self._content(step)["facts"], step)
+
+    def steadily(self, read: Callable[[int], _T], step: int | None = None) -> _T:
+        """What `read` makes of a checkpoint, beside a run that saves and deletes in the same folder.
+
+        Args:
+            read: Called with the step. It is called again with the next one where that of the last try is deleted
+                meanwhile.
+            step: The step of the checkpoint; `None` is the last.
+
+        Raises:
+            CheckpointError: if there is no such checkpoint, or all are deleted faster than they are read.
+        """
+        for _ in range(_READINGS):
+            at = self._existing(step)
+            try:
+                return read(at)
+            except Exception:
+                # A run takes the name from a folder before it deletes anything in it.
+                if os.path.lexists(self.path / str(at)):
+                    raise
+                if step is not None:
+                    raise CheckpointError(
+                        f"{self.path / str(at)} was deleted by a run while it was read. There are {self.steps()} now."
+                    ) from None
+        raise CheckpointError(
+            f"the checkpoints in {self.path} are deleted faster than they are read, {_READINGS} times on end. Give the "
+            "run that writes them a larger keep or every."
+        )
+
+    def refused(self, step: int, what: str) -> CheckpointError:
+        """The error about a checkpoint that cannot be used, with the way to go on without it."""
+        return CheckpointError(f"{self.path / str(step)} {what} {self._way_on(step)}")
 
     def _existing(self, step: int | None) -> int:
         steps = self.steps()
@@ -167,59 +232,31 @@ class Store(AbstractModule):
 
     def _content(self, step: int) -> dict[str, Any]:
         """The record of a checkpoint, found whole."""
-        file = self.path / str(step) / _FACTS
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file.parent} is not a checkpoint of scorefp, or a damaged one: it has no {_FACTS}. "
-                + self._way_on(step)
-            )
         try:
-            record = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise self._damaged(step, f"{_FACTS} is not JSON") from error
-        if not isinstance(record, dict) or record.get("format") != _FORMAT["format"]:
-            raise CheckpointError(f"{file.parent} is not a checkpoint of scorefp. " + self._way_on(step))
-        if record.get("version") != _FORMAT["version"]:
-            raise CheckpointError(
-                f"{file.parent} is written in version {record.get('version')} of the format; this scorefp reads "
-                f"version {_FORMAT['version']}. Use the release that wrote it."
-            )
-        content = cast(dict[str, Any], record.get("content"))
-        if record.get("digest") != _digest(_json(content)):
-            raise self._damaged(step, f"{_FACTS} was altered")
-        if content["step"] != step:
-            raise self._damaged(step, f"it was saved as step {content['step']}")
-        return content
+            return opened(self.path / str(step), step)
+        except UnfitError as unfit:
+            raise self.refused(step, str(unfit)) from None
 
     def _check_files(self, step: int, saved: Mapping[str, str]) -> None:
         """Refuses files that are not what was written."""
-        found = _digests(self.path / str(step))
-        lost = [f"{name} is missing" for name in saved if name not in found]
-        lost += [f"{name} is not what was written" for name in saved if name in found and found[name] != saved[name]]
-        if lost:
-            raise self._damaged(step, first(lost))
+        if lost := _lost(self.path / str(step), saved):
+            raise self.refused(step, f"is damaged: {lost}.")
 
     def _values(self, step: int, leaves: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """The named arrays of a checkpoint as numbers."""
-        ocp = _orbax()
-        values = {name: np.empty(form["shape"], form["dtype"]) for name, form in leaves.items() if 0 in form["shape"]}
-        names = [name for name in leaves if name not in values]
-        request = ocp.args.PyTreeRestore(
-            item=dict.fromkeys(names, 0),
-            restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names},
-            partial_restore=True,
-        )
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return values | reader.restore(self.path / str(step) / _ARRAYS, args=request)
+        """The named arrays of a checkpoint as numbers, once their files are found to hold the shapes of the record."""
+        try:
+            return read(self.path / str(step) / ARRAYS, leaves)
+        except UnfitError as unfit:
+            raise self.refused(step, f"is damaged: {unfit}") from None
 
     def _check_forms(self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         """Refuses arrays of other names, shapes or dtypes."""
         unlike = [f"{name} is not there" for name in wanted if name not in saved]
         unlike += [f"{name} is there, and has no place here" for name in saved if name not in wanted]
         unlike += [
-            f"{name} is {_shown(saved[name])}, here it is {_shown(form)}"
+            f"{name} is {shown(saved[name])}, here it is {shown(form)}"
             for name, form in wanted.items()
-            if name in saved and _shown(saved[name]) != _shown(form)
+            if name in saved and shown(saved[name]) != shown(form)
         ]
         if unlike:
             raise CheckpointError(
@@ -227,18 +264,21 @@ class Store(AbstractModule):
                 f"{first(unlike)}. Build the same model and optimizer as for that run, or give another folder."
             )
 
-    def _check_configuration(self, step: int, saved: JSON, now: Mapping[str, JSON]) -> None:
+    def _check_configuration(self, step: int, content: Mapping[str, Any], now: Mapping[str, JSON]) -> None:
         """Refuses to go on with a run that was set up in another way."""
-        unlike = unequal(saved, dict(now))
+        saved, now = content["facts"].get("configuration", {}), dict(now)
+        if not isinstance(saved, dict):
+            raise self.refused(step, f"is damaged: configuration in {FACTS} is no mapping.")
+        if content["versions"].get("optax") != _versions().get("optax"):
+            # The names and numbers inside an optimizer are those of optax, and another version may have others.
+            saved, now = ({k: v for k, v in told.items() if k != "optimizer"} for told in (saved, now))
+        unlike = unequal(saved, now)
         if unlike:
             raise CheckpointError(
                 f"{self.path / str(step)} belongs to another run: {unlike}. To go on with it, give the same "
                 f"settings. To fine-tune its model in another way, start from load({str(self.path)!r}, model) and "
                 "give a new folder."
             )
-
-    def _damaged(self, step: int, what: str) -> CheckpointError:
-        return CheckpointError(f"{self.path / str(step)} is damaged: {what}. " + self._way_on(step))
 
     def _way_on(self, step: int) -> str:
         """The way to go on without a step: from the last good one before it, if there is one."""
@@ -254,11 +294,11 @@ class Store(AbstractModule):
         )
 
     def _is_good(self, step: int) -> bool:
+        folder = self.path / str(step)
         try:
-            self._check_files(step, self._content(step)["files"])
-        except CheckpointError:
+            return not _lost(folder, opened(folder, step)["files"])
+        except (UnfitError, OSError):
             return False
-        return True
 
     def _retire(self) -> None:
         """Deletes the checkpoints that are not to stay."""
@@ -277,63 +317,21 @@ class Store(AbstractModule):
                 shutil.rmtree(folder)
 
     def _best_of(self, steps: list[int]) -> set[int]:
-        """The step with the smallest metric, as a set; the earliest of equals. NaN is no best."""
+        """The step with the smallest metric, as a set; the earliest of equals. What is not finite is no best."""
         found: dict[int, float] = {}
         for step in steps:
             try:
-                value = self._content(step)["metrics"].get(self.best)
-            except CheckpointError:  # a damaged one is not the best, and is not what stops a run
+                value = opened(self.path / str(step), step)["metrics"].get(self.best)
+            except UnfitError:  # a damaged one is not the best, and is not what stops a run
                 continue
-            if value is not None and not np.isnan(value):
+            if value is not None and np.isfinite(value):
                 found[step] = value
         return {min(found, key=lambda step: found[step])} if found else set()
 
 
-def _orbax() -> Any:
-    try:
-        import orbax.checkpoint as ocp
-    except ImportError as error:
-        raise ImportError("checkpoints need orbax; install it with: pip install 'scorefp[train]'") from error
-    return ocp
-
-
-def _named(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of a pytree with their names, such as `params/network/enter/weight`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    """A leaf as an array of numbers; a random key as its bits."""
-    return np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf)
-
-
-def _form(leaf: Any) -> dict[str, Any]:
-    """The shape and dtype of a leaf as an array of numbers, and the kind of a random key."""
-    kind = str(jr.key_impl(leaf)) if _is_key(leaf) else None
-    leaf = jax.eval_shape(jr.key_data, leaf) if kind else leaf
-    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "key": kind}
-
-
-def _shown(form: Mapping[str, Any]) -> str:
-    kind = f" (a {form['key']} key)" if form["key"] else ""
-    return f"{form['dtype']}{form['shape']}{kind}"
-
-
-def _typed(value: np.ndarray, like: Any) -> Any:
-    """A saved array in the type of a leaf; a copy, as a donated buffer must not be numpy's."""
-    if _is_key(like):
-        return jr.wrap_key_data(jnp.array(value), impl=str(jr.key_impl(like)))
-    return value if isinstance(like, np.ndarray) else jnp.array(value)
-
-
 def _digests(folder: Path) -> dict[str, str]:
     """The digest of every file of orbax in a checkpoint."""
-    files = sorted(file for file in (folder / _ARRAYS).rglob("*") if file.is_file())
+    files = sorted(file for file in (folder / ARRAYS).rglob("*") if file.is_file())
     return {file.relative_to(folder).as_posix(): _file_digest(file) for file in files}
 
 
@@ -342,13 +340,12 @@ def _file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _json(content: JSON) -> bytes:
-    """The one way of writing JSON that has a digest."""
-    return json.dumps(content, sort_keys=True).encode()
+def _lost(folder: Path, saved: Mapping[str, str]) -> str:
+    """The files of a checkpoint that are not what was written, in words; empty where there are none."""
+    found = _digests(folder)
+    lost = [f"{name} is missing" for name in saved if name not in found]
+    lost += [f"{name} is not what was written" for name in saved if name in found and found[name] != saved[name]]
+    return first(lost)
 
 
 def _versions() -> dict[str, str]:
@@ -362,12 +359,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _warn_of_versions(saved: Mapping[str, str]) -> None:
+def _warn_of_versions(saved: Mapping[str, str], *, compared: bool) -> None:
     now = _versions()
     others = [f"{name} {saved[name]}, now {now[name]}" for name in saved if now.get(name, saved[name]) != saved[name]]
+    unseen = "; its optimizer was not compared" if compared and saved.get("optax") != now.get("optax") else ""
     if others:
         warnings.warn(
-            f"the checkpoint was written with {', '.join(others)}; a resumed run need not be the same to the bit.",
+            f"the checkpoint was written with {', '.join(others)}{unseen}; a resumed run need not be the same to the "
+            "bit.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=5,
         )

@@ -1,5 +1,7 @@
 """A training run that stands a kill at any moment: `python kill_training.py FOLDER`, the same again to go on.
 
+`python kill_training.py FOLDER endless` saves after every step and keeps one checkpoint, without end.
+
 It has all that a state may hold: a source read on the host, dropout, labels, two averages, accumulated gradients, an
 optimizer with a schedule, and a best checkpoint beside the last ones. It saves often, so that many kills hit a save.
 """
@@ -44,7 +46,7 @@ class Network(eqx.Module):
 
     def __call__(self, t: jax.Array, x: jax.Array, *, args: Any = None, key: jax.Array | None = None) -> jax.Array:
         h = jnp.tanh(self.enter(jnp.append(x, t)) + (0.0 if args is None else self.labels(args)))
-        return self.leave(self.dropout(h, key=key, inference=key is None))
+        return self.leave(self.dropout(h, key=key, inference=True if key is None else None))
 
 
 def model(seed: int = 0) -> sfp.score.NetworkScore:
@@ -70,11 +72,30 @@ def trained(
     )
 
 
+def endless(folder: Path) -> None:
+    """A run that deletes a checkpoint many times a second."""
+    train.fit(
+        model(),
+        LOSS,
+        SOURCE,
+        optimizer=OPTIMIZER,
+        steps=10**6,
+        key=jr.key(1),
+        batch_size=16,
+        report_every=1,
+        callbacks=(said,),
+        checkpoints=train.Checkpoints(folder, every=1, keep=1),
+        progress=False,
+    )
+
+
 def said(report: train.Report) -> None:
     """Tells the one who waits to kill that training is under way."""
     print(report.step, flush=True)
 
 
 if __name__ == "__main__":
+    if sys.argv[2:] == ["endless"]:
+        endless(Path(sys.argv[1]))
     trained(Path(sys.argv[1]), callbacks=(said,))
     print("end", flush=True)

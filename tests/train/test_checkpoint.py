@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
+import math
 import pickle
 import shutil
 import sys
@@ -17,14 +19,17 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers.kill_training import LEVELS, SOURCE, STEPS, model, trained
+from helpers.kill_training import LABELS, LEVELS, SOURCE, STEPS, model, trained
 from helpers.refusals import refused
 
 import scorefp as sfp
 from scorefp import data, train
 from scorefp._describe import digest, form, settings, unequal
 from scorefp.train import CheckpointError, Checkpoints
-from scorefp.train.store import Store, _digest, _json  # pyright: ignore[reportPrivateUsage]
+from scorefp.train._record import digest_of
+from scorefp.train.store import Store
+
+SCHEDULE = optax.cosine_decay_schedule(1e-2, STEPS)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -104,6 +109,7 @@ def test_the_record_is_plain_json(tmp_path: Path) -> None:
         (2, None, [5.0, 4.0, 3.0, 2.0, 1.0], [4, 5]),
         (2, "bits", [3.0, 1.0, 2.0, 5.0, 4.0], [2, 4, 5]),
         (1, "bits", [float("nan"), 2.0, 2.0, None, float("nan")], [2, 5]),  # the earliest of equals; NaN is no best
+        (1, "bits", [3.0, -math.inf, 2.0, math.inf], [3, 4]),  # nor is what is infinite
         (1, "bits", [None, None, None], [3]),
     ],
 )
@@ -130,21 +136,12 @@ def test_what_a_killed_process_leaves_is_no_checkpoint_and_goes(tmp_path: Path) 
     assert same(store.restore(tree())[0], tree(2))
 
 
-def test_a_save_that_fails_leaves_the_last_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_json_cannot_hold_is_found_before_anything_is_written(tmp_path: Path) -> None:
     store = Store(tmp_path, keep=1)
     store.save(1, tree(1), {}, {})
+    before = listing(tmp_path)
     refused("JSON", store.save, 2, tree(2), {"what": object()}, {}, error=TypeError)
-
-    def full(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(Path, "rename", full)
-    refused("no space", store.save, 2, tree(2), {}, {}, error=OSError)
-    monkeypatch.undo()
-    assert store.steps() == [1]
-    assert same(store.restore(tree())[0], tree(1))
-    store.save(2, tree(2), {}, {})
-    assert store.steps() == [2]
+    assert listing(tmp_path) == before
 
 
 def test_a_step_is_saved_once(tmp_path: Path) -> None:
@@ -231,7 +228,7 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Alters the record of a checkpoint as one can who knows how it is made."""
     record = json.loads((folder / "facts.json").read_text())
     change(record)
-    record["digest"] = _digest(_json(record["content"]))
+    record["digest"] = digest_of(record["content"])
     (folder / "facts.json").write_text(json.dumps(record))
 
 
@@ -248,6 +245,7 @@ class Payload:
 def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
     payload = pickle.dumps(Payload(mark))
+    seal = hashlib.sha256(payload).hexdigest()
     pickle.loads(payload)
     assert mark.exists()  # the payload works
     mark.unlink()
@@ -261,7 +259,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
         if name != "1/facts.json":
             # With a true digest the file is not only compared but read, and orbax makes of it what it can.
             inner = name.removeprefix("1/")
-            reseal(run / "1", lambda record, inner=inner: record["content"]["files"].update({inner: _digest(payload)}))
+            reseal(run / "1", lambda record, inner=inner: record["content"]["files"].update({inner: seal}))
             with contextlib.suppress(Exception):
                 Store(run).restore(arrays)
         assert not mark.exists()
@@ -287,9 +285,9 @@ def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
 def test_another_version_of_the_format_and_a_renamed_folder(tmp_path: Path) -> None:
     Store(tmp_path).save(1, tree(), {}, {})
     reseal(tmp_path / "1", lambda record: record.update(version=1))
-    with pytest.raises(CheckpointError, match="in version 1 of the format; this scorefp reads version 3"):
+    with pytest.raises(CheckpointError, match="in version 1 of the format; this scorefp reads version 4"):
         Store(tmp_path).restore(tree())
-    reseal(tmp_path / "1", lambda record: record.update(version=3))
+    reseal(tmp_path / "1", lambda record: record.update(version=4))
     (tmp_path / "1").rename(tmp_path / "5")
     refused("5 is damaged: it was saved as step 1", Store(tmp_path).restore, tree(), error=CheckpointError)
 
@@ -386,7 +384,11 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(stopped: Path, uninterrupted
     assert train.saved_steps(stopped)[-2:] == [STEPS - 4, STEPS]
     again = trained(stopped)
     assert same(again.state, uninterrupted.state)
-    assert len(again.history.get("loss", ())) == 0
+    assert (again.start, {name: len(values) for name, values in again.history.items()}) == (
+        STEPS,
+        dict.fromkeys(uninterrupted.history, 0),
+    )
+    refused(r"optimizer\.update_fns", trained, stopped, optimizer=optax.adam(1e-2), error=CheckpointError)
 
 
 def test_the_best_checkpoint_stays(tmp_path: Path) -> None:
@@ -450,7 +452,27 @@ def test_another_model_is_not_loaded(change: Callable[[Any], Any], message: str,
         ({"data": data.OnHost(data.Dataset(LEVELS[:40], SOURCE.quantisation))}, "data.samples was 50, is 40"),
         ({"data": SOURCE.load()}, "data was OnHost, is Dataset"),
         ({"model": dataclasses.replace(model(), data_std=jnp.ones(3))}, r"model\.data_std was float32\[3\] #"),
-        ({"optimizer": optax.sgd(1e-3)}, "optimizer/.* is there, and has no place here"),
+        ({"optimizer": optax.sgd(1e-3)}, r"optimizer\.update_fns was \[scale_by_adam, .*\], is \[identity, scale\]"),
+        (
+            {"optimizer": optax.adam(SCHEDULE)},
+            r"optimizer\.update_fns was \[scale_by_adam, add_decayed_weights, scale_",
+        ),
+        (
+            {"optimizer": optax.adamw(SCHEDULE, weight_decay=0.1)},
+            r"optimizer\.update_fns\[1\]\.weight_decay was 0\.0001, is 0\.1",
+        ),
+        (
+            {"optimizer": optax.adamw(optax.cosine_decay_schedule(1e-3, STEPS))},
+            r"learning_rate\.init_value was 0\.01, is 0\.001",
+        ),
+        (
+            {"optimizer": optax.adamw(optax.cosine_decay_schedule(1e-2, 2 * STEPS))},
+            rf"learning_rate\.decay_steps was {STEPS}.*, is {2 * STEPS}",
+        ),
+        (
+            {"data": data.OnHost(data.Dataset(np.roll(LEVELS, 1), SOURCE.quantisation, LABELS))},
+            r"data\.first_samples was 50 samples, sha256 .*, is 50 samples, sha256",
+        ),
     ],
 )
 def test_another_configuration_is_refused(options: Mapping[str, Any], message: str, stopped: Path) -> None:
