@@ -9,8 +9,8 @@ AbstractVar for a variable of the instance, and in a module for a dataclass fiel
 of every subclass (`VP()` would lack an argument); a plain class has no dataclass fields.
 
 A field is what its annotation says, and refused by its name where it is something else: an `int` (of NumPy too, no
-float), a `float` that is a finite number, a `bool`, a word of a `Literal`, a shape, a module of its class, a function of
-so many arguments. Every module prints as the call that makes it.
+float), a `float` that is a finite number, a `bool`, a word of a `Literal`, a shape, a module of its class, a function
+of so many arguments. Every module prints as the call that makes it.
 """
 
 import dataclasses
