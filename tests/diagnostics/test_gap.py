@@ -43,7 +43,7 @@ def is_about(found: Any, want: float) -> bool:
 class Stay(AbstractSampler):
     """No motion at all; not a number beyond a place."""
 
-    end: float = math.inf
+    end: Any = math.inf
 
     def __call__(self, score: sfp.score.AbstractScore, x1: Array, *, key: Array) -> Array:
         return jnp.where(x1 > self.end, jnp.nan, x1)
