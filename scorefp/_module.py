@@ -9,8 +9,8 @@ AbstractVar for a variable of the instance, and in a module for a dataclass fiel
 of every subclass (`VP()` would lack an argument); a plain class has no dataclass fields.
 
 A field is what its annotation says, and refused by its name where it is something else: an `int` (of NumPy too, no
-float), a `float` that is a finite number, a `bool`, a word of a `Literal`, a shape, a module of its class, a function of
-so many arguments. Every module prints as the call that makes it.
+float), a `float` that is a finite number, a `bool`, a word of a `Literal`, a shape, a module of its class, a function
+of so many arguments. Every module prints as the call that makes it.
 """
 
 import dataclasses
@@ -154,10 +154,13 @@ def _held(cls: type) -> tuple[dict[str, tuple[type, ...]], dict[str, tuple[bool,
     for field in dataclasses.fields(cast(Any, cls)):
         if allowed := _modules(field.type):
             modules[field.name] = allowed
-        *rest, last = sorted(_alternatives(field.type), key=lambda k: k is not type(None))
-        if get_origin(last) is Callable and set(rest) <= {type(None)}:
-            arguments = get_args(last)[0]
-            functions[field.name] = bool(rest), None if arguments is Ellipsis else len(arguments)
+        kinds = _alternatives(field.type)
+        signatures = [get_args(k)[0] for k in kinds if get_origin(k) is Callable]
+        rest = [k for k in kinds if get_origin(k) is not Callable and k is not type(None)]
+        # A module beside a function, such as a grid of its own class, is called in the same way.
+        if len(signatures) == 1 and all(isinstance(k, type) and issubclass(k, AbstractModule) for k in rest):
+            (arguments,) = signatures
+            functions[field.name] = type(None) in kinds, None if arguments is Ellipsis else len(arguments)
     return modules, functions
 
 

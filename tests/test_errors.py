@@ -207,7 +207,7 @@ PARAMETERS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "data_std": (
         lambda: sfp.EDMScore(lambda c, x: x, sfp.EDM(), -0.5),
-        r"data_std = -0\.5; a standard deviation is positive and finite\. Give None for a network without preconditioning",
+        r"data_std = -0\.5; a standard deviation is positive and finite\. Give None for a network without",
     ),
     "a covariance that is not positive definite": (
         lambda: mixture(covariances=[[[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]]),

@@ -2,17 +2,22 @@
 
 import importlib
 import inspect
+import math
 import pkgutil
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers.refusals import refused
 
 import scorefp
 from scorefp._module import AbstractModule
+from scorefp._types import MaybeNaN
 
 pytestmark = pytest.mark.quick
 
@@ -156,3 +161,73 @@ def test_every_module_is_abstract_or_final() -> None:
         if not name.startswith("Abstract"):
             assert not cls.__subclasses__(), f"{cls.__qualname__} is final and has subclasses"
             assert cls.__doc__, f"{cls.__qualname__} has no docstring"
+
+
+class Settings(AbstractModule):
+    """A module with a field of each kind that is checked."""
+
+    count: int = 1
+    size: float | None = 1.0
+    quiet: bool = False
+    word: Literal["one", "two"] | None = None
+    shape: tuple[int, ...] = ()
+    trace: scorefp.calculus.AbstractTrace = scorefp.Exact()
+    fn: Callable[[float, float], float] | None = None
+    result: MaybeNaN = 0.0
+
+
+FIELDS: dict[str, tuple[list[Any], list[tuple[Any, str]]]] = {
+    "count": (
+        [2, np.int64(2)],
+        [(True, "count = True; it is a count"), (2.0, r"count = 2\.0"), (None, "count = None"), ("2", "count = '2'")],
+    ),
+    "size": (
+        [None, 2, 0.5, np.float32(0.5), jnp.asarray(0.5)],
+        [
+            (math.nan, "size = nan"),
+            (math.inf, "size = inf"),
+            ("2", "size is '2'"),
+            (1j, "size is"),
+            (True, "size is True"),
+        ],
+    ),
+    "quiet": (
+        [True, np.bool_(True)],
+        [("no", "quiet is 'no'; it is True or False"), (None, "quiet is None"), (1, "quiet is 1")],
+    ),
+    "word": ([None, "two"], [("three", "word = 'three'; it is 'one' or 'two'"), (1, "word = 1")]),
+    "shape": (
+        [(2, 3), [2]],
+        [((2.0,), r"shape\[0\] = 2\.0"), ((-1,), r"shape\[0\] = -1"), (2, "shape is 2"), ("2", "shape is '2'")],
+    ),
+    "trace": (
+        [scorefp.Hutchinson()],
+        [
+            ("exact", r"trace is 'exact'\. It is Exact\(…\) or Hutchinson\(…\)"),
+            (scorefp.Exact, "trace is the class Exact"),
+            (None, "trace is None"),
+        ],
+    ),
+    "fn": (
+        [None, lambda x, y: x],
+        [("fn", "fn is 'fn'; it is a function"), (dict, "fn is the class dict"), (lambda: 0, "a function of 2 arg")],
+    ),
+    "result": ([math.nan, math.inf], []),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_are_what_their_annotations_say(name: str) -> None:
+    good, bad = FIELDS[name]
+    for value in good:
+        kept = getattr(Settings(**{name: value}), name)
+        assert kept is value or kept == value or kept == tuple(value) or np.isnan(kept)
+    for value, message in bad:
+        with pytest.raises((TypeError, ValueError), match=message):
+            Settings(**{name: value})
+
+
+def test_traced_numbers_are_fields() -> None:
+    """A setting may be differentiated, and is then not looked at."""
+    assert float(jax.jit(jax.grad(lambda size: 2 * Settings(size=size).size))(3.0)) == 2.0

@@ -217,8 +217,10 @@ def _checked_cells(
 
 def _in_order(ends: tuple[float, float], times: Any) -> Float[np.ndarray, " times"]:
     """The times to keep, in the order from one end of the horizon to the other."""
-    given = np.asarray(ends if times is None else np.asarray(real("times", times)))
-    kept = np.unique(given.astype(np.float64))
+    if times is not None:
+        found = real("times", np.asarray(times))
+        require(found.ndim == 1, f"times has shape {found.shape}; they are a list of times.")
+    kept = np.unique(np.asarray(ends if times is None else times, np.float64))
     require(kept.size >= 1, "times is empty; name at least one time.")
     inside = np.clip(kept, min(ends), max(ends))
     # A time of float32 may miss an end by its rounding.

@@ -22,15 +22,19 @@ Form: TypeAlias = Literal["gradient", "martingale", "mixed"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 
-class AbstractResidualMethod(AbstractModule):
+class AbstractMethod(AbstractModule):
+    """A way to take one of the residuals."""
+
+    remedy: ClassVar[str] = "It is a residual method, for example scorefp.Ito()."
+
+
+class AbstractResidualMethod(AbstractMethod):
     """A way to take the residual of the score Fokker–Planck equation, in the form `form`.
 
     `random` says whether it draws probes, and so needs a key.
     Its methods return the score at `(t, x)` too, from the evaluation that gave the residual: a training step that
     takes the score from there evaluates and differentiates the network once.
     """
-
-    remedy: ClassVar[str] = "It is a residual method, for example scorefp.Ito()."
 
     if TYPE_CHECKING:
         form: ClassVar[Form]
@@ -55,13 +59,11 @@ class AbstractTwoProbeMethod(AbstractResidualMethod):
         return unbiased_square(lambda k: self.residual(score, t, x, k), self.random, key)
 
 
-class AbstractLogResidualMethod(AbstractModule):
+class AbstractLogResidualMethod(AbstractMethod):
     """A way to take the residual of the log-Fokker–Planck equation of a potential.
 
     `random` says whether it draws probes, and so needs a key.
     """
-
-    remedy: ClassVar[str] = AbstractResidualMethod.remedy
 
     if TYPE_CHECKING:
         random: ClassVar[bool]

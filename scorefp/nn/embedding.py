@@ -27,6 +27,5 @@ def fourier_features(t: Scalar) -> Float[Array, "features"]:
         (17,)
     """
     t = finite("t", scalar("t", t), known=True)
-    t = t.astype(jnp.result_type(t, jnp.float16))  # a whole number too
     omega = jnp.geomspace(0.5, 8.0, FEATURES // 2, dtype=t.dtype)
     return jnp.concatenate([t[None], jnp.sin(omega * t), jnp.cos(omega * t)])

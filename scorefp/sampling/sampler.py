@@ -1,7 +1,7 @@
 """The interface of samplers: from `t1` to `t0`, by steps of a grid, and with the last of the noise taken away."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -25,6 +25,8 @@ class AbstractSampler(AbstractModule):
 
     It sees one sample; `sample` draws the prior, batches and compiles.
     """
+
+    remedy: ClassVar[str] = "It is a sampler, for example scorefp.Heun()."
 
     @abstractmethod
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key) -> Event:

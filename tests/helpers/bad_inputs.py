@@ -452,7 +452,7 @@ def of_fokker_planck() -> dict[str, Row]:
             process="sde",
             cells=16,
             times=[0.5],
-            roles={"times": None},
+            roles={"times": "array"},
         ),
     }
 

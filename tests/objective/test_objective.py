@@ -774,7 +774,7 @@ def test_bad_input() -> None:
     score, loss, key, x0 = swirl(), sfp.DSM() + sfp.ScoreFPE(), jr.key(0), jnp.ones((4, 2))
     with pytest.raises(TypeError, match=r"x0 has dtype int64; .* for example x0.astype\(jnp.float32\)"):
         loss(score, x0.astype(int), key=key)
-    refused("n = 0; at least one time is drawn", loss, score, jnp.ones((0, 2)), key=key)
+    refused(r"x0 has shape \(0, 2\); it is a batch of samples, at least one", loss, score, jnp.ones((0, 2)), key=key)
     with pytest.raises(ValueError, match=r"args has arrays with \[\(5,\)\] rows, x0 has 4; each sample needs its own"):
         loss(score, x0, key=key, args=jnp.ones(5))
     general = sfp.GeneralSDE(lambda t, x: -x, lambda t, x: sfp.VP().diffusion(t, x), Normal(1.0), t0=0.0, t1=1.0)
