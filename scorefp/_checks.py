@@ -40,7 +40,7 @@ def floating(name: str, x: ArrayLike) -> Array:
     return array
 
 
-def full_precision(name: str, x: Array) -> Array:
+def single_or_better(name: str, x: Array) -> Array:
     """`x`, refused with `TypeError` at half precision, in which nothing is measured."""
     if jnp.finfo(x.dtype).bits < 32:
         raise TypeError(

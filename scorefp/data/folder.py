@@ -11,7 +11,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Int
 
-from .._checks import kind, require
+from .._checks import flag, kind, require
 from ..dataset import Interval, Quantisation
 from ._pictures import BYTES, FORMATS, Layout, UnreadableError, agree, needs_pillow, opened
 from .source import AbstractRows, Batch, check_threads
@@ -104,7 +104,7 @@ class ImageFolder(AbstractRows):
         self.layout, self.threads = Layout(channels, size), threads
         check_threads(threads)
         for name, value in (("labels", labels), ("skip_corrupt", skip_corrupt)):
-            kind(name, value, bool, "It is True or False.")
+            flag(name, value)
         kind("quantisation", quantisation, Quantisation, "It says what the 256 levels mean: Quantisation(256, 0, 1).")
         self.quantisation, self.interval = quantisation, None
         require(quantisation.levels == 256, f"quantisation has {quantisation.levels} levels; pictures have 256 here.")

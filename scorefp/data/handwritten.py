@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import kind, one_of
+from .._checks import flag, one_of
 from ..dataset import Dataset, Quantisation
 
 
@@ -69,7 +69,7 @@ def _part(
 ) -> Dataset:
     """One part of all images, `test` of them for the test, by a fixed order."""
     one_of("split", split, ("train", "test"))
-    kind("labels", labels, bool, "It is True or False.")
+    flag("labels", labels)
     order = np.random.default_rng(0).permutation(len(images))
     part = order[:-test] if split == "train" else order[-test:]
     args = jnp.asarray(digit[part]) if labels else None

@@ -1,15 +1,13 @@
 """Parts of data, drawn by a seed."""
 
-import math
 from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Int
 
-from .._checks import kind, require
+from .._checks import kind, number, require
 from ..dataset import Dataset, Interval, Quantisation
 from ..dataset.dataset import as_dataset
-from ..dataset.quantisation import real
 from ..dataset.values import check_array, check_index
 from .source import AbstractRows, AbstractSource, Batch, check_seed
 
@@ -90,8 +88,7 @@ def split(data: Dataset | AbstractRows, share: float, *, seed: int) -> tuple[Dat
     if isinstance(given, AbstractSource) and not isinstance(given, AbstractRows):
         raise TypeError(f"data is a {type(given).__name__}, whose samples have no index; split what it reads from.")
     check_seed(seed)
-    share = real("share", share)
-    require(math.isfinite(share), f"share = {share}; it lies between 0 and 1.")
+    share = number("share", share)
     data = data if isinstance(data, AbstractRows) else as_dataset(data)
     least = 2 if isinstance(data, Dataset) else 1
     count = round(share * len(data))

@@ -1,11 +1,9 @@
 """The checks of values and conditioning of samples, with messages that name the sample."""
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,7 @@ from jaxtyping import Shaped
 
 from .._checks import count, is_concrete, kind, require
 from .._module import AbstractModule
-from .quantisation import Quantisation, check_ends, real
+from .quantisation import Quantisation, check_ends
 
 BLOCK = 1024
 """How many samples are looked at a time where all are."""
@@ -38,8 +36,8 @@ class Interval(AbstractModule):
         1.0
     """
 
-    low: float = eqx.field(converter=functools.partial(real, "low"))
-    high: float = eqx.field(converter=functools.partial(real, "high"))
+    low: float
+    high: float
 
     def __check_init__(self) -> None:
         check_ends(self.low, self.high)

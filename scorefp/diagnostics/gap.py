@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
 
-from .._checks import count, full_precision, kind, random_key, require, same_shape
+from .._checks import count, kind, random_key, require, same_shape, single_or_better
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
@@ -170,7 +170,7 @@ def ode_sde_gap(
     clean = None
     if data is not None:
         clean = as_dataset(data).dequantised(jr.fold_in(data_key, 1))
-        full_precision("data", jnp.asarray(clean.values))
+        single_or_better("data", jnp.asarray(clean.values))
         shape = clean.shape if shape is None else shape
         same_shape("a sample of data", clean.shape, "a sample of the gap", shape)
     available = _MOST if clean is None else min(_MOST, len(clean))

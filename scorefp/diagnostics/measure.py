@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._batches import apart
-from .._checks import full_precision, random_key, same_shape
+from .._checks import random_key, same_shape, single_or_better
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
 from ..calculus import Exact, Hutchinson
@@ -120,7 +120,7 @@ class AbstractMeasure(AbstractModule):
         require_score(score)
         key, data = random_key("a measure", key), as_dataset(data)
         if data.levels is None:
-            full_precision("data", jnp.asarray(data.values))
+            single_or_better("data", jnp.asarray(data.values))
         if score.shape is not None:
             same_shape("a sample of data", data.shape, "the score's own", score.shape)
         if self.needs_kernel:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import checked, count, full_precision, kind, optional_key, require, same_shape, scalar_time, time_within
+from .._checks import (
+    checked,
+    count,
+    kind,
+    optional_key,
+    require,
+    same_shape,
+    scalar_time,
+    single_or_better,
+    time_within,
+)
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
@@ -200,7 +210,7 @@ def mean_square(
     kind("residual", residual, AbstractResidual, "It is scorefp.fokker_planck.ScoreResidual(score), for example.")
     kind("box", box, Box, "It is scorefp.Box(lower, upper), for example Box.around(x) of samples.")
     kind("rule", rule, AbstractDomainRule, "It is scorefp.integrals.UniformDraws() or GaussLegendre().")
-    sde, like = residual.sde, full_precision("box", box.lower)
+    sde, like = residual.sde, single_or_better("box", box.lower)
     first = scalar_time(sde.t0 if start is None else start, like, "start")
     first = time_within(first, sde.t0, sde.t1, name="start")
     message = (

@@ -11,7 +11,6 @@ from .._checks import (
     checked,
     finite,
     floating,
-    full_precision,
     function,
     kind,
     one_of,
@@ -19,6 +18,7 @@ from .._checks import (
     require,
     scalar,
     scalar_time,
+    single_or_better,
     time_within,
 )
 from .._types import Event, Key, Scalar, Time
@@ -238,7 +238,7 @@ def fpe_residual(
         0.0
     """
     check_density(density, sde)
-    x = full_precision("x", finite("x", floating("x", x), known=True))
+    x = single_or_better("x", finite("x", floating("x", x), known=True))
     t = time_within(scalar_time(t, x), sde.t0, sde.t1)
 
     def value(t: Scalar, y: Event) -> Scalar:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import count, finite, floating, full_precision, kind, random_key, require, same_shape
+from .._checks import count, finite, floating, kind, random_key, require, same_shape, single_or_better
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, Hutchinson
@@ -106,7 +106,7 @@ def residual_suprema(
         >>> bool(0 < found.M < 50), bool(found.m > 0)
         (True, True)
     """
-    xs = finite("xs", full_precision("xs", floating("xs", xs)))
+    xs = finite("xs", single_or_better("xs", floating("xs", xs)))
     linear_sde(score)
     kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
     if density is not None:

@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int
 
 from .._batches import apart, in_batches
-from .._checks import full_precision, kind, require, same_shape
+from .._checks import kind, require, same_shape, single_or_better
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
@@ -55,7 +55,7 @@ def clean_samples(xs: Dataset | ArrayLike, key: Key | None = None) -> Dataset:
     """
     data = as_dataset(xs)
     if data.levels is None:
-        full_precision("xs", jnp.asarray(data.values))
+        single_or_better("xs", jnp.asarray(data.values))
         return data
     if key is None:
         raise ValueError("xs holds levels, and nothing here draws the noise inside them; give xs.dequantised(key).")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import finite, full_precision, kind, one_of, random_key, require
+from .._checks import finite, kind, one_of, random_key, require, single_or_better
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
@@ -186,7 +186,7 @@ def evaluate_bound(
         -7.92
     """
     linear_sde(score)
-    x, key = finite("x", full_precision("x", sample_of(score, x))), random_key("the bound", key)
+    x, key = finite("x", single_or_better("x", sample_of(score, x))), random_key("the bound", key)
     one_of("form", form, get_args(BoundForm))
     kind("estimator", estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=128), for example.")
     return _evaluate(score, estimator.horizon(linear_sde(score)), x, key, form, estimator)

@@ -13,12 +13,12 @@ from .._checks import (
     finite,
     flag,
     floating,
-    full_precision,
     kind,
     optional_key,
     require,
     same_shape,
     scalar_time,
+    single_or_better,
     time_within,
 )
 from .._module import AbstractModule
@@ -150,7 +150,7 @@ def flow_likelihood(
     kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
     if not flag("common_steps", common_steps):
         x = sample_of(score, x)
-    x = finite("x", full_precision("x", floating("x", x)))
+    x = finite("x", single_or_better("x", floating("x", x)))
     if start is not None:
         start = time_within(scalar_time(start, x, "start"), score.sde.t0, score.sde.t1, name="start")
     optional_key(type(trace).__name__, key, needed=trace.random)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import count, kind, require
-from ..dataset.quantisation import real
+from .._checks import count, kind, number, require
 from ..dataset.values import check_shape
 from ..diagnostics._figure import new_figure, written_to
 
@@ -83,8 +82,8 @@ def _check_limits(limits: tuple[float, float]) -> None:
     """Refuses what are no values of black and white."""
     told = f"limits = {limits}; it is (black, white), two finite numbers, and black is below white."
     require(len(kind("limits", limits, tuple, "It is (black, white).")) == 2, told)
-    low, high = (real("limits", limit) for limit in limits)
-    require(-math.inf < low < high < math.inf, told)
+    low, high = (number("limits", limit) for limit in limits)
+    require(low < high, told)
 
 
 def _numbers(name: str, samples: ArrayLike) -> Float[np.ndarray, "n *event"]:

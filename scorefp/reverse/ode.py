@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import full_precision, is_concrete, kind, known_time_within, positive, require, scalar_time
+from .._checks import is_concrete, kind, known_time_within, positive, require, scalar_time, single_or_better
 from .._module import AbstractModule
 from .._types import Event, Flag, Key, Scalar, Time
 from ..calculus import AbstractTrace, value_and_divergence
@@ -224,7 +224,7 @@ def flow_map(score: AbstractScore, x: Event, *, start: Time, stop: Time, integra
         1.0
     """
     kind("integrator", integrator, Integrator, "It is scorefp.Integrator(), for example.")
-    x = full_precision("x", sample_of(require_score(score), x))
+    x = single_or_better("x", sample_of(require_score(score), x))
     for name, time in (("start", start), ("stop", stop)):
         scalar_time(time, x, name)
         known_time_within(time, score.sde.t0, score.sde.t1, x, name=name)

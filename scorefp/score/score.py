@@ -12,11 +12,11 @@ from jaxtyping import Array, Int
 from .._checks import (
     finite,
     floating,
-    full_precision,
     function,
     kind,
     known_time_within,
     scalar_time,
+    single_or_better,
     time_within,
 )
 from .._module import AbstractModule
@@ -223,7 +223,7 @@ def measured_at(score: AbstractScore, t: Time, x: Event, name: str = "t") -> tup
     horizon in a compiled program too.
     """
     require_score(score)
-    x = full_precision("x", sample_of(score, x))
+    x = single_or_better("x", sample_of(score, x))
     return time_within(scalar_time(t, x, name), score.sde.t0, score.sde.t1, name=name), x
 
 

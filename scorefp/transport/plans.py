@@ -1,6 +1,5 @@
 """Solvers of the optimal transport from one discrete law to another, exact or nearly so [G2]."""
 
-import math
 import warnings
 from abc import abstractmethod
 from typing import Any
@@ -12,10 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from .._checks import count, kind, require
+from .._checks import count, kind, positive, require
 from .._module import AbstractModule
 from .._types import MaybeNaN, Scalar
-from ..dataset.quantisation import real
 
 
 class Atoms(AbstractModule):
@@ -270,7 +268,7 @@ class Sinkhorn(AbstractTransport):
 
     def __check_init__(self) -> None:
         for name, value in (("epsilon", self.epsilon), ("threshold", self.threshold)):
-            require(0 < real(name, value) < math.inf, f"{name} = {value}; it is positive and finite.")
+            positive(name, value)
         _check_iterations(self.max_iterations)
 
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
