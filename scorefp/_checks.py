@@ -3,6 +3,8 @@
 import inspect
 import operator
 from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -204,6 +206,11 @@ def count(name: str, n: Any, least: int | None = None) -> int:
         raise TypeError(f"{name} = {told}; it is a count: pass an int.") from None
     require(least is None or whole >= least, f"{name} = {whole}; it is a count of at least {least}.")
     return whole
+
+
+def path_of(name: str, value: Any) -> Path:
+    """A path, an argument called `name`, as a `Path`."""
+    return Path(kind(name, value, (str, PathLike), "It is a path: a string or a pathlib.Path."))
 
 
 def callable_with(name: str, fn: Any, arguments: int | None) -> None:

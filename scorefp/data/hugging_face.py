@@ -140,13 +140,15 @@ def _table(dataset: Any, columns: list[str]) -> Table:
     """The table, refused unless it has samples and these columns."""
     if isinstance(dataset, Mapping):
         raise TypeError(f"dataset is a dictionary of the splits {list(dataset)}; give one of them.")
-    if not isinstance(dataset, Table):
+    if not isinstance(dataset, Table) or isinstance(dataset, type):
         raise TypeError(
             f"dataset is a {type(dataset).__name__}, whose rows have no index or no columns; give a datasets.Dataset. "
             "Of a stream, give batches: Loader(…)."
         )
     missing = [name for name in columns if name not in dataset.column_names]
-    require(not missing, f"the table has no columns {missing}; it has {list(dataset.column_names)}.")
+    require(
+        not missing, f"column or args name what is not in the table, {missing}; it has {list(dataset.column_names)}."
+    )
     require(len(dataset) > 0, "the table has no rows.")
     return dataset
 

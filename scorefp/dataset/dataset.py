@@ -205,7 +205,7 @@ def _array(data: ArrayLike) -> Array | np.ndarray:
         values = data if isinstance(data, jax.Array | np.ndarray) else np.asarray(data)
     except ValueError:  # lists of different lengths
         values = np.asarray(None)
-    if values.dtype == object:
+    if values.dtype.kind in "OUS" or values.ndim == 0:
         raise TypeError(
             f"data is a {type(data).__name__}; give a Dataset, or an array of floats stacked along the first axis. Of "
             "a source, give source.load()."

@@ -114,7 +114,7 @@ def clean_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike, ""
 
 def velocity_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
     r"""The velocity of Salimans & Ho 2022, $(p, q) = (-\sigma, \alpha)$."""
-    return -sde.sigma(t), sde.alpha(t)
+    return -require_linear(sde).sigma(t), sde.alpha(t)
 
 
 def NoiseScore(

@@ -12,12 +12,13 @@ import equinox as eqx
 import jax
 import optax
 
-from .._checks import require
+from .._checks import count, path_of, require
 from .._describe import JSON, form, settings, unequal
 from .._module import AbstractModule
 from .._types import Key
 from ..data import AbstractSource, Dataset
 from ..score import AbstractScore
+from ..score.score import require_score
 from ._configuration import configuration_of
 from ._lock import alone
 from .batches import AbstractBatches
@@ -50,6 +51,7 @@ class Checkpoints(AbstractModule):
     best: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
+        path_of("path", self.path)
         require(
             self.every >= 1 and self.keep >= 1,
             f"every = {self.every}, keep = {self.keep}; both are at least 1.",
@@ -276,6 +278,9 @@ def load(path: str | Path, like: _S, *, step: int | None = None, average: int | 
         ([10, 20], True)
     """
     store = Store(path)
+    require_score(like, "like")
+    step = None if step is None else count("step", step, least=0)
+    average = None if average is None else count("average", average, least=0)
     params, skeleton = eqx.partition(like, like.trained())
     part = "params" if average is None else _average(average)
 

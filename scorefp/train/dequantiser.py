@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import require
+from .._checks import count, flag, kind, number, random_key, require
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Dataset
@@ -19,7 +19,7 @@ from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..likelihood import BoundEstimator, VariationalDequantiser, likelihood_bound
 from ..score import AbstractScore
 from .batches import Samples, batches_of, drawn
-from .loop import Records, Span, TrainState, check_counts, descended, spans, started, whole
+from .loop import Records, Span, TrainState, check_counts, check_optimizer, descended, spans, started, whole
 from .report import Console
 
 
@@ -133,6 +133,13 @@ def fit_dequantiser(
         >>> run.history["loss"].shape, bool(run.history["log_prob"][-1] > 0.1)
         ((100,), True)
     """
+    remedy = "It is a variational one, for example scorefp.likelihood.variational_dequantiser(…)."
+    kind("dequantiser", dequantiser, VariationalDequantiser, remedy)
+    check_optimizer(optimizer)
+    key, steps = random_key("fit_dequantiser", key), count("steps", steps)
+    report_every, batch_size = count("report_every", report_every), count("batch_size", batch_size)
+    require(0 <= number("decay", decay) < 1, f"decay = {decay}; it lies in [0, 1).")
+    flag("progress", progress)
     data = as_dataset(data)
     if data.levels is None:
         raise ValueError(

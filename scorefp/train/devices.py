@@ -1,5 +1,6 @@
 """One mesh for one CPU, many devices and many processes: parameters everywhere, batches in shares."""
 
+from types import NoneType
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .._checks import require
+from .._checks import count, kind, require
 
 AXIS = "data"
 
@@ -42,14 +43,20 @@ def per_device_batch(batch_size: int, mesh: Mesh | None, accumulate: int = 1) ->
         >>> train.per_device_batch(128, None)
         128
     """
+    require_mesh(mesh)
     devices = 1 if mesh is None else mesh.size
-    require(accumulate >= 1, f"accumulate = {accumulate}; a batch is gone through in at least one part.")
+    batch_size, accumulate = count("batch_size", batch_size, least=1), count("accumulate", accumulate, least=1)
     require(
         batch_size % (accumulate * devices) == 0,
         f"batch_size = {batch_size} is no multiple of accumulate = {accumulate} times the number of devices, "
         f"{devices}; choose a multiple of {accumulate * devices}.",
     )
     return batch_size // (accumulate * devices)
+
+
+def require_mesh(mesh: Any) -> Mesh | None:
+    """The mesh itself, where it is one or none."""
+    return kind("mesh", mesh, (Mesh, NoneType), "It is what data_mesh() returns, or None for one device.")
 
 
 def check_mesh(mesh: Mesh | None) -> None:

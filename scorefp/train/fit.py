@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
@@ -12,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 
-from .._checks import count, kind, random_key, require
+from .._checks import count, flag, function, kind, number, positive, random_key, require
 from .._describe import name_of
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
@@ -26,8 +27,8 @@ from ..score.score import require_score
 from ._advice import warn_of_dropout, warn_of_scale
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
-from .devices import everywhere, local, per_device_batch
-from .loop import Span, TrainState, TrainStep, check_counts, spans, whole
+from .devices import everywhere, local, per_device_batch, require_mesh
+from .loop import Span, TrainState, TrainStep, check_counts, check_optimizer, spans, whole
 from .report import Console, Model_co, Report
 
 _S = TypeVar("_S", bound=AbstractScore)
@@ -140,15 +141,25 @@ def fit(
         >>> bool(run.history["loss"][-20:].mean() < run.history["loss"][:20].mean())
         True
     """
-    require_score(model)
+    require_score(model, "model")
+    check_optimizer(optimizer)
+    require_mesh(mesh)
     kind("loss", loss, AbstractObjective, "It is made of terms, for example scorefp.DSM() + 0.1 * scorefp.ScoreFPE().")
     kind("time", time, AbstractTimeSampler, "It is a law of times, for example scorefp.UniformLogSNR().")
     key = random_key("fit", key)
     steps, batch_size = count("steps", steps), count("batch_size", batch_size)
-    report_every, evaluate_every = count("report_every", report_every), count("evaluate_every", evaluate_every)
+    report_every, evaluate_every = count("report_every", report_every), count("evaluate_every", evaluate_every, 1)
+    flag("dropout", dropout)
+    flag("progress", progress)
+    if clip is not None:
+        positive("clip", clip)  # None leaves gradients alone
+    kind("checkpoints", checkpoints, (Checkpoints, NoneType), "It is scorefp.train.Checkpoints(folder), or None.")
+    if evaluate is not None:
+        function("evaluate", evaluate, "model", "It returns numbers by name, as what audit_on makes does.")
     _check_intervals(steps, report_every, evaluate, evaluate_every, checkpoints)
     decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
-    require(len(decays) > 0 and all(0 <= d < 1 for d in decays), f"decay = {decay}; a decay lies in [0, 1).")
+    fine = len(decays) > 0 and all(0 <= number("decay", d) < 1 for d in decays)
+    require(fine, f"decay = {decay}; a decay lies in [0, 1).")
     data = data if isinstance(data, AbstractSource) else as_dataset(data)
     params, skeleton = _parted(model)
     batches = batches_of(data, batch_size, min(report_every, steps), mesh, key=key)
@@ -230,7 +241,6 @@ def _clipped(optimizer: optax.GradientTransformation, clip: float | None) -> opt
     """The optimizer behind a clip, the same object for the same two, so that another `fit` compiles nothing new."""
     if clip is None:
         return optimizer
-    require(clip > 0, f"clip = {clip}; a norm is positive. Give None to leave gradients alone.")
     return optax.chain(optax.clip_by_global_norm(clip), optimizer)
 
 

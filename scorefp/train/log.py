@@ -7,7 +7,7 @@ import time as clock
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
-from .._checks import require
+from .._checks import path_of, require
 from .report import Report
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class CSVLog:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = path_of("path", path)
         self._columns, _ = _table(self.path)
         self._written: int | None = None
 
@@ -94,7 +94,7 @@ class TensorBoard:
             raise ImportError(
                 "TensorBoard needs tensorboardX; install it with: pip install 'scorefp[train]'"
             ) from error
-        self.path = Path(path)
+        self.path = path_of("path", path)
         self._writer: EventsWriter | None = None
         self._written: int | None = None
 

@@ -342,6 +342,13 @@ def whole(parts: Sequence[Span], names: Sequence[str] = ()) -> tuple[dict[str, F
     return history, float(np.median(seconds)) if seconds else float("nan")
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """Refuses what is no optimizer of optax: two functions, `init` and `update`."""
+    if isinstance(optimizer, type) or not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        told = optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
+        raise TypeError(f"optimizer is of the kind {told}. It is one of optax, for example optax.adam(1e-3).")
+
+
 def check_counts(steps: int, report_every: int) -> None:
     """Refuses a run without steps or without reports."""
     require(steps >= 1 and report_every >= 1, f"steps = {steps}, report_every = {report_every}; both are at least 1.")

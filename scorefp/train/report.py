@@ -11,6 +11,7 @@ from jaxtyping import ArrayLike, Float
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from typing_extensions import TypeVar
 
+from .._checks import kind, random_key
 from .._module import AbstractModule
 from .._types import Key
 from ..dataset import Dataset
@@ -77,7 +78,9 @@ def audit_on(
         >>> bool(0 < numbers["matching/r_DSM_scale_free"] < 1)
         True
     """
-    held_out = as_dataset(data)
+    held_out, key = as_dataset(data), random_key("audit_on", key)
+    for measure in kind("measures", measures, Sequence, "It is a sequence of measures, such as (Likelihood(),)."):
+        kind("measures", measure, AbstractMeasure, "It is a sequence of measures, such as (Likelihood(),).")
 
     def evaluate(score: AbstractScore) -> dict[str, float]:
         report = audit(score, held_out, key=key, measures=measures)

@@ -25,7 +25,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._checks import require
+from .._checks import path_of, require
 from .._describe import JSON, first, unequal
 from .._module import AbstractModule
 from ._arrays import ARRAYS, flush, form_of, is_of_the_system, named, orbax, read, shown, typed, write
@@ -63,7 +63,7 @@ class Store(AbstractModule):
         ValueError: if `keep` is below one.
     """
 
-    path: Path = eqx.field(static=True, converter=lambda path: Path(path).expanduser().resolve())
+    path: Path = eqx.field(static=True, converter=lambda path: path_of("path", path).expanduser().resolve())
     keep: int = eqx.field(static=True, default=3)
     best: str | None = eqx.field(static=True, default=None)
 

@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import count, kind, random_key, require, same_shape
+from .._checks import count, kind, optional_key, require, same_shape
 from .._types import Key
 from ..integrals import Estimate
 from .histogram import Histogram, samples
@@ -72,16 +72,17 @@ def wasserstein2(
         count("resamples", resamples) == 0 or resamples >= 2,
         f"resamples = {resamples}; the bootstrap needs at least two, and 0 takes the error from the potentials.",
     )
+    key = optional_key("the bootstrap", key, needed=resamples > 0)
     event, start = _atoms("x", x)
     other, end = _atoms("y", y)
     same_shape("a sample of y", other, "a sample of x", event)
     if method is None:
         method = _default(start, end)
     found = method(start, end)
-    if resamples == 0:
+    if key is None or resamples == 0:
         error = math.sqrt(start.variance(found.start) + end.variance(found.end))
     else:
-        generator = np.random.default_rng(np.ravel(jr.key_data(random_key("the bootstrap", key))).tolist())
+        generator = np.random.default_rng(np.ravel(jr.key_data(key)).tolist())
         costs = [method(start.resampled(generator), end.resampled(generator)).cost for _ in range(resamples)]
         error = float(np.std(costs, ddof=1))
     return Estimate(jnp.asarray(found.cost), jnp.asarray(error))

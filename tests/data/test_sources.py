@@ -606,7 +606,9 @@ def test_columns_of_numbers() -> None:
 
 def test_bad_tables() -> None:
     table = Table.from_dict({"x": [[0.0], [2.0], [np.nan]], "k": [0, 1, 2], "ragged": [[1.0], [1.0], [1.0, 2.0]]})
-    with pytest.raises(ValueError, match=r"the table has no columns \['y', 'z'\]; it has \['x', 'k', 'ragged'\]"):
+    with pytest.raises(
+        ValueError, match=r"column or args name what is not in the table, \['y', 'z'\]; it has \['x', 'k', 'ragged'\]"
+    ):
         HuggingFace(table, "y", args=("k", "z"))
     with pytest.raises(TypeError, match=r"dataset is a dictionary of the splits \['train', 'test'\]; give one of them"):
         HuggingFace({"train": table, "test": table}, "x")

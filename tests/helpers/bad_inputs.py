@@ -218,11 +218,17 @@ LATER = "no horizon is known yet"
 SCALAR_T = "an elementwise function of times of any shape"
 AT_RUN_TIME = "one of three times that only a compiled loop knows"
 ANYTHING = "handed on as it is"
+NO_THREADS = {"threads: zero": "a batch is read when it is asked for"}
 
 
 def half(*names: str) -> dict[str, str]:
     """Arguments that may be of half precision."""
     return {f"{name}: half precision": ROUNDS for name in names}
+
+
+def whole(name: str) -> dict[str, str]:
+    """An array of integers."""
+    return {f"{name}: {kind}": "integers hold none" for kind in ("NaN", "infinite")}
 
 
 def any_shape(*names: str) -> dict[str, str]:
@@ -758,7 +764,7 @@ def of_sampling() -> dict[str, Row]:
         "ExponentialIntegrator": row(sfp.ExponentialIntegrator, roles={"noise": "share"}),
         "ProbabilityFlow": row(sfp.ProbabilityFlow),
         "PredictorCorrector": row(sfp.PredictorCorrector),
-        "Langevin": row(sfp.Langevin, steps=2, step_size=0.1),
+        "Langevin": row(sfp.Langevin, steps=2, step_size=0.1, legal=later("t")),
         "Denoised": row(sp.Denoised, sampler=sfp.EulerMaruyama(4)),
         "Churn": row(
             sp.Churn,
@@ -854,7 +860,7 @@ def of_data() -> dict[str, Row]:
             k=jnp.asarray(LEVELS),
             key=KEY,
             roles={"k": "array"},
-            legal={"k: wrong rank": "any shape"},
+            legal={"k: wrong rank": "any shape"} | whole("k"),
         ),
         "Interval": row(data.Interval, low=-1.0, high=1.0, roles={"low": "number", "high": "number"}),
         "bits_per_dim": row(
@@ -868,19 +874,22 @@ def of_data() -> dict[str, Row]:
         "digits": row(data.digits, split="test"),
         "mnist": row(data.mnist, split="test", elsewhere=True),
         "read_arrays": row(data.read_arrays, path=folder / "x.npy", roles={"name": None, "args": None}),
-        "ImageFolder": row(data.ImageFolder, path=folder / "pictures", roles={"size": "shape", "threads": "count"}),
+        "ImageFolder": row(
+            data.ImageFolder, path=folder / "pictures", roles={"size": "shape", "threads": "count"}, legal=NO_THREADS
+        ),
         "HuggingFace": row(
             data.HuggingFace,
             dataset=table(),
             column="x",
             roles={"dataset": "thing", "column": "word", "args": None, "size": "shape", "threads": "count"},
+            legal=NO_THREADS,
         ),
         "Loader": row(data.Loader, batches=[np.asarray(XS)], shape=(2,), roles={"batches": "thing"}),
         "OnHost": row(
             data.OnHost,
             dataset=np.asarray(XS),
             roles={"dataset": "samples", "threads": "count"},
-            legal=half("dataset") | {"dataset: broadcastable": "any event shape", "threads: zero": "none"},
+            legal=half("dataset") | {"dataset: broadcastable": "any event shape"} | NO_THREADS,
         ),
         "split": row(
             data.split,
@@ -890,7 +899,13 @@ def of_data() -> dict[str, Row]:
             roles={"data": "thing", "seed": "count"},
             legal={"seed: zero": "a seed"},
         ),
-        "Part": row(data.Part, source=data.OnHost(np.asarray(XS)), index=np.arange(4), roles={"index": "array"}),
+        "Part": row(
+            data.Part,
+            source=data.OnHost(np.asarray(XS)),
+            index=np.arange(4),
+            roles={"index": "array"},
+            legal=whole("index"),
+        ),
     }
 
 
@@ -918,7 +933,7 @@ def of_train() -> dict[str, Row]:
         "fit": row(
             train.fit,
             **fitted,
-            evaluate_every=2,
+            report_every=1,
             legal=half("data") | {"clip: None": "no clipping"},
             roles={"decay": "share", "clip": "positive", "callbacks": None, "evaluate": "function"},
         ),
@@ -934,18 +949,29 @@ def of_train() -> dict[str, Row]:
             progress=False,
             report_every=1,
             roles={"data": "thing", "decay": "share"},
+            elsewhere=True,
         ),
         "Checkpoints": row(train.Checkpoints, path=folder / "run", roles={"best": None}),
         "load": row(
-            train.load, path=folder / "run", like=SCORE, roles={"like": "score", "step": "count", "average": "count"}
+            train.load,
+            path=folder / "run",
+            like=SCORE,
+            roles={"like": "score", "step": "count", "average": "count"},
+            legal={"step: zero": "a step", "average: zero": "the first one", "average: None": "the last parameters"},
+            elsewhere=True,
         ),
         "saved_steps": row(train.saved_steps, path=folder / "run"),
         "data_mesh": row(train.data_mesh),
-        "per_device_batch": row(train.per_device_batch, batch_size=4, mesh=None),
+        "per_device_batch": row(train.per_device_batch, batch_size=4, mesh=None, legal={"mesh: None": "one device"}),
         "CSVLog": row(train.CSVLog, path=folder / "log.csv"),
         "TensorBoard": row(train.TensorBoard, path=folder / "board"),
         "audit_on": row(
-            train.audit_on, data=XS, key=KEY, measures=(d.MatchingCurve(d.Ensemble(2, 4)),), roles={"measures": "thing"}
+            train.audit_on,
+            data=XS,
+            key=KEY,
+            measures=(d.MatchingCurve(d.Ensemble(2, 4)),),
+            roles={"measures": "thing"},
+            legal={"data: broadcastable": "no model is known yet"},
         ),
     }
 
