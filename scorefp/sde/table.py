@@ -77,7 +77,7 @@ class DiscreteSDE(AbstractLinearSDE):
     def __init__(
         self, table: Curve | Float[ArrayLike, " N"], t0: float | None = None, t1: float = 1.0
     ) -> None:  # the arguments bear the names of the fields, for `dataclasses.replace`
-        self.table = table if isinstance(table, Curve) else _curve(np.asarray(table, np.float64))
+        self.table = table if isinstance(table, Curve) else _curve(_numbers("table", table))
         self.t0, self.t1 = 1 / self.table.steps if t0 is None else t0, t1
 
     def __check_init__(self) -> None:
@@ -99,7 +99,7 @@ class DiscreteSDE(AbstractLinearSDE):
         Raises:
             ValueError: if they are no vector of at least four numbers inside (0, 1).
         """
-        steps = np.asarray(betas, np.float64)
+        steps = _numbers("betas", betas)
         require(
             bool(((steps > 0) & (steps < 1)).all()),
             f"betas goes from {steps.min(initial=1)} to {steps.max(initial=0)}; each lies inside (0, 1). A last one of "
@@ -152,6 +152,14 @@ class DiscreteSDE(AbstractLinearSDE):
 def _floats(t: Times) -> Float[Array, "*times"]:
     """Times as an array of floats."""
     return jnp.asarray(t, jnp.result_type(t, float))
+
+
+def _numbers(name: str, values: ArrayLike) -> Float[np.ndarray, "..."]:
+    """Real numbers in float64, on the host: on the device they would lose digits."""
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{name} is of dtype {array.dtype}; it is an array of floats, such as alphas_cumprod.")
+    return array.astype(np.float64)
 
 
 def _curve(table: Float[np.ndarray, "..."]) -> Curve:

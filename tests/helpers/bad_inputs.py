@@ -686,6 +686,10 @@ def of_sde() -> dict[str, Row]:
         "LinearSDE": row(
             sfp.LinearSDE, log_alpha_fn=lambda t: -t, log_sigma_fn=jnp.log, t0=0.1, t1=1.0, roles=ends, legal=late
         ),
+        "DiscreteSDE": row(s.DiscreteSDE, table=np.geomspace(0.99, 0.01, 8), roles=ends | {"table": "array"}),
+        "DiscreteSDE.from_betas": row(
+            s.DiscreteSDE.from_betas, betas=np.linspace(0.1, 0.9, 8), roles={"betas": "array"}
+        ),
         "GeneralSDE": row(
             sfp.GeneralSDE,
             drift_fn=lambda t, x: -x,
@@ -776,6 +780,7 @@ def of_sampling() -> dict[str, Row]:
         "RhoGrid, called": row(sp.RhoGrid().__call__, sde=VP, steps=2),
         "log_snr_grid": row(sp.log_snr_grid, sde=VP, steps=2),
         "uniform_grid": row(sp.uniform_grid, sde=VP, steps=2),
+        "default_grid": row(sp.default_grid, sde=VP, steps=2),
     }
 
 
@@ -811,6 +816,7 @@ def of_diagnostics() -> dict[str, Row]:
         "Ensemble": row(d.Ensemble),
         "Gap": row(d.Gap),
         "Likelihood": row(d.Likelihood, roles={"threshold": "number"}),
+        "PriorDivergence": row(d.PriorDivergence, legal={"samples: None": "all of them"}),
         "log_snr_midpoints": row(d.log_snr_midpoints, sde=VP, times=2),
         "uniform_midpoints": row(d.uniform_midpoints, sde=VP, times=2),
     }
@@ -1018,6 +1024,7 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys(("distance_energy", "inner_energy"), "called inside of a potential, which checks"),
     **dict.fromkeys(("silu", "softplus"), "elementwise, as those of jax.nn"),
     "citation": "takes words alone",
+    "full_precision": "hands on what is no network",
     "CheckpointError": "an exception",
 }
 """Public callables that take no input of a user."""
