@@ -16,6 +16,9 @@ from jaxtyping import Array, ArrayLike, Bool
 
 from ._types import Key, Time
 
+SLACK = 4 * 2.0**-23
+"""How far beyond an end of the horizon a time may lie, as a share of it: it may have been rounded to float32."""
+
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -112,21 +115,20 @@ def sample(name: str, x: ArrayLike) -> Array:
 
 
 def time_within(t: Array, t0: float, t1: float, *, name: str = "t") -> Array:
-    """`t`, an argument called `name`, refused outside `[t0, t1]` (compared in the dtype of `t`)."""
-    bad = ~((t >= jnp.asarray(t0, t.dtype)) & (t <= jnp.asarray(t1, t.dtype)))
+    """`t`, an argument called `name`, refused outside `[t0, t1]`, by more than the rounding of an end to float32."""
+    low, high = t0 - SLACK * abs(t0), t1 + SLACK * abs(t1)
+    bad = ~((t >= jnp.asarray(low, t.dtype)) & (t <= jnp.asarray(high, t.dtype)))
     value = f"{name} = {float(t)}" if is_concrete(t) else name
     return checked(t, bad, _outside(value, t0, t1))
 
 
 def known_time_within(t: Time, t0: float, t1: float, like: Array, *, name: str = "t") -> None:
-    """Refuses a time outside `[t0, t1]`, by more than a few units of the last place of `like`, where it is known now.
+    """Refuses a time outside `[t0, t1]`, by more than its rounding to float32 or `like`, where it is known now.
 
     One that is traced costs nothing and is not looked at.
     """
     if is_concrete(t):
-        # A time of float32 may miss an end by its rounding, whatever the sample.
-        eps = max(float(jnp.finfo(dtype).eps) for dtype in (like.dtype, jnp.float32))
-        value, slack = np.asarray(t, np.float64), 4 * eps
+        value, slack = np.asarray(t, np.float64), max(SLACK, 4 * float(jnp.finfo(like.dtype).eps))
         inside = (t0 - slack * abs(t0) <= value) & (value <= t1 + slack * abs(t1))
         require(bool(inside.all()), _outside(f"{name} = {value}", t0, t1))
 
@@ -238,7 +240,11 @@ def number(name: str, value: Any) -> Any:
     """`value`, refused unless it is one real number, and finite where it is known."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         scalar(name, value)
-    require(not is_concrete(value) or bool(np.isfinite(value)), f"{name} = {value}; it is a finite number.")
+    try:
+        fine = not is_concrete(value) or bool(np.isfinite(float(value)))
+    except OverflowError:  # a whole number of hundreds of digits
+        fine = False
+    require(fine, f"{name} = {_told(value)}; it is a finite number.")
     return value
 
 
@@ -281,6 +287,8 @@ def one_of(name: str, value: _T, allowed: tuple[_T, ...]) -> _T:
 def _array(name: str, value: ArrayLike, what: str) -> Array:
     """`value` as an array, refused with the name of the argument where it is none."""
     try:
+        if isinstance(value, str | bytes):  # NumPy may look for a dtype of that name
+            raise TypeError
         return jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} is {_told(value)}; it is {what}.") from None

@@ -8,9 +8,10 @@ A field that every subclass has is an `equinox.AbstractVar` of a plain base clas
 AbstractVar for a variable of the instance, and in a module for a dataclass field, which would come first in `__init__`
 of every subclass (`VP()` would lack an argument); a plain class has no dataclass fields.
 
-A field is what its annotation says, and refused by its name where it is something else: an `int` (of NumPy too, no
-float), a `float` that is a finite number, a `bool`, a word of a `Literal`, a shape, a module of its class, a function
-of so many arguments. Every module prints as the call that makes it.
+A field of a class of this library is what its annotation says, and refused by its name where it is something else: an
+`int` (of NumPy too, no float), a `float` that is a finite number, a `bool`, a word of a `Literal`, an event shape, a
+module of its class, a function of so many arguments. Of classes of others only an `int` is: what else an annotation
+means is theirs to say. Every module prints as the call that makes it.
 """
 
 import dataclasses
@@ -27,6 +28,11 @@ from ._checks import callable_with, count, event_shape, flag, kind, number, one_
 from ._describe import outlined
 
 _EXEMPT = frozenset({"__module__", "__doc__", "__qualname__", "__init__", "__check_init__"})
+
+
+def _is_own(cls: type) -> bool:
+    """Whether a class is one of this library."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _is_abstract(cls: type) -> bool:
@@ -78,6 +84,8 @@ class AbstractModule(eqx.Module):
                     )
 
     def __check_init__(self) -> None:
+        if not _is_own(type(self)):
+            return
         # Last of all checks: those of the class itself know better remedies.
         modules, functions = _held(type(self))
         for name, allowed in modules.items():
@@ -96,7 +104,7 @@ _PLAIN: dict[Any, Callable[[str, Any], Any]] = {int: count, float: number, bool:
 def _convert(cls: type) -> None:
     """Gives the fields of a class the checks of their annotations, before they become a dataclass's."""
     for name, annotation in inspect.get_annotations(cls).items():
-        check = _check_of(annotation)
+        check = _check_of(annotation) if _is_own(cls) or annotation in (int, int | None) else None
         if check is None:
             continue
         default = vars(cls).get(name, dataclasses.MISSING)

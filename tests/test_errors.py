@@ -446,7 +446,7 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: sfp.log_likelihood(score(), x(), trace=sfp.Exact),  # type: ignore
         r"trace is the class Exact\. It is Exact\(\) or Hutchinson",
     ),
-    "a network to fit": (lambda: fitted(model=perceptron()), "score is a MLP.*a network with NoiseScore"),
+    "a network to fit": (lambda: fitted(model=perceptron()), "model is a MLP.*a network with NoiseScore"),
     "a word for a loss": (lambda: fitted(loss="dsm"), r"loss is 'dsm'\. It is made of terms"),
     "the class of a law of times": (lambda: fitted(time=sfp.UniformTime), "time is the class UniformTime"),
     "the class of a measure": (lambda: audited(measures=(sfp.diagnostics.Bound,)), "a measure is the class Bound"),

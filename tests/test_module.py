@@ -164,7 +164,9 @@ def test_every_module_is_abstract_or_final() -> None:
 
 
 class Settings(AbstractModule):
-    """A module with a field of each kind that is checked."""
+    """A module with a field of each kind that is checked, as a class of the library."""
+
+    __module__ = "scorefp.settings"
 
     count: int = 1
     size: float | None = 1.0
@@ -226,6 +228,23 @@ def test_fields_are_what_their_annotations_say(name: str) -> None:
     for value, message in bad:
         with pytest.raises((TypeError, ValueError), match=message):
             Settings(**{name: value})
+
+
+class Theirs(AbstractModule):
+    """A module of somebody else, whose annotations say more than the library knows."""
+
+    order: Literal[1, 2] = 2
+    threshold: float = math.inf
+    axes: tuple[int, ...] = (0, -1)
+    make: Callable = list
+    count: int = 1
+
+
+def test_fields_of_other_peoples_classes_are_theirs() -> None:
+    theirs = Theirs(count=np.int64(2))
+    assert (theirs.order, theirs.threshold, theirs.axes, theirs.make, theirs.count) == (2, math.inf, (0, -1), list, 2)
+    with pytest.raises(TypeError, match=r"count = 2\.0; it is a count"):
+        Theirs(count=2.0)
 
 
 def test_traced_numbers_are_fields() -> None:

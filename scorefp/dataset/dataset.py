@@ -205,7 +205,8 @@ def _array(data: ArrayLike) -> Array | np.ndarray:
         values = data if isinstance(data, jax.Array | np.ndarray) else np.asarray(data)
     except ValueError:  # lists of different lengths
         values = np.asarray(None)
-    if values.dtype.kind in "OUS" or values.ndim == 0:
+    number = values.ndim == 0 and not isinstance(data, jax.Array | np.ndarray | np.generic)
+    if values.dtype.kind in "OUS" or number:
         raise TypeError(
             f"data is a {type(data).__name__}; give a Dataset, or an array of floats stacked along the first axis. Of "
             "a source, give source.load()."

@@ -68,12 +68,12 @@ class Quantisation(AbstractModule):
 
         Args:
             k: Integer levels in `0 … levels - 1`.
-            u: Positions inside the level, in `[0, 1)`, one for each.
+            u: Positions inside the level, in `[0, 1]`, one for each.
 
         Raises:
             TypeError: if `k` does not hold integers, or `u` does not hold floats.
             ValueError: if `k` holds a level outside `0 … levels - 1`, `u` has another shape, or a position is outside
-                `[0, 1)`.
+                `[0, 1]`.
 
         Example:
             >>> import jax.numpy as jnp, scorefp as sfp
@@ -83,7 +83,7 @@ class Quantisation(AbstractModule):
         k, u = self.checked_levels(k), single_or_better("u", floating("u", u))
         same_shape("u", u.shape, "k", k.shape)
         u = checked(
-            u, ~jnp.all((u >= 0) & (u < 1)), "u holds positions outside [0, 1), or NaN; they lie inside a level."
+            u, ~jnp.all((u >= 0) & (u <= 1)), "u holds positions outside [0, 1], or NaN; they lie inside a level."
         )
         return self.place(k, u)
 

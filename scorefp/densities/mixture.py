@@ -62,7 +62,7 @@ class GaussianMixture(AbstractModule):
         total = float(shares.sum())
         require(
             bool((shares > 0).all()) and abs(total - 1) < 1e-5,
-            f"weights = {shares} with sum {total}; they must be positive and sum to one.",
+            f"weights = {np.asarray(weights)} with sum {total}; they must be positive and sum to one.",
         )
         require(
             np.allclose(covariance, covariance.mT),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from .._checks import checked, count, floating, is_concrete, kind, positive, same_shape
 from .._describe import described
 from .._module import AbstractModule
-from .._types import Event, Scalar
+from .._types import Event
 from ..integrals import log_snr_times
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..sde.linear import require_linear
@@ -132,35 +132,50 @@ def times_of(grid: Grid | RhoGrid, sde: AbstractSDE, steps: int, dtype: np.dtype
     Inside `jit` the grid is evaluated while it is traced, so that a wrong one raises before anything compiles, and the
     times are constants; those of an SDE with traced parameters are checked when it runs.
     """
+    found = _evaluated(grid, sde, steps)
     with jax.ensure_compile_time_eval():
-        given = floating("the grid", grid(sde, steps))
+        given = floating("the grid", found)
         same_shape("the grid", given.shape, "steps + 1 times", (steps + 1,))
-        times = given.astype(dtype)
+        # By NumPy where they are known: nothing more has to be compiled.
+        xp: Any = np if is_concrete(given) else jnp
+        times = xp.asarray(given).astype(dtype)
         (t0, below), (t1, above) = (_rounded(sde, end, dtype) for end in (sde.t0, sde.t1))
-        inside = jnp.clip(times, t0, t1)
+        inside = xp.clip(times, t0, t1)
         faults = {
-            "holds a time that is not finite": ~jnp.all(jnp.isfinite(times)),
-            "leaves the horizon": jnp.any((times < t0 - below) | (times > t1 + above)),
-            f"does not go down at every step in {np.dtype(dtype)}": ~jnp.all(jnp.diff(inside) < 0),
-            "does not end at t0": jnp.abs(times[-1] - t0) > below,
+            "holds a time that is not finite": ~xp.all(xp.isfinite(times)),
+            "leaves the horizon": xp.any((times < t0 - below) | (times > t1 + above)),
+            f"does not go down at every step in {np.dtype(dtype)}": ~xp.all(xp.diff(inside) < 0),
+            "does not end at t0": abs(times[-1] - t0) > below,
         }
+        inside = jnp.asarray(inside)
     for fault, wrong in faults.items():
         inside = checked(inside, wrong, _fault(grid, sde, given, fault))
     return inside
+
+
+def _evaluated(grid: Grid | RhoGrid, sde: AbstractSDE, steps: int) -> Any:
+    """The times of a grid: known ones where the SDE is known, inside `jit` too."""
+    try:
+        # In one program, lowered by hand: a call would become part of the function that is traced.
+        program: Any = jax.jit(lambda: grid(sde, steps)).lower().compile()
+        return program()
+    except Exception:  # parameters that are traced, `jax.disable_jit`, a grid that looks at numbers, or its own error
+        with jax.ensure_compile_time_eval():
+            return grid(sde, steps)
 
 
 def from_t1(grid: Grid | RhoGrid, sde: AbstractSDE, times: Float[Array, " times"], start: Event) -> Event:
     """`start`, a draw of the prior, refused unless the times of the grid start at `t1`."""
     with jax.ensure_compile_time_eval():
         t1, above = _rounded(sde, sde.t1, times.dtype)
-        wrong = jnp.abs(times[0] - t1) > above
+        wrong = abs((np.asarray(times) if is_concrete(times) else times)[0] - t1) > above
     return checked(start, wrong, _fault(grid, sde, times, "does not start at t1"))
 
 
-def _rounded(sde: AbstractSDE, end: float, dtype: np.dtype[Any]) -> tuple[Scalar, Scalar]:
+def _rounded(sde: AbstractSDE, end: float, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
     """An end of the horizon in a dtype, and how far from it rounding may take a time."""
     eps, size = float(jnp.finfo(dtype).eps), max(abs(sde.t0), abs(sde.t1))
-    return jnp.asarray(end, dtype), jnp.asarray(2 * eps * size + 64 * eps * abs(end), dtype)
+    return np.asarray(end, dtype), np.asarray(2 * eps * size + 64 * eps * abs(end), dtype)
 
 
 def _fault(grid: Grid | RhoGrid, sde: AbstractSDE, times: Float[Array, " times"], fault: str) -> str:

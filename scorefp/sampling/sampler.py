@@ -65,6 +65,8 @@ class AbstractStepSampler(AbstractGridSampler):
     not needed where the steps draw no noise.
     """
 
+    remedy: ClassVar[str] = "It goes by independent steps, as scorefp.EulerMaruyama() and scorefp.Heun() do."
+
     @abstractmethod
     def step(self, score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, *, key: Key | None) -> Event:
         """The state at the time `earlier`, from the state `x` at `t`."""

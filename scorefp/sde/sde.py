@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import finite, floating, is_concrete, real, require, scalar_time
+from .._checks import SLACK, finite, floating, is_concrete, real, require, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
@@ -93,9 +93,8 @@ def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*
     times = real(name, t)
     if not jnp.issubdtype(times.dtype, jnp.floating):
         times = times.astype(jnp.result_type(float))
-    if is_concrete(t):
-        # The time may have been rounded to float32 before.
-        known, slack = np.asarray(t, np.float64), 4 * max(float(jnp.finfo(times.dtype).eps), 2.0**-23)
+    if all(map(is_concrete, jax.tree.leaves(t))):
+        known, slack = np.asarray(t, np.float64), max(SLACK, 4 * float(jnp.finfo(times.dtype).eps))
         low, high = min(sde.t0, 0.0), sde.t1
         outside = ~((known >= low - slack * abs(low)) & (known <= high + slack * abs(high)))
         if outside.any():

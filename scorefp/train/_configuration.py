@@ -180,16 +180,16 @@ class _Look:
         own = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "STORE_GLOBAL")}
         if maker != "optax":
             parts = {variable: part for variable, part in parts.items() if variable not in own}
-        for variable in code.co_names:
+        # Not co_names, in which the names of attributes stand as well.
+        for variable in sorted({i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}):
             number = fn.__globals__.get(variable)
             if variable not in own and type(number) in (int, float):
                 parts[variable] = number
         defaults = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
         if any(default is not None for default in defaults):
             parts["defaults"] = defaults
-        # Whole numbers are among the constants in some versions of Python only.
-        if floats := sorted(_floats(code)):
-            parts["constants"] = floats
+        if numbers := sorted(_constants(code)):
+            parts["constants"] = numbers
         return {"type": name} | {key: self(part, f"{place}.{key}") for key, part in parts.items()} if parts else name
 
 
@@ -202,12 +202,14 @@ def _closed_over(fn: types.FunctionType) -> dict[str, Any]:
     return found
 
 
-def _floats(code: types.CodeType) -> list[float]:
-    """The floats in the text of a function and of those inside it."""
+def _constants(code: types.CodeType) -> list[int | float]:
+    """The numbers in the text of a function and of those inside it."""
     inner = [
-        number for constant in code.co_consts if isinstance(constant, types.CodeType) for number in _floats(constant)
+        number for constant in code.co_consts if isinstance(constant, types.CodeType) for number in _constants(constant)
     ]
-    return [constant for constant in code.co_consts if isinstance(constant, float)] + inner
+    # Not co_consts, in which small whole numbers do not stand in every version of Python.
+    read = [i.argval for i in dis.get_instructions(code) if i.opname.endswith(("CONST", "SMALL_INT"))]
+    return [number for number in read if type(number) in (int, float)] + inner
 
 
 def _name(value: Any) -> str:

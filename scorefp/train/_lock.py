@@ -100,8 +100,9 @@ def _locked(file: Path) -> int:
                 raise OSError(errno.ENOTSUP, "no locks")
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The holder before may have deleted the file between the two calls above: then it is nobody's.
-            if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
-                return descriptor
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    return descriptor
             os.close(descriptor)
         except OSError as error:
             if error.errno in _NONE:

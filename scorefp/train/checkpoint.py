@@ -193,7 +193,7 @@ class Saver(AbstractSaver):
     ) -> None:
         if not due(step, self.every, steps):
             return
-        if step in self.store.steps():
+        if self.store.holds(step):
             return
         facts = {
             "configuration": self.configuration,

@@ -154,6 +154,8 @@ def fit(
     if clip is not None:
         positive("clip", clip)  # None leaves gradients alone
     kind("checkpoints", checkpoints, (Checkpoints, NoneType), "It is scorefp.train.Checkpoints(folder), or None.")
+    for callback in kind("callbacks", callbacks, Sequence, "It is a sequence of functions of a Report."):
+        function("callbacks", callback, "report", "Each of them takes a Report.")
     if evaluate is not None:
         function("evaluate", evaluate, "model", "It returns numbers by name, as what audit_on makes does.")
     _check_intervals(steps, report_every, evaluate, evaluate_every, checkpoints)
@@ -213,7 +215,7 @@ def fit(
                 metrics = {name: float(values.mean()) for name, values in span.history.items()}
                 metrics["seconds_per_step"] = span.seconds_per_step
                 if evaluate is not None and due(span.stop, evaluate_every, steps):
-                    metrics |= {name: float(value) for name, value in evaluate(averaged).items()}
+                    metrics |= {name: float(value) for name, value in _numbers(evaluate(averaged)).items()}
                 console(span)
                 for callback in callbacks if first_process else ():
                     callback(Report(span.stop, steps, span.first, metrics, span.history, averaged))
@@ -252,10 +254,15 @@ def _heading(step: TrainStep) -> str:
     return f"devices: {step.mesh.size}  samples a step: {step.batch_size}  at a time on each: {each}"
 
 
+def _numbers(value: Any) -> Mapping[str, float]:
+    """What `evaluate` returns, refused unless it is numbers by name."""
+    return kind("the value of evaluate", value, Mapping, "It is numbers by name, such as {'bits_per_dim': 3.1}.")
+
+
 def _check_best(checkpoints: Checkpoints | None, evaluate: Callable[[_S], Mapping[str, float]], model: _S) -> None:
     """Refuses a best number that there is not, before anything is trained."""
     if checkpoints is not None and checkpoints.best is not None:
-        numbers = sorted(evaluate(model))
+        numbers = sorted(_numbers(evaluate(model)))
         require(
             checkpoints.best in numbers,
             f'checkpoints.best = "{checkpoints.best}" is not among the numbers of evaluate, {numbers}; name one.',

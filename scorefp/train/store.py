@@ -78,6 +78,10 @@ class Store(AbstractModule):
         names = [folder.name for folder in self.path.iterdir()]
         return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
+    def holds(self, step: int) -> bool:
+        """Whether what has the name of a step is a checkpoint, be it a damaged one, and nothing of somebody else."""
+        return any((self.path / str(step) / part).exists() for part in (FACTS, ARRAYS))
+
     def latest(self) -> int | None:
         """The last step with a checkpoint; `None` if there is none."""
         return max(self.steps(), default=None)
@@ -122,11 +126,15 @@ class Store(AbstractModule):
 
     def _write(self, step: int, arrays: Mapping[str, Any], facts: JSON, metrics: Mapping[str, float]) -> None:
         """Writes and flushes a checkpoint, gives it its name, and lets go of those that are not to stay."""
-        ocp, writes = orbax(), jax.process_index() == 0
+        writes, failure = jax.process_index() == 0, None
         if writes:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-        ocp.multihost.sync_global_processes("scorefp: before a checkpoint")
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._sweep()
+            except OSError as error:  # the other processes wait below
+                failure = error
+        if not all_agree(failure is None):
+            raise failure or OSError("the first process failed")
         partial = self.path / f"{_PARTIAL}{step}"
         write(partial / ARRAYS, arrays)
         if writes:
@@ -302,7 +310,7 @@ class Store(AbstractModule):
 
     def _retire(self) -> None:
         """Deletes the checkpoints that are not to stay."""
-        steps = self.steps()
+        steps = [step for step in self.steps() if self.holds(step)]
         stay = set(steps[-self.keep :])
         if self.best is not None:
             stay |= self._best_of(steps)

@@ -895,7 +895,7 @@ def test_batches_of_one_kind_train() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_levels_and_floats_are_not_wrapped() -> None:
     """The batches of an issue: bytes, then levels above 255; and float16, then more than it holds."""
-    many = sfp.Quantisation(1024, 0.0, 1024.0)
+    many = sfp.Quantisation(1024, -1.0, 1.0)
     levels = [np.full((4, 2), 10, np.uint8), np.full((4, 2), 1000, np.uint16)]
     message = "batch 1 has values of dtype uint16, batch 0 has uint8; all batches"
     refused(message, fitted, Loader(levels, shape=(2,), quantisation=many))
@@ -1037,9 +1037,9 @@ def test_bad_splits(share: float) -> None:
 def test_bad_arguments_of_a_split() -> None:
     data = Dataset(np.ones((13, 1)))
     for share in (np.nan, np.inf):
-        refused(rf"share = {share}; it lies between 0 and 1", split, data, share, seed=0)
+        refused(rf"share = {share}; it is a finite number", split, data, share, seed=0)
     for share in ("0.1", None, True, 0.1j):
-        refused(r"share = .*; it is one real number", split, data, share, seed=0, error=TypeError)
+        refused(r"share is .*; it is (a )?real", split, data, share, seed=0, error=TypeError)
     for seed in (-1, 2**32):
         refused(rf"seed = {seed}; a seed is a number of 32 bits", split, data, 0.3, seed=seed)
     refused("seed = 0.5", split, data, 0.3, seed=0.5, error=TypeError)

@@ -118,7 +118,7 @@ def test_bad_values() -> None:
 
 @pytest.mark.parametrize("ends", [(1.0, 1.0), (0.0, np.inf), (2.0, 1.0)])
 def test_bad_intervals(ends: tuple[float, float]) -> None:
-    refused(r"an interval is finite with low < high", Interval, *ends)
+    refused(r"an interval is finite with low < high|high = inf; it is a finite number", Interval, *ends)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -207,7 +207,8 @@ def test_bad_quantisations() -> None:
         )
     for of in (lambda *ends: sfp.Quantisation(4, *ends), Interval):
         for ends in ((1, -1), (0, 0), (np.nan, 1), (0, np.nan), (-np.inf, 1), (0, np.inf)):
-            refused(r"\[low, high\] = .*; an interval is finite with low < high", of, *ends)
+            told = r"\[low, high\] = .*; an interval is finite" if np.isfinite(ends).all() else "it is a finite number"
+            refused(told, of, *ends)
         for ends, name in (
             ((1j, 2), "low"),
             (("0", 1), "low"),
@@ -215,7 +216,7 @@ def test_bad_quantisations() -> None:
             ((0, True), "high"),
             ((0, [1]), "high"),
         ):
-            refused(rf"{name} = .*; it is one real number", of, *ends, error=TypeError)
+            refused(rf"{name} (is|has) .*; it is (a )?(real|scalar)", of, *ends, error=TypeError)
         assert of(np.float32(0), jnp.ones(())).high == 1.0
     assert sfp.Quantisation(np.int64(2**24), 0, 1).levels == 2**24
 
@@ -233,12 +234,18 @@ def test_bad_levels() -> None:
     # A dtype may hold fewer numbers than there are levels.
     assert sfp.Quantisation(1024, 0.0, 1.0).checked_levels(jnp.asarray([255], jnp.uint8)).dtype == jnp.uint8
     k = jnp.asarray([1, 2])
-    for u in (jnp.ones(2), -0.1 * jnp.ones(2), jnp.full(2, jnp.nan)):
-        refused(r"u holds positions outside \[0, 1\), or NaN", few.dequantise, k, u)
+    for u in (1.1 * jnp.ones(2), -0.1 * jnp.ones(2), jnp.full(2, jnp.nan)):
+        refused(r"u holds positions outside \[0, 1\], or NaN", few.dequantise, k, u)
         with pytest.raises(Exception, match="u holds positions outside"):
             eqx.filter_jit(few.dequantise)(k, u)
     refused(r"u has shape \(\), but k has shape \(2,\)", few.dequantise, k, 0.5)
-    refused("u has dtype float16, of too few digits", few.dequantise, k, jnp.zeros(2, jnp.float16), error=TypeError)
+    refused(
+        "u has dtype float16; a measurement does not round",
+        few.dequantise,
+        k,
+        jnp.zeros(2, jnp.float16),
+        error=TypeError,
+    )
     refused("u has dtype int", few.dequantise, k, k, error=TypeError)
     refused("key is 0", sfp.UniformDequantiser(few), k, key=0, error=TypeError)
     refused("quantisation is 4", sfp.UniformDequantiser, 4, error=TypeError)
@@ -255,7 +262,9 @@ def test_bad_log_probabilities() -> None:
     for value in (3, 1j, jnp.ones(2, bool)):
         refused("log_prob has dtype", bits, value, 4, BYTES, error=TypeError)
     for dtype in (jnp.float16, jnp.bfloat16):
-        refused("log_prob has dtype .*, of too few digits", bits, jnp.ones((), dtype), 4, BYTES, error=TypeError)
+        refused(
+            "log_prob has dtype .*; a measurement does not round", bits, jnp.ones((), dtype), 4, BYTES, error=TypeError
+        )
     for size in (0, -1):
         refused(rf"size = {size}", bits, 1.0, size, BYTES)
     for size in (4.0, "4", None):

@@ -115,7 +115,7 @@ def test_entries_of_measures() -> None:
     refused(r"a sample of data has shape \(3,\)", measure, score, jnp.ones((4, 3)), key=jr.key(0))
     refused("holds nan", measure, score, x.at[3, 1].set(jnp.nan), key=jr.key(0))
     for half in (jnp.float16, jnp.bfloat16):
-        refused("data has dtype", measure, score, x.astype(half), key=jr.key(0), error=TypeError)
+        refused("the values have dtype", measure, score, x.astype(half), key=jr.key(0), error=TypeError)
     refused(
         "measures is a Likelihood|measures is a",
         sfp.audit,

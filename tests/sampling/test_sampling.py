@@ -787,7 +787,7 @@ def test_bad_input() -> None:
         (lambda: sfp.PredictorCorrector(ratio=0.0), r"ratio = 0\.0; it is positive and finite"),
     ):
         refused(message, make)
-    with pytest.raises(TypeError, match=r"predictor is a DPMSolver\. It is Euler"):
+    with pytest.raises(TypeError, match=r"predictor is a DPMSolver\. It goes by independent steps"):
         sfp.PredictorCorrector(sfp.DPMSolver(4))
     few = sfp.ProbabilityFlow(sfp.Integrator(max_steps=2))
     with pytest.raises(RuntimeError, match=r"max_steps = 2 did not bring it from t = 1\.0 to t = 1e-05"):

@@ -112,6 +112,23 @@ def test_closed_forms_agree_with_derivatives(name: str) -> None:
     assert np.all(np.diff(table["log_snr"]) < 0)
 
 
+def test_an_end_that_was_rounded_to_float32_is_in_the_horizon() -> None:
+    """In float64 it may lie a little outside: both of a score and of what is measured."""
+    exact, x = sfp.Score(lambda t, x: -x, sfp.VP()), jnp.ones(2)
+    for end in (np.float32(exact.sde.t0), np.float32(sfp.Cosine().t1)):
+        sde = sfp.VP() if end < 0.5 else sfp.Cosine()
+        score = sfp.Score(lambda t, x: -x, sde)
+        assert bool(jnp.isfinite(sfp.score_fpe_residual(score, end, x)).all())
+        assert bool(jnp.isfinite(sde.perturb(end, x, x)).all())
+    with pytest.raises(ValueError, match="outside"):
+        sfp.VP().perturb(0.99 * sfp.VP().t0, x, x)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_times_in_a_list_may_be_traced() -> None:
+    np.testing.assert_array_equal(jax.jit(lambda t: sfp.VP().alpha([t, t]))(0.5), sfp.VP().alpha([0.5, 0.5]))
+
+
 @pytest.mark.parametrize("name", LINEAR)
 def test_time_of_log_snr_inverts(name: str) -> None:
     table = tables()["float64"][name]

@@ -136,6 +136,41 @@ def test_what_a_killed_process_leaves_is_no_checkpoint_and_goes(tmp_path: Path) 
     assert same(store.restore(tree())[0], tree(2))
 
 
+def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+    """A folder or a file of somebody's own that has the name of a step."""
+    store = Store(tmp_path, keep=1)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "thesis.tex").touch()
+    (tmp_path / "2").touch()
+    for step in (3, 4):
+        store.save(step, tree(step), {}, {})
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["1", "2", "4"]
+    assert (tmp_path / "1" / "thesis.tex").exists()
+    assert same(store.restore(tree())[0], tree(4))
+    with pytest.raises(CheckpointError, match="2 exists already"):
+        store.save(2, tree(2), {}, {})
+
+
+def test_a_place_that_is_taken_is_no_saved_step(tmp_path: Path) -> None:
+    def taken(report: train.Report) -> None:
+        (tmp_path / str(report.step)).mkdir()
+
+    settings = {"steps": 4, "report_every": 2, "batch_size": 8, "progress": False}
+    x = jr.normal(jr.key(0), (32, 2))
+    mine = sfp.NoiseScore(sfp.nn.MLP(shape=(2,), width=4, depth=1, key=jr.key(1)), sfp.VP(), data_std=1.0)
+    with pytest.raises(CheckpointError, match="2 exists already"):
+        train.fit(
+            mine,
+            sfp.DSM(),
+            x,
+            optimizer=optax.sgd(1e-3),
+            key=jr.key(2),
+            checkpoints=Checkpoints(tmp_path, every=2),
+            callbacks=(taken,),
+            **settings,
+        )
+
+
 def test_what_json_cannot_hold_is_found_before_anything_is_written(tmp_path: Path) -> None:
     store = Store(tmp_path, keep=1)
     store.save(1, tree(1), {}, {})

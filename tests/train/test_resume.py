@@ -109,6 +109,13 @@ def test_a_number_inside_is_seen(name: str) -> None:
 
 def test_constants_and_globals_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen(lambda t: 0.1 * t) != seen(lambda t: 0.2 * t)
+    assert seen(lambda t: t > 10) != seen(lambda t: t > 15)
+    # A global of the name of an attribute is another thing.
+    monkeypatch.setitem(of_module.__globals__, "sigma", 1.0)
+    weighting = lambda sde, t: sde.sigma(t) ** 2
+    named = seen(weighting)
+    monkeypatch.setitem(of_module.__globals__, "sigma", 2.0)
+    assert seen(weighting) == named
     before = seen(of_module)
     monkeypatch.setitem(of_module.__globals__, "RATE", 0.2)
     assert unequal(before, seen(of_module)) == "RATE was 0.1, is 0.2"

@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
 def test_errors() -> None:
     refused("batch_size = 300; the data have 256 samples", fitted, 5, batch_size=300)
     refused("steps = 0", fitted, 0)
-    refused(r"clip = 0\.0; a norm is positive", fitted, 5, clip=0.0)
+    refused(r"clip = 0\.0; it is positive and finite", fitted, 5, clip=0.0)
     refused("without floating arrays to train", fitted, 1, start=sfp.Score(lambda t, x: -x, SDE))
     general = sfp.GeneralSDE(SDE.drift, SDE.diffusion, SDE.prior, t0=SDE.t0, t1=SDE.t1)
     with pytest.raises(TypeError, match="no Gaussian kernel"):
