@@ -216,7 +216,8 @@ def test_bad_quantisations() -> None:
             ((0, True), "high"),
             ((0, [1]), "high"),
         ):
-            refused(rf"{name} (is|has) .*; it is (a )?(real|scalar)", of, *ends, error=TypeError)
+            with pytest.raises((TypeError, ValueError), match=rf"{name} (is|has) .*; it is (a )?(real|scalar)"):
+                of(*ends)
         assert of(np.float32(0), jnp.ones(())).high == 1.0
     assert sfp.Quantisation(np.int64(2**24), 0, 1).levels == 2**24
 
