@@ -159,7 +159,8 @@ def kill_often(kills: int, folder: Path, longest: float, *, second: int) -> Coun
                 continue
 
             def before(first: subprocess.Popen[str] = process) -> None:
-                if count() % second == 0:
+                # One that is on its way out has let go of the folder.
+                if hit["a second run refused"] * second <= count() and (run() / ".lock").exists():
                     refuse_a_second(first, run(), cache)
                     hit["a second run refused"] += 1
 
