@@ -9,13 +9,12 @@ import jax.numpy as jnp
 
 from .._checks import (
     checked,
-    finite,
-    floating,
     function,
     kind,
     one_of,
     optional_key,
     require,
+    sample,
     scalar,
     scalar_time,
     single_or_better,
@@ -238,7 +237,7 @@ def fpe_residual(
         0.0
     """
     check_density(density, sde)
-    x = single_or_better("x", finite("x", floating("x", x), known=True))
+    x = single_or_better("x", sample("x", x))
     t = time_within(scalar_time(t, x), sde.t0, sde.t1)
 
     def value(t: Scalar, y: Event) -> Scalar:

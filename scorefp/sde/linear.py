@@ -12,7 +12,16 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import finite, floating, function, is_concrete, real, require, same_shape, scalar_time, time_within
+from .._checks import (
+    function,
+    is_concrete,
+    real,
+    require,
+    same_shape,
+    sample,
+    scalar_time,
+    time_within,
+)
 from .._types import Event, Scalar, Time, Times
 from .prior import Normal
 from .sde import AbstractSDE, check_horizon, time_and_sample, times_within
@@ -185,7 +194,7 @@ class AbstractLinearSDE(AbstractSDE):
             >>> float(x[0])
             2.0
         """
-        x0, noise = (finite(name, floating(name, x), known=True) for name, x in (("x0", x0), ("noise", noise)))
+        x0, noise = (sample(name, x) for name, x in (("x0", x0), ("noise", noise)))
         same_shape("noise", noise.shape, "x0", x0.shape)
         t = time_within(scalar_time(t, x0), self.t0, self.t1)
         return self.diffuse(t, x0, noise)

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import event_shape, finite, floating, is_concrete, number, random_key, real, require
+from .._checks import event_shape, is_concrete, number, random_key, real, require, sample
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 
@@ -57,7 +57,7 @@ class Normal(AbstractPrior):
             )
 
     def log_prob(self, x: Event) -> Scalar:
-        x = finite("x", floating("x", x), known=True)
+        x = sample("x", x)
         scale = self._scale(x.shape).astype(x.dtype)
         return -jnp.sum(0.5 * (x / scale) ** 2 + jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi))
 

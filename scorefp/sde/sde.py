@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import SLACK, finite, floating, is_concrete, real, require, scalar_time
+from .._checks import SLACK, is_concrete, real, require, sample, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
@@ -108,7 +108,7 @@ def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*
 
 def time_and_sample(sde: AbstractSDE, t: Time, x: Event) -> tuple[Scalar, Event]:
     """One time and one sample, refused where they are not; the time has the dtype of the sample."""
-    x = finite("x", floating("x", x), known=True)
+    x = sample("x", x)
     scalar = scalar_time(t, x)
     times_within(sde, t)
     return scalar, x

@@ -118,7 +118,8 @@ def test_bad_values() -> None:
 
 @pytest.mark.parametrize("ends", [(1.0, 1.0), (0.0, np.inf), (2.0, 1.0)])
 def test_bad_intervals(ends: tuple[float, float]) -> None:
-    refused(r"an interval is finite with low < high|high = inf; it is a finite number", Interval, *ends)
+    told = "an interval is finite with low < high" if np.isfinite(ends).all() else "high = inf; it is a finite number"
+    refused(told, Interval, *ends)
 
 
 @pytest.mark.usefixtures("unchecked")
