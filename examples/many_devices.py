@@ -63,7 +63,7 @@ def compared(found: np.ndarray, one: np.ndarray) -> None:
 
 
 def on_all_devices(options: argparse.Namespace) -> np.ndarray:
-    mesh = train.data_mesh()
+    mesh = sfp.data_mesh()
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
         print(f"processes: {jax.process_count()}, devices: {mesh.size} ({kind})")

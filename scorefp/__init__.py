@@ -24,6 +24,7 @@ from . import (
     transport as transport,
 )
 from ._citation import citation as citation, installed_version as _installed_version
+from ._devices import data_mesh as data_mesh
 from ._runtime import set_right_sums as _set_right_sums
 from .calculus import (
     Exact as Exact,

@@ -60,7 +60,7 @@ PUBLIC = """
     log_likelihood flow_likelihood likelihood_bound evaluate_bound BoundEstimator entropy kl_decomposition Integrator
     sample Heun DPMSolver ProbabilityFlow EulerMaruyama ExponentialIntegrator PredictorCorrector Langevin
     audit Audit evaluate ode_sde_gap wasserstein2 Estimate Box
-    citation
+    data_mesh citation
 """
 
 

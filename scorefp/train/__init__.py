@@ -1,9 +1,9 @@
 """Training: `fit`, and the compiled step under it."""
 
+from .._devices import per_device_batch as per_device_batch
 from .batches import drawn as drawn, in_order as in_order
 from .checkpoint import Checkpoints as Checkpoints, load as load, saved_steps as saved_steps
 from .dequantiser import DequantiserRun as DequantiserRun, fit_dequantiser as fit_dequantiser
-from .devices import data_mesh as data_mesh, per_device_batch as per_device_batch
 from .fit import Run as Run, fit as fit
 from .log import CSVLog as CSVLog, TensorBoard as TensorBoard
 from .loop import TrainState as TrainState, TrainStep as TrainStep

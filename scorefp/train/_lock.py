@@ -16,8 +16,8 @@ from pathlib import Path
 
 import jax
 
+from .._devices import all_agree
 from ._record import reason
-from .devices import all_agree
 from .store import CheckpointError
 
 try:

@@ -13,13 +13,13 @@ from jaxtyping import Array, Int, Shaped
 
 from .._batches import apart
 from .._checks import require
+from .._devices import everywhere, in_shares, share
 from .._types import Key
 from ..data import AbstractSource, Dataset
 from ..data._checked import checked_batches
 from ..data.source import check_batch
 from ..dataset import Quantisation
 from ._advice import scale_of
-from .devices import everywhere, in_shares, share
 
 _LARGEST_STACK = 2**26
 """Bytes of batches that one loop on the device is handed."""

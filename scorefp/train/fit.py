@@ -15,6 +15,7 @@ from jaxtyping import ArrayLike, Float
 
 from .._checks import count, flag, function, kind, number, positive, random_key, require
 from .._describe import name_of
+from .._devices import everywhere, local, per_device_batch, require_mesh
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
 from ..data import AbstractSource
@@ -27,7 +28,6 @@ from ..score.score import require_score
 from ._advice import warn_of_dropout, warn_of_scale
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
-from .devices import everywhere, local, per_device_batch, require_mesh
 from .loop import Span, TrainState, TrainStep, check_counts, check_optimizer, spans, whole
 from .report import Console, Model_co, Report
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from .._checks import require
 from .._describe import first as some, free_name
+from .._devices import check_mesh, per_device_batch, replicated, shared
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Quantisation
@@ -23,7 +24,6 @@ from ..integrals import AbstractTimeSampler
 from ..objective import AbstractObjective
 from ..score import AbstractScore
 from .batches import AbstractBatches, Pick, Samples, drawn
-from .devices import check_mesh, per_device_batch, replicated, shared
 
 
 class TrainState(AbstractModule):

@@ -27,10 +27,10 @@ import numpy as np
 
 from .._checks import path_of, require
 from .._describe import JSON, first, unequal
+from .._devices import all_agree
 from .._module import AbstractModule
 from ._arrays import ARRAYS, flush, form_of, is_of_the_system, named, orbax, read, shown, typed, write
 from ._record import FACTS, UnfitError, opened, reason, sealed
-from .devices import all_agree
 
 _LIBRARIES = ("scorefp", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "numpy")
 _PARTIAL, _RETIRED = ".partial-", ".retired-"

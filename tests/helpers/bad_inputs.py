@@ -967,7 +967,7 @@ def of_train() -> dict[str, Row]:
             elsewhere=True,
         ),
         "saved_steps": row(train.saved_steps, path=folder / "run"),
-        "data_mesh": row(train.data_mesh),
+        "data_mesh": row(sfp.data_mesh),
         "per_device_batch": row(train.per_device_batch, batch_size=4, mesh=None, legal={"mesh: None": "one device"}),
         "CSVLog": row(train.CSVLog, path=folder / "log.csv"),
         "TensorBoard": row(train.TensorBoard, path=folder / "board"),

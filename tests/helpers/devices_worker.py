@@ -128,7 +128,7 @@ def main() -> None:
     folder, names, distributed = Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:]
     if distributed:
         jax.distributed.initialize(distributed[0], int(distributed[1]), int(distributed[2]))
-    mesh = train.data_mesh()
+    mesh = sfp.data_mesh()
     reports: list[int] = []
     runs = {name: RUNS[name](mesh) for name in names}
     runs["resumed"] = saved_by(mesh, folder / "saved", STEPS, callbacks=[lambda report: reports.append(report.step)])

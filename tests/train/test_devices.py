@@ -189,7 +189,7 @@ def test_the_host_reads_nothing_between_reports(monkeypatch: pytest.MonkeyPatch)
             steps=30,
             key=jr.key(1),
             batch_size=worker.BATCH,
-            mesh=train.data_mesh(),
+            mesh=sfp.data_mesh(),
             report_every=10,
             progress=False,
         )

@@ -194,7 +194,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
         steps=30,
         key=jr.key(1),
         batch_size=32,
-        mesh=train.data_mesh(),
+        mesh=sfp.data_mesh(),
         report_every=10,
     )
     return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)

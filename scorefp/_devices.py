@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .._checks import count, kind, require
+from ._checks import count, kind, require
 
 AXIS = "data"
 
@@ -20,8 +20,8 @@ def data_mesh() -> Mesh:
     With several processes call `jax.distributed.initialize` first.
 
     Example:
-        >>> from scorefp import train
-        >>> train.data_mesh().axis_names
+        >>> import scorefp as sfp
+        >>> sfp.data_mesh().axis_names
         ('data',)
     """
     return Mesh(np.array(jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
