@@ -1,5 +1,6 @@
 """One mesh for one CPU, many devices and many processes: parameters everywhere, batches in shares."""
 
+from collections.abc import Callable
 from types import NoneType
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
 
 from ._checks import count, kind, require
 
@@ -59,6 +61,16 @@ def require_mesh(mesh: Any) -> Mesh | None:
     return kind("mesh", mesh, (Mesh, NoneType), "It is what data_mesh() returns, or None for one device.")
 
 
+def one_row(mesh: Any) -> Mesh | None:
+    """`mesh`, refused unless it is one row of devices along which work is shared, or none."""
+    require(
+        require_mesh(mesh) is None or mesh.axis_names == (AXIS,),
+        f'mesh has the axes {mesh and mesh.axis_names}; work is shared along one axis called "{AXIS}". '
+        "Give mesh=data_mesh().",
+    )
+    return mesh
+
+
 def check_mesh(mesh: Mesh | None) -> None:
     """Refuses a mesh with another axis, and several processes without a mesh."""
     require(
@@ -66,11 +78,7 @@ def check_mesh(mesh: Mesh | None) -> None:
         f"mesh is None, and there are {jax.process_count()} processes, which would each train a model of their own. "
         "Give mesh=data_mesh().",
     )
-    require(
-        mesh is None or mesh.axis_names == (AXIS,),
-        f'mesh has the axes {mesh and mesh.axis_names}; training shares the batch along one axis called "{AXIS}". '
-        "Give mesh=data_mesh().",
-    )
+    one_row(mesh)
 
 
 def share() -> tuple[int, int]:
@@ -87,6 +95,28 @@ def all_agree(well: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(well))))
 
 
+def from_first(act: Callable[[], tuple[int, int, int]]) -> tuple[int, int, int]:
+    """The three counts that the first process finds, on every process; where it fails, all do.
+
+    Raises:
+        RuntimeError: on the other processes, if it fails.
+    """
+    found, failure = (0, 0, 0), None
+    if jax.process_index() == 0:
+        try:
+            found = act()
+        except Exception as error:
+            failure = error
+    if not all_agree(failure is None):
+        raise failure or RuntimeError("the first process failed; its own error says why.")
+    if jax.process_count() == 1:
+        return found
+    from jax.experimental import multihost_utils
+
+    one, two, three = multihost_utils.broadcast_one_to_all(np.asarray(found, np.int32))
+    return int(one), int(two), int(three)
+
+
 def everywhere(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays of a pytree, the same on every process, on all devices of the mesh."""
     if mesh is None:
@@ -94,11 +124,13 @@ def everywhere(tree: Any, mesh: Mesh | None) -> Any:
     sharding = NamedSharding(mesh, PartitionSpec())
 
     def placed(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array):
+        if not isinstance(leaf, jax.Array | np.ndarray) or getattr(leaf, "sharding", None) == sharding:
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jr.wrap_key_data(placed(jr.key_data(leaf)), impl=jr.key_impl(leaf))
-        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+        known = isinstance(leaf, jax.Array)
+        dtype = leaf.dtype if known else jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf, dtype))
 
     return jax.tree.map(placed, tree)
 
@@ -109,6 +141,15 @@ def in_shares(stack: Any, mesh: Mesh | None) -> Any:
         return jax.tree.map(jnp.asarray, stack)
     sharding = NamedSharding(mesh, PartitionSpec(None, AXIS))
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), stack)
+
+
+def whole(array: Array) -> Shaped[np.ndarray, "..."]:
+    """An array whose rows the devices of all processes hold, on the host of each."""
+    if jax.process_count() == 1:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def shared(batch: Any, mesh: Mesh | None) -> Any:

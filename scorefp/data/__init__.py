@@ -16,3 +16,4 @@ from .loader import Loader as Loader
 from .on_host import OnHost as OnHost
 from .source import AbstractRows as AbstractRows, AbstractSource as AbstractSource, Batches as Batches
 from .split import Part as Part, split as split
+from .to_file import sample_to as sample_to

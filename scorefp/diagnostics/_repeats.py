@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
-from .._batches import apart, in_batches
+from .._batches import apart, in_batches, on_mesh
 from .._checks import require
 from .._describe import described
 from .._module import AbstractModule
@@ -61,6 +62,7 @@ def in_repeats(
     *,
     key: Key,
     batch_size: int,
+    mesh: Mesh | None,
 ) -> tuple[_T, Float[Array, "repeats n"]]:
     """`fn` of every repeat of every sample, and the log-density of the noise inside its levels.
 
@@ -73,8 +75,12 @@ def in_repeats(
         repeats: How often each sample is taken.
         key: A random key.
         batch_size: How many are taken at once.
+        mesh: The devices that share them; `None` is one.
     """
-    return _in_repeats(fn, score, data.values, data.args, dequantiser, repeats, key, batch_size)
+    count = len(data)
+    arguments = (fn, score, data.values, data.args, dequantiser, repeats, key, batch_size)
+    found = on_mesh(_in_repeats, mesh, repeats * count, *arguments)
+    return jax.tree.map(lambda leaf: leaf.reshape(repeats, count, *leaf.shape[1:]), found)
 
 
 @eqx.filter_jit
@@ -87,7 +93,8 @@ def _in_repeats(
     repeats: int,
     key: Key,
     batch_size: int,
-) -> tuple[_T, Float[Array, "repeats n"]]:
+    mesh: Mesh | None,
+) -> tuple[_T, Float[Array, " index"]]:
     count = len(values)
 
     def one(index: Int[Array, ""]) -> tuple[_T, Scalar]:
@@ -99,8 +106,7 @@ def _in_repeats(
             x = dequantiser.quantisation.place(x, u)
         return fn(conditioned(score, args, row), x, own), log_noise
 
-    found = in_batches(one, repeats * count, batch_size)
-    return jax.tree.map(lambda leaf: leaf.reshape(repeats, count, *leaf.shape[1:]), found)
+    return in_batches(one, repeats * count, batch_size, mesh)
 
 
 def told(count: int, repeats: int, dequantiser: AbstractDequantiser | None) -> str:

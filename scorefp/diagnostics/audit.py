@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 
 from .._checks import kind, random_key, same_shape
 from .._describe import JSON, free_name, name_of, settings
+from .._devices import one_row
 from .._module import AbstractModule
 from .._types import Key
 from ..calculus import AbstractTrace
@@ -132,6 +134,7 @@ def audit(
     *,
     key: Key,
     measures: Sequence[AbstractMeasure] | None = None,
+    mesh: Mesh | None = None,
 ) -> Audit:
     r"""The distance of a score from the score of its diffusion, by several measures.
 
@@ -153,6 +156,9 @@ def audit(
         key: A random key.
         measures: The measures, in this order. `None` is `DEFAULT_MEASURES`, of which a score on an SDE without a
             Gaussian kernel gets those that need none.
+        mesh: The devices that share the work of every measure, as `data_mesh` returns them; `None` is one device. The
+            audit is the same up to rounding. The `batch_size` of a measure counts samples over all devices: give a
+            larger one to many. With several processes each makes the call, with the same arguments, and has the audit.
 
     Returns:
         The audit: `print` it, `.plot(path)` it, write it `.to_json(path)`, or look up
@@ -162,7 +168,8 @@ def audit(
         TypeError: if `score` is no score, `key` no random key, `measures` no sequence of measures, the data are
             integers without a quantisation or of half precision, or a measure given by name needs a Gaussian kernel
             that the SDE does not have.
-        ValueError: if there are fewer than two samples, one is not finite, or their shape is not that of the score.
+        ValueError: if there are fewer than two samples, one is not finite, or their shape is not that of the score; if
+            `mesh` has another axis than `"data"`.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -174,8 +181,8 @@ def audit(
         0.0
     """
     if measures is not None:
-        return _audit(score, data, measures, (), key)
-    return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score).sde), key)
+        return _audit(score, data, measures, (), key, mesh)
+    return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score).sde), key, mesh)
 
 
 def evaluate(
@@ -189,6 +196,7 @@ def evaluate(
     integrator: Integrator = Integrator(throw=False),
     draws: int = 64,
     batch_size: int = 64,
+    mesh: Mesh | None = None,
 ) -> Audit:
     r"""The negative log-likelihood of the probability-flow ODE [K1] and the bound of the reverse SDE [K3], [K4] on a
     data set, as a paper reports them: the audit of `Likelihood` and `Bound` with common settings.
@@ -208,7 +216,9 @@ def evaluate(
             `Hutchinson()` for larger ones.
         integrator: How the ODE is solved. With `throw=True` a failed trajectory raises.
         draws: Times a sample for the bound.
-        batch_size: How many samples are taken at once, each with all its draws.
+        batch_size: How many samples are taken at once, over all devices, each with all its draws.
+        mesh: The devices that share the samples, as `data_mesh` returns them; `None` is one device. The numbers are the
+            same up to rounding. With several processes each makes the call, with the same arguments, and has the audit.
 
     Returns:
         An audit with the sections `"likelihood"` and `"bound"`. The values of each sample are in their `points`: two
@@ -218,7 +228,8 @@ def evaluate(
         TypeError: if `score` is no score, `key` no random key, a setting of another kind, or the data are integers
             without a quantisation or of half precision.
         ValueError: if there are fewer than two samples, one is not finite or has another shape than the score, a
-            dequantiser comes with floats or has another quantisation than the data, or a count is too small.
+            dequantiser comes with floats or has another quantisation than the data, a count is too small, or `mesh`
+            has another axis than `"data"`.
         RuntimeError: if a solve fails and the integrator has `throw=True`.
 
     Example:
@@ -234,7 +245,7 @@ def evaluate(
     """
     nll = Likelihood(trace, integrator, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
     bound = Bound(None, BoundEstimator(draws), batch_size, repeats, dequantiser)
-    return _audit(score, data, *_suited((nll, bound), require_score(score).sde), key)
+    return _audit(score, data, *_suited((nll, bound), require_score(score).sde), key, mesh)
 
 
 def _suited(measures: Sequence[AbstractMeasure], sde: AbstractSDE) -> tuple[Sequence[AbstractMeasure], tuple[str, ...]]:
@@ -252,8 +263,10 @@ def _audit(
     measures: Sequence[AbstractMeasure],
     notes: tuple[str, ...],
     key: Key,
+    mesh: Mesh | None,
 ) -> Audit:
     require_score(score)
+    one_row(mesh)
     kind("measures", measures, Sequence, "Each of a sequence is a measure, as in (scorefp.diagnostics.Bound(),).")
     for measure in measures:
         kind("a measure", measure, AbstractMeasure, "It is a value such as scorefp.diagnostics.Bound().")
@@ -264,7 +277,8 @@ def _audit(
     floats = data.dequantised(data_key)
     sections = dict[str, Section]()
     for place, measure in enumerate(measures):
-        section = measure(score, data if measure.needs_levels else floats, key=jr.fold_in(measure_key, place))
+        measured = data if measure.needs_levels else floats
+        section = measure(score, measured, key=jr.fold_in(measure_key, place), mesh=mesh)
         sections[free_name(section.title, sections)] = section
     if isinstance(score.sde, AbstractLinearSDE) and not any(isinstance(m, PriorDivergence) for m in measures):
         notes = (*notes, *divergence_at_t1(score.sde, floats.drawn(MOST, key=data_key)[0]).notes)

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import jax.random as jr
 
+from jax.sharding import Mesh
 from .._checks import kind, require
 from .._describe import described
 from .._types import Event, Key
@@ -30,7 +31,7 @@ class Bound(AbstractMeasure):
         samples: How many samples, drawn without replacement; all of them for `None`.
         estimator: The draws for each sample, of which each evaluates the score four times, the law of their times, the
             truncation and the trace.
-        batch_size: How many samples are taken at once, each with all its draws.
+        batch_size: How many samples are taken at once, over all devices, each with all its draws.
         repeats: How often each sample is taken, with its own draws; its value is the mean. Levels are dequantised
             anew each time.
         dequantiser: The noise inside levels; its term is part of the bound (Song 2021, Eq. 13). `None` is uniform
@@ -67,12 +68,12 @@ class Bound(AbstractMeasure):
     def needs_levels(self) -> bool:
         return self.repeats > 1 or self.dequantiser is not None
 
-    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         sample_key, key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=sample_key)
         dequantiser = own_dequantiser(data, self.dequantiser)
         found, log_noise = in_repeats(
-            self._at, score, chosen, dequantiser, self.repeats, key=key, batch_size=self.batch_size
+            self._at, score, chosen, dequantiser, self.repeats, key=key, batch_size=self.batch_size, mesh=mesh
         )
         unit = Unit(data.size, data.quantisation)
         name = unit.name

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from .._batches import in_batches
+from .._batches import in_batches, on_mesh
 from .._checks import require
 from .._describe import described
 from .._types import Event, Key
@@ -46,7 +47,7 @@ class ConsistencyCurves(AbstractMeasure):
         samples: How many clean samples, drawn without replacement; all where there are fewer.
         paths: How many independent paths a sample and start, at least two.
         step: As in `reverse_path`.
-        batch_size: How many samples are taken at once, each with all its paths.
+        batch_size: How many samples are taken at once, over all devices, each with all its paths.
 
     Raises:
         TypeError: on a call, if the SDE has no Gaussian kernel.
@@ -82,11 +83,14 @@ class ConsistencyCurves(AbstractMeasure):
         check_samples(self.samples, self.batch_size)
         require(self.paths >= 2, f"paths = {self.paths}; the square without bias is a product of two paths.")
 
-    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         sample_key, key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=sample_key)
-        found = _products(self, score, chosen.values, chosen.args, key)
-        times, products = np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)
+        times = log_snr_grid(linear_sde(score), self.steps).astype(chosen.values.dtype)
+        arguments = (self, score, chosen.values, chosen.args, times, key)
+        found = on_mesh(_products, mesh, len(chosen), *arguments)
+        times = np.asarray(times[:: self.steps // self.times], np.float64)
+        products = np.moveaxis(np.asarray(found, np.float64), 0, -1)
         start, end, size = products[0], products[:, -1], data.size
         loss = 0.5 * end.mean(axis=0)
         label = r"$(\frac{1}{D}E\,\Vert E[h'|x_t] - h\Vert^2)^{1/2}$"
@@ -118,19 +122,25 @@ class ConsistencyCurves(AbstractMeasure):
 
 @eqx.filter_jit
 def _products(
-    measure: ConsistencyCurves, score: AbstractScore, x: Float[Array | np.ndarray, "n *event"], args: Any, key: Key
-) -> tuple[Float[Array, " ends"], Float[Array, "times times n"]]:
-    """The descending times of the grid, and the unbiased squared defects of each sample from the start of each cell
-    between them to the end of each.
+    measure: ConsistencyCurves,
+    score: AbstractScore,
+    x: Float[Array | np.ndarray, "n *event"],
+    args: Any,
+    grid: Float[Array, " steps_and_one"],
+    key: Key,
+    mesh: Mesh | None,
+) -> Float[Array, "index times times"]:
+    """The unbiased squared defects of each sample from the start of each cell between the descending times of a curve
+    to the end of each.
     """
     sde, cells, each = linear_sde(score), measure.times, measure.steps // measure.times
-    grid = log_snr_grid(sde, measure.steps).astype(x.dtype)
     noise_key, path_key = jr.split(key)
 
-    def from_start(start: Int[Array, ""]) -> Float[Array, "n times"]:
-        def one(row: Int[Array, ""]) -> Float[Array, " times"]:
-            bound, clean, t = conditioned(score, args, row), x[row], grid[start * each]
-            place = start * len(x) + row
+    def one(row: Int[Array, ""]) -> Float[Array, "times times"]:
+        bound, clean = conditioned(score, args, row), x[row]
+
+        def from_start(start: Int[Array, ""]) -> Float[Array, " times"]:
+            t, place = grid[start * each], start * len(x) + row
             noise = jr.normal(jr.fold_in(noise_key, place), clean.shape, clean.dtype)
             diffused = sde.diffuse(t, clean, noise)
             told = bound.denoise(t, diffused)
@@ -156,7 +166,6 @@ def _products(
             states = jnp.broadcast_to(diffused, (measure.paths, *diffused.shape))
             return jax.lax.fori_loop(start, cells, through_cell, (states, jnp.zeros((cells,), clean.dtype)))[1]
 
-        return in_batches(one, len(x), measure.batch_size)
+        return jax.lax.map(from_start, jnp.arange(cells))
 
-    products = jax.lax.map(from_start, jnp.arange(cells))
-    return grid[::each], jnp.swapaxes(products, 1, 2)
+    return in_batches(one, len(x), measure.batch_size, mesh)

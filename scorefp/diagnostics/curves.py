@@ -5,6 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from .._describe import described
@@ -73,8 +74,8 @@ class ResidualCurve(AbstractMeasure):
         if self.method is not None:
             self._method(0)
 
-    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
-        t, values = self.ensemble.evaluate(self._at, score, data, key=key)
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, data, key=key, mesh=mesh)
         plain, free = values["square"], values["scale_free_square"]
         size, method = data.size, self._method(data.size)
         given = default_trace(size) if self.method is None else self.method
@@ -134,8 +135,8 @@ class MatchingCurve(AbstractMeasure):
     needs_kernel: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = False
 
-    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
-        t, values = self.ensemble.evaluate(self._at, score, data, key=key)
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, data, key=key, mesh=mesh)
         label = r"$r_\mathrm{DSM} = \frac{1}{D}E\,\Vert s - \nabla\log q(x_t|x_0)\Vert$"
         norm = _Reading(values["norm"] / data.size, "1/length", "r_DSM, mean over the grid", label, root=False)
         label = r"$(\frac{1}{D}E\,\Vert\sigma s + \epsilon\Vert^2)^{1/2}$"
@@ -186,8 +187,8 @@ class CurlCurve(AbstractMeasure):
     needs_kernel: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = False
 
-    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
-        t, values = self.ensemble.evaluate(self._at, score, data, key=key)
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, data, key=key, mesh=mesh)
         label = r"$E\,\frac{1}{2}\Vert J-J^\top\Vert_F^2$"
         square = _Reading(values["square"], "1/length⁴", "curl, mean square over the grid", label, root=False)
         label = r"$(\frac{1}{D}E\,\frac{1}{2}\Vert\sigma^2(J-J^\top)\Vert_F^2)^{1/2}$"

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from .._batches import in_batches
+from .._batches import in_batches, on_mesh
 from .._checks import count, function, require
 from .._describe import described
 from .._module import AbstractModule
@@ -73,7 +73,7 @@ class Ensemble(AbstractModule):
         times: The number of times.
         samples: How many clean samples at each time, drawn without replacement; all where there are fewer.
         grid: `log_snr_midpoints`, `uniform_midpoints` or any function `(sde, times) -> times`.
-        batch_size: The number of diffused samples taken at once, which bounds the memory.
+        batch_size: The number of diffused samples taken at once, over all devices, which bounds the memory.
 
     Raises:
         TypeError: if `grid` does not take `(sde, times)`.
@@ -92,7 +92,13 @@ class Ensemble(AbstractModule):
         function("grid", self.grid, "sde, times", "It is scorefp.diagnostics.log_snr_midpoints, for example.")
 
     def evaluate(
-        self, integrand: Integrand, score: AbstractScore, data: Dataset, *, key: Key
+        self,
+        integrand: Integrand,
+        score: AbstractScore,
+        data: Dataset,
+        *,
+        key: Key,
+        mesh: Mesh | None = None,
     ) -> tuple[Float[np.ndarray, " times"], dict[str, Float[np.ndarray, "times n"]]]:
         """The times, and the values of an integrand at all times and samples.
 
@@ -101,6 +107,7 @@ class Ensemble(AbstractModule):
             score: A score on a linear SDE.
             data: Clean samples as floats.
             key: A random key.
+            mesh: The devices that share the diffused samples, as `data_mesh` returns them; `None` is one device.
 
         Raises:
             TypeError: if the SDE has no Gaussian kernel.
@@ -118,8 +125,11 @@ class Ensemble(AbstractModule):
             f"inside [t0, t1] = [{sde.t0:g}, {sde.t1:g}].",
         )
         t = jnp.clip(t, sde.t0, sde.t1).astype(chosen.values.dtype)
-        values = _evaluate(integrand, score, chosen.values, chosen.args, t, key, self.batch_size)
-        return np.asarray(t, np.float64), {name: np.asarray(value, np.float64) for name, value in values.items()}
+        arguments = (integrand, score, chosen.values, chosen.args, t, key, self.batch_size)
+        values = on_mesh(_evaluate, mesh, t.size * len(chosen), *arguments)
+        return np.asarray(t, np.float64), {
+            name: np.asarray(value, np.float64).reshape(t.size, len(chosen)) for name, value in values.items()
+        }
 
 
 @eqx.filter_jit
@@ -136,7 +146,8 @@ def _evaluate(
     times: Float[Array, " times"],
     key: Key,
     batch_size: int,
-) -> dict[str, Float[Array, "times n"]]:
+    mesh: Mesh | None,
+) -> dict[str, Float[Array, " index"]]:
     sde = linear_sde(score)
     noise_key, own_key = jr.split(key)
 
@@ -147,8 +158,7 @@ def _evaluate(
         diffused = sde.diffuse(t, clean, noise)
         return integrand(conditioned(score, args, row), t, diffused, noise, jr.fold_in(own_key, index))
 
-    values = in_batches(one, times.size * len(x), batch_size)
-    return jax.tree.map(lambda value: value.reshape(times.size, len(x)), values)
+    return in_batches(one, times.size * len(x), batch_size, mesh)
 
 
 def _midpoints(times: int) -> Float[Array, " times"]:

@@ -6,10 +6,12 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Bool, Float
 
 from .._checks import count, kind, random_key, require, same_shape, single_or_better
 from .._describe import described
+from .._devices import one_row
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
 from ..dataset import Dataset
@@ -97,6 +99,7 @@ def ode_sde_gap(
     args: Any = None,
     shape: tuple[int, ...] | None = None,
     batch_size: int = 1024,
+    mesh: Mesh | None = None,
 ) -> OdeSdeGap:
     r"""The distance of the samples of the probability-flow ODE from those of the reverse SDE: the squared
     $W_2^2(p_{\mathrm{ODE}}, p_{\mathrm{SDE}})$ at `t0` [G2] (Deveney 2023, Table 1), and that of either to the data
@@ -138,7 +141,9 @@ def ode_sde_gap(
         args: Conditioning, a pytree of arrays with `samples` as leading axis, given to the model; `None` is that of the
             data.
         shape: The event shape, where neither the score nor the data know it.
-        batch_size: How many trajectories are solved at once.
+        batch_size: How many trajectories are solved at once, over all devices.
+        mesh: The devices that share the trajectories, as `data_mesh` returns them; `None` is one device. The
+            transport runs on one.
 
     Returns:
         The distances with standard errors, the shares of failed trajectories, and the samples.
@@ -146,9 +151,9 @@ def ode_sde_gap(
     Raises:
         ImportError: if the transport needs an extra that is not installed: histograms of two and more elements do.
         TypeError: if `score` is no score, `key` no random key, `data` are not floating, a count is no whole number, or
-            a sampler, the box or the transport is of another kind.
+            a sampler, the box, the transport or `mesh` is of another kind.
         ValueError: if the event shape is not known or not that of the score or the box, `data` are not finite or too
-            few, or a number is too small.
+            few, a number is too small, or `mesh` has another axis than `"data"`.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -158,6 +163,7 @@ def ode_sde_gap(
         (True, 0.0)
     """
     require_score(score)
+    one_row(mesh)
     for name, method in (("ode", ode), ("sde", sde)):
         kind(name, method, AbstractSampler, "It is a sampler, for example scorefp.EulerMaruyama(512).")
     _check_optional(langevin=(langevin, Langevin), box=(box, Box), transport=(transport, AbstractTransport))
@@ -199,7 +205,15 @@ def ode_sde_gap(
     ) -> tuple[Float[np.ndarray, "n *event"], Bool[np.ndarray, " n"]]:
         start = None if initial is None else jnp.asarray(initial)
         found = draw(
-            score, samples, key=key, method=method, shape=shape, args=args, initial=start, batch_size=batch_size
+            score,
+            samples,
+            key=key,
+            method=method,
+            shape=shape,
+            args=args,
+            initial=start,
+            batch_size=batch_size,
+            mesh=mesh,
         )
         x = np.asarray(found)
         return x, np.asarray(np.all(np.isfinite(x), axis=tuple(range(1, x.ndim))))
@@ -255,8 +269,8 @@ class Gap(AbstractMeasure):
         samples: How many samples of each kind; as many as there are clean samples where these are fewer.
         ode: The first sampler.
         sde: The second.
-        transport: The solver of the transport, the `method` of `wasserstein2`.
-        batch_size: How many trajectories are solved at once.
+        transport: The solver of the transport, the `method` of `wasserstein2`. It runs on one device.
+        batch_size: How many trajectories are solved at once, over all devices.
 
     Raises:
         ValueError: if `samples` or `batch_size` is too small.
@@ -284,7 +298,7 @@ class Gap(AbstractMeasure):
         require(self.samples >= 2, f"samples = {self.samples}; a gap needs at least two samples of each kind.")
         require(self.batch_size >= 1, f"batch_size = {self.batch_size}; at least one trajectory is solved at once.")
 
-    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         sample_key, key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=sample_key)
         found = ode_sde_gap(
@@ -296,6 +310,7 @@ class Gap(AbstractMeasure):
             sde=self.sde,
             transport=self.transport,
             batch_size=self.batch_size,
+            mesh=mesh,
         )
         numbers = {name: _number(distance, _LABELS[name]) for name, distance in found.distances.items()}
         share, half = share_interval(round(found.failed * len(chosen)), len(chosen))

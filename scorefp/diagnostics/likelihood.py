@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import positive
@@ -53,8 +54,8 @@ class Likelihood(AbstractMeasure):
         integrator: The solver of the ODE. With `throw=True` a failed trajectory raises instead.
         samples: How many samples, drawn without replacement; all of them for `None`.
         threshold: How many scales are too far.
-        batch_size: How many trajectories are solved at once. Each has its own steps, and a batch goes on until its
-            slowest is done.
+        batch_size: How many trajectories are solved at once, over all devices. Each has its own steps, and the share of
+            a device in a batch goes on until its slowest is done.
         repeats: How often each sample is taken, with its own probes; its value is the mean. Levels are dequantised
             anew each time.
         dequantiser: The noise inside levels; its term, which stands beside the mean, is part of it, so that the code
@@ -92,7 +93,7 @@ class Likelihood(AbstractMeasure):
     def needs_levels(self) -> bool:
         return self.repeats > 1 or self.dequantiser is not None
 
-    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         sample_key, scale_key, probe_key = jr.split(key, 3)
         chosen, rows = data.drawn(self.samples, key=sample_key)
         trace = default_trace(data.size) if self.trace is None else self.trace
@@ -110,6 +111,7 @@ class Likelihood(AbstractMeasure):
             self.repeats,
             key=probe_key,
             batch_size=self.batch_size,
+            mesh=mesh,
         )
 
         unit, failed, exploded = Unit(data.size, data.quantisation), solved.failed(), solved.exploded(self.threshold)

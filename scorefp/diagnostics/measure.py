@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 
 from .._batches import apart
 from .._checks import random_key, same_shape, single_or_better
+from .._devices import one_row
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
 from ..calculus import Exact, Hutchinson
@@ -101,23 +103,37 @@ class AbstractMeasure(AbstractModule):
         needs_levels: eqx.AbstractVar[bool]
 
     @abstractmethod
-    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
-        """The result of a call, from data that were checked, and that are floats unless `needs_levels`."""
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
+        """The result of a call, from data that were checked, and that are floats unless `needs_levels`.
 
-    def __call__(self, score: AbstractScore, data: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> Section:
+        A measure that leaves `mesh` alone runs on one device; of several processes each then does the whole of it.
+        """
+
+    def __call__(
+        self,
+        score: AbstractScore,
+        data: Dataset | Float[ArrayLike, "n *event"],
+        *,
+        key: Key,
+        mesh: Mesh | None = None,
+    ) -> Section:
         """Measures the score.
 
         Args:
             score: Any score.
             data: A data set; or clean samples as floats, stacked along the leading axis.
             key: A random key; the same key gives the same section.
+            mesh: The devices that share the samples, as `data_mesh` returns them; `None` is one device. The section is
+                the same up to rounding, and every process, each of which makes the call, has it.
 
         Raises:
             TypeError: if `score` is no score or `key` no random key, or the measure needs a Gaussian kernel, which the
                 SDE does not have.
-            ValueError: if there are fewer than two samples, one is not finite, or their shape is not that of the score.
+            ValueError: if there are fewer than two samples, one is not finite, or their shape is not that of the score;
+                if `mesh` has another axis than `"data"`.
         """
         require_score(score)
+        one_row(mesh)
         key, data = random_key("a measure", key), as_dataset(data)
         if data.levels is None:
             single_or_better("data", jnp.asarray(data.values))
@@ -126,7 +142,7 @@ class AbstractMeasure(AbstractModule):
         if self.needs_kernel:
             linear_sde(score)
         data = data if self.needs_levels else data.dequantised(apart(key))
-        return self.section(score, data, key=key)
+        return self.section(score, data, key=key, mesh=mesh)
 
 
 EXACT_UP_TO = 16

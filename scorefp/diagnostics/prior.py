@@ -3,6 +3,7 @@
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from .._types import Key
@@ -31,7 +32,8 @@ class PriorDivergence(AbstractMeasure):
     itself.
 
     Samples start from the prior and likelihoods end there. Where the process does not reach it, both are off by this
-    divergence for the exact score too: an audit says so. It costs no evaluation of the score.
+    divergence for the exact score too: an audit says so. It costs no evaluation of the score, and runs on the host
+    whatever the devices.
 
     Args:
         samples: How many samples, drawn without replacement; all of them for `None`.
@@ -59,7 +61,7 @@ class PriorDivergence(AbstractMeasure):
     def __check_init__(self) -> None:
         check_samples(self.samples, 1)
 
-    def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         chosen, _ = data.drawn(self.samples, key=key)
         unit, found = Unit(data.size, data.quantisation), divergence_at_t1(linear_sde(score), chosen)
         points = {name: unit.part(nats) for name, nats in (("least", found.least), ("most", found.most))}

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from .._batches import in_batches
+from .._batches import in_batches, on_mesh
 from .._checks import (
     count,
     event_shape,
@@ -26,7 +27,9 @@ from .._checks import (
     scalar_time,
 )
 from .._describe import name_of
-from .._types import Event, Key, Time
+from .._devices import one_row
+from .._module import AbstractModule
+from .._types import Event, Key, Scalar, Time
 from ..reverse._explosion import EXPLODED, distance
 from ..score import AbstractScore
 from ..score.score import conditioned, require_score
@@ -46,6 +49,7 @@ def sample(
     initial: Float[Array, "n *event"] | None = None,
     batch_size: int | None = None,
     dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
     throw: bool = False,
 ) -> Float[Array, "n *event"]:
     r"""Draws samples: $x_{t_1}$ from the prior, then the reverse process from `t1` to `t0` [G1].
@@ -59,6 +63,10 @@ def sample(
     \,\sigma(t_1)$. It is the rule of `Likelihood` for trajectories that go the other way. Where `sample` is called
     inside `jit`, `vmap` or `grad`, its values are not known and nothing is said.
 
+    **Many devices** share the samples by `mesh`. They are those of one device, up to rounding, for any `n`. Each device
+    goes through its share by itself: an adaptive solver on one does not wait for the steps of another. With several
+    processes each makes the call, with the same arguments, and has all samples; the first one warns.
+
     Args:
         score: Any score on any SDE.
         n: How many samples.
@@ -70,11 +78,12 @@ def sample(
         args: Conditioning, a pytree of arrays with `n` as leading axis, given to the model.
         initial: The starting points of the samples, in place of draws from the prior: states at the first time of the
             grid of the method, which may lie anywhere in the horizon then, and at `t1` for a method without a grid.
-        batch_size: At most how many samples at once, for many samples in bounded memory; all of them by default. The
-            samples are the same up to rounding.
+        batch_size: At most how many samples at once, over all devices, for many samples in bounded memory; all of them
+            by default. The samples are the same up to rounding. `sample_to` writes those that no memory holds.
         dtype: The precision of the state between evaluations and of the samples. The score is evaluated in that of
             its own arrays: a network in float32 stays so under a state in float64, which Karras 2022 has. The points
             of the prior are the same as without. By default the precision of the prior's draws, or of `initial`.
+        mesh: The devices that share the samples, as `data_mesh` returns them; `None` is one device.
         throw: Whether samples that failed raise. If not, a warning names how many of them there are.
 
     Returns:
@@ -82,10 +91,11 @@ def sample(
 
     Raises:
         TypeError: if `score` is no score, `method` no sampler, `key` no random key, `n` or `batch_size` no whole
-            number, `shape` no tuple of them, or `initial` or `dtype` not floating.
+            number, `shape` no tuple of them, `mesh` no mesh, or `initial` or `dtype` not floating.
         ValueError: if `n` or `batch_size` is below one, the event shape is not known or not that of the score,
             `args` or `initial` has another leading axis or holds NaN, the grid of the method does not go from `t1`
-            (with `initial` from where it starts) down to `t0`, or `dtype` is float64 and JAX has it turned off.
+            (with `initial` from where it starts) down to `t0`, `dtype` is float64 and JAX has it turned off, or `mesh`
+            has another axis than `"data"` or is given inside `jit`, `vmap` or `grad`.
         RuntimeError: if samples failed and `throw` is true.
 
     Warns:
@@ -109,9 +119,10 @@ def sample(
         initial=initial,
         batch_size=batch_size,
         dtype=dtype,
+        mesh=mesh,
     )
     if is_concrete(x):
-        _tell_of_failures(x, score.sde, initial, throw)
+        tell_of_failures(*failures(x, len(x), score.sde, initial), len(x), score.sde, initial, throw=throw)
     return x
 
 
@@ -126,18 +137,69 @@ def drawn(
     initial: Float[Array, "n *event"] | None = None,
     batch_size: int | None = None,
     dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "n *event"]:
     """`sample`, whose caller looks for samples that failed."""
-    require_score(score)
-    kind("method", method, AbstractSampler, "It is a sampler, for example scorefp.Heun(steps=20).")
-    key, n = random_key("sample", key), count("n", n, 1)
-    batch_size = n if batch_size is None else count("batch_size", batch_size, 1)
     if initial is not None:
         initial = finite("initial", floating("initial", initial), known=True)
+    like = None if initial is None else initial.shape[1:]
+    draws = draws_of(score, n, key=key, method=method, shape=shape, args=args, dtype=dtype, mesh=mesh, like=like)
+    batch_size = draws.n if batch_size is None else count("batch_size", batch_size, 1)
+    if initial is not None:
+        require(
+            initial.shape == (draws.n, *draws.shape),
+            f"initial has shape {initial.shape}; it must be (n, *event) = {(draws.n, *draws.shape)}, one point a "
+            "sample.",
+        )
+    return draws.rows(0, draws.n, args, initial, batch_size)
+
+
+class Draws(AbstractModule):
+    """What `n` samples have in common, checked."""
+
+    score: AbstractScore
+    n: int
+    key: Key
+    method: AbstractSampler
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+    mesh: Mesh | None
+
+    def rows(
+        self,
+        first: int | Int[Array, ""],
+        rows: int,
+        args: Any,
+        initial: Float[Array, "rows *event"] | None,
+        batch_size: int,
+    ) -> Float[Array, "rows *event"]:
+        """So many samples from the number `first` on, whose conditioning and starting points are given; beyond the last
+        one they repeat it.
+        """
+        return on_mesh(_rows, self.mesh, rows, self, first, rows, args, initial, batch_size)
+
+
+def draws_of(
+    score: AbstractScore,
+    n: int,
+    *,
+    key: Key,
+    method: AbstractSampler,
+    shape: tuple[int, ...] | None,
+    args: Any,
+    dtype: DTypeLike | None,
+    mesh: Mesh | None,
+    like: tuple[int, ...] | None = None,
+) -> Draws:
+    """The arguments of `sample`, checked; `like` is the shape of an event where nothing else says it."""
+    require_score(score)
+    one_row(mesh)
+    kind("method", method, AbstractSampler, "It is a sampler, for example scorefp.Heun(steps=20).")
+    key, n = random_key("sample", key), count("n", n, 1)
     if shape is not None:
         shape = event_shape(shape)
     if shape is None:
-        shape = initial.shape[1:] if initial is not None and score.shape is None else score.shape
+        shape = like if score.shape is None else score.shape
     elif score.shape is not None:
         same_shape("a sample", shape, "the score's own", score.shape)
     if shape is None:
@@ -145,13 +207,8 @@ def drawn(
             f"the event shape is not known: score is a {name_of(score)} with shape = None. Call "
             "sample(score, n, shape=(...)), or give the score or its network a shape."
         )
-    if initial is not None:
-        require(
-            initial.shape == (n, *shape),
-            f"initial has shape {initial.shape}; it must be (n, *event) = {(n, *shape)}, one point a sample.",
-        )
     _check_args(args, n)
-    return _sample(score, n, shape, key, method, args, initial, batch_size, _available(dtype))
+    return Draws(score, n, key, method, shape, _available(dtype), mesh)
 
 
 def _check_args(args: Any, n: int) -> None:
@@ -175,37 +232,66 @@ def _check_args(args: Any, n: int) -> None:
             )
 
 
-def _tell_of_failures(
-    x: Float[Array, "n *event"], sde: AbstractSDE, initial: Float[Array, "n *event"] | None, throw: bool
+def failures(
+    x: Float[Array, "rows *event"],
+    count: int,
+    sde: AbstractSDE,
+    initial: Float[Array, "n *event"] | None = None,
+) -> tuple[int, int]:
+    """How many of the first `count` samples are not finite, and how many of them exploded."""
+    broken, far = _failures(x, jnp.asarray(count), sde, initial)
+    return int(broken), int(far)
+
+
+def tell_of_failures(
+    broken: int,
+    far: int,
+    n: int,
+    sde: AbstractSDE,
+    initial: Float[Array, "n *event"] | None = None,
+    *,
+    throw: bool,
 ) -> None:
-    """One warning or error, where samples failed."""
-    broken, far, scale = (float(number) for number in _failures(x, sde, initial))
+    """One error, or on the first process one warning, where samples failed."""
     if broken + far == 0:
         return
+    scale = float(_scale(sde, initial, jnp.result_type(float)))
     told = (
-        f"{broken + far:g} of {len(x)} samples failed: {broken:g} are not finite, {far:g} lie beyond {EXPLODED:g} "
+        f"{broken + far} of {n} samples failed: {broken} are not finite, {far} lie beyond {EXPLODED:g} "
         f"times {scale:.3g}, the scale of data that {type(sde).__name__} takes to its prior. Take more steps or "
         "another grid, look at the score along the way, or take a process with more noise where data are that large."
     )
     if throw:
         raise RuntimeError(told)
-    warnings.warn(f"{told} With throw=True this is an error.", stacklevel=3)
+    if jax.process_index() == 0:
+        warnings.warn(f"{told} With throw=True this is an error.", stacklevel=3)
 
 
 @eqx.filter_jit
 def _failures(
-    x: Float[Array, "n *event"], sde: AbstractSDE, initial: Float[Array, "n *event"] | None
-) -> tuple[Int[Array, ""], Int[Array, ""], Float[Array, ""]]:
-    """How many samples are not finite, how many exploded, and the scale of those that did not."""
+    x: Float[Array, "rows *event"],
+    count: Int[Array, ""],
+    sde: AbstractSDE,
+    initial: Float[Array, "n *event"] | None,
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    scale = jnp.asarray(jnp.inf, x.dtype)  # the process backwards may take a prior anywhere where it is not linear
-    if isinstance(sde, AbstractLinearSDE):
-        scale = jnp.asarray(sde.sigma(sde.t1) * jnp.exp(sde.log_alpha(sde.t0) - sde.log_alpha(sde.t1)), x.dtype)
-        if initial is not None:
-            scale = jnp.hypot(scale, jnp.sqrt(jnp.mean(initial.astype(x.dtype) ** 2)))
+    scale = _scale(sde, initial, x.dtype)
+    counted = jnp.arange(len(x)) < count
     whole = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
     far = whole & ~(jax.vmap(lambda one: distance(one, scale))(x) <= EXPLODED)
-    return jnp.sum(~whole), jnp.sum(far), scale
+    return jnp.sum(counted & ~whole), jnp.sum(counted & far)
+
+
+def _scale(sde: AbstractSDE, initial: Float[Array, "n *event"] | None, dtype: DTypeLike) -> Scalar:
+    """The scale of data that an SDE takes to its prior; the process backwards may take a prior anywhere where it is not
+    linear.
+    """
+    if not isinstance(sde, AbstractLinearSDE):
+        return jnp.asarray(jnp.inf, dtype)
+    scale = jnp.asarray(sde.sigma(sde.t1) * jnp.exp(sde.log_alpha(sde.t0) - sde.log_alpha(sde.t1)), dtype)
+    if initial is None:
+        return scale
+    return jnp.hypot(scale, jnp.sqrt(jnp.mean(initial.astype(dtype) ** 2)))
 
 
 def _available(dtype: DTypeLike | None) -> np.dtype[Any] | None:
@@ -248,27 +334,26 @@ class _InItsPrecision(AbstractScore):
 
 
 @eqx.filter_jit
-def _sample(
-    score: AbstractScore,
-    n: int,
-    shape: tuple[int, ...],
-    key: Key,
-    method: AbstractSampler,
+def _rows(
+    draws: Draws,
+    first: int | Int[Array, ""],
+    rows: int,
     args: Any,
-    initial: Float[Array, "n *event"] | None,
+    initial: Float[Array, "rows *event"] | None,
     batch_size: int,
-    dtype: np.dtype[Any] | None,
-) -> Float[Array, "n *event"]:
-    keys = jr.split(key, n)
+    mesh: Mesh | None,
+) -> Float[Array, "index *event"]:
+    keys = jr.split(draws.key, draws.n)
+    sde, method = draws.score.sde, draws.method
 
     def one(index: Int[Array, ""]) -> Event:
-        prior_key, method_key = jr.split(keys[index])
-        bound = conditioned(score, args, index)
-        start = score.sde.prior.sample(prior_key, shape) if initial is None else initial[index]
-        if dtype is not None:
-            bound, start = _InItsPrecision(bound), start.astype(dtype)
+        prior_key, method_key = jr.split(keys[jnp.minimum(first + index, draws.n - 1)])
+        bound = conditioned(draws.score, args, index)
+        start = sde.prior.sample(prior_key, draws.shape) if initial is None else initial[index]
+        if draws.dtype is not None:
+            bound, start = _InItsPrecision(bound), start.astype(draws.dtype)
         if initial is None:
-            start = at_t1(method, score.sde, start)
+            start = at_t1(method, sde, start)
         return method(bound, start, key=method_key)
 
-    return in_batches(one, n, batch_size)
+    return in_batches(one, rows, batch_size, mesh)

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import count, flag, kind, number, random_key, require
+from .._devices import check_mesh, everywhere, local, per_device_batch, replicated, require_mesh, shared
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Dataset
@@ -48,11 +50,13 @@ class _Step(AbstractModule):
     estimator: BoundEstimator
     batch_size: int = eqx.field(static=True)
     decay: float
+    mesh: Mesh | None = eqx.field(static=True)
 
     def step(self, state: TrainState, samples: Samples, i: Int[Array, ""]) -> tuple[TrainState, Records]:
         index_key, draw_key, bound_key = jr.split(jr.fold_in(state.key, state.step), 3)
         k, args = drawn(samples, i, self.batch_size, index_key)
-        draw_keys, bound_keys = jr.split(draw_key, self.batch_size), jr.split(bound_key, self.batch_size)
+        keys = jr.split(draw_key, self.batch_size), jr.split(bound_key, self.batch_size)
+        k, args, keys = shared((k, args, keys), self.mesh)
 
         def loss(params: Any) -> tuple[Scalar, dict[str, Scalar]]:
             dequantiser = eqx.combine(params, self.skeleton)
@@ -65,10 +69,11 @@ class _Step(AbstractModule):
                 bound = likelihood_bound(self.score.bind(args=args), x, key=bound_key, estimator=self.estimator)
                 return bound, log_prob
 
-            bound, log_prob = jax.tree.map(jnp.mean, jax.vmap(terms)(k, args, draw_keys, bound_keys))
+            bound, log_prob = jax.tree.map(jnp.mean, jax.vmap(terms)(k, args, *keys))
             return bound + log_prob, {"bound": bound, "log_prob": log_prob}
 
         (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        grads = replicated(grads, self.mesh)
         return descended(state, value, terms, grads, self.optimizer, (self.decay,))
 
 
@@ -84,6 +89,7 @@ def fit_dequantiser(
     draws: int = 1,
     time: AbstractTimeSampler = UniformLogSNR(),
     decay: float = 0.999,
+    mesh: Mesh | None = None,
     progress: bool = True,
     report_every: int = 100,
 ) -> DequantiserRun:
@@ -103,10 +109,12 @@ def fit_dequantiser(
         optimizer: An optax optimizer. Gradients of the bound are noisy: clip them and let the rate decay.
         steps: The number of steps.
         key: A random key; the same key gives the same run.
-        batch_size: Samples a step, drawn with replacement.
+        batch_size: Samples a step, over all devices, drawn with replacement.
         draws: Draws of the bound for each sample.
         time: How times are drawn.
         decay: The decay of the average of the parameters.
+        mesh: The devices that share a batch, as `data_mesh` returns them; `None` is one device. The run is the same up
+            to rounding. With several processes each makes the call, with the same arguments, and has the result.
         progress: Whether to show a progress bar.
         report_every: The length of a part.
 
@@ -116,7 +124,8 @@ def fit_dequantiser(
     Raises:
         TypeError: if the SDE has no Gaussian kernel.
         ValueError: if the data are floats or have another quantisation or size than the dequantiser, `batch_size`
-            exceeds the data, or a count is below one.
+            exceeds the data or does not divide among the devices, a count is below one, or `mesh` has another axis than
+            `"data"`.
         FloatingPointError: if the loss, its gradient, the parameters or the optimizer's state stop being finite; it
             names the step and the terms or arrays.
 
@@ -136,8 +145,10 @@ def fit_dequantiser(
     remedy = "It is a variational one, for example scorefp.likelihood.variational_dequantiser(…)."
     kind("dequantiser", dequantiser, VariationalDequantiser, remedy)
     check_optimizer(optimizer)
+    check_mesh(require_mesh(mesh))
     key, steps = random_key("fit_dequantiser", key), count("steps", steps)
     report_every, batch_size = count("report_every", report_every), count("batch_size", batch_size)
+    per_device_batch(batch_size, mesh)
     require(0 <= number("decay", decay) < 1, f"decay = {decay}; it lies in [0, 1).")
     flag("progress", progress)
     data = as_dataset(data)
@@ -153,15 +164,16 @@ def fit_dequantiser(
     estimator = BoundEstimator(draws, time)
     check_counts(steps, report_every)
     params, skeleton = _parted(dequantiser)
-    batches = batches_of(data, batch_size, min(report_every, steps), None, key=key)
-    step = _Step(skeleton, score, optimizer, estimator, batch_size, decay)
-    state, seen = started(params, optimizer, 1, key=key), list[Span]()
+    batches = batches_of(data, batch_size, min(report_every, steps), mesh, key=key)
+    step = _Step(skeleton, score, optimizer, estimator, batch_size, decay, mesh)
+    step, state = everywhere((step, started(params, optimizer, 1, key=key)), mesh)
+    seen = list[Span]()
     run = spans(step.step, state, batches, start=0, steps=steps, report_every=report_every)
-    with Console(0, steps, shown=progress) as console:
+    with Console(0, steps, shown=progress and jax.process_index() == 0) as console:
         for state, span in run:  # noqa: B007
             seen.append(span)
             console(span)
-    return DequantiserRun(eqx.combine(state.averages[0], skeleton), *whole(seen))
+    return DequantiserRun(eqx.combine(local(state.averages[0]), skeleton), *whole(seen))
 
 
 def _parted(dequantiser: VariationalDequantiser) -> tuple[Any, VariationalDequantiser]:

@@ -1,17 +1,17 @@
 """Reports of a training run while it runs: to callbacks, on the console, and on held-out data."""
 
-import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Generic
 
 import numpy as np
-import rich.console
+from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from typing_extensions import TypeVar
 
 from .._checks import kind, random_key
+from .._console import Bar
+from .._devices import one_row
 from .._module import AbstractModule
 from .._types import Key
 from ..dataset import Dataset
@@ -19,9 +19,6 @@ from ..dataset.dataset import as_dataset
 from ..diagnostics import AbstractMeasure, Likelihood, ResidualCurve, audit
 from ..score import AbstractScore
 from .loop import Span
-
-_SECONDS_BETWEEN_LINES = 10.0
-
 
 Model_co = TypeVar("Model_co", bound=AbstractScore, covariant=True, default=AbstractScore)
 
@@ -52,6 +49,7 @@ def audit_on(
     *,
     key: Key,
     measures: Sequence[AbstractMeasure] = (Likelihood(), ResidualCurve()),
+    mesh: Mesh | None = None,
 ) -> Callable[[AbstractScore], dict[str, float]]:
     """An audit on held-out data, for `evaluate` of `fit`.
 
@@ -64,6 +62,8 @@ def audit_on(
             axis.
         key: A random key.
         measures: The measures, as in `audit`.
+        mesh: The devices that share the work of every measure, those of the training for example; `None` is one device.
+            With several processes and a mesh every process calls the function, as `fit` does.
 
     Returns:
         A function of a score that returns the numbers of its audit by section and name, such as
@@ -78,12 +78,13 @@ def audit_on(
         >>> bool(0 < numbers["matching/r_DSM_scale_free"] < 1)
         True
     """
+    one_row(mesh)
     held_out, key = as_dataset(data), random_key("audit_on", key)
     for measure in kind("measures", measures, Sequence, "It is a sequence of measures, such as (Likelihood(),)."):
         kind("measures", measure, AbstractMeasure, "It is a sequence of measures, such as (Likelihood(),).")
 
     def evaluate(score: AbstractScore) -> dict[str, float]:
-        report = audit(score, held_out, key=key, measures=measures)
+        report = audit(score, held_out, key=key, measures=measures, mesh=mesh)
         return {
             f"{title}/{name}": number.value
             for title, section in report.sections.items()
@@ -104,41 +105,20 @@ class Console:
     """
 
     def __init__(self, start: int, steps: int, *, heading: str = "", shown: bool) -> None:
-        self._console = rich.console.Console(quiet=not shown, highlight=False, markup=False, soft_wrap=True)
-        self._heading = heading
-        self._steps = steps
-        self._live = self._console.is_terminal or self._console.is_jupyter
-        self._next_line = clock.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.completed}/{task.total}"),
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=self._console,
-            disable=not (shown and self._live),
-        )
-        self._task = self._bar.add_task("compiling", total=steps, completed=start)
+        self._bar = Bar(start, steps, heading=heading, shown=shown)
 
     def __enter__(self) -> "Console":
-        if self._heading:
-            self._console.print(self._heading)
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._bar.disable:  # rich 14 ends a disabled bar with an empty line
-            self._bar.stop()
+        self._bar.__exit__(kind, error, trace)
 
     def __call__(self, span: Span) -> None:
         loss, *terms, _ = span.history
         # A single term is the loss.
         names = [loss, *(terms if len(terms) > 1 else ())]
         shown = "  ".join(f"{name} {span.history[name].mean():.4g}" for name in names)
-        shown += f"  {1 / span.seconds_per_step:.3g} steps/s"
-        self._bar.update(self._task, completed=span.stop, description=shown)
-        if not self._live and (clock.monotonic() >= self._next_line or span.stop == self._steps):
-            self._next_line = clock.monotonic() + _SECONDS_BETWEEN_LINES
-            self._console.print(f"{span.stop}/{self._steps}  {shown}")
+        self._bar(span.stop, f"{shown}  {1 / span.seconds_per_step:.3g} steps/s")

@@ -164,7 +164,7 @@ def test_devices_with_the_same_noise_would_be_far_off() -> None:
 def test_a_mesh_of_another_axis_is_refused() -> None:
     mesh = Mesh(np.array(jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
     with pytest.raises(
-        ValueError, match=r'axes \(\'batch\',\); training shares the batch along one axis called "data"'
+        ValueError, match=r'axes \(\'batch\',\); work is shared along one axis called "data"'
     ):
         worker.fitted(worker.resident(), mesh)
 

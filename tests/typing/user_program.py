@@ -11,6 +11,7 @@ import jax.random as jr
 import lineax as lx
 import optax
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 import scorefp as sfp
@@ -54,7 +55,7 @@ class Size(AbstractMeasure):
     needs_kernel = False
     needs_levels = False
 
-    def section(self, score: sfp.score.AbstractScore, data: sfp.Dataset, *, key: Array) -> Section:
+    def section(self, score: sfp.score.AbstractScore, data: sfp.Dataset, *, key: Array, mesh: Mesh | None) -> Section:
         sizes = jax.vmap(lambda x: jnp.linalg.norm(score(self.t, x)))(jnp.asarray(data.values))
         return Section("size", {"size": Number(float(sizes.mean()), None, "1", "mean norm")}, {})
 
