@@ -193,23 +193,27 @@ class _File:
         np.lib.format.write_array_header_1_0(head, form)
         self._head, self._each, self._n = head.getvalue(), dtype.itemsize * math.prod(shape[1:]), shape[0]
         self._stream: io.BufferedRandom | None = None
+        self._alone = False
 
     def __enter__(self) -> "_File":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._stream is not None:
-            empty = os.fstat(self._stream.fileno()).st_size == 0
-            with contextlib.suppress(OSError):  # what a full disk did not take, and says so a second time
-                self._stream.close()
-            if empty:
-                self._partial.unlink(missing_ok=True)
+        if self._stream is None:
+            return
+        with contextlib.suppress(OSError):  # of what a full disk did not take, said a second time
+            self._stream.flush()
+        if self._alone and os.fstat(self._stream.fileno()).st_size == 0:
+            self._partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
     def begin(self) -> tuple[int, int, int]:
         """Opens the file, and finds what is finished of it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         self._lock()
+        self._alone = True
         held, whole = os.fstat(self._stream.fileno()).st_size, self._path.exists()
         if self._record.exists() and (whole or held > 0):
             self._state = self._read()
@@ -234,6 +238,7 @@ class _File:
         if finished == 0:
             self._save()
             self._stream.write(self._head)
+            self._stream.flush()
         return self._counts()
 
     def write(self, x: np.ndarray, broken: int, far: int) -> tuple[int, int, int]:
@@ -283,7 +288,7 @@ class _File:
         require(not differences, f"the samples of {self._path} are made with other settings: {differences}. {remedy}")
         now = np.asarray(self._state["values"])
         require(
-            np.allclose(now, values, rtol=0, atol=_CLOSE * float(np.abs(values).max()), equal_nan=True),
+            np.allclose(now, values, rtol=0, atol=_CLOSE * np.nan_to_num(abs(values)).max(), equal_nan=True),
             f"the samples of {self._path} are made with another score: at one point its mean and its root mean square "
             f"were {values}, they are {now}. {remedy}",
         )

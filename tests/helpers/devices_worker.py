@@ -2,8 +2,9 @@
 
     python tests/helpers/devices_worker.py RESULTS RUNS [ADDRESS PROCESSES PROCESS]
 
-`RUNS` are names with commas between. Each process writes `RESULTS/{process}.npz` with the parameters and the losses of
-every run, and `RESULTS/{process}.json` with what else it has seen. `RESULTS/saved` holds a checkpoint of one device.
+`RUNS` are names with commas between, of `RUNS` below and of `PARTS` in `measured.py`. Each process writes
+`RESULTS/{process}.npz` with the parameters and the losses of every run and the arrays of every part, and
+`RESULTS/{process}.json` with what else it has seen. `RESULTS/saved` holds a checkpoint of one device.
 """
 
 import json
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from helpers import measured
 from jax.sharding import Mesh
 
 import scorefp as sfp
@@ -130,7 +132,7 @@ def main() -> None:
         jax.distributed.initialize(distributed[0], int(distributed[1]), int(distributed[2]))
     mesh = sfp.data_mesh()
     reports: list[int] = []
-    runs = {name: RUNS[name](mesh) for name in names}
+    runs = {name: RUNS[name](mesh) for name in names if name in RUNS}
     runs["resumed"] = saved_by(mesh, folder / "saved", STEPS, callbacks=[lambda report: reports.append(report.step)])
     saved_by(mesh, folder / "own", STEPS // 2)
     runs["again"] = saved_by(mesh, folder / "own", STEPS)
@@ -144,10 +146,14 @@ def main() -> None:
         "odd parts": refused(mesh, accumulate=BATCH),
         "no mesh": refused(None) if distributed else "not tried",
         "reports": reports,
+        "told": measured.told(mesh),
+        "programs": {} if distributed else measured.programs(mesh),
     }
     arrays = {f"{name} params": flat(run.last) for name, run in runs.items()}
     arrays |= {f"{name} average": flat(run.model) for name, run in runs.items()}
     arrays |= {f"{name} loss": run.history["loss"] for name, run in runs.items()}
+    for part in (name for name in names if name in measured.PARTS):
+        arrays |= {f"{part} {name}": value for name, value in measured.PARTS[part](mesh, folder).items()}
     np.savez(folder / f"{jax.process_index()}.npz", **arrays)
     (folder / f"{jax.process_index()}.json").write_text(json.dumps(seen))
 

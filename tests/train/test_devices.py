@@ -2,11 +2,13 @@
 
 import functools
 import json
+import math
 import os
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers import devices_worker as worker
+from helpers import devices_worker as worker, measured
 from jax.sharding import AxisType, Mesh
 
 import scorefp as sfp
@@ -32,7 +34,8 @@ from scorefp.dataset.dequantise import spread
 def launched(folder: Path, runs: list[str], *, devices: int, processes: int) -> Iterator[None]:
     """The worker, in processes of its own."""
     flags = f"--xla_force_host_platform_device_count={devices} {os.environ['XLA_FLAGS']}"
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(worker.__file__).parents[2])}
+    roots = [str(root) for root in Path(worker.__file__).parents[1:3]]
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(roots)}
     command = [sys.executable, worker.__file__, str(folder), ",".join(runs)]
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -62,6 +65,11 @@ def on_one_device(run: str) -> train.Run:
     return worker.RUNS[run](None)
 
 
+@functools.cache
+def measured_on_one_device(part: str) -> dict[str, np.ndarray]:
+    return measured.PARTS[part](None, Path(tempfile.mkdtemp()))
+
+
 def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
@@ -84,24 +92,47 @@ def check_equal_to_one_device(found: Any, run: str, dtype: Any) -> None:
     assert relative(found[f"{run} loss"], one.history["loss"]) < rounding(dtype)
 
 
+def check_measured_as_on_one_device(found: Any, part: str) -> None:
+    """To what the orders of sums make of each number, and of its place in an adaptive solve."""
+    for name, want in measured_on_one_device(part).items():
+        got, size = found[f"{part} {name}"], float(np.abs(want).max())
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * size, err_msg=f"{part} {name}")
+
+
+def check_told(told: dict[str, list[str]], process: int, total: int, processes: int) -> None:
+    """One sample of thirteen raises, on one device of one process: all raise. Failed samples are told of once."""
+    failed = measured.told_of_one_device()
+    assert told["thrown"] == failed["thrown"]
+    assert told["failed"] == (failed["failed"] if process == 0 else [])
+    own = measured.BAD // math.ceil(measured.N / total) // (total // processes) == process
+    (error,) = told["raised"]
+    assert ("one sample is large" in error) == own
+    assert own or error == "RuntimeError: another process failed; its own error says why."
+
+
 SEVERAL = [
-    pytest.param(4, 1, ["resident", "source"], id="four devices"),
-    pytest.param(1, 2, ["source"], id="two processes"),
+    pytest.param(4, 1, ["resident", "source", *measured.PARTS], id="four devices"),
+    pytest.param(1, 2, ["source", "samples", "audit in fit"], id="two processes"),
     pytest.param(4, 1, ["float64", "source"], id="four devices, float64", marks=pytest.mark.slow),
-    pytest.param(2, 2, list(worker.RUNS), id="two processes of two devices", marks=pytest.mark.slow),
+    pytest.param(2, 2, [*worker.RUNS, *measured.PARTS], id="two processes of two devices", marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("devices", "processes", "runs"), SEVERAL)
-def test_many_devices_train_as_one(tmp_path: Path, devices: int, processes: int, runs: list[str]) -> None:
+@pytest.mark.parametrize(("devices", "processes", "names"), SEVERAL)
+def test_many_devices_train_as_one(tmp_path: Path, devices: int, processes: int, names: list[str]) -> None:
     worker.saved_by(None, tmp_path / "saved", 10)
-    with launched(tmp_path, runs, devices=devices, processes=processes):
+    parts, runs = [n for n in names if n in measured.PARTS], [n for n in names if n in worker.RUNS]
+    with launched(tmp_path, names, devices=devices, processes=processes):
         for run in runs:
             on_one_device(run)
+        for part in parts:
+            measured_on_one_device(part)
     found, *others = [np.load(tmp_path / f"{i}.npz") for i in range(processes)]
     seen = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(processes)]
     for run in runs:
         check_equal_to_one_device(found, run, np.float64 if run == "float64" else np.float32)
+    for part in parts:
+        check_measured_as_on_one_device(found, part)
     for other in others:
         assert all(np.array_equal(found[name], other[name]) for name in found.files)
 
@@ -123,6 +154,10 @@ def test_many_devices_train_as_one(tmp_path: Path, devices: int, processes: int,
         assert processes == 1 or f"mesh is None, and there are {processes} processes" in s["no mesh"]
         assert processes > 1 or worker.BATCH // total in s["rows"]
         assert worker.BATCH not in s["rows"]
+    for process, s in enumerate(seen):
+        check_told(s["told"], process, total, processes)
+        # Beside the rows of a share nothing: the devices do nothing together, so that an error leaves none waiting.
+        assert processes > 1 or s["programs"] == dict.fromkeys(("sample", "residual"), [measured.ROWS // total])
 
 
 def by_hand(parts: int) -> tuple[np.ndarray, np.ndarray]:
