@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
 from ._checks import is_concrete, require
-from ._devices import AXIS, all_agree, everywhere, whole
+from ._devices import AXIS, all_agree, everywhere, one_row, whole
 from ._types import Key
 
 _T = TypeVar("_T")
@@ -22,9 +22,7 @@ def apart(key: Key) -> Key:
     return jr.fold_in(key, 2**32 - 1)
 
 
-def in_batches(
-    fn: Callable[[Int[Array, ""]], _T], count: int, batch_size: int, mesh: Mesh | None = None
-) -> _T:
+def in_batches(fn: Callable[[Int[Array, ""]], _T], count: int, batch_size: int, mesh: Mesh | None = None) -> _T:
     """`fn` of the indices below `count`, at most so many at once; the memory is that of one batch.
 
     The batches are of one size, so that `fn` is compiled once: `jax.lax.map` compiles the last one apart. The indices
@@ -65,7 +63,7 @@ def on_mesh(compiled: Callable[..., _T], mesh: Mesh | None, count: int, *argumen
         ValueError: inside `jit`, `vmap` or `grad`, where no device can be chosen.
         RuntimeError: on every process, where one failed on another.
     """
-    if mesh is None:
+    if one_row(mesh) is None:
         return compiled(*arguments, None)
     traced = [leaf for leaf in (jnp.zeros(()), *jax.tree.leaves(arguments)) if not is_concrete(leaf)]
     require(

@@ -144,7 +144,7 @@ def sample_to(
                 done, broken, far = from_first(lambda x=x, rows=rows, f=failed: file.write(np.asarray(x)[:rows], *f))
                 bar(done, f"{(done - begun) / (clock.perf_counter() - start):.3g} samples/s")
         from_first(file.end)
-    tell_of_failures(broken, far, n, score.sde, throw=throw)
+    tell_of_failures(broken, far, n, score.sde, mesh=mesh, throw=throw)
     return path
 
 
@@ -303,4 +303,6 @@ class _File:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _BUSY:  # else the file system has no locks
-                raise BlockingIOError(f"{self._path} is taken: another process writes it. Wait for it to end.") from None
+                raise BlockingIOError(
+                    f"{self._path} is taken: another process writes it. Wait for it to end."
+                ) from None

@@ -3,8 +3,8 @@
 from typing import ClassVar
 
 import jax.random as jr
-
 from jax.sharding import Mesh
+
 from .._checks import kind, require
 from .._describe import described
 from .._types import Event, Key

@@ -122,7 +122,8 @@ def sample(
         mesh=mesh,
     )
     if is_concrete(x):
-        tell_of_failures(*failures(x, len(x), score.sde, initial), len(x), score.sde, initial, throw=throw)
+        failed = failures(x, len(x), score.sde, initial)
+        tell_of_failures(*failed, len(x), score.sde, initial, mesh=mesh, throw=throw)
     return x
 
 
@@ -250,9 +251,10 @@ def tell_of_failures(
     sde: AbstractSDE,
     initial: Float[Array, "n *event"] | None = None,
     *,
+    mesh: Mesh | None,
     throw: bool,
 ) -> None:
-    """One error, or on the first process one warning, where samples failed."""
+    """One error or warning, where samples failed; of the processes that share them the first one warns."""
     if broken + far == 0:
         return
     scale = float(_scale(sde, initial, jnp.result_type(float)))
@@ -263,7 +265,7 @@ def tell_of_failures(
     )
     if throw:
         raise RuntimeError(told)
-    if jax.process_index() == 0:
+    if mesh is None or jax.process_index() == 0:
         warnings.warn(f"{told} With throw=True this is an error.", stacklevel=3)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,11 +144,10 @@ def test_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return batches(fn, count, *rest)
 
     monkeypatch.setattr(draw, "in_batches", traced)
-    model = score(7)
-    jax.clear_caches()
-    stopped(monkeypatch, path, after=2, model=model)
+    method = sfp.EulerMaruyama(11)  # of no other test, whose programs are kept
+    stopped(monkeypatch, path, after=2, method=method)
     assert forms == [BATCH]
-    written(path, model=model)
+    written(path, method=method)
     assert forms in ([BATCH], [BATCH, BATCH])  # the second one for the form of the samples alone
 
 
@@ -162,19 +162,24 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one file that is whole and one under way."""
+    folder = tmp_path_factory.mktemp("begun")
+    written(folder / "whole.npy")
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(patch, folder / "begun.npy", after=1)
+    return folder
+
+
 @pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize("whole", [True, False])
-def test_other_settings_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, whole: bool
-) -> None:
-    path, (settings, message) = tmp_path / "x.npy", OTHERS[other]
-    x = written(path) if whole else stopped(monkeypatch, path, after=1)
-    held = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match=rf"x\.npy are made with other settings: .*{message}"):
-        written(path, **settings)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == held
-    if whole:
-        np.testing.assert_array_equal(written(path), x)
+def test_other_settings_are_refused(begun: Path, other: str) -> None:
+    settings, message = OTHERS[other]
+    held = {file.name: file.read_bytes() for file in begun.iterdir()}
+    for name in ("whole.npy", "begun.npy"):
+        with pytest.raises(ValueError, match=rf"{name} are made with other settings: .*{message}"):
+            written(begun / name, **settings)
+    assert {file.name: file.read_bytes() for file in begun.iterdir()} == held
 
 
 def test_another_score_behind_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,11 +257,19 @@ def test_failed_samples_are_told_once(tmp_path: Path, monkeypatch: pytest.Monkey
     message, path = str(caught[0].message), tmp_path / "x.npy"
     stopped(monkeypatch, path, after=3, **settings)
     for _ in range(2):
-        with pytest.warns(UserWarning) as caught:
+        with pytest.warns(UserWarning, match="of 23 samples failed") as caught:
             written(path, **settings)
         assert [str(warning.message) for warning in caught] == [message]
     with pytest.raises(RuntimeError, match="of 23 samples failed"):
         written(path, throw=True, **settings)
+
+
+def test_progress_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path / "x.npy", progress=True)
+    assert re.fullmatch(r"5/23  \S+ samples/s\n23/23  \S+ samples/s\n", capsys.readouterr().out)
+    written(tmp_path / "x.npy", progress=True)
+    written(tmp_path / "y.npy")
+    assert capsys.readouterr().out == ""
 
 
 def test_samples_have_a_dtype_that_files_have(tmp_path: Path) -> None:

@@ -897,6 +897,16 @@ def of_data() -> dict[str, Row]:
             roles={"dataset": "samples", "threads": "count"},
             legal=half("dataset") | {"dataset: broadcastable": "any event shape"} | NO_THREADS,
         ),
+        "sample_to": row(
+            data.sample_to,
+            path=folder / "drawn.npy",
+            score=SCORE,
+            n=2,
+            key=KEY,
+            method=sfp.EulerMaruyama(4),
+            progress=False,
+            roles={"args": None, "dtype": None},
+        ),
         "split": row(
             data.split,
             data=data.Dataset(XS),

@@ -16,10 +16,12 @@ import optax
 from jax.sharding import Mesh
 
 import scorefp as sfp
-from scorefp import data, train
-from scorefp import diagnostics as d
+from scorefp import data, diagnostics as d, train
 from scorefp._devices import everywhere
+from scorefp.diagnostics import ensemble
 from scorefp.sampling import draw
+from scorefp.train import dequantiser
+from scorefp.train.loop import repeated, started
 
 N, WIDTH, ROWS = 13, 24, 16
 BAD, BIG = 5, 9.0
@@ -44,6 +46,11 @@ def score() -> sfp.score.NetworkScore:
     return sfp.NoiseScore(network, sfp.VP())
 
 
+def flow() -> sfp.VariationalDequantiser:
+    return sfp.likelihood.variational_dequantiser((3,), QUANTISATION, layers=1, width=4, key=jr.key(3))
+
+
+SGD = optax.sgd(1e-2)
 SAMPLERS: dict[str, dict[str, Any]] = {
     "EulerMaruyama": {"method": sfp.EulerMaruyama(6), "batch_size": 6},
     "ProbabilityFlow": {"method": sfp.ProbabilityFlow(sfp.Integrator(rtol=1e-3, atol=1e-3))},
@@ -102,16 +109,15 @@ def audited_in_fit(mesh: Mesh | None, folder: Path) -> dict[str, np.ndarray]:
         seen.update({name: np.asarray(value) for name, value in found.items()})
         return found
 
-    settings = {"optimizer": optax.sgd(1e-3), "steps": 2, "batch_size": 8, "report_every": 2, "progress": False}
+    settings = {"optimizer": SGD, "steps": 2, "batch_size": 8, "report_every": 2, "progress": False}
     options = settings | {"evaluate": noted, "evaluate_every": 2}
     train.fit(score(), sfp.DSM(), HELD_OUT, key=jr.key(5), mesh=mesh, **options)
     return seen
 
 
 def dequantised(mesh: Mesh | None, folder: Path) -> dict[str, np.ndarray]:
-    start = sfp.likelihood.variational_dequantiser((3,), QUANTISATION, layers=1, width=4, key=jr.key(3))
-    settings = {"optimizer": optax.sgd(1e-2), "steps": 6, "batch_size": 8, "report_every": 3, "progress": False}
-    run = train.fit_dequantiser(start, score(), HELD_OUT, key=jr.key(4), mesh=mesh, **settings)
+    settings = {"optimizer": SGD, "steps": 6, "batch_size": 8, "report_every": 3, "progress": False}
+    run = train.fit_dequantiser(flow(), score(), HELD_OUT, key=jr.key(4), mesh=mesh, **settings)
     leaves = jax.tree.leaves(eqx.filter(run.dequantiser, eqx.is_inexact_array))
     return run.history | {"parameters": np.concatenate([np.ravel(leaf) for leaf in leaves])}
 
@@ -147,9 +153,7 @@ def said(fn: Any, mesh: Mesh | None, **settings: Any) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            sfp.sample(
-                model, N, key=jr.key(0), method=sfp.sampling.Euler(2), initial=initial, mesh=mesh, **settings
-            )
+            sfp.sample(model, N, key=jr.key(0), method=sfp.sampling.Euler(2), initial=initial, mesh=mesh, **settings)
         except Exception as error:
             return [*(str(warning.message) for warning in caught), f"{type(error).__name__}: {error}"]
     return [str(warning.message) for warning in caught]
@@ -165,19 +169,22 @@ def told(mesh: Mesh | None) -> dict[str, list[str]]:
 
 
 def programs(mesh: Mesh | None) -> dict[str, list[Any]]:
-    """Of the compiled programs of samples and of a residual: how many rows one device multiplies with the weights at a
-    time, and what devices do together.
+    """Of compiled programs: how many rows one device multiplies with the weights of the network at a time, and what
+    devices do together.
     """
-    model, key = score(), jr.key(0)
+    model, key, t = score(), jr.key(0), jnp.linspace(0.1, 0.9, 4)
     draws = draw.draws_of(model, ROWS, key=key, method=sfp.DPMSolver(2), shape=(3,), args=None, dtype=None, mesh=None)
-    x, t = jnp.zeros((4, 3)), jnp.linspace(0.1, 0.9, 4)
-    integrand = d.MatchingCurve()._at
-    evaluated = (integrand, model, x, None, t, key, ROWS)
+    params, skeleton = dequantiser._parted(flow())
+    step = dequantiser._Step(skeleton, model, SGD, sfp.BoundEstimator(1), ROWS, 0.9, mesh)
+    state = started(params, SGD, 1, key=key)
+    loop = eqx.filter_jit(lambda step, state, samples, mesh: repeated(step.step, samples, state, jnp.asarray(1), 1))
+    calls = {
+        "sample": (draw._rows, (draws, 0, ROWS, None, None, ROWS)),
+        "residual": (ensemble._evaluate, (d.MatchingCurve()._at, model, jnp.zeros((4, 3)), None, t, key, ROWS)),
+        "dequantiser": (loop, (step, state, (HELD_OUT.values, HELD_OUT.args))),
+    }
     found = dict[str, list[Any]]()
-    for name, compiled, arguments in (
-        ("sample", draw._rows, (draws, 0, ROWS, None, None, ROWS)),
-        ("residual", d.ensemble._evaluate, evaluated),
-    ):
+    for name, (compiled, arguments) in calls.items():
         text = compiled.lower(*everywhere(arguments, mesh), mesh).compile().compiled.as_text()
         rows = {int(rows) for rows in re.findall(rf"= f32\[(\d+),{WIDTH}\]\S* dot\(", text)}
         found[name] = [*sorted(rows), *sorted(set(re.findall(r"all-\w+|collective-\w+", text)))]

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from helpers import devices_worker as worker, measured
 from jax.sharding import AxisType, Mesh
 
 import scorefp as sfp
-from scorefp import train
+from scorefp import data, train
 from scorefp.data import Dataset, OnHost
 from scorefp.dataset.dequantise import spread
 
@@ -157,7 +157,9 @@ def test_many_devices_train_as_one(tmp_path: Path, devices: int, processes: int,
     for process, s in enumerate(seen):
         check_told(s["told"], process, total, processes)
         # Beside the rows of a share nothing: the devices do nothing together, so that an error leaves none waiting.
-        assert processes > 1 or s["programs"] == dict.fromkeys(("sample", "residual"), [measured.ROWS // total])
+        rows = [measured.ROWS // total]
+        alone = {"sample": rows, "residual": rows, "dequantiser": [*rows, "all-reduce"]}
+        assert processes > 1 or s["programs"] == alone
 
 
 def by_hand(parts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,12 +198,37 @@ def test_devices_with_the_same_noise_would_be_far_off() -> None:
         assert all((error < rounding(np.float32)) != far for error in off)
 
 
-def test_a_mesh_of_another_axis_is_refused() -> None:
+def test_one_device_has_all_rows() -> None:
+    """What the programs of many devices are compared with."""
+    assert measured.programs(None) == {name: [measured.ROWS] for name in ("sample", "residual", "dequantiser")}
+
+
+SHARED: dict[str, Callable[[Mesh], Any]] = {
+    "fit": lambda mesh: worker.fitted(worker.resident(), mesh),
+    **{name: lambda mesh, part=part: part(mesh, Path("nowhere")) for name, part in measured.PARTS.items()},
+    "audit_on": lambda mesh: train.audit_on(measured.HELD_OUT, key=jr.key(0), mesh=mesh),
+    "measure": lambda mesh: measured.CURVES[0](measured.score(), jnp.zeros((4, 3)), key=jr.key(0), mesh=mesh),
+    "gap": lambda mesh: sfp.ode_sde_gap(measured.score(), key=jr.key(0), shape=(3,), mesh=mesh),
+    "sample_to": lambda mesh: data.sample_to("x.npy", measured.score(), 4, key=jr.key(0), shape=(3,), mesh=mesh),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_mesh_of_another_axis_is_refused(name: str) -> None:
     mesh = Mesh(np.array(jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
-    with pytest.raises(
-        ValueError, match=r'axes \(\'batch\',\); work is shared along one axis called "data"'
-    ):
-        worker.fitted(worker.resident(), mesh)
+    with pytest.raises(ValueError, match=r'axes \(\'batch\',\); work is shared along one axis called "data"'):
+        SHARED[name](mesh)
+
+
+def test_a_mesh_inside_of_jit_is_refused() -> None:
+    def drawn(key: jax.Array) -> jax.Array:
+        return sfp.sample(measured.score(), 4, key=key, shape=(3,), method=sfp.DPMSolver(1), mesh=sfp.data_mesh())
+
+    keys = jr.split(jr.key(0))
+    assert drawn(keys[0]).shape == (4, 3)
+    for transformed in (lambda: jax.jit(drawn)(keys[0]), lambda: jax.vmap(drawn)(keys)):
+        with pytest.raises(ValueError, match="mesh is given inside jit, vmap or grad"):
+            transformed()
 
 
 def test_the_host_reads_nothing_between_reports(monkeypatch: pytest.MonkeyPatch) -> None:
