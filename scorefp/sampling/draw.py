@@ -79,7 +79,7 @@ def sample(
         initial: The starting points of the samples, in place of draws from the prior: states at the first time of the
             grid of the method, which may lie anywhere in the horizon then, and at `t1` for a method without a grid.
         batch_size: At most how many samples at once, over all devices, for many samples in bounded memory; all of them
-            by default. The samples are the same up to rounding. `sample_to` writes those that no memory holds.
+            by default. The samples are the same up to rounding. `data.sample_to` writes those that no memory holds.
         dtype: The precision of the state between evaluations and of the samples. The score is evaluated in that of
             its own arrays: a network in float32 stays so under a state in float64, which Karras 2022 has. The points
             of the prior are the same as without. By default the precision of the prior's draws, or of `initial`.
