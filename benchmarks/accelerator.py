@@ -338,9 +338,12 @@ def main() -> None:
         "measures": told(MEASURES, measures()),
         "rounding": told(ROUNDING, rounding()),
     }
+    large = SIZES["card"]
     note = (
         f"{about}, batches of {size['batch']}; {options.rounds} rounds. All was traced in {traced:.0f} s, one after "
-        f"another, and compiled at the same time in {together - traced:.0f} s. Keys are fixed."
+        f"another, and compiled at the same time in {together - traced:.0f} s. Keys are fixed. A step of DSM of the "
+        f"network for a card, with {count(unet(large, None)) / 1e6:.1f} million parameters and batches of "
+        f"{large['batch']}, is {products(unet(large, None), large) / 1e12:.2f} TFLOP."
     )
     rows = [{"table": part} | row for part, (_, rows) in parts.items() for row in rows]
     report("accelerator", "\n".join(text for text, _ in parts.values()), rows, note, options.out)
