@@ -5,6 +5,7 @@
 #   make test-slow          the tests marked slow, which `make test` leaves out
 #   make test-pages         every page of the site in headless Chromium: nothing cut, no error, no other host
 #   make test-latest        all checks on the newest Python found; test-latest-quick: the quick tests
+#   make test-device        the quick tests on the accelerator at hand; ACCELERATOR=cuda13 names JAX's build for it
 #   make test-lowest        the quick tests on the lowest versions that pyproject.toml allows
 #   make coverage           which lines of scorefp/ the tests run
 #   make docs | bench       the site in site/ | the benchmark tables
@@ -32,10 +33,10 @@ PYTEST = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax$(VENV)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types layers unit docs test-slow test-pages test-quick test-latest \
-        test-latest-quick test-lowest coverage latest-python bench reproduce-deveney mnist compare-regularisers serve clean
+        test-latest-quick test-device test-lowest coverage latest-python bench reproduce-deveney mnist compare-regularisers serve clean
 
 help:
-	@sed -n '3,13s/^# *//p' Makefile
+	@sed -n '3,/^$$/s/^# *//p' Makefile
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -85,6 +86,18 @@ test-latest test-latest-quick:
 	@test -n "$(latest_python)" || { echo "No Python newer than $(PYTHON) found."; exit 1; }
 	$(MAKE) $(subst -latest,,$@) PYTHON=$(latest_python) VENV=.venv-latest
 
+# Empty for what `pip install jax` brings, which knows CPUs alone.
+ACCELERATOR := cuda13
+
+test-device: VENV := .venv-device
+test-device: .venv-device/.stamp
+	JAX_PLATFORMS= XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -m 'quick and not slow'
+
+.venv-device/.stamp: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-device
+	.venv-device/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]' $(if $(ACCELERATOR),'jax[$(ACCELERATOR)]')
+	@touch $@
+
 # pip takes the newest versions; uv can take the lowest.
 test-lowest: VENV := .venv-lowest
 test-lowest: .venv-lowest/.stamp
@@ -116,4 +129,4 @@ compare-regularisers: $(STAMP)
 	$(BIN)/python examples/regularisers.py
 
 clean:
-	rm -rf .cache .pytest_cache .ruff_cache site .venv .venv-latest .venv-lowest .venv-uv
+	rm -rf .cache .pytest_cache .ruff_cache site .venv .venv-device .venv-latest .venv-lowest .venv-uv

@@ -12,21 +12,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Read when jax first makes a backend. The workers share the cores; one thread each is the fastest.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# These leave XLA's optimiser out, write each program in one piece, and build kernels without MLIR: most of the time
-# goes into compiling programs that run once, and this halves it. jaxlib 0.12 does not know the last of them, and
-# refuses to start on a flag that it does not know. All stand before the word without dashes, at which XLA stops
-# reading. The flag for right sums comes from the import of scorefp, as for every user.
-os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
-    + (
-        "--xla_cpu_use_fusion_emitters=false "
-        if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11."))
-        else ""
+# Read when jax first makes a backend; empty, as `make test-device` has it, it is what jax finds. The workers share the
+# cores; one thread each is the fastest.
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+    # These leave XLA's optimiser out, write each program in one piece, and build kernels without MLIR: most of the time
+    # goes into compiling programs that run once, and this halves it. jaxlib 0.12 does not know the last of them, and
+    # refuses to start on a flag that it does not know. All stand before the word without dashes, at which XLA stops
+    # reading. The flag for right sums comes from the import of scorefp, as for every user.
+    os.environ["XLA_FLAGS"] = (
+        "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
+        + (
+            "--xla_cpu_use_fusion_emitters=false "
+            if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11."))
+            else ""
+        )
+        + "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     )
-    + "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-)
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax

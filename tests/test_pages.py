@@ -15,7 +15,7 @@ WISHES = {
     "bits/dim of my own flax model": "guides/fine-tune",
     "the penalty in my training loop": "guides/training-loop",
     "my folder of 64×64 pictures on eight GPUs": "guides/many-devices",
-    "50,000 samples fast": "guides/samples",
+    "50,000 samples fast": "guides/sampling",
     "the derivation of the score-FPE": "math/fokker-planck",
 }
 """What a reader wants, in the words that go into the search, and the page that is among the first three it finds."""

@@ -1,0 +1,353 @@
+"""The library on the device that JAX finds, whatever it is: training, compiling, memory, samples, measuring.
+
+    python benchmarks/accelerator.py --out docs/assets
+
+A `UNet` of 25.7 million parameters on images 3×32×32 and batches of 128 on an accelerator, a small one on a CPU
+(`--size` chooses). Everything is compiled first, at the same time; then one thing after another is timed, each row is
+printed as soon as it is there, and a number is the median over rounds in which all programs of a table take turns.
+
+* **Steps**: those of `fit` on data on the device, by precision and penalty. `TFLOP/s` are the products of the network
+  alone, three times those of its evaluation; beside it their share of the rate of one large product in that precision
+  on this device. Memory is what the compiled loop needs: arguments, results and what lies between.
+* **PyTorch**, where it is installed: the same network with `torch.compile`, channels-last, fused Adam, and autocast.
+* **Samples**: images a second of `DPMSolver`.
+* **Measuring**: the error of log-likelihoods of 64 samples in 64 dimensions against float64, and the evaluations of the
+  slowest, by a network and by the exact score of a mixture; and the residual of that score, which is rounding alone.
+* **Rounding of the penalty**: the residual that each method takes of a network in bfloat16, less that of the same
+  network in float32, over the latter; root mean squares over samples and times.
+"""
+
+import argparse
+import importlib.util
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from _timing import Row, arguments, in_turns, machine, report, table, timed
+
+import scorefp as sfp
+from scorefp import train
+from scorefp.train.loop import repeated
+
+SDE, ADAM = sfp.VP(), optax.adam(2e-4)
+SIZES: dict[str, dict[str, Any]] = {
+    "card": {
+        "network": {"shape": (3, 32, 32), "channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": 16},
+        "batch": 128,
+        "steps": 20,
+        "images": 512,
+        "product": 8192,
+    },
+    "small": {
+        "network": {"shape": (1, 16, 16), "channels": 16, "multipliers": (1, 2), "blocks": 1, "attention": 8},
+        "batch": 16,
+        "steps": 5,
+        "images": 32,
+        "product": 1024,
+    },
+}
+PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
+LOSSES: dict[str, Any] = {
+    "DSM": sfp.DSM(),
+    "with ScoreFPE": sfp.DSM() + 0.3 * sfp.ScoreFPE(),
+    "with ScoreFPE, share 1/4": sfp.DSM() + 0.3 * sfp.ScoreFPE(fraction=0.25),
+}
+
+STEPS = """\
+| program | precision | ms a step | over DSM | TFLOP/s | of a product's | compiled in s | memory in GB |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| {program} | {precision} | {ms:.1f} | {over} | {rate:.2f} | {share:.0%} | {compiled} | {memory} |
+"""
+SAMPLES = """\
+| samples | precision | images a second | evaluations | compiled in s |
+| --- | --- | ---: | ---: | ---: |
+| {program} | {precision} | {images:.0f} | {evaluations} | {compiled:.0f} |
+"""
+MEASURES = """\
+| measured | score | evaluations | largest error | median |
+| --- | --- | ---: | ---: | ---: |
+| {measured} | {score} | {evaluations} | {largest:.1e} | {median:.1e} |
+"""
+ROUNDING = """\
+| method | residual | rounding of bfloat16 over it |
+| --- | ---: | ---: |
+| {method} | {residual:.4f} | {rounding:.4f} |
+"""
+
+
+def unet(size: dict[str, Any], dtype: Any) -> sfp.score.NetworkScore:
+    """A network whose last layer is not zero."""
+    network = size["network"] | {"attention": (size["network"]["attention"],)}
+    network = sfp.nn.UNet(**network, dtype=dtype, key=jr.key(0))
+    weight = 0.05 * jr.normal(jr.key(1), network.leave.weight.shape)
+    return sfp.NoiseScore(eqx.tree_at(lambda net: net.leave.weight, network, weight), SDE, data_std=0.5)
+
+
+def count(score: sfp.score.AbstractScore) -> int:
+    """How many parameters there are."""
+    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(score, score.trained())))
+
+
+# ------------------------------------------------------------------------------------------------ programs
+
+
+class Program:
+    """A function that is compiled on a thread, and what that took."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> None:
+        self.args, self.compiled = args, math.nan
+        self._lowered = jax.jit(function, donate_argnums=donate).lower(*args)
+        self.run: Any = None
+
+    def compile(self) -> "Program":
+        begin = time.perf_counter()
+        self.run = self._lowered.compile()
+        self.compiled = time.perf_counter() - begin
+        return self
+
+    @property
+    def memory(self) -> float:
+        """The bytes that it needs, in GB."""
+        m = self.run.memory_analysis()
+        return (m.temp_size_in_bytes + m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes) / 1e9
+
+
+class Training(Program):
+    """Steps of `fit` in one loop on the device."""
+
+    def __init__(self, score: sfp.score.AbstractScore, loss: Any, size: dict[str, Any]) -> None:
+        params, skeleton = eqx.partition(score, score.trained())
+        optimizer = optax.chain(optax.clip_by_global_norm(1.0), ADAM)
+        step = train.TrainStep(skeleton, loss, optimizer, sfp.UniformLogSNR(), size["batch"], (0.999,), dropout=False)
+        samples = (0.5 * jr.normal(jr.key(2), (8 * size["batch"], *size["network"]["shape"])), None)
+        arrays, self.static = eqx.partition(step.init(params, key=jr.key(3)), eqx.is_array)
+        self.steps = size["steps"]
+
+        def loop(arrays: Any, samples: Any) -> Any:
+            state, records = repeated(
+                step.step, samples, eqx.combine(arrays, self.static), jnp.asarray(self.steps), self.steps
+            )
+            return eqx.filter(state, eqx.is_array), records["loss"]
+
+        super().__init__(loop, arrays, samples, donate=(0,))
+
+    def seconds(self) -> float:
+        """The seconds of a step."""
+        arrays, samples = self.args
+        begin = time.perf_counter()
+        arrays, losses = self.run(arrays, samples)
+        assert np.isfinite(np.asarray(losses)).all()
+        self.args = arrays, samples
+        return (time.perf_counter() - begin) / self.steps
+
+
+def drawing(score: sfp.score.AbstractScore, n: int, method: Any) -> Program:
+    arrays, static = eqx.partition(score, eqx.is_array)
+    return Program(
+        lambda arrays, key: sfp.sample(eqx.combine(arrays, static), n, key=key, method=method), arrays, jr.key(5)
+    )
+
+
+def products(score: sfp.score.AbstractScore, size: dict[str, Any]) -> float:
+    """The floating-point operations of the network in a step of DSM: three times those of its evaluation."""
+    x = jnp.zeros((size["batch"], *size["network"]["shape"]))
+    lowered = jax.jit(jax.vmap(lambda y: score(0.5, y))).lower(x)
+    return 3 * lowered.cost_analysis()["flops"]
+
+
+def rate(size: dict[str, Any], dtype: Any) -> float:
+    """Operations a second of one large product, as JAX does it by default."""
+    n = size["product"]
+    a = jr.normal(jr.key(0), (n, n), dtype or jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    program = timed(product, a)
+    return 2 * n**3 / min(program() for _ in range(6))
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def steps(size: dict[str, Any], rounds: int, trainings: dict[tuple[str, str], Training]) -> Iterator[Row]:
+    """One row a program and precision."""
+    seconds = in_turns({name: training.seconds for name, training in trainings.items()}, rounds)
+    operations = products(unet(size, None), size)
+    rates = {name: rate(size, dtype) for name, dtype in PRECISIONS.items()}
+    for (precision, program), training in trainings.items():
+        each = seconds[precision, program]
+        done = operations / float(np.median(each))
+        yield {
+            "program": program,
+            "precision": precision,
+            "ms": 1e3 * float(np.median(each)),
+            "over": f"{np.median(each / seconds[precision, 'DSM']):.2f}",
+            "rate": done / 1e12,
+            "share": done / rates[precision],
+            "compiled": f"{training.compiled:.0f}",
+            "memory": f"{training.memory:.2f}",
+        }
+    yield from in_torch(size, rounds, operations, rates)
+
+
+def in_torch(size: dict[str, Any], rounds: int, operations: float, rates: dict[str, float]) -> Iterator[Row]:
+    """The same in PyTorch, where it is installed."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+    from _unet_in_torch import Step
+
+    if torch.cuda.is_available() != (jax.default_backend() == "gpu"):
+        return
+    for precision in PRECISIONS:
+        step = Step(size["network"], size["batch"], low=precision == "bfloat16")
+        assert step.parameters == count(unet(size, None)), "the two networks differ"
+        begin = time.perf_counter()
+        step.seconds(3)
+        compiled = time.perf_counter() - begin
+        seconds = float(np.median([step.seconds(size["steps"]) for _ in range(rounds)]))
+        yield {
+            "program": f"PyTorch {torch.__version__} ({step.name}), DSM",
+            "precision": precision,
+            "ms": 1e3 * seconds,
+            "over": "",
+            "rate": operations / seconds / 1e12,
+            "share": operations / seconds / rates[precision],
+            "compiled": f"{compiled:.0f}",
+            "memory": f"{step.peak / 1e9:.2f}" if step.peak else "",
+        }
+
+
+def samples(size: dict[str, Any], rounds: int, programs: dict[str, Program], evaluations: int) -> Iterator[Row]:
+    seconds = in_turns({name: timed(program.run, *program.args) for name, program in programs.items()}, rounds)
+    for precision, program in programs.items():
+        yield {
+            "program": "`DPMSolver`",
+            "precision": precision,
+            "images": size["images"] / float(np.median(seconds[precision])),
+            "evaluations": evaluations,
+            "compiled": program.compiled,
+        }
+
+
+def mixture() -> sfp.GaussianMixture:
+    return sfp.GaussianMixture(jr.normal(jr.key(6), (3, 64)), jnp.array([0.2, 0.4, 0.3]), jnp.ones(3) / 3)
+
+
+def measures() -> Iterator[Row]:
+    """Errors against float64, of log-likelihoods in nats."""
+    mlp = sfp.nn.MLP((64,), width=128, depth=2, key=jr.key(7))
+    mlp = eqx.tree_at(lambda net: net.leave.weight, mlp, 0.05 * jr.normal(jr.key(8), mlp.leave.weight.shape))
+    xs = np.asarray(mixture().sample(jr.key(9), 64))
+    scores = {"network": sfp.NoiseScore(mlp, SDE, data_std=1.0), "exact mixture": mixture().score(SDE)}
+    for name, score in scores.items():
+        flow = lambda score, xs, **how: jax.vmap(lambda x: sfp.flow_likelihood(score, x, **how))(xs)
+        found = eqx.filter_jit(flow)(score, jnp.asarray(xs))
+        with jax.enable_x64(True):
+            tight = sfp.Integrator(diffrax.Dopri8(), rtol=1e-9, atol=1e-9)
+            exact = eqx.filter_jit(flow)(double(score), jnp.asarray(xs, jnp.float64), integrator=tight)
+            truth = np.asarray(exact.log_prob)
+        error = np.abs(np.asarray(found.log_prob, np.float64) - truth)
+        yield {
+            "measured": "log-likelihood, nats",
+            "score": name,
+            "evaluations": int(np.max(found.evaluations)),
+            "largest": float(error.max()),
+            "median": float(np.median(error)),
+        }
+    t = SDE.t0 + (SDE.t1 - SDE.t0) * jr.uniform(jr.key(10), (64,), minval=0.05)
+    size = lambda t, x: (
+        SDE.sigma(t) ** 2
+        / jnp.sqrt(2 * SDE.g2(t))
+        * jnp.linalg.norm(sfp.score_fpe_residual(scores["exact mixture"], t, x))
+    )
+    found = np.asarray(jax.jit(jax.vmap(size))(t, jnp.asarray(xs)))
+    yield {
+        "measured": "residual, scale-free, of 0",
+        "score": "exact mixture",
+        "evaluations": "",
+        "largest": float(found.max()),
+        "median": float(np.median(found)),
+    }
+
+
+def double(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def rounding() -> Iterator[Row]:
+    """What bfloat16 does to the residual in the penalty, by method."""
+    small = SIZES["small"]
+    x0, keys = 0.5 * jr.normal(jr.key(2), (16, *small["network"]["shape"])), jr.split(jr.key(4), 16)
+    methods = {"Antithetic()": sfp.Antithetic(), "Ito()": sfp.Ito(), "Hutchinson()": sfp.Hutchinson()}
+
+    @eqx.filter_jit
+    def residuals(score: sfp.score.AbstractScore, method: Any) -> jax.Array:
+        def one(t: Any, x0: Any, key: Any) -> Any:
+            x = SDE.alpha(t) * x0 + SDE.sigma(t) * jr.normal(key, x0.shape)
+            taken = sfp.fokker_planck.residual.resolve(method, None)
+            return SDE.sigma(t) ** 2 / jnp.sqrt(2 * SDE.g2(t)) * taken.residual(score, t, x, key)[1]
+
+        return jnp.stack([jax.vmap(lambda x, k, t=t: one(t, x, k))(x0, keys) for t in jnp.array([0.01, 0.1, 0.5])])
+
+    rms = lambda a: float(jnp.sqrt(jnp.mean(a**2)))
+    for name, method in methods.items():
+        full, low = (residuals(unet(small, dtype), method) for dtype in PRECISIONS.values())
+        yield {"method": f"`{name}`", "residual": rms(full), "rounding": rms(low - full) / rms(full)}
+
+
+def told(template: str, rows: Iterator[Row]) -> tuple[str, list[Row]]:
+    """A table, whose rows are printed as they come."""
+    print("".join(template.splitlines(keepends=True)[:2]), end="", flush=True)
+    seen = list[Row]()
+    for row in rows:
+        seen.append(row)
+        print(table(template, [row]).splitlines()[-1], flush=True)
+    print(flush=True)
+    return table(template, seen), seen
+
+
+def main() -> None:
+    parser: argparse.ArgumentParser = arguments(__doc__, 5, "accelerator")
+    parser.add_argument("--size", choices=SIZES, help="the network: card on an accelerator, small on a CPU")
+    options = parser.parse_args()
+    name = options.size or ("small" if jax.default_backend() == "cpu" else "card")
+    size, device = SIZES[name], jax.devices()[0].device_kind
+    scores = {precision: unet(size, dtype) for precision, dtype in PRECISIONS.items()}
+    about = f"{device}; {machine(diffrax)}. `UNet` of {count(scores['float32']) / 1e6:.1f} million parameters"
+    print(f"{about}\n", flush=True)
+    begin = time.perf_counter()
+    trainings = {(p, program): Training(scores[p], loss, size) for p in scores for program, loss in LOSSES.items()}
+    solver = sfp.DPMSolver(20, sfp.sampling.log_snr_grid)
+    drawings = {p: drawing(score, size["images"], solver) for p, score in scores.items()}
+    traced = time.perf_counter() - begin
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda program: program.compile(), [*trainings.values(), *drawings.values()]))
+    together = time.perf_counter() - begin
+    print(f"traced in {traced:.0f} s, and all compiled at the same time after {together:.0f} s\n", flush=True)
+    parts = {
+        "steps": told(STEPS, steps(size, options.rounds, trainings)),
+        "samples": told(SAMPLES, samples(size, options.rounds, drawings, solver.steps)),
+        "measures": told(MEASURES, measures()),
+        "rounding": told(ROUNDING, rounding()),
+    }
+    large = SIZES["card"]
+    note = (
+        f"{about}, batches of {size['batch']}; {options.rounds} rounds. All was traced in {traced:.0f} s, one after "
+        f"another, and compiled at the same time in {together - traced:.0f} s. Keys are fixed. A step of DSM of the "
+        f"network for a card, with {count(unet(large, None)) / 1e6:.1f} million parameters and batches of "
+        f"{large['batch']}, is {products(unet(large, None), large) / 1e12:.2f} TFLOP."
+    )
+    rows = [{"table": part} | row for part, (_, rows) in parts.items() for row in rows]
+    report("accelerator", "\n".join(text for text, _ in parts.values()), rows, note, options.out)
+
+
+if __name__ == "__main__":
+    main()
