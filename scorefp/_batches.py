@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
@@ -71,6 +72,8 @@ def on_mesh(compiled: Callable[..., _T], mesh: Mesh | None, count: int, *argumen
         "mesh is given inside jit, vmap or grad; what is shared among devices is compiled by itself. Call it outside "
         "of them, or leave mesh out.",
     )
+    # Those of data on the host; devices are for arrays of JAX.
+    arguments = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, arguments)
     found, failure = None, None
     try:
         found = jax.block_until_ready(compiled(*everywhere(arguments, mesh), mesh))

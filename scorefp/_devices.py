@@ -124,13 +124,11 @@ def everywhere(tree: Any, mesh: Mesh | None) -> Any:
     sharding = NamedSharding(mesh, PartitionSpec())
 
     def placed(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array | np.ndarray) or getattr(leaf, "sharding", None) == sharding:
+        if not isinstance(leaf, jax.Array):
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jr.wrap_key_data(placed(jr.key_data(leaf)), impl=jr.key_impl(leaf))
-        known = isinstance(leaf, jax.Array)
-        dtype = leaf.dtype if known else jax.dtypes.canonicalize_dtype(leaf.dtype)
-        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf, dtype))
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 
     return jax.tree.map(placed, tree)
 
