@@ -15,6 +15,7 @@ from jaxtyping import ArrayLike, Float
 from .._checks import kind, random_key, same_shape
 from .._describe import JSON, free_name, name_of, settings
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Key
 from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset
@@ -126,6 +127,7 @@ class Audit(AbstractModule):
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
+@measures
 def audit(
     score: AbstractScore,
     data: Dataset | Float[ArrayLike, "n *event"],
@@ -178,6 +180,7 @@ def audit(
     return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score).sde), key)
 
 
+@measures
 def evaluate(
     score: AbstractScore,
     data: Dataset | Float[ArrayLike, "n *event"],

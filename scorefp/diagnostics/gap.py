@@ -11,6 +11,7 @@ from jaxtyping import ArrayLike, Bool, Float
 from .._checks import count, kind, random_key, require, same_shape, single_or_better
 from .._describe import described
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Key, MaybeNaN
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
@@ -81,6 +82,7 @@ class OdeSdeGap(AbstractModule):
         return "\n".join(lines)
 
 
+@measures
 def ode_sde_gap(
     score: AbstractScore,
     *,

@@ -11,6 +11,7 @@ from jaxtyping import ArrayLike, Float
 from .._batches import apart
 from .._checks import random_key, same_shape, single_or_better
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Key, MaybeNaN
 from ..calculus import Exact, Hutchinson
 from ..dataset import Dataset
@@ -104,6 +105,7 @@ class AbstractMeasure(AbstractModule):
     def section(self, score: AbstractScore, data: Dataset, *, key: Key) -> Section:
         """The result of a call, from data that were checked, and that are floats unless `needs_levels`."""
 
+    @measures
     def __call__(self, score: AbstractScore, data: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> Section:
         """Measures the score.
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from .._checks import finite, same_shape, sample, scalar_time
 from .._describe import outlined
 from .._module import AbstractModule
+from .._precision import measuring
 from .._types import Event, Key, Scalar, Time
 from .convolution import convolution
 
@@ -63,7 +64,7 @@ class Conv(AbstractNetwork):
 
     def __call__(self, x: Image) -> Image:
         kind = jnp.result_type(x, self.weight)
-        dtype = self.dtype or kind
+        dtype = rounded_to(self.dtype) or kind
         product = convolution(x[None].astype(dtype), self.weight.astype(dtype))
         return product[0].astype(kind) + self.bias
 
@@ -123,8 +124,18 @@ class Attention(AbstractNetwork):
         return self.leave(self._product(weights, v).astype(x.dtype).reshape(x.shape))
 
     def _product(self, x: Float[Array, "n k"], y: Float[Array, "k m"]) -> Float[Array, "n m"]:
-        kind = self.enter.dtype or x.dtype
+        kind = rounded_to(self.enter.dtype) or x.dtype
         return (x.astype(kind) @ y.astype(kind)).astype(x.dtype)
+
+
+def rounded_to(dtype: DTypeLike | None) -> DTypeLike | None:
+    """The precision of a network's products: that of its settings, but in a measurement no half one."""
+    return None if is_half(dtype) and measuring() else dtype
+
+
+def is_half(dtype: DTypeLike | None) -> bool:
+    """Whether it is a dtype of fewer bits than float32."""
+    return dtype is not None and jnp.finfo(dtype).bits < 32
 
 
 def inputs(t: Time, x: Event, shape: tuple[int, ...]) -> tuple[Scalar, Event]:
@@ -136,6 +147,7 @@ def inputs(t: Time, x: Event, shape: tuple[int, ...]) -> tuple[Scalar, Event]:
 
 def affine(layer: eqx.nn.Linear, x: Float[Array, " inputs"], dtype: DTypeLike | None) -> Float[Array, " outputs"]:
     """A linear layer whose product has its operands cast to `dtype`, where one is given."""
+    dtype = rounded_to(dtype)
     if dtype is None:
         return layer(x)
     product = (layer.weight.astype(dtype) @ x.astype(dtype)).astype(jnp.result_type(x, layer.weight))
