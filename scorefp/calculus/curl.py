@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import function, same_shape, sample
+from .._precision import measures
 from .._types import Event, Key, Scalar
 from .divergence import FIELD
 from .probes import AbstractTrace, Exact, check_exact, checked_trace
 
 
+@measures
 def curl(fn: Callable[[Event], Event], x: Event) -> Float[Array, "D D"]:
     r"""The antisymmetric Jacobian $J - J^\top$ of a vector field, flattened to $D \times D$ [C1].
 
@@ -45,6 +47,7 @@ def curl(fn: Callable[[Event], Event], x: Event) -> Float[Array, "D D"]:
     return jacobian - jacobian.T
 
 
+@measures
 def squared_curl(
     fn: Callable[[Event], Event], x: Event, *, trace: AbstractTrace = Exact(), key: Key | None = None
 ) -> Scalar:

@@ -8,6 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import count, finite, floating, random_key, require, same_shape, sample
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..score import AbstractPotential
 from ..score.score import arguments
@@ -86,6 +87,7 @@ class GaussianMixture(AbstractModule):
         """The log-density at one sample, in nats."""
         return self.log_prob_diffused(x, jnp.ones((), self.means.dtype), jnp.zeros((), self.means.dtype))
 
+    @measures
     def sample(self, key: Key, n: int) -> Float[Array, "n *event"]:
         """`n` independent samples.
 
@@ -108,6 +110,7 @@ class GaussianMixture(AbstractModule):
         """
         return MixturePotential(self, require_linear(sde))
 
+    @measures
     def log_prob_diffused(self, x: Event, alpha: Scalar, sigma: Scalar) -> Scalar:
         r"""The log-density of $\alpha x_0 + \sigma\epsilon$ at one sample, in nats."""
         x = sample("x", x)

@@ -17,6 +17,7 @@ from .._checks import kind, random_key, same_shape
 from .._describe import JSON, free_name, name_of, settings
 from .._devices import one_row
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Key
 from ..calculus import AbstractTrace
 from ..dataset import AbstractDequantiser, Dataset
@@ -128,6 +129,7 @@ class Audit(AbstractModule):
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
+@measures
 def audit(
     score: AbstractScore,
     data: Dataset | Float[ArrayLike, "n *event"],
@@ -185,6 +187,7 @@ def audit(
     return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score).sde), key, mesh)
 
 
+@measures
 def evaluate(
     score: AbstractScore,
     data: Dataset | Float[ArrayLike, "n *event"],

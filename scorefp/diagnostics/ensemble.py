@@ -14,6 +14,7 @@ from .._batches import in_batches, on_mesh
 from .._checks import count, function, require
 from .._describe import described
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..integrals import log_snr_times
@@ -91,6 +92,7 @@ class Ensemble(AbstractModule):
         check_samples(self.samples, self.batch_size)
         function("grid", self.grid, "sde, times", "It is scorefp.diagnostics.log_snr_midpoints, for example.")
 
+    @measures
     def evaluate(
         self,
         integrand: Integrand,

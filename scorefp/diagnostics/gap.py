@@ -13,6 +13,7 @@ from .._checks import count, kind, random_key, require, same_shape, single_or_be
 from .._describe import described
 from .._devices import one_row
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Key, MaybeNaN
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
@@ -83,6 +84,7 @@ class OdeSdeGap(AbstractModule):
         return "\n".join(lines)
 
 
+@measures
 def ode_sde_gap(
     score: AbstractScore,
     *,

@@ -13,6 +13,7 @@ from .._batches import apart
 from .._checks import random_key, same_shape, single_or_better
 from .._devices import one_row
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Key, MaybeNaN
 from ..calculus import Exact, Hutchinson
 from ..dataset import Dataset
@@ -109,6 +110,7 @@ class AbstractMeasure(AbstractModule):
         A measure that leaves `mesh` alone runs on one device; of several processes each then does the whole of it.
         """
 
+    @measures
     def __call__(
         self,
         score: AbstractScore,

@@ -16,6 +16,7 @@ import scipy.sparse
 from jaxtyping import Array, Float
 
 from .._checks import count, function, kind, one_of, positive, real, require, same_shape
+from .._precision import measures
 from .._types import Event, Scalar
 from ..integrals import Box
 from ..score import AbstractScore
@@ -97,6 +98,7 @@ class GridDensity:
         return share / share.sum()
 
 
+@measures
 def solve_density(
     model: AbstractScore | AbstractSDE,
     box: Box,
@@ -362,10 +364,10 @@ def _warn_of(density: GridDensity) -> None:
     if roughness > 0.5:
         warnings.warn(
             f"the cells do not resolve the density: roughness = {roughness:.2g} is above 0.5. Take more cells.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if edge > 1e-3:
         warnings.warn(
             f"mass of {edge:.2g} lies in the cells along the boundary, which nothing passes. Take a larger box.",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from .._checks import floating, function, kind, optional_key, require, same_shape
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import Exact, value_and_divergence
 from ..calculus.probes import check_exact
@@ -20,6 +21,7 @@ from .operators import value_and_operator
 from .residual import ResidualMethod, resolve
 
 
+@measures
 def integrated_residual(
     score: AbstractScore,
     t: Time,
@@ -128,6 +130,7 @@ class AnchoredPotential(AbstractPotential):
         """The event shape, where the score knows it."""
         return self.score.shape
 
+    @measures
     def potential(self, t: Time, x: Event) -> Scalar:
         start, t, x = _limits(self, self.anchor, t, x)
         times, weights = time_quadrature(self.sde, start, t, self.nodes)
@@ -151,6 +154,7 @@ class MatchingErrors(AbstractModule):
     divergence: Scalar
 
 
+@measures
 def matching_errors(score: AbstractScore, truth: AbstractScore, t: Time, x: Event) -> MatchingErrors:
     r"""The errors of score matching at one time and sample, of the orders that Proposition 4.6 of Lai 2023 assumes
     bounded [H4].
@@ -188,6 +192,7 @@ def matching_errors(score: AbstractScore, truth: AbstractScore, t: Time, x: Even
     return MatchingErrors(_norm(error(x)), _norm(jax.jacfwd(error)(x)), _norm(slope))
 
 
+@measures
 def high_order_bound(
     truth: AbstractScore, errors: MatchingErrors, t: Time, x: Event, *, start: Time, nodes: int = 32
 ) -> Scalar:

@@ -19,6 +19,7 @@ from .._checks import (
     time_within,
 )
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..calculus._smoothness import require_smooth
@@ -77,6 +78,7 @@ class DensityResidual(AbstractResidual):
     def check(self, t: Scalar, x: Event) -> None:
         return
 
+    @measures
     def square(self, t: Scalar, x: Event, key: Key | None) -> Scalar:
         estimate = lambda k: (None, fpe_residual(self.density, t, x, sde=self.sde, trace=self.trace, key=k))
         return unbiased_square(estimate, self.random, key)[1]
@@ -118,6 +120,7 @@ class LogResidual(AbstractResidual):
         _check_shape(self.potential, x)
         require_smooth("potential", self.potential.potential, t, x)
 
+    @measures
     def square(self, t: Scalar, x: Event, key: Key | None) -> Scalar:
         return self.taken.log_square(self.potential, t, x, key)[1]
 
@@ -159,10 +162,12 @@ class ScoreResidual(AbstractResidual):
     def check(self, t: Scalar, x: Event) -> None:
         _check_shape(self.score, x)
 
+    @measures
     def square(self, t: Scalar, x: Event, key: Key | None) -> Scalar:
         return self.taken.squared_norm(self.score, t, x, key)[1]
 
 
+@measures
 def mean_square(
     residual: AbstractResidual,
     box: Box,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, divergence
 from ..calculus.probes import checked_trace
@@ -11,6 +12,7 @@ from ..score.score import measured_at
 from ..sde import AbstractLinearSDE, AbstractSDE
 
 
+@measures
 def fpe_operator(
     score: AbstractScore, t: Time, x: Event, *, trace: AbstractTrace = Exact(), key: Key | None = None
 ) -> Scalar:

@@ -20,6 +20,7 @@ from .._checks import (
     single_or_better,
     time_within,
 )
+from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence
 from ..calculus._smoothness import require_smooth
@@ -40,6 +41,7 @@ LogResidualMethod = AbstractLogResidualMethod | Exact | Hutchinson | FiniteDiffe
 """The `method` of `log_fpe_residual`."""
 
 
+@measures
 def score_fpe_residual(
     score: AbstractScore,
     t: Time,
@@ -140,6 +142,7 @@ def resolve_log(method: LogResidualMethod | AbstractResidualMethod) -> AbstractL
     )
 
 
+@measures
 def log_fpe_residual(
     potential: AbstractPotential,
     t: Time,
@@ -195,6 +198,7 @@ def log_fpe_residual(
     return taken.log_residual(potential, _with_room(taken, t, potential.sde), x, key)[1]
 
 
+@measures
 def fpe_residual(
     density: Callable[[Scalar, Event], Scalar],
     t: Time,

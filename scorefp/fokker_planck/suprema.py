@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from .._checks import count, finite, floating, kind, random_key, require, same_shape, single_or_better
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, Hutchinson
 from ..integrals import Estimate, log_snr_times, time_quadrature
@@ -57,6 +58,7 @@ class ResidualSuprema(AbstractModule):
         return None if self.weighted is None else jnp.max(self.weighted.value)
 
 
+@measures
 def residual_suprema(
     score: AbstractScore,
     xs: Float[Array, "n *event"],

@@ -12,6 +12,7 @@ import jax.random as jr
 
 from .._checks import finite, kind, one_of, random_key, require, single_or_better
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, value_and_divergence
 from ..integrals import AbstractTimeSampler, UniformLogSNR
@@ -108,6 +109,7 @@ class LikelihoodBound(AbstractModule):
     kernel_entropy: Scalar
 
 
+@measures
 def likelihood_bound(
     score: AbstractScore,
     x: Event,
@@ -158,6 +160,7 @@ def likelihood_bound(
     return evaluate_bound(score, x, key=key, form=form, estimator=estimator).value
 
 
+@measures
 def evaluate_bound(
     score: AbstractScore,
     x: Event,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import count, finite, one_of, random_key, scalar
+from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..integrals import AbstractTimeSampler, Estimate, UniformLogSNR
@@ -21,6 +22,7 @@ EntropyForm: TypeAlias = Literal["divergence", "drift"]
 """The two estimators of Theorem 4: with the divergence of the drift, and with the drift along the score."""
 
 
+@measures
 def entropy(
     score: AbstractScore,
     xs: Dataset | Float[ArrayLike, "n *event"],

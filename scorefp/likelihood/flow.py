@@ -22,6 +22,7 @@ from .._checks import (
     time_within,
 )
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..reverse import Integrator
@@ -95,6 +96,7 @@ def log_likelihood(
     return flow_likelihood(score, x, start=start, trace=trace, integrator=integrator, key=key).log_prob
 
 
+@measures
 def flow_likelihood(
     score: AbstractScore,
     x: Float[Array, "..."],

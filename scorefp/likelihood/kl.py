@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from .._batches import in_batches
 from .._checks import checked, count, finite, floating, kind, random_key, require, same_shape
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..dataset import Dataset
@@ -26,6 +27,7 @@ from ..sde.linear import require_linear
 from .flow import log_likelihood
 
 
+@measures
 def gaussian_kl(
     mean: Float[Array, " D"],
     covariance: Float[Array, "D D"],
@@ -78,6 +80,7 @@ def _covariance(name: str, matrix: Float[Array, "D D"], mean: Float[Array, " D"]
     return checked(matrix, bad, f"{name} is not symmetric positive definite, which a covariance is.")
 
 
+@measures
 def prior_kl(truth: AbstractPotential, xs: Dataset | Float[ArrayLike, "n *event"], *, key: Key) -> Estimate:
     r"""$\mathrm{KL}(q_{t_1}\Vert\pi)$, the divergence of the diffused data from the prior at $t_1$, by exact logs
     [K9].
@@ -115,6 +118,7 @@ def _prior_kl(truth: AbstractPotential, x: Dataset, key: Key) -> Estimate:
     return mean_of(jax.vmap(lambda x: truth.potential(t1, x) - sde.prior.log_prob(x))(ends))
 
 
+@measures
 def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *event"]) -> Estimate:
     r"""An upper bound of $\mathrm{KL}(q_{t_1}\Vert\pi)$ from clean samples alone: the divergence is convex, so it is
     below the mean of $\mathrm{KL}\big(q(x_{t_1}\mid x_0)\,\Vert\,\pi\big)$, each between two Gaussians [K9].
@@ -148,6 +152,7 @@ def end_cross_entropy(sde: AbstractLinearSDE, x0: Event) -> Scalar:
     return sde.prior.cross_entropy(sde.alpha(t1) * x0, sde.sigma(t1))
 
 
+@measures
 def kl_bound(
     score: AbstractScore,
     truth: AbstractPotential,
@@ -214,6 +219,7 @@ def _kl_bound(
     return Estimate(found.value + prior.value, jnp.hypot(found.error, prior.error))
 
 
+@measures
 def ode_score(
     score: AbstractScore,
     t: Time,
@@ -282,6 +288,7 @@ class KLDecomposition(AbstractModule):
         return self.prior.value + self.matching.value + self.difference.value
 
 
+@measures
 def kl_decomposition(
     score: AbstractScore,
     truth: AbstractPotential,

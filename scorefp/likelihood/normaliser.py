@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from .._batches import in_batches
 from .._checks import count, kind, optional_key, random_key, require, same_shape, scalar_time, time_within
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..integrals import Box, Estimate, box_quadrature
 from ..score import AbstractPotential
@@ -98,6 +99,7 @@ class ImportanceSampling(AbstractNormaliserMethod):
         return Estimate(value, jnp.std(jnp.exp(log_weights - value), ddof=1) / math.sqrt(self.draws))
 
 
+@measures
 def log_normaliser(
     potential: AbstractPotential,
     t: Time,

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from .._checks import finite, same_shape, sample, scalar_time
 from .._describe import outlined
 from .._module import AbstractModule
+from .._precision import measuring
 from .._types import Event, Key, Scalar, Time
 from .convolution import convolution
 
@@ -37,7 +38,8 @@ class Conv(AbstractNetwork):
     Weights start uniform with the variance of Glorot & Bengio 2010, as in DDPM++.
 
     Operands of the product are cast to `dtype` where one is given. Every back end accumulates the products of a
-    lower precision in float32 and rounds once; the bias is added at the precision of the parameters.
+    lower precision in float32 and rounds once; the bias is added at the precision of the parameters. Of a half
+    precision the sum is rounded to it once more, for the next layer.
 
     Args:
         channels: How many go in.
@@ -63,13 +65,13 @@ class Conv(AbstractNetwork):
 
     def __call__(self, x: Image) -> Image:
         kind = jnp.result_type(x, self.weight)
-        dtype = self.dtype or kind
-        product = convolution(x[None].astype(dtype), self.weight.astype(dtype))
-        return product[0].astype(kind) + self.bias
+        dtype = rounded_to(self.dtype)
+        product = convolution(x[None].astype(dtype or kind), self.weight.astype(dtype or kind))
+        return kept(product[0].astype(kind) + self.bias, dtype)
 
 
 class GroupNorm(AbstractNetwork):
-    """Group normalisation over the last axis (Wu & He 2018), with statistics at float32 or better.
+    """Group normalisation over the last axis (Wu & He 2018), at float32 or better.
 
     Groups have at least four channels and there are at most 32, as in NCSN++.
 
@@ -86,10 +88,10 @@ class GroupNorm(AbstractNetwork):
         self.groups = max((n for n in range(1, min(32, channels // 4) + 1) if channels % n == 0), default=1)
 
     def __call__(self, x: Image) -> Image:
-        y = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, self.groups, x.shape[-1] // self.groups)
+        y = wide(x).reshape(-1, self.groups, x.shape[-1] // self.groups)
         centred = y - jnp.mean(y, axis=(0, 2), keepdims=True)
         variance = jnp.mean(centred**2, axis=(0, 2), keepdims=True)
-        normal = (centred * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape).astype(x.dtype)
+        normal = (centred * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
         return normal * self.weight + self.bias
 
 
@@ -115,16 +117,38 @@ class Attention(AbstractNetwork):
         self.leave = Conv(channels, channels, 1, zero=True, dtype=dtype, key=leave_key)
 
     def __call__(self, x: Image) -> Image:
-        mixed = self.enter(self.norm(x))
-        mixed = mixed.astype(jnp.promote_types(mixed.dtype, jnp.float32)).reshape(-1, mixed.shape[-1])
+        mixed = self.enter(self.norm(x).astype(x.dtype))
+        mixed = wide(mixed).reshape(-1, mixed.shape[-1])
         q, k, v = jnp.split(mixed, 3, axis=-1)
         # Not jax.nn.dot_product_attention: its softmax is in float32 also where all else is in float64.
         weights = jax.nn.softmax(self._product(q / math.sqrt(x.shape[-1]), k.T), axis=-1)
         return self.leave(self._product(weights, v).astype(x.dtype).reshape(x.shape))
 
     def _product(self, x: Float[Array, "n k"], y: Float[Array, "k m"]) -> Float[Array, "n m"]:
-        kind = self.enter.dtype or x.dtype
+        kind = rounded_to(self.enter.dtype) or x.dtype
         return (x.astype(kind) @ y.astype(kind)).astype(x.dtype)
+
+
+def rounded_to(dtype: DTypeLike | None) -> DTypeLike | None:
+    """The precision of a network's products: that of its settings, but in a measurement no half one."""
+    return None if is_half(dtype) and measuring() else dtype
+
+
+def is_half(dtype: DTypeLike | None) -> bool:
+    """Whether it is a dtype of fewer bits than float32."""
+    return dtype is not None and jnp.finfo(dtype).bits < 32
+
+
+def kept(x: Float[Array, "*shape"], dtype: DTypeLike | None) -> Float[Array, "*shape"]:
+    """What one layer hands to the next: of half precision where its products are, so that no array between two layers
+    has more bytes.
+    """
+    return x if dtype is None or not is_half(dtype) else x.astype(dtype)
+
+
+def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """An array at float32 or better, for what sums and divides."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def inputs(t: Time, x: Event, shape: tuple[int, ...]) -> tuple[Scalar, Event]:
@@ -136,6 +160,7 @@ def inputs(t: Time, x: Event, shape: tuple[int, ...]) -> tuple[Scalar, Event]:
 
 def affine(layer: eqx.nn.Linear, x: Float[Array, " inputs"], dtype: DTypeLike | None) -> Float[Array, " outputs"]:
     """A linear layer whose product has its operands cast to `dtype`, where one is given."""
+    dtype = rounded_to(dtype)
     if dtype is None:
         return layer(x)
     product = (layer.weight.astype(dtype) @ x.astype(dtype)).astype(jnp.result_type(x, layer.weight))
@@ -161,10 +186,10 @@ def halved(x: Image) -> Image:
 
 
 def doubled(x: Image) -> Image:
-    """Every pixel as a square of two by two."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=0), 2, axis=1)
+    """Every pixel as a square of two by two; the sums of its derivative are at float32 or better."""
+    return jnp.repeat(jnp.repeat(wide(x), 2, axis=0), 2, axis=1).astype(x.dtype)
 
 
 def balanced(x: Image, y: Image) -> Image:
     """The sum of two images of one variance, with that variance."""
-    return (x + y) / math.sqrt(2)
+    return ((wide(x) + wide(y)) / math.sqrt(2)).astype(y.dtype)

@@ -4,7 +4,9 @@ XLA for CPUs has fast kernels for convolutions of channels-last images with kern
 arrangements into that form in the outermost computation of a program only; in the body of a loop they run in a plain
 one, ten to fifty times as long (github.com/jax-ml/jax/issues/12868). What JAX derives from a convolution are other
 arrangements, and training loops, samplers and ODE solvers are loops. The two primitives of this file are bilinear, and
-each is what the other's derivatives are made of, in the fast form at every order.
+each is what the other's derivatives are made of, in the fast form at every order. Both keep the precision that they
+were traced with, as JAX's own products do: they become those when a program is lowered, outside of
+`jax.default_matmul_precision`.
 """
 
 from typing import Any
@@ -16,6 +18,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from .._checks import floating, require
+from .._precision import default_precision
 
 _ORDER = ("NHWC", "HWIO", "NHWC")
 
@@ -23,7 +26,8 @@ _ORDER = ("NHWC", "HWIO", "NHWC")
 def convolution(x: Float[Array, "n h w _"], kernel: Float[Array, "_ _ _ out"]) -> Float[Array, "n h w out"]:
     """The convolution of channels-last images with an odd kernel, with zeros around the images, of the images' size.
 
-    It is `jax.lax.conv_general_dilated` with the same values and derivatives. On a CPU those run in a loop, such as
+    It is `jax.lax.conv_general_dilated` with the same values and derivatives, and as that in the precision of
+    `jax.default_matmul_precision`. On a CPU those run in a loop, such as
     that of `scorefp.train.fit`, as fast as outside, where those of equinox's or flax's convolutions take ten to fifty
     times as long. Use it in a convolutional network of your own.
 
@@ -52,27 +56,29 @@ def convolution(x: Float[Array, "n h w _"], kernel: Float[Array, "_ _ _ out"]) -
         x.shape[-1] == channels and x.dtype == kernel.dtype,
         f"x has {x.shape[-1]} channels of {x.dtype}, kernel takes {channels} of {kernel.dtype}; the two must be equal.",
     )
-    return _convolution_p.bind(x, kernel, size=kernel.shape[0])
+    return _convolution_p.bind(x, kernel, size=kernel.shape[0], precision=default_precision())
 
 
-def _convolved(x: Array, kernel: Array, *, size: int) -> Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_ORDER)
+def _convolved(x: Array, kernel: Array, *, size: int, precision: str) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_ORDER, precision=precision)
 
 
-def _correlated(x: Array, y: Array, *, size: int) -> Array:
+def _correlated(x: Array, y: Array, *, size: int, precision: str) -> Array:
     """The kernel whose entries are the sums of products of `x`, shifted, and `y`: as a convolution of the channels of
     `x` with all of `y`, over the samples.
     """
     edge = (size // 2, size // 2)
     channels, all_of_y = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(y, (1, 2, 0, 3))
-    sums = jax.lax.conv_general_dilated(channels, all_of_y, (1, 1), (edge, edge), dimension_numbers=_ORDER)
+    sums = jax.lax.conv_general_dilated(
+        channels, all_of_y, (1, 1), (edge, edge), dimension_numbers=_ORDER, precision=precision
+    )
     return jnp.transpose(sums, (1, 2, 0, 3))
 
 
-def _correlated_by_jax(x: Array, y: Array, *, size: int) -> Array:
+def _correlated_by_jax(x: Array, y: Array, *, size: int, precision: str) -> Array:
     """The same as JAX derives it, which the compilers for GPUs and TPUs know."""
     like = jax.ShapeDtypeStruct((size, size, x.shape[-1], y.shape[-1]), x.dtype)
-    return jax.linear_transpose(lambda kernel: _convolved(x, kernel, size=size), like)(y)[0]
+    return jax.linear_transpose(lambda kernel: _convolved(x, kernel, size=size, precision=precision), like)(y)[0]
 
 
 def _reversed(kernel: Array) -> Array:
@@ -82,46 +88,46 @@ def _reversed(kernel: Array) -> Array:
 
 _convolution_p, _correlation_p = Primitive("convolution"), Primitive("correlation")
 
-_convolution_p.def_impl(jax.jit(_convolved, static_argnames="size"))
-_correlation_p.def_impl(jax.jit(_correlated, static_argnames="size"))
+_convolution_p.def_impl(jax.jit(_convolved, static_argnames=("size", "precision")))
+_correlation_p.def_impl(jax.jit(_correlated, static_argnames=("size", "precision")))
 
 
 @_convolution_p.def_abstract_eval
-def _(x: Any, kernel: Any, *, size: int) -> Any:
+def _(x: Any, kernel: Any, *, size: int, precision: str) -> Any:
     return x.update(shape=(*x.shape[:3], kernel.shape[3]))
 
 
 @_correlation_p.def_abstract_eval
-def _(x: Any, y: Any, *, size: int) -> Any:
+def _(x: Any, y: Any, *, size: int, precision: str) -> Any:
     return x.update(shape=(size, size, x.shape[3], y.shape[3]))
 
 
 # <convolution(x, k), y> = <x, convolution(y, reversed k)> = <k, correlation(x, y)>.
 ad.defbilinear(
     _convolution_p,
-    lambda y, x, kernel, size: _convolution_p.bind(y, _reversed(kernel), size=size),
-    lambda y, x, kernel, size: _correlation_p.bind(x, y, size=size),
+    lambda y, x, kernel, **how: _convolution_p.bind(y, _reversed(kernel), **how),
+    lambda y, x, kernel, **how: _correlation_p.bind(x, y, **how),
 )
 ad.defbilinear(
     _correlation_p,
-    lambda kernel, x, y, size: _convolution_p.bind(y, _reversed(kernel), size=size),
-    lambda kernel, x, y, size: _convolution_p.bind(x, kernel, size=size),
+    lambda kernel, x, y, **how: _convolution_p.bind(y, _reversed(kernel), **how),
+    lambda kernel, x, y, **how: _convolution_p.bind(x, kernel, **how),
 )
 
 
-def _batched_convolution(arguments: tuple[Array, Array], axes: tuple[Any, Any], *, size: int) -> tuple[Array, int]:
+def _batched_convolution(arguments: tuple[Array, Array], axes: tuple[Any, Any], **how: Any) -> tuple[Array, int]:
     """Many images with one kernel are more images."""
     (x, kernel), (x_axis, kernel_axis) = arguments, axes
     if kernel_axis is not None:
-        return jax.vmap(lambda x, kernel: _convolved(x, kernel, size=size), in_axes=axes)(x, kernel), 0
+        return jax.vmap(lambda x, kernel: _convolved(x, kernel, **how), in_axes=axes)(x, kernel), 0
     x = jnp.moveaxis(x, x_axis, 0)
-    y = _convolution_p.bind(x.reshape(-1, *x.shape[2:]), kernel, size=size)
+    y = _convolution_p.bind(x.reshape(-1, *x.shape[2:]), kernel, **how)
     return y.reshape(*x.shape[:2], *y.shape[1:]), 0
 
 
-def _batched_correlation(arguments: tuple[Array, Array], axes: tuple[Any, Any], *, size: int) -> tuple[Array, int]:
+def _batched_correlation(arguments: tuple[Array, Array], axes: tuple[Any, Any], **how: Any) -> tuple[Array, int]:
     x, y = arguments
-    return jax.vmap(lambda x, y: _correlated_by_jax(x, y, size=size), in_axes=axes)(x, y), 0
+    return jax.vmap(lambda x, y: _correlated_by_jax(x, y, **how), in_axes=axes)(x, y), 0
 
 
 batching.primitive_batchers[_convolution_p] = _batched_convolution

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from .._checks import count, event_shape, random_key, require
 from .._types import Event, Key, Scalar, Time
 from ..calculus._smoothness import require_smooth_activation
-from ._layers import AbstractNetwork, affine, inputs
+from ._layers import AbstractNetwork, affine, inputs, kept, rounded_to
 from .activation import silu, softplus
 from .embedding import FEATURES, fourier_features
 
@@ -33,8 +33,9 @@ class MLP(AbstractNetwork):
         width: The size of $h$.
         depth: The number of residual layers.
         activation: A smooth function; second derivatives of the network are taken.
-        dtype: The precision of the products, such as `jnp.bfloat16`; `None` for that of parameters and sample.
-            Parameters and sums keep theirs.
+        dtype: The precision of the products, such as `jnp.bfloat16`; `None` for that of parameters and sample. What
+            one layer hands to the next is of a half precision too; parameters and the value keep theirs, and sums and
+            activations are in float32. Functions that measure take no half precision: they see the network without.
         key: A random key for the weights.
 
     Raises:
@@ -90,9 +91,10 @@ class MLP(AbstractNetwork):
         t, x = inputs(t, x, self.shape)
         shifts = affine(self.times, fourier_features(t), self.dtype)
         shifts = shifts.reshape((1 + len(self.layers), -1))
-        h = self.activation(affine(self.enter, x.reshape(-1), self.dtype) + shifts[0])
+        dtype = rounded_to(self.dtype)
+        h = kept(self.activation(affine(self.enter, x.reshape(-1), self.dtype) + shifts[0]), dtype)
         for layer, shift in zip(self.layers, shifts[1:], strict=True):
-            h = h + self.activation(affine(layer, h, self.dtype) + shift)
+            h = kept(h + self.activation(affine(layer, h, self.dtype) + shift), dtype)
         return affine(self.leave, h, self.dtype).reshape(self.shape)
 
 

@@ -5,9 +5,8 @@ from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 
-from ._layers import AbstractNetwork
+from ._layers import AbstractNetwork, is_half
 
 _T = TypeVar("_T")
 
@@ -18,6 +17,8 @@ def full_precision(network: _T) -> _T:
     A network with `dtype=jnp.bfloat16` rounds its products to three digits. Training may; a measurement, and above all
     a difference of two evaluations, may not. The networks of this package are found wherever an `equinox.Module`, a
     list, a tuple or a dictionary holds them, so also in a score; those in a closure, and others' networks, are not.
+    Functions that measure, such as `scorefp.log_likelihood`, need no such network: inside of them every network of this
+    package is in full precision, wherever it is held.
 
     Args:
         network: A network, a score, or any pytree that holds some. What rounds nothing is returned as it is.
@@ -38,11 +39,7 @@ def full_precision(network: _T) -> _T:
         return network
     fields = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
     full = {name: full_precision(value) for name, value in fields.items()}
-    if (
-        isinstance(network, AbstractNetwork)
-        and fields.get("dtype") is not None
-        and jnp.finfo(fields["dtype"]).bits < 32
-    ):
+    if isinstance(network, AbstractNetwork) and is_half(fields.get("dtype")):
         full["dtype"] = None
     if all(full[name] is value for name, value in fields.items()):
         return network

@@ -23,6 +23,7 @@ from ._layers import (
     doubled,
     halved,
     inputs,
+    wide,
     with_octaves,
 )
 from .activation import silu
@@ -57,7 +58,9 @@ class UNet(AbstractNetwork):
         classes: The number of classes, for a network that is conditioned on a label; `None` for one that is not.
         activation: A smooth function; second derivatives of the network are taken.
         dtype: The precision of the products in convolutions, dense layers and attention, such as `jnp.bfloat16`;
-            `None` for that of parameters and sample. Parameters, sums, norms and softmax keep theirs.
+            `None` for that of parameters and sample. What one layer hands to the next is of a half precision too;
+            parameters, the embedding of time and the value keep theirs, and inside of norms, activations, softmax and
+            sums all is in float32. Functions that measure take no half precision: they see the network without.
         key: A random key for the weights.
 
     Raises:
@@ -173,7 +176,8 @@ class UNet(AbstractNetwork):
             h = doubled(h) if level else h
             for block in blocks:
                 h = block(jnp.concatenate([h, seen.pop()], axis=-1), e, key=next(remaining))
-        return jnp.moveaxis(self.leave(self.activation(self.norm(h))), -1, 0)
+        value = self.leave(self.activation(self.norm(h)).astype(h.dtype))
+        return jnp.moveaxis(value, -1, 0).astype(jnp.result_type(x, self.leave.weight))
 
     @property
     def _count(self) -> int:
@@ -240,8 +244,9 @@ class _Block(AbstractNetwork):
         self.dtype = dtype
 
     def __call__(self, x: Image, e: Float[Array, " embedding"], *, key: Key | None) -> Image:
-        h = self.convs[0](self.activation(self.norms[0](x)))
-        h = self.activation(self.norms[1](h + affine(self.shift, e, self.dtype)))
+        # The sum, the norm and the activation in float32 or better, as one pass; what a convolution reads is as `x`.
+        h = self.convs[0](self.activation(self.norms[0](x)).astype(x.dtype))
+        h = self.activation(self.norms[1](wide(h) + affine(self.shift, e, self.dtype))).astype(h.dtype)
         h = self.convs[1](eqx.nn.Dropout(self.dropout)(h, key=key, inference=key is None))
         h = balanced(x if self.shortcut is None else self.shortcut(x), h)
         return h if self.attention is None else balanced(h, self.attention(h))

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import is_concrete, kind, known_time_within, positive, require, scalar_time, single_or_better
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Flag, Key, Scalar, Time
 from ..calculus import AbstractTrace, value_and_divergence
 from ..score import AbstractScore
@@ -89,6 +90,7 @@ class Integrator(AbstractModule):
         kind("adjoint", self.adjoint, diffrax.AbstractAdjoint, adjoint)
         require(self.max_steps >= 1, f"max_steps = {self.max_steps}; a solve needs at least one step.")
 
+    @measures
     def solve(
         self,
         field: Callable[[Any, Any, Any], Any],
@@ -338,12 +340,14 @@ def _norm_of_the_worst(state: tuple[Float[Array, "n *event"], Float[Array, " n"]
     return jnp.sqrt(jnp.max(squares) / (events.size / growths.size + 1))
 
 
+@measures
 def _velocity(s: Scalar, x: Event, args: tuple[AbstractScore, None]) -> Event:
     score, _ = args
     t, pace = time_and_pace(score.sde, s)
     return pace * score.probability_flow(t, x)
 
 
+@measures
 def _velocity_and_divergence(
     s: Scalar, state: tuple[Event, Scalar], args: tuple[AbstractScore, AbstractTrace]
 ) -> tuple[Event, Scalar]:
@@ -352,6 +356,7 @@ def _velocity_and_divergence(
     return _with_divergence(t, pace, state[0], score, trace)
 
 
+@measures
 def _batch_velocity_and_divergence(
     s: Scalar,
     state: tuple[Float[Array, "n *event"], Float[Array, " n"]],

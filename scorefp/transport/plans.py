@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 
 from .._checks import count, kind, positive, require
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import MaybeNaN, Scalar
 
 
@@ -271,6 +272,7 @@ class Sinkhorn(AbstractTransport):
             positive(name, value)
         _check_iterations(self.max_iterations)
 
+    @measures
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
         _size(start, end)
         try:

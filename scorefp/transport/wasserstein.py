@@ -9,12 +9,14 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._checks import count, kind, optional_key, require, same_shape
+from .._precision import measures
 from .._types import Key
 from ..integrals import Estimate
 from .histogram import Histogram, samples
 from .plans import AbstractTransport, Assignment, Atoms, ExactTransport, Quantile
 
 
+@measures
 def wasserstein2(
     x: Float[ArrayLike, "n *event"] | Histogram,
     y: Float[ArrayLike, "m *event"] | Histogram,

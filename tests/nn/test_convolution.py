@@ -69,6 +69,27 @@ def test_other_platforms_get_what_jax_derives() -> None:
     assert "stablehlo.transpose" not in exported.mlir_module()
 
 
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_all_derivatives_keep_the_precision_they_were_traced_with(precision: str) -> None:
+    """They become products of JAX when the program is lowered, where the context is another one."""
+    x, kernel = jnp.ones((4, 6, 6, 3)), jnp.ones((3, 3, 3, 5))
+    each = lambda kernel, x: jax.vmap(lambda k, x: value(convolution, k, x[None]), in_axes=(0, 0))(kernel, x)
+
+    def everything(kernel: Array, x: Array) -> Any:
+        kernels = jnp.stack([kernel] * 4)
+        return third(convolution, kernel, x), jax.vmap(jax.grad(lambda k, x: each(k[None], x[None])[0]))(kernels, x)
+
+    with jax.default_matmul_precision(precision):
+        traced = jax.jit(everything).trace(kernel, x)
+    other = {"highest": "default", "default": "highest"}[precision]
+    with jax.default_matmul_precision(other):
+        program = traced.lower(lowering_platforms=("cpu", "cuda", "tpu")).as_text()
+    assert program.count("stablehlo.convolution") > 8
+    assert program.count("precision_config") == program.count("stablehlo.convolution")
+    assert f"<precision {precision.upper()}>" in program
+    assert f"<precision {other.upper()}>" not in program
+
+
 def test_errors() -> None:
     refused("kernel has sides 2 and 2", convolution, jnp.ones((1, 4, 4, 3)), jnp.ones((2, 2, 3, 3)))
     with pytest.raises(ValueError, match="x has 2 channels of float32, kernel takes 3 of float32"):

@@ -68,7 +68,7 @@ def test_the_default_of_the_penalty_measures_the_residual_and_not_rounding() -> 
 
     @eqx.filter_jit
     def residual(s: sfp.score.AbstractScore) -> Array:
-        one = lambda y, k: sfp.score_fpe_residual(s, t, y, method=term.method, key=k)
+        one = lambda y, k: term.method.residual(s, jnp.asarray(t), y, k)[1]
         return jax.vmap(one)(x, jr.split(jr.key(4), 8))
 
     full, half = residual(score(None)), residual(score(jnp.bfloat16))

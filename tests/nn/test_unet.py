@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp import data, train
-from scorefp.nn import MLP, UNet
+from scorefp.nn import MLP, UNet, full_precision
 from scorefp.nn._layers import Attention, Conv, GroupNorm, affine
 
 _M = TypeVar("_M")
@@ -274,6 +274,52 @@ def test_bfloat16_is_for_products_alone(make: Callable[[], UNet | MLP]) -> None:
             shape, axes = equation.invars[0].aval.shape, equation.params.get("axes", ())
             assert jnp.dtype(jnp.bfloat16) not in kinds or (axes and {shape[axis] for axis in axes} == {1}), equation
     assert products > 5
+
+
+@pytest.mark.quick
+def test_layers_hand_on_arrays_of_their_precision() -> None:
+    """What a product or a concatenation of two images reads is in bfloat16, in derivatives too; in a network of float32
+    nothing is rounded.
+    """
+    x = jnp.asarray(image(), jnp.float32)
+
+    def read(network: UNet) -> set[tuple[str, str]]:
+        slope = lambda x: jax.jvp(lambda x: network(0.3, x), (x,), (x,))[1]
+        program = jax.make_jaxpr(jax.value_and_grad(lambda x: jnp.sum(slope(x) ** 2)))(x)
+        found = set[tuple[str, str]]()
+        for equation in equations(program.jaxpr):
+            name, shapes = equation.primitive.name, [v.aval.shape for v in equation.invars]
+            joined = name == "concatenate" and len(shapes) == 2 and all(len(shape) == 3 for shape in shapes)
+            if joined or name in ("convolution", "correlation", "dot_general"):
+                found |= {(name, str(variable.aval.dtype)) for variable in equation.invars}
+        return found
+
+    names = ("concatenate", "convolution", "dot_general")
+    assert read(filled(small(dtype=jnp.bfloat16))) == {(name, "bfloat16") for name in names}
+    for exact in (small(), small(dtype=jnp.float32)):
+        assert read(filled(exact)) == {(name, "float32") for name in names}
+        assert "f16" not in str(jax.make_jaxpr(filled(exact))(0.3, x))
+
+
+def test_second_derivatives_of_bfloat16() -> None:
+    """Near those of float32; and without its rounding the network is the same to the bit."""
+    x, v = jnp.asarray(image(shape=(2, 1, 4, 4)), jnp.float32)
+    exact, coarse = filled(one_resolution()), filled(one_resolution(dtype=jnp.bfloat16))
+
+    @eqx.filter_jit
+    def along(network: UNet) -> Any:
+        value = lambda e: network(0.3 + 0.7 * e, x + e * v)
+        slope = lambda e: jax.jvp(value, (e,), (jnp.ones_like(e),))
+        first = jax.jvp(slope, (jnp.zeros(()),), (jnp.ones(()),))
+        reverse = jax.grad(lambda e: jnp.sum(slope(e)[1]))(jnp.zeros(()))
+        return *jax.tree.leaves(first), reverse
+
+    for want, found in zip(along(exact), along(coarse), strict=True):
+        assert found.dtype == jnp.float32
+        scale = np.abs(want).max()
+        assert 1e-5 * scale < np.abs(found - want).max() < 0.1 * scale
+    for want, found in zip(along(exact), along(full_precision(coarse)), strict=True):
+        np.testing.assert_array_equal(found, want)
 
 
 @pytest.mark.quick
