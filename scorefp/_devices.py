@@ -1,7 +1,9 @@
-"""One mesh for one CPU, many devices and many processes: parameters everywhere, batches in shares."""
+"""One mesh for one CPU, many devices and many processes: parameters everywhere or in shares, batches in shares."""
 
+import math
+from collections.abc import Callable
 from types import NoneType
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,17 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ._checks import count, kind, require
+from ._checks import count, kind, one_of, require
 
 AXIS = "data"
+
+Shard: TypeAlias = Literal["batch", "parameters"]
+"""What is cut among the devices: the batch alone, or the parameters as well."""
+
+_SMALLEST = 2**12
+"""Entries of an array that is worth cutting: fewer are sent as fast as a message is."""
+
+_T = TypeVar("_T")
 
 
 def data_mesh() -> Mesh:
@@ -87,18 +97,46 @@ def all_agree(well: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(well))))
 
 
-def everywhere(tree: Any, mesh: Mesh | None) -> Any:
-    """The arrays of a pytree, the same on every process, on all devices of the mesh."""
-    if mesh is None:
-        return tree
-    sharding = NamedSharding(mesh, PartitionSpec())
+def check_shard(shard: Any, mesh: Mesh | None) -> None:
+    """Refuses another word, and parameters in shares without devices to share them."""
+    one_of("shard", shard, ("batch", "parameters"))
+    require(
+        shard == "batch" or mesh is not None,
+        'shard = "parameters", and mesh is None: there are no devices to share them. Give mesh=data_mesh().',
+    )
 
+
+def everywhere(tree: _T, mesh: Mesh | None) -> _T:
+    """The arrays of a pytree, the same on every process, on all devices of the mesh."""
+    return tree if mesh is None else _placed(tree, lambda shape: NamedSharding(mesh, PartitionSpec()))
+
+
+def laid(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
+    """The arrays of a pytree, the same on every process, on the devices: in shares with `"parameters"`, else whole."""
+    if mesh is None or shard == "batch":
+        return everywhere(tree, mesh)
+    return _placed(tree, lambda shape: _in_shares(shape, mesh))
+
+
+def _in_shares(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """An array cut along its largest axis that the devices divide; one that is small or indivisible is everywhere."""
+    axes = [axis for axis, size in enumerate(shape) if size % mesh.size == 0]
+    if math.prod(shape) < _SMALLEST or not axes:
+        return NamedSharding(mesh, PartitionSpec())
+    axis = max(axes, key=lambda axis: shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def _placed(tree: _T, sharding: Callable[[tuple[int, ...]], NamedSharding]) -> _T:
     def placed(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array):
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jr.wrap_key_data(placed(jr.key_data(leaf)), impl=jr.key_impl(leaf))
-        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+        if jax.process_count() == 1 or not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding(leaf.shape))
+        held = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding(leaf.shape), lambda index: held[index])
 
     return jax.tree.map(placed, tree)
 
@@ -116,15 +154,91 @@ def shared(batch: Any, mesh: Mesh | None) -> Any:
     return batch if mesh is None else jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def replicated(tree: Any, mesh: Mesh | None) -> Any:
-    """Inside a compiled step: the same arrays on every device."""
-    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+def kept(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
+    """Inside a compiled step: the arrays where `laid` puts them."""
+    if mesh is None:
+        return tree
+
+    def constrained(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        is_cut = shard == "parameters" and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        sharding = _in_shares(leaf.shape, mesh) if is_cut else NamedSharding(mesh, PartitionSpec())
+        return jax.lax.with_sharding_constraint(leaf, sharding)
+
+    return jax.tree.map(constrained, tree)
 
 
-def local(tree: Any) -> Any:
+def together(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
+    """Inside a compiled step: the arrays whole on every device, and derivatives with respect to them where `laid` puts
+    them."""
+    if mesh is None or shard == "batch":
+        return tree
+
+    @jax.custom_vjp
+    def whole(leaf: jax.Array) -> jax.Array:
+        return kept(leaf, mesh, "batch")
+
+    whole.defvjp(lambda leaf: (whole(leaf), None), lambda _, cotangent: (kept(cotangent, mesh, "parameters"),))
+    return jax.tree.map(lambda leaf: whole(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
+def not_held(fn: Callable[..., _T], shard: Shard) -> Callable[..., _T]:
+    """A function whose derivative puts the arrays that it takes `together` a second time, and holds none till then."""
+    if shard == "batch":
+        return fn
+
+    def held(primitive: Any, *_: Any, **__: Any) -> bool:
+        return primitive.name != "sharding_constraint"
+
+    return jax.checkpoint(fn, policy=held)
+
+
+def copied(tree: _T) -> _T:
+    """Copies of the arrays of a pytree, on the same devices: what takes over the buffers of one leaves the other."""
+
+    def copy(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        shares = [jnp.copy(share.data) for share in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shares)
+
+    return jax.tree.map(copy, tree)
+
+
+def local(tree: _T) -> _T:
     """Copies of arrays that every device holds, on the first device of this process."""
 
-    def copied(leaf: Any) -> Any:
+    def copy(leaf: Any) -> Any:
         return jnp.copy(leaf.addressable_data(0)) if isinstance(leaf, jax.Array) else leaf
 
-    return jax.tree.map(copied, tree)
+    return jax.tree.map(copy, tree)
+
+
+def gathered(tree: _T) -> _T:
+    """The arrays of a model, or of any pytree, whole on the first device of each process.
+
+    It is for the model of a run with `shard="parameters"`, once it is to be used on one device. Every process calls
+    it.
+
+    Args:
+        tree: A pytree, whose arrays may be cut among devices.
+
+    Returns:
+        The same pytree with its arrays, copies of them, on one device.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp import train
+        >>> train.gathered({"weight": jnp.ones(3)})["weight"].shape
+        (3,)
+    """
+
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_replicated:
+            return local(leaf)
+        if leaf.is_fully_addressable:
+            return jnp.array(np.asarray(leaf))
+        return local(jax.device_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec())))
+
+    return jax.tree.map(whole, tree)

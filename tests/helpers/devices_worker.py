@@ -25,7 +25,7 @@ import scorefp as sfp
 from scorefp import train
 from scorefp.data import Dataset, OnHost
 from scorefp.train import TrainStep
-from scorefp.train.devices import everywhere
+from scorefp._devices import everywhere
 from scorefp.train.loop import repeated
 
 STEPS, BATCH, WIDTH = 20, 64, 24
