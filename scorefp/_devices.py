@@ -171,7 +171,8 @@ def kept(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
 
 def together(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
     """Inside a compiled step: the arrays whole on every device, and derivatives with respect to them where `laid` puts
-    them."""
+    them.
+    """
     if mesh is None or shard == "batch":
         return tree
 

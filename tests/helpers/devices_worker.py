@@ -23,9 +23,9 @@ from jax.sharding import Mesh
 
 import scorefp as sfp
 from scorefp import train
+from scorefp._devices import everywhere
 from scorefp.data import Dataset, OnHost
 from scorefp.train import TrainStep
-from scorefp._devices import everywhere
 from scorefp.train.loop import repeated
 
 STEPS, BATCH, WIDTH = 20, 64, 24
