@@ -180,7 +180,7 @@ def together(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
     def whole(leaf: jax.Array) -> jax.Array:
         return kept(leaf, mesh, "batch")
 
-    whole.defvjp(lambda leaf: (whole(leaf), None), lambda _, cotangent: (kept(cotangent, mesh, "parameters"),))
+    whole.defvjp(lambda leaf: (kept(leaf, mesh, "batch"), None), lambda _, g: (kept(g, mesh, "parameters"),))
     return jax.tree.map(lambda leaf: whole(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
 
 

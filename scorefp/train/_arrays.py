@@ -76,8 +76,8 @@ def read(
 ) -> dict[str, jax.Array | np.ndarray]:
     """The named arrays, once the heads of their files are found to have the forms of a record.
 
-    Each is of the type of the leaf of its name, and on the devices of an array in shares: of it a process reads its
-    own shares, and no device holds all.
+    Each is of the type of the leaf of its name, on the devices of that leaf if there are several. Of an array in shares
+    a process reads its own, and no device holds all.
 
     Args:
         folder: The folder of orbax.
@@ -195,10 +195,15 @@ def _held(array: Any) -> str:
 
 
 def _typed(value: np.ndarray, like: Any) -> Any:
-    """A saved array in the type of a leaf; a copy, as a donated buffer must not be numpy's."""
+    """A saved array in the type of a leaf; on its devices, where there are several."""
+    if isinstance(like, np.ndarray):
+        return value
     if _is_key(like):
-        return jr.wrap_key_data(jnp.array(value), impl=str(jr.key_impl(like)))
-    return value if isinstance(like, np.ndarray) else jnp.array(value)
+        return jr.wrap_key_data(_typed(value, jr.key_data(like)), impl=str(jr.key_impl(like)))
+    # Copies, as a donated buffer must not be numpy's.
+    if len(like.sharding.device_set) == 1:
+        return jnp.array(value)
+    return copied(jax.make_array_from_callback(value.shape, like.sharding, lambda index: value[index]))
 
 
 def flush(path: Path) -> None:

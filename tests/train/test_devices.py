@@ -2,13 +2,8 @@
 
 import functools
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +15,13 @@ import numpy as np
 import optax
 import pytest
 from helpers import devices_worker as worker
+from helpers.processes import launched
 from jax.sharding import AxisType, Mesh
 
 import scorefp as sfp
 from scorefp import train
 from scorefp.data import Dataset, OnHost
 from scorefp.dataset.dequantise import spread
-
-
-@contextmanager
-def launched(folder: Path, runs: list[str], *, devices: int, processes: int) -> Iterator[None]:
-    """The worker, in processes of its own."""
-    flags = f"--xla_force_host_platform_device_count={devices} {os.environ['XLA_FLAGS']}"
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(worker.__file__).parents[2])}
-    command = [sys.executable, worker.__file__, str(folder), ",".join(runs)]
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    started = [
-        subprocess.Popen(
-            command if processes == 1 else [*command, address, str(processes), str(i)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
-    ]
-    try:
-        yield
-        for process in started:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
 
 
 @functools.cache
@@ -95,7 +62,7 @@ SEVERAL = [
 @pytest.mark.parametrize(("devices", "processes", "runs"), SEVERAL)
 def test_many_devices_train_as_one(tmp_path: Path, devices: int, processes: int, runs: list[str]) -> None:
     worker.saved_by(None, tmp_path / "saved", 10)
-    with launched(tmp_path, runs, devices=devices, processes=processes):
+    with launched(worker.__file__, tmp_path, ",".join(runs), devices=devices, processes=processes):
         for run in runs:
             on_one_device(run)
     found, *others = [np.load(tmp_path / f"{i}.npz") for i in range(processes)]
