@@ -106,7 +106,7 @@ def check_shard(shard: Any, mesh: Mesh | None) -> None:
     )
 
 
-def everywhere(tree: _T, mesh: Mesh | None) -> _T:
+def everywhere(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays of a pytree, the same on every process, on all devices of the mesh."""
     return tree if mesh is None else _placed(tree, lambda shape: NamedSharding(mesh, PartitionSpec()))
 
@@ -240,6 +240,8 @@ def gathered(tree: _T) -> _T:
             return local(leaf)
         if leaf.is_fully_addressable:
             return jnp.array(np.asarray(leaf))
-        return local(jax.device_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec())))
+        from jax.experimental import multihost_utils
+
+        return jnp.array(multihost_utils.process_allgather(leaf, tiled=True))
 
     return jax.tree.map(whole, tree)

@@ -104,7 +104,7 @@ def program(mesh: Mesh, shard: Any) -> dict[str, float]:
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return {
         "arguments": memory.argument_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes,
+        "all": memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes,
         "gathers": len(re.findall(r" all-gather(?:-start)?\(", text)),
         "cut": sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params)),
     }
