@@ -107,21 +107,50 @@ def check_shard(shard: Any, mesh: Mesh | None) -> None:
 
 
 def everywhere(tree: Any, mesh: Mesh | None) -> Any:
-    """The arrays of a pytree, the same on every process, on all devices of the mesh."""
+    """The arrays of a pytree, the same on every process, on all devices of the mesh; inside a compiled step as well."""
     return tree if mesh is None else _placed(tree, lambda shape: NamedSharding(mesh, PartitionSpec()))
 
 
 def laid(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
-    """The arrays of a pytree, the same on every process, on the devices: in shares with `"parameters"`, else whole."""
-    if mesh is None or shard == "batch":
-        return everywhere(tree, mesh)
+    """`everywhere`, or `sharded` where that is what is cut."""
+    return everywhere(tree, mesh) if mesh is None or shard == "batch" else sharded(tree, mesh)
+
+
+def sharded(tree: _T, mesh: Mesh) -> _T:
+    """The arrays of a model, or of any pytree, cut among devices, as in `fit(…, shard="parameters")`.
+
+    Each is cut along its largest axis that the number of devices divides; one that is small (below 4096 entries) or
+    indivisible is on all of them. Inside a compiled function it says where the arrays are to be, so that a model too
+    large for one device is built in shares; with `load` a checkpoint is read into them. Every process calls it, with
+    the same arrays.
+
+    Args:
+        tree: A pytree of arrays.
+        mesh: The devices, as `data_mesh` returns them.
+
+    Returns:
+        The same pytree on the devices.
+
+    Raises:
+        TypeError: if `mesh` is none.
+        ValueError: if the mesh has another axis than `"data"`.
+
+    Example:
+        >>> import equinox as eqx, jax, scorefp as sfp
+        >>> from scorefp import train
+        >>> mesh = sfp.data_mesh()
+        >>> build = eqx.filter_jit(lambda key: train.sharded(sfp.nn.MLP(shape=(64,), width=256, key=key), mesh))
+        >>> build(jax.random.key(0)).leave.weight.sharding.num_devices == mesh.size
+        True
+    """
+    check_mesh(kind("mesh", mesh, Mesh, "It is what data_mesh() returns."))
     return _placed(tree, lambda shape: _in_shares(shape, mesh))
 
 
 def _in_shares(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     """An array cut along its largest axis that the devices divide; one that is small or indivisible is everywhere."""
     axes = [axis for axis, size in enumerate(shape) if size % mesh.size == 0]
-    if math.prod(shape) < _SMALLEST or not axes:
+    if math.prod(shape) < _SMALLEST or not axes or mesh.size == 1:
         return NamedSharding(mesh, PartitionSpec())
     axis = max(axes, key=lambda axis: shape[axis])
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
@@ -133,6 +162,8 @@ def _placed(tree: _T, sharding: Callable[[tuple[int, ...]], NamedSharding]) -> _
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jr.wrap_key_data(placed(jr.key_data(leaf)), impl=jr.key_impl(leaf))
+        if isinstance(leaf, jax.core.Tracer):
+            return jax.lax.with_sharding_constraint(leaf, sharding(leaf.shape))
         if jax.process_count() == 1 or not leaf.is_fully_addressable:
             return jax.device_put(leaf, sharding(leaf.shape))
         held = np.asarray(leaf)
@@ -154,33 +185,16 @@ def shared(batch: Any, mesh: Mesh | None) -> Any:
     return batch if mesh is None else jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def kept(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
-    """Inside a compiled step: the arrays where `laid` puts them."""
-    if mesh is None:
-        return tree
-
-    def constrained(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array):
-            return leaf
-        is_cut = shard == "parameters" and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        sharding = _in_shares(leaf.shape, mesh) if is_cut else NamedSharding(mesh, PartitionSpec())
-        return jax.lax.with_sharding_constraint(leaf, sharding)
-
-    return jax.tree.map(constrained, tree)
-
-
 def together(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
-    """Inside a compiled step: the arrays whole on every device, and derivatives with respect to them where `laid` puts
-    them.
-    """
+    """Inside a compiled step: the arrays of `laid` whole on every device, and the derivatives by them laid again."""
     if mesh is None or shard == "batch":
         return tree
 
     @jax.custom_vjp
     def whole(leaf: jax.Array) -> jax.Array:
-        return kept(leaf, mesh, "batch")
+        return everywhere(leaf, mesh)
 
-    whole.defvjp(lambda leaf: (kept(leaf, mesh, "batch"), None), lambda _, g: (kept(g, mesh, "parameters"),))
+    whole.defvjp(lambda leaf: (everywhere(leaf, mesh), None), lambda _, cotangent: (sharded(cotangent, mesh),))
     return jax.tree.map(lambda leaf: whole(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from .._checks import require
 from .._describe import first as some, free_name
-from .._devices import Shard, check_mesh, check_shard, kept, laid, not_held, per_device_batch, shared, together
+from .._devices import Shard, check_mesh, check_shard, laid, not_held, per_device_batch, shared, together
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Quantisation
@@ -141,7 +141,7 @@ class TrainStep(AbstractModule):
             return laid(begun(params, key), self.mesh, self.shard)
         # Compiled, so that no device holds an average or a moment whole.
         params, key = laid((params, key), self.mesh, self.shard)
-        return eqx.filter_jit(lambda params, key: kept(begun(params, key), self.mesh, self.shard))(params, key)
+        return eqx.filter_jit(lambda params, key: laid(begun(params, key), self.mesh, self.shard))(params, key)
 
     def step(self, state: TrainState, samples: Samples, i: Int[Array, ""]) -> tuple[TrainState, Records]:
         """One step: the new state; and before it the value of the objective (`"loss"`), of each term, and the norm of
@@ -157,9 +157,9 @@ class TrainStep(AbstractModule):
         # The levels were checked when they were read; a check here would cost a call of the host a step.
         x0 = spread(values, self.quantisation, key=level_key)
         value, terms, grads = self._gradient(state.params, (x0, args), loss_key)
-        grads = kept(grads, self.mesh, self.shard)
+        grads = laid(grads, self.mesh, self.shard)
         state, records = descended(state, value, terms, grads, self.optimizer, self.decays)
-        return (state if self.shard == "batch" else kept(state, self.mesh, self.shard)), records
+        return (state if self.shard == "batch" else laid(state, self.mesh, self.shard)), records
 
     def without_gradient(self, state: TrainState, samples: Samples) -> list[str]:
         """The terms whose gradient, each by itself, is not finite at a state, on one batch.

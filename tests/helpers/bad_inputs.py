@@ -969,6 +969,7 @@ def of_train() -> dict[str, Row]:
         "saved_steps": row(train.saved_steps, path=folder / "run"),
         "data_mesh": row(sfp.data_mesh),
         "per_device_batch": row(train.per_device_batch, batch_size=4, mesh=None, legal={"mesh: None": "one device"}),
+        "sharded": row(train.sharded, tree=SCORE, mesh=sfp.data_mesh(), roles={"tree": None}),
         "gathered": row(train.gathered, tree=SCORE, roles={"tree": None}),
         "CSVLog": row(train.CSVLog, path=folder / "log.csv"),
         "TensorBoard": row(train.TensorBoard, path=folder / "board"),

@@ -28,10 +28,11 @@ from jax.sharding import AxisType, Mesh
 
 import scorefp as sfp
 from scorefp import train
-from scorefp._devices import laid
+from scorefp._devices import everywhere
 from scorefp.train import TrainStep, store
 
 WIDTH, DEPTH = 128, 2
+SHAPES = [(64, 64), (3, 4096), (64, 9, 128), (4097,), (64, 32), ()]
 
 
 def model(seed: int = 0) -> sfp.score.NetworkScore:
@@ -97,7 +98,7 @@ def program(mesh: Mesh, shard: Any) -> dict[str, float]:
     settings = {"mesh": mesh, "shard": shard, "quantisation": devices_worker.QUANTISATION}
     step = TrainStep(skeleton, sfp.DSM(), OPTIMIZER, sfp.UniformLogSNR(), BATCH, (0.9,), True, **settings)
     data = devices_worker.resident()
-    step, samples = laid((step, (data.values, data.args)), mesh, "batch")
+    step, samples = everywhere((step, (data.values, data.args)), mesh)
     state = step.init(params, key=jr.key(0))
     lowered = eqx.filter_jit(lambda state, samples: step.step(state, samples, jnp.asarray(0))).lower(state, samples)
     compiled = lowered.compile().compiled
@@ -124,11 +125,13 @@ def of_one_process(mesh: Mesh, folder: Path) -> tuple[dict[str, train.Run], dict
     }
     runs["back"] = fitted(mesh, copied(folder / "none", "back"), steps=STEPS + 10)
     start = model(seed=7)
-    like = eqx.combine(*laid(eqx.partition(start, eqx.is_array), mesh, "parameters"))
+    like = train.sharded(start, mesh)
+    built = eqx.filter_jit(lambda: train.sharded(model(), mesh))()
     loaded = train.load(folder / "own", like)
     seen = {
         "programs": {shard: program(mesh, shard) for shard in ("batch", "parameters")},
-        "specs": [spec(like), spec(loaded)],
+        "cut": {str(shape): str(train.sharded(jnp.ones(shape), mesh).sharding.spec) for shape in SHAPES},
+        "specs": [spec(like), spec(loaded), spec(built)],
         "same": bool(np.array_equal(whole(loaded), whole(train.load(folder / "own", start)))),
     }
     return runs, seen

@@ -16,7 +16,6 @@ from helpers.refusals import refused
 
 import scorefp as sfp
 from scorefp import train
-from scorefp._devices import laid
 
 ROUNDING = worker.STEPS * float(np.finfo(np.float32).eps)
 """What two orders of one sum may make of the parameters; see `rounding` in tests/train/test_devices.py."""
@@ -101,8 +100,11 @@ def check_of_one_process(found: Any, seen: Any, total: int) -> None:
     for name in ("two devices", "one device", "batch"):
         assert max(off(found, name, one, start=10)) < ROUNDING
     assert max(off(found, "back", on_one_device(worker.STEPS + 10), start=worker.STEPS)) < 2 * ROUNDING
-    assert seen["specs"][0] == seen["specs"][1]
+    assert seen["specs"] == [seen["model"]] * 3
     assert seen["same"]
+    # The largest axis that the devices divide, where there is one and the array is worth it.
+    specs = ["P('data',)", "P(None, 'data')", "P(None, None, 'data')", "P()", "P()", "P()"]
+    assert seen["cut"] == dict(zip(map(str, worker.SHAPES), specs, strict=True))
     # Arrays are put together for the value and again for the gradient, which the first layer's is without.
     batch, shares = seen["programs"]["batch"], seen["programs"]["parameters"]
     assert (batch["cut"], batch["gathers"]) == (0, 0)
@@ -112,20 +114,9 @@ def check_of_one_process(found: Any, seen: Any, total: int) -> None:
     assert shares["all"] < 0.7 * batch["all"]
 
 
-def test_what_is_cut() -> None:
-    """The largest axis that the devices divide, where there is one and the array is worth it."""
-    mesh = sfp.data_mesh()
-    shapes = {(64, 64): ("data",), (3, 4096): (None, "data"), (63,): (), (64, 32): (), (): ()}
-    for shape, spec in shapes.items():
-        array, key = laid((jnp.ones(shape), jax.random.key(0)), mesh, "parameters")
-        assert tuple(array.sharding.spec) == spec
-        assert key.sharding.is_fully_replicated
-        assert laid(jnp.ones(shape), mesh, "batch").sharding.is_fully_replicated
-
-
 def test_a_gathered_model_is_on_one_device() -> None:
     array = jnp.arange(4096.0)
-    on_mesh, word = train.gathered((laid(array, sfp.data_mesh(), "parameters"), "a word"))
+    on_mesh, word = train.gathered((train.sharded(array, sfp.data_mesh()), "a word"))
     assert word == "a word"
     assert len(on_mesh.sharding.device_set) == 1
     assert jnp.array_equal(on_mesh, array)
