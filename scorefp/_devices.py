@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ._checks import count, kind, one_of, require
@@ -162,7 +163,7 @@ def _placed(tree: _T, sharding: Callable[[tuple[int, ...]], NamedSharding]) -> _
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jr.wrap_key_data(placed(jr.key_data(leaf)), impl=jr.key_impl(leaf))
-        if isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, Tracer):
             return jax.lax.with_sharding_constraint(leaf, sharding(leaf.shape))
         if jax.process_count() == 1 or not leaf.is_fully_addressable:
             return jax.device_put(leaf, sharding(leaf.shape))

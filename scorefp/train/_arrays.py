@@ -50,14 +50,14 @@ def write(folder: Path, values: Mapping[str, Any]) -> None:
     All processes call it, and none waits for another: each writes its shares, the first one what is not in shares.
     """
     ocp = orbax()
-    with _unlogged():
-        _handler().save(_path(folder), args=ocp.args.PyTreeSave(dict(values)))
+    with _unlogged(), contextlib.closing(_handler()) as handler:
+        handler.save(_path(folder), args=ocp.args.PyTreeSave(dict(values)))
 
 
 def finish(folder: Path) -> None:
     """Makes one checkpoint of what all processes have written. One of them calls it."""
-    with _unlogged():
-        _handler().finalize(_path(folder))
+    with _unlogged(), contextlib.closing(_handler()) as handler:
+        handler.finalize(_path(folder))
 
 
 def _handler() -> Any:
