@@ -1,6 +1,6 @@
 """Training: `fit`, and the compiled step under it."""
 
-from .._devices import per_device_batch as per_device_batch
+from .._devices import gathered as gathered, per_device_batch as per_device_batch, sharded as sharded
 from .batches import drawn as drawn, in_order as in_order
 from .checkpoint import Checkpoints as Checkpoints, load as load, saved_steps as saved_steps
 from .dequantiser import DequantiserRun as DequantiserRun, fit_dequantiser as fit_dequantiser

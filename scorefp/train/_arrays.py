@@ -14,29 +14,81 @@ import jax.random as jr
 import numpy as np
 
 from .._describe import first
+from .._devices import copied
 from ._record import FACTS, UnfitError, reason
 
 ARRAYS = "arrays"
 
 
-def write(folder: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes the leaves of a pytree as a checkpoint of orbax, a flat mapping; all processes call it."""
-    ocp = orbax()
+def on_host(tree: Any) -> dict[str, Any]:
+    """Copies of the leaves of a pytree in the memory of the host, by name; of an array in shares those of this process.
+
+    The arrays may be donated or changed behind it.
+    """
     # Orbax refuses arrays without entries; their shape says all.
-    values = {name: _plain(leaf) for name, leaf in named(arrays) if leaf.size}
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
-    with _unlogged(), ocp.Checkpointer(handler) as writer:
-        writer.save(folder, args=ocp.args.PyTreeSave(values))
+    leaves = {name: jr.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in named(tree) if leaf.size}
+    for leaf in leaves.values():
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()  # all are under way before the first is waited for
+    values = {name: _copy_on_host(leaf) for name, leaf in leaves.items()}
+    return jax.block_until_ready(values)
 
 
-def read(folder: Path, leaves: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """The named arrays as numbers, once the heads of their files are found to have the forms of a record.
+def _copy_on_host(leaf: Any) -> Any:
+    if not _in_shares(leaf):
+        return np.array(leaf)
+    return jax.device_put(leaf, leaf.sharding.with_memory_kind("pinned_host"))
+
+
+def _in_shares(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
+
+
+def write(folder: Path, values: Mapping[str, Any]) -> None:
+    """Writes what `on_host` gives as a checkpoint of orbax, a flat mapping, but for `finish`.
+
+    All processes call it, and none waits for another: each writes its shares, the first one what is not in shares.
+    """
+    ocp = orbax()
+    with _unlogged(), contextlib.closing(_handler()) as handler:
+        handler.save(_path(folder), args=ocp.args.PyTreeSave(dict(values)))
+
+
+def finish(folder: Path) -> None:
+    """Makes one checkpoint of what all processes have written. One of them calls it."""
+    with _unlogged(), contextlib.closing(_handler()) as handler:
+        handler.finalize(_path(folder))
+
+
+def _handler() -> Any:
+    return orbax().PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
+
+
+def _path(folder: Path) -> Any:
+    """A path of the kind that orbax takes."""
+    from etils import epath
+
+    return epath.Path(folder)
+
+
+def read(
+    folder: Path, leaves: Mapping[str, Mapping[str, Any]], like: Mapping[str, Any]
+) -> dict[str, jax.Array | np.ndarray]:
+    """The named arrays, once the heads of their files are found to have the forms of a record.
+
+    Each is of the type of the leaf of its name, on the devices of that leaf if there are several. Of an array in shares
+    a process reads its own, and no device holds all.
+
+    Args:
+        folder: The folder of orbax.
+        leaves: The forms of the record.
+        like: The leaves.
 
     Raises:
         UnfitError: if they have other forms, or cannot be read.
     """
-    values = {name: np.empty(form["shape"], form["dtype"]) for name, form in leaves.items() if 0 in form["shape"]}
-    names = [name for name in leaves if name not in values]
+    empty = {name: np.empty(form["shape"], form["dtype"]) for name, form in leaves.items() if 0 in form["shape"]}
+    names = [name for name in leaves if name not in empty]
     try:
         held = _opened(folder, names)
         unlike = [
@@ -46,10 +98,18 @@ def read(folder: Path, leaves: Mapping[str, Mapping[str, Any]]) -> dict[str, np.
         ]
         if unlike:
             raise UnfitError(first(unlike))
-        reads = {name: held[name].read() for name in names}
-        return values | {name: np.asarray(read.result()) for name, read in reads.items()}
+        whole = {name: held[name].read() for name in names if not _in_shares(like[name])}
+        values = empty | {name: np.asarray(read.result()) for name, read in whole.items()}
+        shares = {name: _shares(held[name], like[name].sharding) for name in names if name not in whole}
+        return {name: _typed(value, like[name]) for name, value in values.items()} | shares
     except Exception as error:  # files from a stranger: tensorstore raises what it likes
         raise UnfitError(f"{ARRAYS} cannot be read: {reason(error)}.") from None
+
+
+def _shares(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array of tensorstore on devices, of which each gets its share."""
+    reads = jax.make_array_from_callback(array.shape, sharding, lambda index: np.asarray(array[index].read().result()))
+    return copied(reads)  # a donated buffer must not be numpy's
 
 
 def orbax() -> Any:
@@ -84,11 +144,6 @@ def named(tree: Any) -> Iterator[tuple[str, Any]]:
 
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    """A leaf as an array of numbers; a random key as its bits."""
-    return np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def form_of(leaf: Any) -> dict[str, Any]:
@@ -139,11 +194,16 @@ def _held(array: Any) -> str:
     return "nothing" if array is None else _bare({"dtype": array.dtype.name, "shape": list(array.shape)})
 
 
-def typed(value: np.ndarray, like: Any) -> Any:
-    """A saved array in the type of a leaf; a copy, as a donated buffer must not be numpy's."""
+def _typed(value: np.ndarray, like: Any) -> Any:
+    """A saved array in the type of a leaf; on its devices, where there are several."""
+    if isinstance(like, np.ndarray):
+        return value
     if _is_key(like):
-        return jr.wrap_key_data(jnp.array(value), impl=str(jr.key_impl(like)))
-    return value if isinstance(like, np.ndarray) else jnp.array(value)
+        return jr.wrap_key_data(_typed(value, jr.key_data(like)), impl=str(jr.key_impl(like)))
+    # Copies, as a donated buffer must not be numpy's.
+    if len(like.sharding.device_set) == 1:
+        return jnp.array(value)
+    return copied(jax.make_array_from_callback(value.shape, like.sharding, lambda index: value[index]))
 
 
 def flush(path: Path) -> None:

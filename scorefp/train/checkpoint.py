@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,8 +19,10 @@ from .._types import Key
 from ..data import AbstractSource, Dataset
 from ..score import AbstractScore
 from ..score.score import require_score
+from ._background import Background
 from ._configuration import configuration_of
 from ._lock import alone
+from ._record import reason
 from .batches import AbstractBatches
 from .loop import TrainState, TrainStep
 from .store import CheckpointError, Store
@@ -73,10 +75,10 @@ class AbstractSaver(AbstractModule):
 
     @abstractmethod
     def alone(self) -> AbstractContextManager[None]:
-        """The folder for this run, inside.
+        """The folder for this run, inside; what is being saved is on disk behind it.
 
         Raises:
-            CheckpointError: if another run has it, or it cannot be written to.
+            CheckpointError: if another run has it, it cannot be written to, or the last checkpoint cannot.
         """
 
     @abstractmethod
@@ -103,18 +105,18 @@ class AbstractSaver(AbstractModule):
         metrics: Mapping[str, float],
         names: Sequence[str],
     ) -> None:
-        """Writes a checkpoint where one is due, unless there is one of this step.
+        """Begins to write a checkpoint where one is due, unless there is one of this step.
 
         Args:
             step: How many steps are taken.
             steps: How many there are in all.
-            state: The state; every process holds all of it.
+            state: The state; it is copied before this returns.
             batches: The batches of the run, behind those of the last step.
             metrics: Numbers measured at this step.
             names: What the history records.
 
         Raises:
-            CheckpointError: if it cannot be written.
+            CheckpointError: if the last one cannot be written.
         """
 
     @abstractmethod
@@ -154,15 +156,25 @@ class Saver(AbstractSaver):
         every: How many steps lie between two checkpoints.
         skeleton: The model without its trained arrays.
         configuration: The settings that a run which goes on must have in common with the one that wrote.
+        saving: The saving that is under way.
     """
 
     store: Store
     every: int = eqx.field(static=True)
     skeleton: AbstractScore
     configuration: dict[str, JSON] = eqx.field(static=True)
+    saving: Background = eqx.field(static=True, default_factory=Background)
 
-    def alone(self) -> AbstractContextManager[None]:
-        return alone(self.store.path)
+    @contextlib.contextmanager
+    def alone(self) -> Generator[None, None, None]:
+        with alone(self.store.path):
+            try:
+                yield
+                self.saving.settle()
+            except BaseException as error:
+                if failure := self.saving.left():
+                    error.add_note(f"A checkpoint could not be written meanwhile: {reason(failure)}.")
+                raise
 
     def begun(self, like: TrainState, batches: AbstractBatches, steps: int) -> Begun:
         latest = self.store.latest()
@@ -191,6 +203,7 @@ class Saver(AbstractSaver):
         metrics: Mapping[str, float],
         names: Sequence[str],
     ) -> None:
+        self.saving.look()
         if not due(step, self.every, steps):
             return
         if self.store.holds(step):
@@ -201,9 +214,11 @@ class Saver(AbstractSaver):
             "batches": batches.place(),
             "history": list(names),
         }
-        self.store.save(step, _packed(state, self.skeleton), facts, metrics)
+        self.store.begin(step, _packed(state, self.skeleton), facts, metrics, self.saving)
 
     def offer(self) -> str:
+        with contextlib.suppress(CheckpointError):  # it stands beside a worse error
+            self.saving.settle()
         step = self.store.latest()
         return "" if step is None else f" load({str(self.store.path)!r}, model) gives the model of step {step}."
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import count, flag, kind, number, random_key, require
-from .._devices import check_mesh, everywhere, local, per_device_batch, replicated, require_mesh, shared
+from .._devices import check_mesh, everywhere, local, per_device_batch, require_mesh, shared
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Dataset
@@ -73,7 +73,7 @@ class _Step(AbstractModule):
             return bound + log_prob, {"bound": bound, "log_prob": log_prob}
 
         (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        grads = replicated(grads, self.mesh)
+        grads = everywhere(grads, self.mesh)
         return descended(state, value, terms, grads, self.optimizer, (self.decay,))
 
 

@@ -15,7 +15,7 @@ from jaxtyping import ArrayLike, Float
 
 from .._checks import count, flag, function, kind, number, positive, random_key, require
 from .._describe import name_of
-from .._devices import everywhere, local, per_device_batch, require_mesh
+from .._devices import Shard, check_shard, copied, laid, local, per_device_batch, require_mesh
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN
 from ..data import AbstractSource
@@ -73,6 +73,7 @@ def fit(
     accumulate: int = 1,
     dropout: bool = False,
     mesh: Mesh | None = None,
+    shard: Shard = "batch",
     checkpoints: Checkpoints | None = None,
     evaluate: Callable[[_S], Mapping[str, float]] | None = None,
     evaluate_every: int = 1000,
@@ -105,6 +106,10 @@ def fit(
         accumulate: In how many parts a batch is gone through, one after another; the gradient is their mean.
         dropout: Whether the model takes a random key.
         mesh: The devices that share a batch, as `data_mesh` returns them; `None` is one device.
+        shard: What the devices share: the `"batch"`, with the parameters on each of them; or the `"parameters"` as
+            well, with their averages and the state of the optimizer, for a network that does not fit on one device. The
+            models of the run and of its reports are in shares then; `gathered` puts one together. Of several processes
+            all compute with them or none: in `evaluate`, not in a callback.
         checkpoints: The folder and the steps of saved states; if there is a checkpoint, the run goes on from the last
             one, and ends with the same bits as if it had never stopped. `None` saves nothing.
         evaluate: Called with the averaged model; the numbers it returns go into the report. `audit_on` makes one.
@@ -120,7 +125,8 @@ def fit(
         TypeError: if an argument is of another kind (a bare network, an integer for `key`, a float for `steps`), the
             data are not floats and have no quantisation, or the SDE has no Gaussian kernel.
         ValueError: if the data hold NaN, `batch_size` exceeds the data or does not divide into `accumulate` parts
-            among the devices, an interval is no multiple of `report_every`, or there is nothing to train.
+            among the devices, `shard` is another word or there is no mesh for it, an interval is no multiple of
+            `report_every`, or there is nothing to train.
         CheckpointError: if the last checkpoint is damaged or is not one of this run, another run has the folder, or a
             checkpoint cannot be written.
         FloatingPointError: if the loss, its gradient, the parameters or the optimizer's state stop being finite; it
@@ -143,7 +149,7 @@ def fit(
     """
     require_score(model, "model")
     check_optimizer(optimizer)
-    require_mesh(mesh)
+    check_shard(shard, require_mesh(mesh))
     kind("loss", loss, AbstractObjective, "It is made of terms, for example scorefp.DSM() + 0.1 * scorefp.ScoreFPE().")
     kind("time", time, AbstractTimeSampler, "It is a law of times, for example scorefp.UniformLogSNR().")
     key = random_key("fit", key)
@@ -177,6 +183,7 @@ def fit(
         mesh=mesh,
         pick=batches.pick,
         quantisation=batches.levels,
+        shard=shard,
     )
     first_process, seen = jax.process_index() == 0, list[Span]()
     if first_process:
@@ -187,14 +194,19 @@ def fit(
         state, start, names = saves.begun(step.init(params, key=key), batches, steps)
         if evaluate is not None and start < steps:
             _check_best(checkpoints, evaluate, model)
-        step, state = everywhere((step, state), mesh)
+        step, state = laid((step, state), mesh, shard)
+
+        def model_of(params: Any) -> _S:
+            if shard == "parameters":
+                return eqx.combine(copied(params), step.skeleton)
+            return eqx.combine(local(params), skeleton)
 
         def blamed(at: int) -> list[str]:
             # The state at that step is gone with its buffers. At the first one it is this.
             first = step.init(params, key=key)
             first = eqx.tree_at(lambda first: first.step, first, jnp.full_like(first.step, at))
             try:
-                return step.without_gradient(everywhere(first, mesh), batches.take(1))
+                return step.without_gradient(laid(first, mesh, shard), batches.take(1))
             except Exception:  # nothing may hide the error that this is a part of
                 return []
 
@@ -211,7 +223,7 @@ def fit(
         with Console(start, steps, heading=_heading(step), shown=progress and first_process) as console:
             for state, span in run:
                 seen.append(span)
-                averaged = eqx.combine(local(state.averages[0]), skeleton)
+                averaged = model_of(state.averages[0])
                 metrics = {name: float(values.mean()) for name, values in span.history.items()}
                 metrics["seconds_per_step"] = span.seconds_per_step
                 if evaluate is not None and due(span.stop, evaluate_every, steps):
@@ -221,8 +233,7 @@ def fit(
                     callback(Report(span.stop, steps, span.first, metrics, span.history, averaged))
                 saves.save(span.stop, steps, state, batches, metrics, [*span.history])
 
-    averages = tuple(eqx.combine(local(average), skeleton) for average in state.averages)
-    last = eqx.combine(local(state.params), skeleton)
+    averages, last = tuple(model_of(average) for average in state.averages), model_of(state.params)
     history, seconds_per_step = whole(seen, names)
     return Run(averages[0], averages, last, history, start, seconds_per_step, state)
 

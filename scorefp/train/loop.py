@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from .._checks import require
 from .._describe import first as some, free_name
-from .._devices import check_mesh, per_device_batch, replicated, shared
+from .._devices import Shard, check_mesh, check_shard, laid, not_held, per_device_batch, shared, together
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Quantisation
@@ -84,6 +84,11 @@ class TrainStep(AbstractModule):
     With `accumulate`, a batch is gone through in that many parts, one after another, and the mean of their gradients
     is the gradient of the step: the memory is that of one part. With a mesh the devices share each part.
 
+    With `shard="parameters"` they share the state as well: the parameters, their averages and the state of the
+    optimizer are cut along one axis each, the largest that the number of devices divides; what is small or indivisible
+    is on all of them. A step puts the parameters together where it uses them, once for the value and once for the
+    gradient, which is summed into the same shares.
+
     Args:
         skeleton: The model without its trained arrays.
         objective: The objective to minimise.
@@ -96,10 +101,11 @@ class TrainStep(AbstractModule):
         mesh: The devices, as `data_mesh` returns them; `None` is one.
         pick: How a step takes its batch from the samples that its loop is given: `drawn`, or `in_order` of a stack.
         quantisation: The levels of the samples; `None` for floats.
+        shard: What the devices share: the `"batch"`, or the `"parameters"` as well.
 
     Raises:
-        ValueError: if the batch does not divide into the parts and among the devices, or the mesh has another axis
-            than `"data"`.
+        ValueError: if the batch does not divide into the parts and among the devices, the mesh has another axis than
+            `"data"`, or parameters are to be shared without a mesh.
     """
 
     skeleton: AbstractScore
@@ -113,19 +119,29 @@ class TrainStep(AbstractModule):
     mesh: Mesh | None = eqx.field(default=None, static=True)
     pick: Pick = eqx.field(default=drawn, static=True)
     quantisation: Quantisation | None = None
+    shard: Shard = eqx.field(default="batch", static=True)
 
     def __check_init__(self) -> None:
         check_mesh(self.mesh)
+        check_shard(self.shard, self.mesh)
         per_device_batch(self.batch_size, self.mesh, self.accumulate)
 
     def init(self, params: Any, *, key: Key) -> TrainState:
-        """The state before the first step.
+        """The state before the first step, on the devices of the mesh.
 
         Args:
             params: The trained arrays: those of the model where `AbstractScore.trained` is true.
             key: A random key.
         """
-        return started(params, self.optimizer, len(self.decays), key=key)
+
+        def begun(params: Any, key: Key) -> TrainState:
+            return started(params, self.optimizer, len(self.decays), key=key)
+
+        if self.mesh is None or self.shard == "batch":
+            return laid(begun(params, key), self.mesh, self.shard)
+        # Compiled, so that no device holds an average or a moment whole.
+        params, key = laid((params, key), self.mesh, self.shard)
+        return eqx.filter_jit(lambda params, key: laid(begun(params, key), self.mesh, self.shard))(params, key)
 
     def step(self, state: TrainState, samples: Samples, i: Int[Array, ""]) -> tuple[TrainState, Records]:
         """One step: the new state; and before it the value of the objective (`"loss"`), of each term, and the norm of
@@ -141,7 +157,9 @@ class TrainStep(AbstractModule):
         # The levels were checked when they were read; a check here would cost a call of the host a step.
         x0 = spread(values, self.quantisation, key=level_key)
         value, terms, grads = self._gradient(state.params, (x0, args), loss_key)
-        return descended(state, value, terms, replicated(grads, self.mesh), self.optimizer, self.decays)
+        grads = laid(grads, self.mesh, self.shard)
+        state, records = descended(state, value, terms, grads, self.optimizer, self.decays)
+        return (state if self.shard == "batch" else laid(state, self.mesh, self.shard)), records
 
     def without_gradient(self, state: TrainState, samples: Samples) -> list[str]:
         """The terms whose gradient, each by itself, is not finite at a state, on one batch.
@@ -167,11 +185,12 @@ class TrainStep(AbstractModule):
         """The objective, its terms and its gradient on a batch."""
 
         def loss(params: Any, x0: Array, args: Any, key: Key) -> tuple[Scalar, dict[str, Scalar]]:
-            model = eqx.combine(params, self.skeleton)
+            model = together(eqx.combine(params, self.skeleton), self.mesh, self.shard)
             return self.objective.evaluate(model, x0, key=key, time=self.time, args=args, dropout=self.dropout)
 
         def of_part(batch: tuple[Array, Any], key: Key) -> tuple[Scalar, dict[str, Scalar], Any]:
-            (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(params, *shared(batch, self.mesh), key)
+            graded = jax.value_and_grad(not_held(loss, self.shard), has_aux=True)
+            (value, terms), grads = graded(params, *shared(batch, self.mesh), key)
             return value, terms, grads
 
         if self.accumulate == 1:

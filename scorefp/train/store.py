@@ -29,7 +29,8 @@ from .._checks import path_of, require
 from .._describe import JSON, first, unequal
 from .._devices import all_agree
 from .._module import AbstractModule
-from ._arrays import ARRAYS, flush, form_of, is_of_the_system, named, orbax, read, shown, typed, write
+from ._arrays import ARRAYS, finish, flush, form_of, is_of_the_system, named, on_host, orbax, read, shown, write
+from ._background import Background
 from ._record import FACTS, UnfitError, opened, reason, sealed
 
 _LIBRARIES = ("scorefp", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -50,8 +51,8 @@ class CheckpointError(RuntimeError):
 class Store(AbstractModule):
     """A folder of checkpoints.
 
-    With several processes every one of them calls every method, with the same arguments, and sees the same file system;
-    the first process writes.
+    With several processes every one of them calls every method, with the same arguments, and sees the same file system.
+    Each writes its shares of the arrays that are cut among the devices; the first one all the rest.
 
     Args:
         path: The folder; it is made by the first `save`.
@@ -100,16 +101,75 @@ class Store(AbstractModule):
         Raises:
             CheckpointError: if the step has a checkpoint already, or it cannot be written, as on a full disk.
         """
+        work = Background()
+        self.begin(step, arrays, facts, metrics, work)
+        work.settle()
+
+    def begin(
+        self,
+        step: int,
+        arrays: Mapping[str, Any],
+        facts: Mapping[str, JSON],
+        metrics: Mapping[str, float],
+        work: Background,
+    ) -> None:
+        """`save` in the background: the arrays are copied to the host when this returns, and on disk when `work` is
+        settled.
+        """
+        work.settle()
         if step in self.steps():
             raise CheckpointError(f"{self.path / str(step)} exists already; a checkpoint is never overwritten.")
-        facts = json.loads(json.dumps(dict(facts)))  # what JSON cannot hold is found before anything is written
-        failure = None
+        content = {
+            "step": step,
+            "metrics": dict(metrics),
+            "versions": _versions(),
+            "leaves": {name: form_of(leaf) for name, leaf in named(arrays)},
+            "facts": dict(facts),
+        }
+        content = json.loads(json.dumps(content))  # what JSON cannot hold is found before anything is written
+        partial, writes = self.path / f"{_PARTIAL}{step}", jax.process_index() == 0
+        failure = self._emptied(partial) if writes else None
+        if not all_agree(failure is None):
+            raise self._unsaved(step, failure)
+        values = on_host(arrays)
+
+        def of_this_process() -> None:
+            write(partial / ARRAYS, values)
+
+        def of_all() -> None:
+            if writes:
+                self._commit(partial, content)
+
+        work.begin([of_this_process, of_all], lambda failure: self._unsaved(step, failure))
+
+    def _emptied(self, partial: Path) -> OSError | None:
+        """Makes an empty folder in the place of what a killed process left; why not, if it cannot."""
         try:
-            self._write(step, arrays, facts, metrics)
-        except Exception as error:  # what the system refuses comes in many kinds from below orbax
-            failure = error
-        if all_agree(failure is None):
-            return
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            (partial / ARRAYS).mkdir(parents=True)
+            # A disk that is full is found here: orbax would leave loops behind that print traces of their own.
+            (partial / FACTS).write_text("{}")
+        except OSError as error:
+            return error
+        return None
+
+    def _commit(self, partial: Path, content: dict[str, JSON]) -> None:
+        """Makes a checkpoint of what is written, flushes it, gives it its name, and lets go of those that are not to
+        stay.
+        """
+        finish(partial / ARRAYS)
+        (partial / FACTS).write_text(sealed(content | {"files": _digests(partial)}))
+        for folder, _, files in os.walk(partial):
+            for file in files:
+                flush(Path(folder) / file)
+            flush(Path(folder))
+        partial.rename(self.path / str(content["step"]))
+        flush(self.path)
+        self._retire()
+
+    def _unsaved(self, step: int, failure: Exception | None) -> CheckpointError:
+        """The error about a checkpoint that could not be saved, once what there is of it is deleted."""
         if jax.process_index() == 0:
             with contextlib.suppress(OSError):
                 self._sweep()
@@ -119,41 +179,12 @@ class Store(AbstractModule):
         kept = f"The checkpoints {steps} in it are whole" if steps else "It holds no checkpoint"
         kept += "" if step in steps else "; what was written of this one is deleted"
         on = f"the same call of fit goes on from step {steps[-1]}" if steps else "call fit again"
-        raise CheckpointError(
+        error = CheckpointError(
             f"the checkpoint of step {step} {what} in {self.path}: {why}. {kept}. "
             f"Make room or mend the folder, and {on}."
-        ) from (None if failure is None or is_of_the_system(failure) else failure)
-
-    def _write(self, step: int, arrays: Mapping[str, Any], facts: JSON, metrics: Mapping[str, float]) -> None:
-        """Writes and flushes a checkpoint, gives it its name, and lets go of those that are not to stay."""
-        writes, failure = jax.process_index() == 0, None
-        if writes:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._sweep()
-            except OSError as error:  # the other processes wait below
-                failure = error
-        if not all_agree(failure is None):
-            raise failure or OSError("the first process failed")
-        partial = self.path / f"{_PARTIAL}{step}"
-        write(partial / ARRAYS, arrays)
-        if writes:
-            content = {
-                "step": step,
-                "metrics": dict(metrics),
-                "versions": _versions(),
-                "leaves": {name: form_of(leaf) for name, leaf in named(arrays)},
-                "files": _digests(partial),
-                "facts": facts,
-            }
-            (partial / FACTS).write_text(sealed(content))
-            for folder, _, files in os.walk(partial):
-                for file in files:
-                    flush(Path(folder) / file)
-                flush(Path(folder))
-            partial.rename(self.path / str(step))
-            flush(self.path)
-            self._retire()
+        )
+        error.__cause__ = None if failure is None or is_of_the_system(failure) else failure
+        return error
 
     def restore(
         self, like: dict[str, Any], *, step: int | None = None, configuration: Mapping[str, JSON] | None = None
@@ -182,9 +213,9 @@ class Store(AbstractModule):
         saved = {name: form for name, form in content["leaves"].items() if name.partition("/")[0] in parts}
         self._check_forms(step, saved, wanted)
         self._check_files(step, content["files"])
-        values = self._values(step, saved)
+        values = self._values(step, saved, like)
         _warn_of_versions(content["versions"], compared=configuration is not None)
-        restored = [typed(values[name], leaf) for name, leaf in named(like)]
+        restored = [values[name] for name, _ in named(like)]
         return jax.tree.unflatten(jax.tree.structure(like), restored), content["facts"]
 
     def facts(self, step: int | None = None) -> dict[str, Any]:
@@ -250,10 +281,10 @@ class Store(AbstractModule):
         if lost := _lost(self.path / str(step), saved):
             raise self.refused(step, f"is damaged: {lost}.")
 
-    def _values(self, step: int, leaves: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """The named arrays of a checkpoint as numbers, once their files are found to hold the shapes of the record."""
+    def _values(self, step: int, leaves: Mapping[str, Mapping[str, Any]], like: dict[str, Any]) -> dict[str, Any]:
+        """The named arrays of a checkpoint, once their files are found to hold the shapes of the record."""
         try:
-            return read(self.path / str(step) / ARRAYS, leaves)
+            return read(self.path / str(step) / ARRAYS, leaves, dict(named(like)))
         except UnfitError as unfit:
             raise self.refused(step, f"is damaged: {unfit}") from None
 

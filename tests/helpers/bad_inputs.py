@@ -150,7 +150,7 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("theta", "mass", "beta", "data_std"), "positive"),
     **dict.fromkeys(("stratified", "random", "unbiased", "pathwise", "error", "common_steps", "dropout"), "flag"),
     **dict.fromkeys(("progress", "throw", "from_zero", "labels", "skip_corrupt"), "flag"),
-    **dict.fromkeys(("form", "truncation", "process", "split"), "word"),
+    **dict.fromkeys(("form", "truncation", "process", "split", "shard"), "word"),
     **dict.fromkeys(("sde", "trace", "probes", "law", "method", "integrator", "time", "estimator", "rule"), "thing"),
     **dict.fromkeys(("residual", "box", "window", "points", "domain", "term", "mixture", "proposal", "flow"), "thing"),
     **dict.fromkeys(("quantisation", "interval", "ode", "langevin", "transport", "dequantiser", "ensemble"), "thing"),
@@ -979,6 +979,8 @@ def of_train() -> dict[str, Row]:
         "saved_steps": row(train.saved_steps, path=folder / "run"),
         "data_mesh": row(sfp.data_mesh),
         "per_device_batch": row(train.per_device_batch, batch_size=4, mesh=None, legal={"mesh: None": "one device"}),
+        "sharded": row(train.sharded, tree=SCORE, mesh=sfp.data_mesh(), roles={"tree": None}),
+        "gathered": row(train.gathered, tree=SCORE, roles={"tree": None}),
         "CSVLog": row(train.CSVLog, path=folder / "log.csv"),
         "TensorBoard": row(train.TensorBoard, path=folder / "board"),
         "audit_on": row(

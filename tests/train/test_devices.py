@@ -3,14 +3,10 @@
 import functools
 import json
 import math
-import os
 import re
-import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +18,13 @@ import numpy as np
 import optax
 import pytest
 from helpers import devices_worker as worker, measured
+from helpers.processes import launched
 from jax.sharding import AxisType, Mesh
 
 import scorefp as sfp
 from scorefp import data, train
 from scorefp.data import Dataset, OnHost
 from scorefp.dataset.dequantise import spread
-
-
-@contextmanager
-def launched(folder: Path, runs: list[str], *, devices: int, processes: int) -> Iterator[None]:
-    """The worker, in processes of its own."""
-    flags = f"--xla_force_host_platform_device_count={devices} {os.environ['XLA_FLAGS']}"
-    roots = [str(root) for root in Path(worker.__file__).parents[1:3]]
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(roots)}
-    command = [sys.executable, worker.__file__, str(folder), ",".join(runs)]
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    started = [
-        subprocess.Popen(
-            command if processes == 1 else [*command, address, str(processes), str(i)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
-    ]
-    try:
-        yield
-        for process in started:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
 
 
 @functools.cache
@@ -122,7 +89,7 @@ SEVERAL = [
 def test_many_devices_train_as_one(tmp_path: Path, devices: int, processes: int, names: list[str]) -> None:
     worker.saved_by(None, tmp_path / "saved", 10)
     parts, runs = [n for n in names if n in measured.PARTS], [n for n in names if n in worker.RUNS]
-    with launched(tmp_path, names, devices=devices, processes=processes):
+    with launched(worker.__file__, tmp_path, ",".join(names), devices=devices, processes=processes):
         for run in runs:
             on_one_device(run)
         for part in parts:
