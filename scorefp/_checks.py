@@ -71,6 +71,14 @@ def scalar(name: str, value: ArrayLike) -> Array:
     return array
 
 
+def whole_scalar(name: str, value: ArrayLike) -> Array:
+    """`value` as an array, refused unless it is one whole number."""
+    array = scalar(name, value)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name} has dtype {array.dtype}; it is a whole number. Pass an int.")
+    return array
+
+
 def same_shape(name: str, got: tuple[int, ...], reference: str, want: tuple[int, ...]) -> None:
     """Refuses two different shapes, broadcastable or not."""
     if got != want:

@@ -4,16 +4,16 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from .._checks import random_key, require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractLaw, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
+from ..calculus import AbstractLaw, AbstractStencil, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
 from ..nn import full_precision
 from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE, AbstractSDE
-from .method import AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
+from .method import AbstractLogResidualMethod, AbstractStencilMethod, AbstractTwoProbeMethod, Form
 from .operators import advection_divergence
 
 
@@ -86,7 +86,7 @@ class Ito(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         return s, advection_divergence(sde, t, x) - jnp.mean(bends)
 
 
-class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
+class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
     r"""The martingale residual by two more evaluations of the score and no derivative [F7]:
 
     $$ \begin{gathered}
@@ -135,23 +135,13 @@ class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         require(self.step > 0, f"step = {self.step}; it is a positive share of the local time scale.")
         require(self.samples >= 1, f"samples = {self.samples}; at least one antithetic pair is needed.")
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
-        key, score = random_key("Antithetic", key), full_precision(score)
-        sde = linear_sde(score)
-        s = score(t, x)
+    def stencil(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> AbstractStencil:
+        key, sde = random_key("Antithetic", key), linear_sde(score)
         g2 = sde.g2(t)
         earlier = jnp.maximum(t - self.step * sde.sigma(t) ** 2 / g2, jnp.asarray(sde.t0, t.dtype))
         dt = t - earlier
-        centre = x - dt * sde.reverse_drift(t, x, s)
-        spread = jnp.sqrt(g2 * dt)
-
-        def bend(v: Event) -> Array:
-            steps = jnp.stack([centre + spread * v, centre - spread * v])
-            ahead, behind = jax.vmap(score, in_axes=(None, 0))(earlier, steps)
-            return (ahead - s) + (behind - s)
-
-        bends = jnp.mean(jax.vmap(bend)(self.law.draw(key, (self.samples, *x.shape), x.dtype)), axis=0)
-        return s, sde.rate(t) * s - _curvature(bends, dt)
+        shifts = jnp.sqrt(g2 * dt) * self.law.draw(key, (self.samples, *x.shape), x.dtype)
+        return _Pairs(earlier, dt, x - dt * sde.drift(t, x), dt * g2, shifts, sde.rate(t))
 
     def log_residual(
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
@@ -173,6 +163,36 @@ class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         noises = self.law.draw(key, (self.samples, *diffusion.in_structure().shape), x.dtype)
         bends = jnp.mean(jax.vmap(bend)(noises))
         return s, advection_divergence(sde, t, x) - _curvature(bends, dt)
+
+
+class _Pairs(AbstractStencil):
+    """Antithetic pairs of Euler–Maruyama steps of the reverse SDE, and the residual from the score there [F7].
+
+    Args:
+        earlier: The time after the step.
+        dt: The length of the step.
+        start: The sample moved by the drift of the forward SDE.
+        pull: By how much of the score it is moved as well.
+        shifts: The noise of each step, which the other of its pair has with the other sign.
+        rate: The derivative of the drift of the forward SDE.
+    """
+
+    earlier: Scalar
+    dt: Scalar
+    start: Event
+    pull: Scalar
+    shifts: Float[Array, "samples *event"]
+    rate: Scalar
+
+    def points(self, value: Event) -> tuple[Float[Array, " points"], Float[Array, "points *event"]]:
+        centre = self.start + self.pull * value
+        steps = jnp.concatenate([centre + self.shifts, centre - self.shifts])
+        return jnp.broadcast_to(self.earlier, steps.shape[:1]), steps
+
+    def combined(self, value: Event, values: Float[Array, "points *event"]) -> Event:
+        ahead, behind = jnp.split(values, 2)
+        bends = jnp.mean((ahead - value) + (behind - value), axis=0)
+        return self.rate * value - _curvature(bends, self.dt)
 
 
 def _curvature(bends: Array, dt: Scalar) -> Array:

@@ -5,20 +5,22 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Array, Float
 
 from .._checks import require, same_shape
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Exact, Hutchinson
+from ..calculus import AbstractStencil, AbstractTrace, Exact, Hutchinson
 from ..calculus._smoothness import require_smooth
 from ..calculus.curl import value_and_squared_curl
-from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod
+from ..fokker_planck import AbstractStencilMethod, Antithetic, Form, LogResidualMethod, ResidualMethod
 from ..fokker_planck.operators import value_and_operator
 from ..fokker_planck.residual import resolve, resolve_log
 from ..integrals import Box
 from ..score import AbstractScore
 from ..score.potential import require_potential
 from ..sde import AbstractLinearSDE
-from .objective import AbstractTerm, Perturbed, norm_power
+from .objective import AbstractTerm, norm_power
+from .perturbed import Perturbed
 from .weighting import Weighting, scale_free_weighting, unit_weighting, weight_at
 
 
@@ -87,6 +89,9 @@ class ScoreFPE(AbstractTerm):
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
         method = resolve(self.method, self.form)
+        if isinstance(method, AbstractStencilMethod):
+            keys = jr.split(key) if self.unbiased else [key]
+            return None, _Square(tuple(method.stencil(score, t, x, k) for k in keys))
         if self.unbiased:
             return method.squared_norm(score, t, x, key)
         s, residual = method.residual(score, t, x, key)
@@ -100,6 +105,25 @@ class ScoreFPE(AbstractTerm):
             factor = scale_free_weighting(sde, t) if self.weighting is None else 1.0
         value = norm_power(factor / size**2 * observed, self.power)
         return value if self.weighting is None else weight_at("weighting", self.weighting, sde, t) * value
+
+
+class _Square(AbstractStencil):
+    """The squared norm of a residual, or its unbiased estimate: the product of two with independent probes [F9].
+
+    Args:
+        residuals: The stencils of one or two residuals, of as many points each.
+    """
+
+    residuals: tuple[AbstractStencil, ...]
+
+    def points(self, value: Event) -> tuple[Float[Array, " points"], Float[Array, "points *event"]]:
+        times, places = zip(*(stencil.points(value) for stencil in self.residuals), strict=True)
+        return jnp.concatenate(times), jnp.concatenate(places)
+
+    def combined(self, value: Event, values: Float[Array, "points *event"]) -> Scalar:
+        parts = jnp.split(values, len(self.residuals))
+        found = [stencil.combined(value, part) for stencil, part in zip(self.residuals, parts, strict=True)]
+        return jnp.sum(found[0] * found[-1])
 
 
 class LogFPE(AbstractTerm):

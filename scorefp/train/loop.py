@@ -140,7 +140,7 @@ class TrainStep(AbstractModule):
         values, args = self.pick(samples, i, self.batch_size, index_key)
         # The levels were checked when they were read; a check here would cost a call of the host a step.
         x0 = spread(values, self.quantisation, key=level_key)
-        value, terms, grads = self._gradient(state.params, (x0, args), loss_key)
+        value, terms, grads = self._gradient(state.params, (x0, args), loss_key, state.step)
         return descended(state, value, terms, replicated(grads, self.mesh), self.optimizer, self.decays)
 
     def without_gradient(self, state: TrainState, samples: Samples) -> list[str]:
@@ -162,13 +162,13 @@ class TrainStep(AbstractModule):
         return [name for name, finite in found.items() if not finite]
 
     def _gradient(
-        self, params: Any, batch: tuple[Float[Array, "batch *event"], Any], key: Key
+        self, params: Any, batch: tuple[Float[Array, "batch *event"], Any], key: Key, step: Int[Array, ""]
     ) -> tuple[Scalar, dict[str, Scalar], Any]:
         """The objective, its terms and its gradient on a batch."""
 
         def loss(params: Any, x0: Array, args: Any, key: Key) -> tuple[Scalar, dict[str, Scalar]]:
-            model = eqx.combine(params, self.skeleton)
-            return self.objective.evaluate(model, x0, key=key, time=self.time, args=args, dropout=self.dropout)
+            model, choices = eqx.combine(params, self.skeleton), {"args": args, "dropout": self.dropout, "step": step}
+            return self.objective.evaluate(model, x0, key=key, time=self.time, **choices)
 
         def of_part(batch: tuple[Array, Any], key: Key) -> tuple[Scalar, dict[str, Scalar], Any]:
             (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(params, *shared(batch, self.mesh), key)
