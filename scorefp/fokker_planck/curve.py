@@ -1,5 +1,6 @@
 """The residuals along a curve: Itô's formula does the second derivatives at once."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 from .._checks import random_key, require
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, AbstractStencil, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
+from ..calculus._rounding import coarsest_product
 from ..nn import full_precision
 from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
@@ -137,6 +139,7 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
 
     def stencil(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> AbstractStencil:
         key, sde = random_key("Antithetic", key), linear_sde(score)
+        self._require_digits(full_precision(score), t, x)
         g2 = sde.g2(t)
         earlier = jnp.maximum(t - self.step * sde.sigma(t) ** 2 / g2, jnp.asarray(sde.t0, t.dtype))
         dt = t - earlier
@@ -147,6 +150,7 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
     ) -> tuple[Event | None, Scalar]:
         key, potential = random_key("Antithetic", key), full_precision(potential)
+        self._require_digits(potential.potential, t, x)
         sde = potential.sde
         value, _, s = potential.derivatives(t, x)
         scale = sde.sigma(t) ** 2 / sde.g2(t) if isinstance(sde, AbstractLinearSDE) else sde.t1 - sde.t0
@@ -163,6 +167,18 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
         noises = self.law.draw(key, (self.samples, *diffusion.in_structure().shape), x.dtype)
         bends = jnp.mean(jax.vmap(bend)(noises))
         return s, advection_divergence(sde, t, x) - _curvature(bends, dt)
+
+
+    def _require_digits(self, fn: Callable[..., Array], t: Scalar, x: Event) -> None:
+        """Refuses a function whose products round so that the difference is noise."""
+        dtype = coarsest_product(fn, t, x)
+        require(
+            float(jnp.finfo(dtype).eps) < 0.1 * self.step,
+            f"step = {self.step} with products in {dtype}: the difference of Antithetic rounds by up to "
+            f"{float(jnp.finfo(dtype).eps) / self.step:.2g} of the noise prediction, as much as a residual is. Let the "
+            "network multiply in float32, take method=Ito() or Hutchinson(), which have no difference, or a larger "
+            "step.",
+        )
 
 
 class _Pairs(AbstractStencil):

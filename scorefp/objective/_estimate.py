@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import scalar
-from .._types import Scalar
+from .._types import Event, Scalar
 from ..calculus import AbstractStencil
 from ..nn import full_precision
 from ..score import AbstractScore
@@ -107,25 +108,23 @@ def _combined(
     held = {i: more for i, more in enumerate(observed) if isinstance(more, AbstractStencil)}
     if not held:
         return observed
-    full = full_precision(score)
-    looks: list[tuple[Array, Array, Any, Any]] = []
-    for i, stencil in held.items():
-        head, share = _head(rows, shares[i]), shares[i]
-        t, x = eqx.filter_vmap(lambda stencil, s: stencil.points(s))(stencil, value[:share])
-        if full is not score:
-            # Where the network rounds, the value at the sample is taken again, with those that it is subtracted from.
-            t = jnp.concatenate([head.perturbed.t[:, None], t], axis=1)
-            x = jnp.concatenate([head.perturbed.x[:, None], x], axis=1)
-        looks.append((t, x, *(_repeated(leaf, t.shape[1]) for leaf in (head.args, head.model_key))))
-    flat = [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), look) for look in looks]
-    points = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *flat)
-    values = jax.vmap(lambda t, x, args, key: full.bind(args=args, key=key)(t, x))(*points)
-    found, start = list(observed), 0
-    for (i, stencil), (t, x, _, _) in zip(held.items(), looks, strict=True):
-        there = values[start : start + t.size].reshape(x.shape)
-        start += t.size
-        base, there = (value[: shares[i]], there) if full is score else (there[:, 0], there[:, 1:])
-        found[i] = eqx.filter_vmap(lambda stencil, s, there: stencil.combined(s, there))(stencil, base, there)
+    full, found = full_precision(score), list(observed)
+    for share in sorted({shares[i] for i in held}):
+        here = {i: stencil for i, stencil in held.items() if shares[i] == share}
+
+        def there(row: Rows, s: Event, stencils: list[AbstractStencil], share: int = share) -> list[Any]:
+            looks = [stencil.points(s) for stencil in stencils]
+            if full is not score:
+                # Where the network rounds, the value is taken again, with those that it is subtracted from.
+                looks.append((row.perturbed.t[None], row.perturbed.x[None]))
+            t, x = (jnp.concatenate(parts) for parts in zip(*looks, strict=True))
+            values = jnp.split(jax.vmap(_bound(full, row))(t, x), np.cumsum([len(t) for t, _ in looks])[:-1])
+            s = s if full is score else values[-1][0]
+            return [stencil.combined(s, near) for stencil, near in zip(stencils, values, strict=False)]
+
+        made = eqx.filter_vmap(there)(*_head((rows, value), share), list(here.values()))
+        for i, more in zip(here, made, strict=True):
+            found[i] = more
     return found
 
 
@@ -177,7 +176,3 @@ def _length(value: _Values | None) -> int:
 def _head(tree: _T, count: int) -> _T:
     return jax.tree.map(lambda leaf: leaf[:count], tree)
 
-
-def _repeated(tree: _T, count: int) -> _T:
-    """Each row so many times, along a new second axis."""
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (len(leaf), count, *leaf.shape[1:])), tree)

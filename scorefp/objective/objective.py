@@ -164,10 +164,10 @@ class AbstractTerm(AbstractObjective, _TermFields):
             fn = getattr(self, field.name)
             if Weighting in (field.type, *get_args(field.type)) and fn is not None:
                 function(field.name, fn, "sde, t", WEIGHTING)
+            remedy = "Give the term itself." if isinstance(self, Lazy) else f"Make it Lazy({type(self).__name__}(…), …)."
             require(
                 not isinstance(fn, Lazy),
-                f"{field.name} = {fn!r} inside {type(self).__name__}; a lazy term is the outermost one. Make it "
-                f"Lazy({type(self).__name__}(…), every=…).",
+                f"{field.name} = {fn!r} inside {type(self).__name__}; a lazy term is the outermost one. {remedy}",
             )
 
     @abstractmethod
@@ -245,7 +245,7 @@ class Lazy(AbstractTerm):
     """
 
     term: AbstractTerm
-    every: int = eqx.field(default=4, static=True)
+    every: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
         require(self.every >= 1, f"every = {self.every}; it is a count of steps of at least 1.")

@@ -588,6 +588,7 @@ def of_objective() -> dict[str, Row]:
             roles={"start": "time", "stop": "time"},
             legal=later("start", "stop"),
         ),
+        "Lazy": row(sfp.Lazy, term=sfp.DSM(), every=4),
         "edm_loss": row(sfp.edm_loss),
         "a loss, called": row(
             (sfp.DSM() + 0.5 * sfp.ScoreFPE()).__call__,

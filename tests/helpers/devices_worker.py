@@ -23,9 +23,9 @@ from jax.sharding import Mesh
 
 import scorefp as sfp
 from scorefp import train
+from scorefp._devices import everywhere
 from scorefp.data import Dataset, OnHost
 from scorefp.train import TrainStep
-from scorefp.train.devices import everywhere
 from scorefp.train.loop import repeated
 
 STEPS, BATCH, WIDTH = 20, 64, 24
@@ -56,7 +56,7 @@ def model(dtype: Any) -> sfp.score.NetworkScore:
 
 
 def loss() -> sfp.objective.AbstractObjective:
-    return sfp.DSM() + 0.1 * sfp.TimeDerivativeTaming(fraction=0.25)
+    return sfp.DSM() + 0.1 * sfp.Lazy(sfp.TimeDerivativeTaming(fraction=0.25), every=2)
 
 
 def fitted(data: Any, mesh: Mesh | None, *, dtype: Any = jnp.float32, **options: Any) -> train.Run:
