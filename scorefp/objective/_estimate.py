@@ -66,7 +66,7 @@ def means(
 
 def _looked(
     score: AbstractScore, parts: Sequence[_Part], rows: Rows, value: _Values | None
-) -> tuple[_Values | None, list[Scalar]]:
+) -> tuple[Float[Array, "looked *event"] | None, list[Scalar]]:
     """The score at the samples that some part looks at, and the estimate of each part.
 
     Args:

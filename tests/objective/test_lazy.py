@@ -14,7 +14,9 @@ from jaxtyping import Array
 import scorefp as sfp
 from scorefp.objective import AbstractObjective, AbstractTerm, Smoothness
 
-X0 = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
+pytestmark = pytest.mark.usefixtures("x64")
+
+X0 = np.random.default_rng(0).normal(size=(16, 3))
 
 
 class Network(eqx.Module):
@@ -35,18 +37,20 @@ class Network(eqx.Module):
 def evaluated(loss: AbstractObjective, network: Network, step: Array | None, coefficient: Array) -> Any:
     """The values of the terms, and the gradient of the whole in the network, the samples and a coefficient."""
 
-    def value(at: tuple[Network, Array, Array]) -> tuple[Array, dict[str, Array]]:
+    def value(at: tuple[Network, Array, Array]) -> tuple[Array, list[Array]]:
         network, x0, coefficient = at
         score = sfp.NoiseScore(network, sfp.VP(), data_std=1.0)
-        options = {"args": 0.1 * X0, "dropout": True, "step": step}
-        return (coefficient * loss).evaluate(score, x0, key=jr.key(3), **options)
+        options: Any = {"args": 0.1 * X0, "dropout": True, "step": step}
+        total, terms = (coefficient * loss).evaluate(score, x0, key=jr.key(3), **options)
+        return total, list(terms.values())
 
-    (total, terms), slopes = eqx.filter_value_and_grad(value, has_aux=True)((network, X0, coefficient))
-    return total, list(terms.values()), slopes
+    (total, terms), slopes = eqx.filter_value_and_grad(value, has_aux=True)((network, jnp.asarray(X0), coefficient))
+    return total, terms, slopes
 
 
 def of(loss: AbstractObjective, step: int | None = None) -> Any:
-    return evaluated(loss, Network(), None if step is None else jnp.asarray(step), jnp.asarray(0.7))
+    network = jax.tree.map(lambda a: a.astype(float) if eqx.is_inexact_array(a) else a, Network())
+    return evaluated(loss, network, None if step is None else jnp.asarray(step), jnp.asarray(0.7))
 
 
 TERMS: dict[str, AbstractTerm] = {
@@ -67,11 +71,11 @@ def test_every_third_step_has_three_times_the_term(name: str) -> None:
     for step in (0, 1, 2, 3):
         found, terms, gradient = of(rest + sfp.Lazy(term, every=3), step)
         on = step % 3 == 0
-        np.testing.assert_allclose(terms[0], matching, rtol=1e-5)
-        np.testing.assert_allclose(terms[1], 3 * value if on else 0, rtol=1e-5)
-        np.testing.assert_allclose(found, 0.7 * (matching + 3 * value) if on else total, rtol=1e-5)
+        np.testing.assert_allclose(terms[0], matching, rtol=1e-10)
+        np.testing.assert_allclose(terms[1], 3 * value if on else 0, rtol=1e-10)
+        np.testing.assert_allclose(found, 0.7 * (matching + 3 * value) if on else total, rtol=1e-10)
         for one, other in zip(*map(jax.tree.leaves, (gradient, slopes if on else plain)), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * float(jnp.abs(other).max()))
+            np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-10 * float(jnp.abs(other).max()))
     assert value > 1e-3
     assert alone == matching
 
@@ -92,7 +96,7 @@ def test_lazy_alone_and_several() -> None:
     _, (value,), _ = of(1.0 * term)
     for step in (0, 1, 2, 3, 4, 6):
         _, (second, third), slopes = of(sfp.Lazy(term, every=2) + sfp.Lazy(sfp.DSM(), every=3), step)
-        np.testing.assert_allclose(second, 0 if step % 2 else 2 * value, rtol=1e-5)
+        np.testing.assert_allclose(second, 0 if step % 2 else 2 * value, rtol=1e-10)
         assert (third != 0) == (step % 3 == 0)
         assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(slopes[0])) == (step in (0, 2, 3, 4, 6))
 
@@ -102,7 +106,7 @@ def test_how_it_prints_and_what_it_is_called() -> None:
     loss = sfp.DSM() + 0.3 * sfp.Lazy(sfp.ScoreFPE(fraction=0.25), every=4)
     assert repr(loss).endswith("*Lazy(term=ScoreFPE(fraction=0.25), every=4)")
     score = sfp.Score(lambda t, x: -x, sfp.VP())
-    assert list(loss.evaluate(score, X0, key=jr.key(0))[1]) == ["DSM", "Lazy(ScoreFPE)"]
+    assert list(loss.evaluate(score, jnp.asarray(X0), key=jr.key(0))[1]) == ["DSM", "Lazy(ScoreFPE)"]
 
 
 @pytest.mark.quick
@@ -115,4 +119,4 @@ def test_bad_input() -> None:
     refused(r"inside Restricted; a lazy term is the outermost one\. Make it Lazy\(Restricted", sfp.Restricted, lazy)
     score = sfp.Score(lambda t, x: -x, sfp.VP())
     for step, error in ((1.5, TypeError), ("1", TypeError), (jnp.arange(2), ValueError)):
-        refused("step ", lazy, score, X0, key=jr.key(0), step=step, error=error)
+        refused("step ", lazy, score, jnp.asarray(X0), key=jr.key(0), step=step, error=error)

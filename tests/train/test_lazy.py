@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
@@ -17,7 +18,9 @@ OPTIMIZER = optax.sgd(1e-2)
 
 
 def fitted(steps: int, loss: Any = LOSS, **options: Any) -> train.Run:
-    model = sfp.NoiseScore(sfp.nn.MLP((2,), width=16, depth=1, key=jr.key(1)), sfp.VP(), data_std=1.0)
+    mlp = sfp.nn.MLP((2,), width=16, depth=1, key=jr.key(1))
+    mlp = eqx.tree_at(lambda n: n.leave.weight, mlp, 0.3 * jr.normal(jr.key(4), mlp.leave.weight.shape))
+    model = sfp.NoiseScore(mlp, sfp.VP(), data_std=1.0)
     settings = {"optimizer": OPTIMIZER, "key": jr.key(2), "batch_size": 32, "report_every": 5, "progress": False}
     return train.fit(model, loss, X, steps=steps, **(settings | options))
 
@@ -27,7 +30,7 @@ def test_every_fourth_step_of_a_run(tmp_path: Path) -> None:
     whole = fitted(20)
     values = whole.history["Lazy(ScoreFPE)"]
     np.testing.assert_array_equal(values != 0, np.arange(20) % 4 == 0)
-    np.testing.assert_array_equal(whole.history["loss"] == whole.history["DSM"], values == 0)
+    np.testing.assert_allclose(whole.history["loss"], whole.history["DSM"] + 0.3 * values, rtol=1e-6)
     saved = train.Checkpoints(tmp_path, every=5)
     fitted(10, checkpoints=saved)
     rest = fitted(20, checkpoints=saved)
@@ -35,15 +38,18 @@ def test_every_fourth_step_of_a_run(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rest.history["Lazy(ScoreFPE)"], values[10:])
     for one, other in zip(*map(jax.tree.leaves, (rest.state.params, whole.state.params)), strict=True):
         np.testing.assert_array_equal(one, other)
-    # The mean of the history is that of the term.
-    model = whole.last
-    plain = sfp.DSM() + 0.0 * sfp.ScoreFPE(fraction=0.5)
-    still = {"optimizer": optax.sgd(0.0), "key": jr.key(3)}
-    lazy = fitted(400, 1.0 * sfp.DSM() + 0.0 * sfp.Lazy(sfp.ScoreFPE(fraction=0.5), every=4), **still)
-    full = fitted(400, plain, **still)
-    del model
-    ratio = lazy.history["Lazy(ScoreFPE)"].mean() / full.history["ScoreFPE"].mean()
-    np.testing.assert_allclose(ratio, 1, atol=0.2)
+
+
+def test_the_mean_of_the_history_is_that_of_the_term() -> None:
+    """At a model that does not move; with the same draws at the steps that both have."""
+    lazy, full = (
+        fitted(400, sfp.DSM() + 0.0 * penalty, optimizer=optax.sgd(0.0)).history
+        for penalty in (sfp.Lazy(sfp.ScoreFPE(), every=4), sfp.ScoreFPE())
+    )
+    found, want = lazy["Lazy(ScoreFPE)"], full["ScoreFPE"]
+    np.testing.assert_allclose(found[::4], 4 * want[::4], rtol=1e-3)
+    error = np.std(4 * want[::4]) / 10
+    assert abs(found.mean() - want.mean()) < 4 * error < 0.5 * want.mean()
 
 
 def test_parts_of_a_batch_are_of_one_step() -> None:
