@@ -71,11 +71,12 @@ def scalar(name: str, value: ArrayLike) -> Array:
     return array
 
 
-def whole_scalar(name: str, value: ArrayLike) -> Array:
-    """`value` as an array, refused unless it is one whole number."""
+def step_number(name: str, value: ArrayLike) -> Array:
+    """`value` as an array, refused unless it is one whole number, which is not negative where it is known."""
     array = scalar(name, value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{name} has dtype {array.dtype}; it is a whole number. Pass an int.")
+        raise TypeError(f"{name} has dtype {array.dtype}; it is the number of a step: pass an int.")
+    require(not is_concrete(array) or int(array) >= 0, f"{name} = {array}; steps are counted from 0.")
     return array
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int, Real
 
-from .._checks import finite, flag, floating, function, kind, random_key, require, same_shape, scalar, whole_scalar
+from .._checks import finite, flag, floating, function, kind, random_key, require, same_shape, scalar, step_number
 from .._describe import described, free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
@@ -59,7 +59,7 @@ class AbstractObjective(AbstractModule):
 
         Raises:
             TypeError: if `x0` is not floating, `step` is no whole number, or the SDE has no Gaussian kernel.
-            ValueError: if `args` has another number of rows than `x0`.
+            ValueError: if `args` has another number of rows than `x0`, or `step` is negative.
         """
         return self.evaluate(score, x0, key=key, time=time, args=args, dropout=dropout, step=step)[0]
 
@@ -97,7 +97,7 @@ class AbstractObjective(AbstractModule):
             all(row == (count,) for row in rows),
             f"args has arrays with {rows} rows, x0 has {count}; each sample needs its own.",
         )
-        number = None if step is None else whole_scalar("step", step)
+        number = None if step is None else step_number("step", step)
         time_key, noise_key, model_key, term_key = jr.split(random_key("a loss", key), 4)
         t, weight = time.sample(sde, count, key=time_key)
         draws = t.astype(x0.dtype), weight.astype(x0.dtype), x0, jr.normal(noise_key, x0.shape, x0.dtype)

@@ -595,8 +595,9 @@ def of_objective() -> dict[str, Row]:
             score=SCORE,
             x0=XS,
             key=KEY,
-            roles={"args": None},
+            roles={"args": None, "step": "count"},
             legal=half("x0")
+            | {"step: zero": "it is the first step"}
             | {f"x0: {k}": "training reads its data unchecked by this; fit checks them" for k in ("NaN", "infinite")},
             elsewhere=True,
         ),
@@ -605,8 +606,9 @@ def of_objective() -> dict[str, Row]:
             score=SCORE,
             x0=XS,
             key=KEY,
-            roles={"args": None},
+            roles={"args": None, "step": "count"},
             legal=half("x0")
+            | {"step: zero": "it is the first step"}
             | {f"x0: {k}": "training reads its data unchecked by this; fit checks them" for k in ("NaN", "infinite")},
         ),
         "a loss times": row(sfp.DSM().__mul__, factor=0.5, roles={"factor": "number"}),
