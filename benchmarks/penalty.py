@@ -228,12 +228,12 @@ def row(out: Path, name: str, setting: str, seeds: list[int]) -> Row:
 
 def shown(rows: list[Row]) -> list[Row]:
     """The lines of one network with what is told against DSM and the whole penalty, the recommended one marked."""
-    plain, full = (next(r["residual"] for r in rows if (r["share"], r["every"]) == at) for at in (("DSM", ""), ("1", 1)))
+    plain, full = (
+        next(r["residual"] for r in rows if (r["share"], r["every"]) == at) for at in (("DSM", ""), ("1", 1))
+    )
     lines = [r | {"share of the fall": (plain - r["residual"]) / (plain - full)} for r in rows]
     good = [
-        r
-        for r in lines
-        if r["share"] != "DSM" and r["ratio"][0] <= MOST_TIME and r["share of the fall"] >= LEAST_KEPT
+        r for r in lines if r["share"] != "DSM" and r["ratio"][0] <= MOST_TIME and r["share of the fall"] >= LEAST_KEPT
     ]
     best = min(good, key=lambda r: r["residual"], default=None)
     for r in lines:

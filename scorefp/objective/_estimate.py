@@ -175,4 +175,3 @@ def _length(value: _Values | None) -> int:
 
 def _head(tree: _T, count: int) -> _T:
     return jax.tree.map(lambda leaf: leaf[:count], tree)
-

@@ -164,7 +164,9 @@ class AbstractTerm(AbstractObjective, _TermFields):
             fn = getattr(self, field.name)
             if Weighting in (field.type, *get_args(field.type)) and fn is not None:
                 function(field.name, fn, "sde, t", WEIGHTING)
-            remedy = "Give the term itself." if isinstance(self, Lazy) else f"Make it Lazy({type(self).__name__}(…), …)."
+            remedy = (
+                "Give the term itself." if isinstance(self, Lazy) else f"Make it Lazy({type(self).__name__}(…), …)."
+            )
             require(
                 not isinstance(fn, Lazy),
                 f"{field.name} = {fn!r} inside {type(self).__name__}; a lazy term is the outermost one. {remedy}",

@@ -92,7 +92,9 @@ def test_terms_are_those_of_each_sample_by_itself() -> None:
         return jnp.stack(found) @ jnp.arange(1.0, 6.0), jnp.stack(found)
 
     both = eqx.filter_jit(
-        lambda network, key: [eqx.filter_value_and_grad(terms, has_aux=True)(network, key, hand) for hand in (False, True)]
+        lambda network, key: [
+            eqx.filter_value_and_grad(terms, has_aux=True)(network, key, hand) for hand in (False, True)
+        ]
     )
     network = jax.tree.map(lambda a: a.astype(float) if eqx.is_inexact_array(a) else a, Network(mlp()))
     ((_, found), slopes), ((_, want), want_slopes) = both(network, jr.key(3))
