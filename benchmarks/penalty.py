@@ -270,9 +270,10 @@ def main() -> None:
                     about = facts | {"setting": setting, "seed": seed, "steps": steps, "evaluated every": every}
                     cell(out / f"{named(name, setting)}-{seed}.json", about, make)
     rows = [r for name in options.networks for r in shown([row(out, name, s, options.seeds) for s in SETTINGS])]
+    lengths = ", ".join(f"{name} {TRAINED[name][1]} steps of {TRAINED[name][0]}" for name in options.networks)
     note = (
-        f"Steps of batches and seeds: {'; '.join(f'{n} {TRAINED[n][1]} of {TRAINED[n][0]}' for n in options.networks)}; "
-        f"seeds {options.seeds}, {options.rounds} rounds of {LOOP} steps; {machine(optax)}. In brackets deciles 1 and 9."
+        f"{lengths}, seeds {options.seeds}; {options.rounds} rounds of {LOOP} steps; {machine(optax)}. "
+        "In brackets deciles 1 and 9."
     )
     report("penalty", table(TABLE, rows) + "\n" + table(PROGRAMS, rows), rows, note, options.out)
 

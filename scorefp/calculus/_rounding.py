@@ -1,9 +1,8 @@
 """The precision at which a function multiplies."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -33,5 +32,5 @@ def coarsest_product(fn: Callable[..., Any], *args: Array) -> np.dtype[Any]:
     found = [jnp.result_type(a) for a in args]
     for equation in equations(fn, *args):
         if equation.primitive.name in _PRODUCTS:
-            found += [var.aval.dtype for var in equation.invars]
+            found += [cast(Any, var.aval).dtype for var in equation.invars]
     return max((d for d in found if jnp.issubdtype(d, jnp.floating)), key=lambda d: float(jnp.finfo(d).eps))

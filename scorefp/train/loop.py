@@ -167,8 +167,8 @@ class TrainStep(AbstractModule):
         """The objective, its terms and its gradient on a batch."""
 
         def loss(params: Any, x0: Array, args: Any, key: Key) -> tuple[Scalar, dict[str, Scalar]]:
-            model, choices = eqx.combine(params, self.skeleton), {"args": args, "dropout": self.dropout, "step": step}
-            return self.objective.evaluate(model, x0, key=key, time=self.time, **choices)
+            model, law = eqx.combine(params, self.skeleton), self.time
+            return self.objective.evaluate(model, x0, key=key, time=law, args=args, dropout=self.dropout, step=step)
 
         def of_part(batch: tuple[Array, Any], key: Key) -> tuple[Scalar, dict[str, Scalar], Any]:
             (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(params, *shared(batch, self.mesh), key)

@@ -13,7 +13,6 @@ from helpers.refusals import refused
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.nn import full_precision
 from scorefp.objective import AbstractObjective, Smoothness
 
 BATCH, SIZE, STEP = 8, 3, 0.02
