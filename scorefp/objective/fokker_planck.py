@@ -40,6 +40,11 @@ class ScoreFPE(AbstractTerm):
     `weighting=unit_weighting`, the residual grows by decades towards `t0` and whatever happens there is all the
     penalty sees.
 
+    **The cost** with `Antithetic` is two more evaluations of the score on the share of the batch. `fraction=0.25` keeps
+    the fall of the residual, and `Lazy(ScoreFPE(fraction=0.25), every=8)` most of it, at one more evaluation for every
+    sixteen (`benchmarks/penalty.py`). Memory grows by the activations of the further points; `accumulate` of the
+    trainer bounds it.
+
     **The paper's** has `size_exponent=1.0` and no $\lambda$. Published settings of `(alpha, beta, scale, power)`:
     images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST `(0.1 … 10, 0, unit_weighting, 1)`; two dimensions
     `(0.0015, 0, unit_weighting, 1)`. The published code differs from the formula: for images it has
