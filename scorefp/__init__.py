@@ -82,6 +82,7 @@ from .objective import (
     CauchyInitial as CauchyInitial,
     Consistency as Consistency,
     HighOrderDSM as HighOrderDSM,
+    Lazy as Lazy,
     LogFPE as LogFPE,
     Restricted as Restricted,
     ScoreFPE as ScoreFPE,

@@ -71,6 +71,15 @@ def scalar(name: str, value: ArrayLike) -> Array:
     return array
 
 
+def step_number(name: str, value: ArrayLike) -> Array:
+    """`value` as an array, refused unless it is one whole number, which is not negative where it is known."""
+    array = scalar(name, value)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name} has dtype {array.dtype}; it is the number of a step: pass an int.")
+    require(not is_concrete(array) or int(array) >= 0, f"{name} = {array}; steps are counted from 0.")
+    return array
+
+
 def same_shape(name: str, got: tuple[int, ...], reference: str, want: tuple[int, ...]) -> None:
     """Refuses two different shapes, broadcastable or not."""
     if got != want:

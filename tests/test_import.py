@@ -55,7 +55,7 @@ PUBLIC = """
     Dataset Quantisation UniformDequantiser VariationalDequantiser bits_per_dim GaussianMixture
     divergence laplacian time_derivative curl Exact Hutchinson FiniteDifference
     score_fpe_residual log_fpe_residual fpe_residual fpe_operator Ito Antithetic Sliced Smoothed
-    DSM ScoreFPE LogFPE TimeDerivativeTaming HighOrderDSM Consistency ZeroCurl CauchyInitial Restricted edm_loss
+    DSM ScoreFPE LogFPE TimeDerivativeTaming HighOrderDSM Consistency ZeroCurl CauchyInitial Restricted Lazy edm_loss
     UniformTime UniformLogSNR LogNormalNoise likelihood_weighting noise_weighting unit_weighting
     log_likelihood flow_likelihood likelihood_bound evaluate_bound BoundEstimator entropy kl_decomposition Integrator
     sample Heun DPMSolver ProbabilityFlow EulerMaruyama ExponentialIntegrator PredictorCorrector Langevin

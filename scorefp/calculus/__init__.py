@@ -19,4 +19,5 @@ from .probes import (
     Hutchinson as Hutchinson,
     Rademacher as Rademacher,
 )
+from .stencil import AbstractStencil as AbstractStencil
 from .time_derivative import FiniteDifference as FiniteDifference, time_derivative as time_derivative

@@ -1,12 +1,12 @@
 """Functions without a second derivative are refused where one is needed."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import Array
 
 from .._checks import callable_with
@@ -37,10 +37,8 @@ def require_smooth(name: str, fn: Callable[..., Any], *args: Array) -> None:
             ...
         ValueError: network uses relu, which is piecewise linear: ...
     """
-    shapes = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in args]
-    # A function of its own: jax looks up equal ones, and methods of modules that hold traced arrays do not compare.
-    found = _piecewise_linear(jax.make_jaxpr(lambda *values: fn(*values))(*shapes).jaxpr)
-    if found is not None:
+    names = (equation.params.get("name") for equation in equations(fn, *args))
+    if (found := next((name for name in names if name in _PIECEWISE_LINEAR), None)) is not None:
         raise ValueError(_message(f"{name} uses {found}"))
 
 
@@ -75,14 +73,21 @@ def _message(subject: str) -> str:
     )
 
 
-def _piecewise_linear(jaxpr: Jaxpr) -> str | None:
-    """The name of a piecewise-linear activation in a program, or in one inside it."""
+def equations(fn: Callable[..., Any], *args: Array) -> Iterator[JaxprEqn]:
+    """All operations in the program of a function, also in programs inside it; nothing is evaluated.
+
+    Args:
+        fn: The function.
+        args: Its arguments; only shapes and dtypes count.
+    """
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in args]
+    # A function of its own: jax looks up equal ones, and methods of modules that hold traced arrays do not compare.
+    return _equations(jax.make_jaxpr(lambda *values: fn(*values))(*shapes).jaxpr)
+
+
+def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
     for equation in jaxpr.eqns:
-        if equation.params.get("name") in _PIECEWISE_LINEAR:
-            return equation.params["name"]
+        yield equation
         for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr)):
             if isinstance(inner, Jaxpr | ClosedJaxpr):
-                found = _piecewise_linear(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
-                if found is not None:
-                    return found
-    return None
+                yield from _equations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)

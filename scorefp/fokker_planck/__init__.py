@@ -19,6 +19,7 @@ from .mean_square import (
 from .method import (
     AbstractLogResidualMethod as AbstractLogResidualMethod,
     AbstractResidualMethod as AbstractResidualMethod,
+    AbstractStencilMethod as AbstractStencilMethod,
     Form as Form,
 )
 from .operators import fpe_operator as fpe_operator

@@ -1,19 +1,21 @@
 """The residuals along a curve: Itô's formula does the second derivatives at once."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from .._checks import random_key, require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractLaw, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
+from ..calculus import AbstractLaw, AbstractStencil, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
+from ..calculus._rounding import coarsest_product
 from ..nn import full_precision
 from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE, AbstractSDE
-from .method import AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
+from .method import AbstractLogResidualMethod, AbstractStencilMethod, AbstractTwoProbeMethod, Form
 from .operators import advection_divergence
 
 
@@ -86,7 +88,7 @@ class Ito(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         return s, advection_divergence(sde, t, x) - jnp.mean(bends)
 
 
-class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
+class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
     r"""The martingale residual by two more evaluations of the score and no derivative [F7]:
 
     $$ \begin{gathered}
@@ -101,8 +103,11 @@ class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
     that a residual asked for there is an error (`Ito` and `Exact` have none).
 
     Recommended for training. A difference of evaluations loses the digits they have in common, and bfloat16 has three:
-    a network that rounds its products is evaluated by `nn.full_precision` here, since at a step of 0.02 the rounding of
-    a small U-Net is as large as its residual. `Ito` and `Hutchinson` keep the lower precision.
+    a network that rounds its products is evaluated by `nn.full_precision` here, all three points of it. At a step of
+    0.02 its own rounding would be a third to nine tenths of the residual of a small U-Net (`benchmarks/residuals.py`);
+    as it is, and for `Ito` and `Hutchinson`, which keep the lower precision, it is a hundredth. A network of another
+    library that multiplies in a precision too low for the step is refused; what it does in a call of the host is not
+    seen.
 
     Of a potential it takes the residual of the log-Fokker–Planck equation by two more evaluations of $\varphi$ on the
     curve of `Ito` [F16]; on an SDE without a Gaussian kernel, the step is a share of the horizon.
@@ -114,7 +119,8 @@ class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         law: The law of the probes.
 
     Raises:
-        ValueError: if `step` is not positive or `samples` is below one.
+        ValueError: if `step` is not positive or `samples` is below one; on a call, if the products of the network or
+            the sample have so few digits that the difference is noise.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -135,28 +141,20 @@ class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         require(self.step > 0, f"step = {self.step}; it is a positive share of the local time scale.")
         require(self.samples >= 1, f"samples = {self.samples}; at least one antithetic pair is needed.")
 
-    def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
-        key, score = random_key("Antithetic", key), full_precision(score)
-        sde = linear_sde(score)
-        s = score(t, x)
+    def stencil(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> AbstractStencil:
+        key, sde = random_key("Antithetic", key), linear_sde(score)
+        self._require_digits(full_precision(score), t, x)
         g2 = sde.g2(t)
         earlier = jnp.maximum(t - self.step * sde.sigma(t) ** 2 / g2, jnp.asarray(sde.t0, t.dtype))
         dt = t - earlier
-        centre = x - dt * sde.reverse_drift(t, x, s)
-        spread = jnp.sqrt(g2 * dt)
-
-        def bend(v: Event) -> Array:
-            steps = jnp.stack([centre + spread * v, centre - spread * v])
-            ahead, behind = jax.vmap(score, in_axes=(None, 0))(earlier, steps)
-            return (ahead - s) + (behind - s)
-
-        bends = jnp.mean(jax.vmap(bend)(self.law.draw(key, (self.samples, *x.shape), x.dtype)), axis=0)
-        return s, sde.rate(t) * s - _curvature(bends, dt)
+        shifts = jnp.sqrt(g2 * dt) * self.law.draw(key, (self.samples, *x.shape), x.dtype)
+        return _Pairs(earlier, dt, x - dt * sde.drift(t, x), dt * g2, shifts, sde.rate(t))
 
     def log_residual(
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
     ) -> tuple[Event | None, Scalar]:
         key, potential = random_key("Antithetic", key), full_precision(potential)
+        self._require_digits(potential.potential, t, x)
         sde = potential.sde
         value, _, s = potential.derivatives(t, x)
         scale = sde.sigma(t) ** 2 / sde.g2(t) if isinstance(sde, AbstractLinearSDE) else sde.t1 - sde.t0
@@ -173,6 +171,47 @@ class Antithetic(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         noises = self.law.draw(key, (self.samples, *diffusion.in_structure().shape), x.dtype)
         bends = jnp.mean(jax.vmap(bend)(noises))
         return s, advection_divergence(sde, t, x) - _curvature(bends, dt)
+
+    def _require_digits(self, fn: Callable[..., Array], t: Scalar, x: Event) -> None:
+        """Refuses a function whose products round so that the difference is noise."""
+        dtype = coarsest_product(fn, t, x)
+        require(
+            float(jnp.finfo(dtype).eps) < 0.1 * self.step,
+            f"step = {self.step} with products in {dtype}: the difference of Antithetic rounds by up to "
+            f"{float(jnp.finfo(dtype).eps) / self.step:.2g} of the noise prediction, as much as a residual is. Let the "
+            "network multiply in float32, take method=Ito() or Hutchinson(), which have no difference, or a larger "
+            "step.",
+        )
+
+
+class _Pairs(AbstractStencil):
+    """Antithetic pairs of Euler–Maruyama steps of the reverse SDE, and the residual from the score there [F7].
+
+    Args:
+        earlier: The time after the step.
+        dt: The length of the step.
+        start: The sample moved by the drift of the forward SDE.
+        pull: By how much of the score it is moved as well.
+        shifts: The noise of each step, which the other of its pair has with the other sign.
+        rate: The derivative of the drift of the forward SDE.
+    """
+
+    earlier: Scalar
+    dt: Scalar
+    start: Event
+    pull: Scalar
+    shifts: Float[Array, "samples *event"]
+    rate: Scalar
+
+    def points(self, value: Event) -> tuple[Float[Array, " points"], Float[Array, "points *event"]]:
+        centre = self.start + self.pull * value
+        steps = jnp.concatenate([centre + self.shifts, centre - self.shifts])
+        return jnp.broadcast_to(self.earlier, steps.shape[:1]), steps
+
+    def combined(self, value: Event, values: Float[Array, "points *event"]) -> Event:
+        ahead, behind = jnp.split(values, 2)
+        bends = jnp.mean((ahead - value) + (behind - value), axis=0)
+        return self.rate * value - _curvature(bends, self.dt)
 
 
 def _curvature(bends: Array, dt: Scalar) -> Array:

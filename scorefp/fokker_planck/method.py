@@ -12,6 +12,8 @@ from jaxtyping import Array
 
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
+from ..calculus import AbstractStencil
+from ..nn import full_precision
 from ..score import AbstractPotential, AbstractScore
 
 _S = TypeVar("_S")
@@ -57,6 +59,23 @@ class AbstractTwoProbeMethod(AbstractResidualMethod):
 
     def squared_norm(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Scalar]:
         return unbiased_square(lambda k: self.residual(score, t, x, k), self.random, key)
+
+
+class AbstractStencilMethod(AbstractTwoProbeMethod):
+    """A way to take the residual from values of the score at a few points, without a derivative.
+
+    A training step takes the score at the sample from the evaluation that all terms share. A network that rounds its
+    products is evaluated by `nn.full_precision`: differences lose the digits that the values have in common.
+    """
+
+    @abstractmethod
+    def stencil(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> AbstractStencil:
+        """The points, and the residual from the values there; the score itself is not evaluated."""
+
+    def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
+        score = full_precision(score)
+        s, stencil = score(t, x), self.stencil(score, t, x, key)
+        return s, stencil.combined(s, jax.vmap(score)(*stencil.points(s)))
 
 
 class AbstractLogResidualMethod(AbstractMethod):

@@ -23,9 +23,10 @@ from .matching import DSM as DSM, edm_loss as edm_loss
 from .objective import (
     AbstractObjective as AbstractObjective,
     AbstractTerm as AbstractTerm,
+    Lazy as Lazy,
     Objective as Objective,
-    Perturbed as Perturbed,
 )
+from .perturbed import Perturbed as Perturbed
 from .restricted import Restricted as Restricted
 from .weighting import (
     EDMWeighting as EDMWeighting,

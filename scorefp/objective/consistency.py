@@ -16,7 +16,8 @@ from ..reverse.paths import check_steps, checked_path, unchecked_path
 from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
-from .objective import AbstractTerm, Perturbed
+from .objective import AbstractTerm
+from .perturbed import Perturbed
 from .weighting import Weighting, weight_at
 from .window import AbstractWindow, LogSNRWindow
 

@@ -7,18 +7,21 @@ is the optimizer's: `optax.adamw`.
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Array, Float
 
 from .._checks import require
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Hutchinson
+from ..calculus import AbstractStencil, AbstractTrace, Hutchinson
 from ..calculus.divergence import value_and_products
 from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
-from .objective import AbstractTerm, Perturbed
+from .objective import AbstractTerm
+from .perturbed import Perturbed
 from .weighting import (
     Weighting,
     scale_free_jacobian_weighting,
@@ -154,8 +157,22 @@ class Smoothness(AbstractTerm):
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
-        shift = self.step * linear_sde(score).sigma(t) * jr.normal(key, x.shape, x.dtype)
-        return None, score(t, x + shift)
+        shift = linear_sde(score).sigma(t) * jr.normal(key, x.shape, x.dtype)
+        return None, _Slope(t, x + self.step * shift, self.step)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
-        return weight_at("weighting", self.weighting, sde, perturbed.t) * jnp.sum(((observed - value) / self.step) ** 2)
+        return weight_at("weighting", self.weighting, sde, perturbed.t) * jnp.sum(observed**2)
+
+
+class _Slope(AbstractStencil):
+    """The change of the score to a near point, over the step."""
+
+    t: Scalar
+    near: Event
+    step: float = eqx.field(static=True)
+
+    def points(self, value: Event) -> tuple[Float[Array, " points"], Float[Array, "points *event"]]:
+        return self.t[None], self.near[None]
+
+    def combined(self, value: Event, values: Float[Array, "points *event"]) -> Event:
+        return (values[0] - value) / self.step

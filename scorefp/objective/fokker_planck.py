@@ -5,20 +5,22 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Array, Float
 
 from .._checks import require, same_shape
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Exact, Hutchinson
+from ..calculus import AbstractStencil, AbstractTrace, Exact, Hutchinson
 from ..calculus._smoothness import require_smooth
 from ..calculus.curl import value_and_squared_curl
-from ..fokker_planck import Antithetic, Form, LogResidualMethod, ResidualMethod
+from ..fokker_planck import AbstractStencilMethod, Antithetic, Form, LogResidualMethod, ResidualMethod
 from ..fokker_planck.operators import value_and_operator
 from ..fokker_planck.residual import resolve, resolve_log
 from ..integrals import Box
 from ..score import AbstractScore
 from ..score.potential import require_potential
 from ..sde import AbstractLinearSDE
-from .objective import AbstractTerm, Perturbed, norm_power
+from .objective import AbstractTerm, norm_power
+from .perturbed import Perturbed
 from .weighting import Weighting, scale_free_weighting, unit_weighting, weight_at
 
 
@@ -38,6 +40,11 @@ class ScoreFPE(AbstractTerm):
     `weighting=unit_weighting`, the residual grows by decades towards `t0` and whatever happens there is all the
     penalty sees.
 
+    **The cost** with `Antithetic` is two more evaluations of the score on the share of the batch. `fraction=0.25` keeps
+    the fall of the residual, and `Lazy(ScoreFPE(fraction=0.25), every=8)` most of it, at one more evaluation for every
+    sixteen (`benchmarks/penalty.py`). Memory grows by the activations of the further points; `accumulate` of the
+    trainer bounds it.
+
     **The paper's** has `size_exponent=1.0` and no $\lambda$. Published settings of `(alpha, beta, scale, power)`:
     images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST `(0.1 … 10, 0, unit_weighting, 1)`; two dimensions
     `(0.0015, 0, unit_weighting, 1)`. The published code differs from the formula: for images it has
@@ -45,7 +52,10 @@ class ScoreFPE(AbstractTerm):
     `scale=likelihood_weighting`.
 
     Args:
-        method: How the residual is taken; `Antithetic()` is the cheapest.
+        method: How the residual is taken; `Antithetic()` is the cheapest. It takes the score at the samples from the
+            evaluation that all terms share, and its further points, of all samples of the share, as one more. Of a
+            network that rounds its products, as one with `dtype=jnp.bfloat16` does, it takes all three points of the
+            difference in full precision, while `DSM` beside it stays in the lower one.
         form: `"gradient"`, `"martingale"` or `"mixed"`; the method's own when `None`.
         power: $m$.
         scale: $\lambda_{\mathrm{FP}}$, inside the norm and its power, a function `(sde, t) -> factor`.
@@ -87,6 +97,9 @@ class ScoreFPE(AbstractTerm):
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
         method = resolve(self.method, self.form)
+        if isinstance(method, AbstractStencilMethod):
+            keys = jr.split(key) if self.unbiased else [key]
+            return None, _Square(tuple(method.stencil(score, t, x, k) for k in keys))
         if self.unbiased:
             return method.squared_norm(score, t, x, key)
         s, residual = method.residual(score, t, x, key)
@@ -100,6 +113,25 @@ class ScoreFPE(AbstractTerm):
             factor = scale_free_weighting(sde, t) if self.weighting is None else 1.0
         value = norm_power(factor / size**2 * observed, self.power)
         return value if self.weighting is None else weight_at("weighting", self.weighting, sde, t) * value
+
+
+class _Square(AbstractStencil):
+    """The squared norm of a residual, or its unbiased estimate: the product of two with independent probes [F9].
+
+    Args:
+        residuals: The stencils of one or two residuals, of as many points each.
+    """
+
+    residuals: tuple[AbstractStencil, ...]
+
+    def points(self, value: Event) -> tuple[Float[Array, " points"], Float[Array, "points *event"]]:
+        times, places = zip(*(stencil.points(value) for stencil in self.residuals), strict=True)
+        return jnp.concatenate(times), jnp.concatenate(places)
+
+    def combined(self, value: Event, values: Float[Array, "points *event"]) -> Scalar:
+        parts = jnp.split(values, len(self.residuals))
+        found = [stencil.combined(value, part) for stencil, part in zip(self.residuals, parts, strict=True)]
+        return jnp.sum(found[0] * found[-1])
 
 
 class LogFPE(AbstractTerm):

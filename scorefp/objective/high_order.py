@@ -14,7 +14,8 @@ from ..calculus._smoothness import require_smooth
 from ..calculus.divergence import value_and_products
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
-from .objective import AbstractTerm, Perturbed
+from .objective import AbstractTerm
+from .perturbed import Perturbed
 from .weighting import Weighting, likelihood_weighting, weight_at
 
 _Probes = Float[Array, "probes *event"]

@@ -8,7 +8,8 @@ from .._types import Event, Key, Scalar
 from ..integrals import AbstractTimeLaw, LogNormalNoise
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
-from .objective import AbstractTerm, Objective, Perturbed
+from .objective import AbstractTerm, Objective
+from .perturbed import Perturbed
 from .weighting import EDMWeighting, ExpectedWeighting, Weighting, likelihood_weighting, weight_at
 
 

@@ -2,16 +2,15 @@
 
 import dataclasses
 from abc import abstractmethod
-from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Real
+from jaxtyping import Array, ArrayLike, Float, Int, Real
 
-from .._checks import finite, flag, floating, function, kind, random_key, require, same_shape, scalar
+from .._checks import finite, flag, floating, function, kind, random_key, require, same_shape, scalar, step_number
 from .._describe import described, free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
@@ -19,26 +18,9 @@ from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
+from ._estimate import Rows, means
+from .perturbed import Perturbed
 from .weighting import WEIGHTING, Weighting
-
-
-class Perturbed(AbstractModule):
-    r"""One clean sample diffused to time `t`. Every term of an objective reads the same one.
-
-    Args:
-        t: The time.
-        weight: $1/p(t)$ of the draw of `t`, by which every integrand is multiplied. A term that is no integral over
-            time, such as an initial condition, divides by it.
-        x0: The clean sample.
-        noise: The standard normal $\epsilon$.
-        x: $x_t = \alpha x_0 + \sigma\epsilon$.
-    """
-
-    t: Scalar
-    weight: Scalar
-    x0: Event
-    noise: Event
-    x: Event
 
 
 class AbstractObjective(AbstractModule):
@@ -62,6 +44,7 @@ class AbstractObjective(AbstractModule):
         time: AbstractTimeSampler = UniformLogSNR(),
         args: Any = None,
         dropout: bool = False,
+        step: Int[ArrayLike, ""] | None = None,
     ) -> Scalar:
         """An unbiased estimate of the objective on a batch of clean samples.
 
@@ -72,12 +55,13 @@ class AbstractObjective(AbstractModule):
             time: How times are drawn.
             args: Conditioning, a pytree with the batch as leading axis, given to the model.
             dropout: Whether the model takes a key.
+            step: The number of the step in a training, for `Lazy` terms; `None` evaluates all of them.
 
         Raises:
-            TypeError: if `x0` is not floating, or the SDE has no Gaussian kernel.
-            ValueError: if `args` has another number of rows than `x0`.
+            TypeError: if `x0` is not floating, `step` is no whole number, or the SDE has no Gaussian kernel.
+            ValueError: if `args` has another number of rows than `x0`, or `step` is negative.
         """
-        return self.evaluate(score, x0, key=key, time=time, args=args, dropout=dropout)[0]
+        return self.evaluate(score, x0, key=key, time=time, args=args, dropout=dropout, step=step)[0]
 
     def evaluate(
         self,
@@ -88,6 +72,7 @@ class AbstractObjective(AbstractModule):
         time: AbstractTimeSampler = UniformLogSNR(),
         args: Any = None,
         dropout: bool = False,
+        step: Int[ArrayLike, ""] | None = None,
     ) -> tuple[Scalar, dict[str, Scalar]]:
         """The estimate of `__call__`, and beside it the value of each term without its coefficient.
 
@@ -112,20 +97,21 @@ class AbstractObjective(AbstractModule):
             all(row == (count,) for row in rows),
             f"args has arrays with {rows} rows, x0 has {count}; each sample needs its own.",
         )
+        number = None if step is None else step_number("step", step)
         time_key, noise_key, model_key, term_key = jr.split(random_key("a loss", key), 4)
         t, weight = time.sample(sde, count, key=time_key)
-        draws = _Draws(
-            t.astype(x0.dtype),
-            weight.astype(x0.dtype),
-            x0,
-            jr.normal(noise_key, x0.shape, x0.dtype),
-            jr.split(term_key, count),
-            args,
+        draws = t.astype(x0.dtype), weight.astype(x0.dtype), x0, jr.normal(noise_key, x0.shape, x0.dtype)
+        parts = self.parts()
+        terms = [term for _, term in parts]
+        rows = Rows(
+            jax.vmap(lambda t, weight, x0, noise: Perturbed(t, weight, x0, noise, sde.diffuse(t, x0, noise)))(*draws),
+            jax.vmap(lambda key: jr.split(key, len(terms)))(jr.split(term_key, count)),
+            jax.tree.map(jnp.asarray, args),
             jr.split(model_key, count) if dropout else None,
         )
-        parts = self.parts()
+        every = [term.every if number is not None and isinstance(term, Lazy) else 1 for term in terms]
         total, named = jnp.zeros((), x0.dtype), dict[str, Scalar]()
-        for (coefficient, term), value in zip(parts, _means(score, [term for _, term in parts], draws), strict=True):
+        for (coefficient, term), value in zip(parts, means(score, terms, every, rows, number), strict=True):
             total = total + coefficient.astype(x0.dtype) * value
             named[free_name(_name(term), named)] = value
         return total, named
@@ -178,6 +164,13 @@ class AbstractTerm(AbstractObjective, _TermFields):
             fn = getattr(self, field.name)
             if Weighting in (field.type, *get_args(field.type)) and fn is not None:
                 function(field.name, fn, "sde, t", WEIGHTING)
+            remedy = (
+                "Give the term itself." if isinstance(self, Lazy) else f"Make it Lazy({type(self).__name__}(…), …)."
+            )
+            require(
+                not isinstance(fn, Lazy),
+                f"{field.name} = {fn!r} inside {type(self).__name__}; a lazy term is the outermost one. {remedy}",
+            )
 
     @abstractmethod
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
@@ -186,13 +179,17 @@ class AbstractTerm(AbstractObjective, _TermFields):
         A network that is differentiated in `x` or `t` gives its value on the way; the objective takes the score of all
         terms from there, so that it is evaluated and differentiated in the parameters once.
 
+        A term that needs values of the score at further points, and no derivative, returns a `calculus.AbstractStencil`
+        and evaluates nothing: the score at all samples is one evaluation for all terms, at all further points
+        another, and `integrand` gets what the stencil makes of them.
+
         Args:
             score: The model, with conditioning and dropout bound.
             perturbed: The sample.
             key: A random key.
 
         Returns:
-            The score at `(perturbed.t, perturbed.x)`, or `None`, and a pytree for `integrand`.
+            The score at `(perturbed.t, perturbed.x)`, or `None`, and a pytree for `integrand` or a stencil.
         """
 
     @abstractmethod
@@ -203,7 +200,7 @@ class AbstractTerm(AbstractObjective, _TermFields):
             sde: The forward process.
             perturbed: The sample.
             value: The score there, evaluated once for all terms.
-            observed: The result of `observe`.
+            observed: The result of `observe`, or of its stencil.
         """
 
     def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":
@@ -220,46 +217,51 @@ def norm_power(square: Scalar, power: float) -> Scalar:
     return jnp.where(square > 0, jnp.where(square > 0, square, 1.0) ** (power / 2), 0.0)
 
 
-class _Draws(NamedTuple):
-    """The draws of one sample; for a batch, each with a leading axis."""
+class Lazy(AbstractTerm):
+    r"""A term at every $k$-th step of a training, times $k$: over the steps its mean is that of the term, and between
+    them it costs nothing.
 
-    t: Array
-    weight: Array
-    x0: Array
-    noise: Array
-    key: Array
-    args: Any
-    model_key: Array | None
+    `DSM() + 0.5 * Lazy(ScoreFPE(fraction=0.25), every=4)`. The steps are those whose number is a multiple of `every`,
+    which the trainer gives to the objective: a run that is resumed takes the same ones. Between them the value of the
+    term in the history is zero, at them `every` times the term's, so that means over the history are right. Without
+    a number, as in a loss that is called by hand, the term is evaluated with the weight one.
 
+    It is the outermost term: `Lazy(Restricted(term))`. Its value has a derivative in reverse mode alone, where
+    `every` is above one and the step is given.
 
-def _means(score: AbstractScore, terms: "list[AbstractTerm]", draws: _Draws) -> list[Scalar]:
-    """The mean of the weighted integrand of each term over its share of the batch, which is the batch's head."""
-    shares = [max(1, round(term.fraction * len(draws.t))) for term in terms]
-    sums, start = [jnp.zeros((), draws.x0.dtype) for _ in terms], 0
-    # The batch is cut where a term stops looking.
-    for end in sorted(set(shares)):
-        here = [i for i, share in enumerate(shares) if share >= end]
-        cut = jax.tree.map(lambda leaf, piece=slice(start, end): leaf[piece], draws)
-        values = jax.vmap(partial(_integrands, score, [terms[i] for i in here]))(cut)
-        for i, value in zip(here, values, strict=True):
-            sums[i] = sums[i] + jnp.sum(value)
-        start = end
-    return [value / share for value, share in zip(sums, shares, strict=True)]
+    Args:
+        term: The term.
+        every: $k$.
 
+    Raises:
+        TypeError: if `term` is no term, as a sum is none.
+        ValueError: if `every` is below one, or the term is lazy already.
 
-def _integrands(score: AbstractScore, terms: "list[AbstractTerm]", draw: _Draws) -> list[Scalar]:
-    """The weighted integrands of the terms at one sample."""
-    sde, t = linear_sde(score), draw.t
-    score = score.bind(args=draw.args, key=draw.model_key)
-    perturbed = Perturbed(t, draw.weight, draw.x0, draw.noise, sde.diffuse(t, draw.x0, draw.noise))
-    keys = jr.split(draw.key, len(terms))
-    seen = [term.observe(score, perturbed, key=key) for term, key in zip(terms, keys, strict=True)]
-    value = next((s for s, _ in seen if s is not None), None)
-    value = score(t, perturbed.x) if value is None else value
-    return [
-        draw.weight * scalar(f"the integrand of {type(term).__name__}", term.integrand(sde, perturbed, value, more))
-        for term, (_, more) in zip(terms, seen, strict=True)
-    ]
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> score, x, key = sfp.Score(lambda t, x: -2 * x, sfp.VP()), jnp.ones((8, 2)), jax.random.key(0)
+        >>> term = sfp.ScoreFPE(fraction=0.25)
+        >>> at = [float(sfp.Lazy(term, every=4)(score, x, key=key, step=jnp.asarray(i))) for i in range(5)]
+        >>> [round(value / float(term(score, x, key=key)), 4) for value in at]
+        [4.0, 0.0, 0.0, 0.0, 4.0]
+    """
+
+    term: AbstractTerm
+    every: int = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        require(self.every >= 1, f"every = {self.every}; it is a count of steps of at least 1.")
+
+    @property
+    def fraction(self) -> float:
+        """The share of the batch, that of the term."""
+        return self.term.fraction
+
+    def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
+        return self.term.observe(score, perturbed, key=key)
+
+    def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
+        return self.term.integrand(sde, perturbed, value, observed)
 
 
 def _name(term: AbstractTerm) -> str:

@@ -11,7 +11,8 @@ from .._types import Event, Key, Scalar
 from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
-from .objective import AbstractTerm, Perturbed
+from .objective import AbstractTerm
+from .perturbed import Perturbed
 
 
 class Restricted(AbstractTerm):

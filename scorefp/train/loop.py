@@ -156,7 +156,7 @@ class TrainStep(AbstractModule):
         values, args = self.pick(samples, i, self.batch_size, index_key)
         # The levels were checked when they were read; a check here would cost a call of the host a step.
         x0 = spread(values, self.quantisation, key=level_key)
-        value, terms, grads = self._gradient(state.params, (x0, args), loss_key)
+        value, terms, grads = self._gradient(state.params, (x0, args), loss_key, state.step)
         grads = laid(grads, self.mesh, self.shard)
         state, records = descended(state, value, terms, grads, self.optimizer, self.decays)
         return (state if self.shard == "batch" else laid(state, self.mesh, self.shard)), records
@@ -180,13 +180,14 @@ class TrainStep(AbstractModule):
         return [name for name, finite in found.items() if not finite]
 
     def _gradient(
-        self, params: Any, batch: tuple[Float[Array, "batch *event"], Any], key: Key
+        self, params: Any, batch: tuple[Float[Array, "batch *event"], Any], key: Key, step: Int[Array, ""]
     ) -> tuple[Scalar, dict[str, Scalar], Any]:
         """The objective, its terms and its gradient on a batch."""
 
         def loss(params: Any, x0: Array, args: Any, key: Key) -> tuple[Scalar, dict[str, Scalar]]:
             model = together(eqx.combine(params, self.skeleton), self.mesh, self.shard)
-            return self.objective.evaluate(model, x0, key=key, time=self.time, args=args, dropout=self.dropout)
+            settings = {"time": self.time, "args": args, "dropout": self.dropout, "step": step}
+            return self.objective.evaluate(model, x0, key=key, **settings)
 
         def of_part(batch: tuple[Array, Any], key: Key) -> tuple[Scalar, dict[str, Scalar], Any]:
             graded = jax.value_and_grad(not_held(loss, self.shard), has_aux=True)

@@ -588,14 +588,16 @@ def of_objective() -> dict[str, Row]:
             roles={"start": "time", "stop": "time"},
             legal=later("start", "stop"),
         ),
+        "Lazy": row(sfp.Lazy, term=sfp.DSM(), every=4),
         "edm_loss": row(sfp.edm_loss),
         "a loss, called": row(
             (sfp.DSM() + 0.5 * sfp.ScoreFPE()).__call__,
             score=SCORE,
             x0=XS,
             key=KEY,
-            roles={"args": None},
+            roles={"args": None, "step": "count"},
             legal=half("x0")
+            | {"step: zero": "it is the first step"}
             | {f"x0: {k}": "training reads its data unchecked by this; fit checks them" for k in ("NaN", "infinite")},
             elsewhere=True,
         ),
@@ -604,8 +606,9 @@ def of_objective() -> dict[str, Row]:
             score=SCORE,
             x0=XS,
             key=KEY,
-            roles={"args": None},
+            roles={"args": None, "step": "count"},
             legal=half("x0")
+            | {"step: zero": "it is the first step"}
             | {f"x0: {k}": "training reads its data unchecked by this; fit checks them" for k in ("NaN", "infinite")},
         ),
         "a loss times": row(sfp.DSM().__mul__, factor=0.5, roles={"factor": "number"}),

@@ -58,7 +58,7 @@ def model(dtype: Any) -> sfp.score.NetworkScore:
 
 
 def loss() -> sfp.objective.AbstractObjective:
-    return sfp.DSM() + 0.1 * sfp.TimeDerivativeTaming(fraction=0.25)
+    return sfp.DSM() + 0.1 * sfp.Lazy(sfp.TimeDerivativeTaming(fraction=0.25), every=2)
 
 
 def fitted(data: Any, mesh: Mesh | None, *, dtype: Any = jnp.float32, **options: Any) -> train.Run:

@@ -135,10 +135,10 @@ def by_hand(parts: int) -> tuple[np.ndarray, np.ndarray]:
     params, skeleton = eqx.partition(start, lambda leaf: eqx.is_inexact_array(leaf) and leaf.ndim > 0)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), worker.OPTIMIZER)
 
-    def loss(params: Any, x: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+    def loss(params: Any, x: jax.Array, labels: jax.Array, key: jax.Array, i: jax.Array) -> jax.Array:
         score = eqx.combine(params, skeleton)
         cut = lambda a: a.reshape(parts, -1, *a.shape[1:])
-        of_part = lambda x, labels: worker.loss()(score, x, key=key, args=labels, dropout=True)
+        of_part = lambda x, labels: worker.loss()(score, x, key=key, args=labels, dropout=True, step=i)
         return jnp.mean(jax.vmap(of_part)(cut(x), cut(labels)))
 
     @jax.jit
@@ -147,7 +147,7 @@ def by_hand(parts: int) -> tuple[np.ndarray, np.ndarray]:
         index_key, level_key, loss_key = jr.split(jr.fold_in(jr.key(2), i), 3)
         chosen = data.rows(jr.randint(index_key, (worker.BATCH,), 0, len(data)))
         x, labels = spread(chosen.values, chosen.quantisation, key=level_key), chosen.args
-        value, grads = jax.value_and_grad(loss)(params, x, labels, loss_key)
+        value, grads = jax.value_and_grad(loss)(params, x, labels, loss_key, i)
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(params, updates), state), value
 
