@@ -40,3 +40,8 @@ def measuring() -> bool:
 def default_precision() -> str:
     """The precision that products have where they name none, to be written into what is traced now."""
     return cast(Any, jax.config).jax_default_matmul_precision or "default"
+
+
+def products_round() -> bool:
+    """Whether products of float32 that name no precision round where this runs, as those on GPUs and TPUs do."""
+    return jax.default_backend() != "cpu" and default_precision() not in ("highest", "float32")

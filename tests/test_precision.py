@@ -313,6 +313,7 @@ EXEMPT = {
     **dict.fromkeys(
         ("Assignment", "Atoms", "ExactTransport", "Histogram", "Quantile", "Transported"), "NumPy, float64"
     ),
+    **dict.fromkeys(("gathered", "sharded"), "places arrays"),
     "Sinkhorn": "its test is above",
     **dict.fromkeys(("citation", "data_mesh", "per_device_batch"), "no numbers"),
 }

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from ._smoothness import equations
 
-_PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
+_PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "convolution", "correlation"})
 
 
 def coarsest_product(fn: Callable[..., Any], *args: Array) -> np.dtype[Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import random_key, require
+from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, AbstractStencil, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
 from ..calculus._rounding import coarsest_product
@@ -150,10 +151,11 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
         shifts = jnp.sqrt(g2 * dt) * self.law.draw(key, (self.samples, *x.shape), x.dtype)
         return _Pairs(earlier, dt, x - dt * sde.drift(t, x), dt * g2, shifts, sde.rate(t))
 
+    @measures
     def log_residual(
         self, potential: AbstractPotential, t: Scalar, x: Event, key: Key | None
     ) -> tuple[Event | None, Scalar]:
-        key, potential = random_key("Antithetic", key), full_precision(potential)
+        key = random_key("Antithetic", key)
         self._require_digits(potential.potential, t, x)
         sde = potential.sde
         value, _, s = potential.derivatives(t, x)

@@ -11,9 +11,9 @@ import jax.random as jr
 from jaxtyping import Array
 
 from .._module import AbstractModule
+from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractStencil
-from ..nn import full_precision
 from ..score import AbstractPotential, AbstractScore
 
 _S = TypeVar("_S")
@@ -64,16 +64,16 @@ class AbstractTwoProbeMethod(AbstractResidualMethod):
 class AbstractStencilMethod(AbstractTwoProbeMethod):
     """A way to take the residual from values of the score at a few points, without a derivative.
 
-    A training step takes the score at the sample from the evaluation that all terms share. A network that rounds its
-    products is evaluated by `nn.full_precision`: differences lose the digits that the values have in common.
+    A training step takes the score at the sample from the evaluation that all terms share. All products are
+    in full precision: differences lose the digits that the values have in common.
     """
 
     @abstractmethod
     def stencil(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> AbstractStencil:
         """The points, and the residual from the values there; the score itself is not evaluated."""
 
+    @measures
     def residual(self, score: AbstractScore, t: Scalar, x: Event, key: Key | None) -> tuple[Event, Event]:
-        score = full_precision(score)
         s, stencil = score(t, x), self.stencil(score, t, x, key)
         return s, stencil.combined(s, jax.vmap(score)(*stencil.points(s)))
 

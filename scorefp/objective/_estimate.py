@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import scalar
+from .._precision import measures, products_round
 from .._types import Event, Scalar
 from ..calculus import AbstractStencil
 from ..nn import full_precision
@@ -108,21 +109,23 @@ def _combined(
     held = {i: more for i, more in enumerate(observed) if isinstance(more, AbstractStencil)}
     if not held:
         return observed
-    full, found = full_precision(score), list(observed)
+    found = list(observed)
+    # Where products round, the value is taken again, with those that it is subtracted from.
+    again = full_precision(score) is not score or (value.dtype == jnp.float32 and products_round())
     for share in sorted({shares[i] for i in held}):
         here = {i: stencil for i, stencil in held.items() if shares[i] == share}
 
         def there(row: Rows, s: Event, stencils: list[AbstractStencil], share: int = share) -> list[Any]:
             looks = [stencil.points(s) for stencil in stencils]
-            if full is not score:
-                # Where the network rounds, the value is taken again, with those that it is subtracted from.
+            if again:
                 looks.append((row.perturbed.t[None], row.perturbed.x[None]))
             t, x = (jnp.concatenate(parts) for parts in zip(*looks, strict=True))
-            values = jnp.split(jax.vmap(_bound(full, row))(t, x), np.cumsum([len(t) for t, _ in looks])[:-1])
-            s = s if full is score else values[-1][0]
+            values = jnp.split(jax.vmap(_bound(score, row))(t, x), np.cumsum([len(t) for t, _ in looks])[:-1])
+            s = values[-1][0] if again else s
             return [stencil.combined(s, near) for stencil, near in zip(stencils, values, strict=False)]
 
-        made = eqx.filter_vmap(there)(*_head((rows, value), share), list(here.values()))
+        near = eqx.filter_vmap(there)
+        made = (measures(near) if again else near)(*_head((rows, value), share), list(here.values()))
         for i, more in zip(here, made, strict=True):
             found[i] = more
     return found

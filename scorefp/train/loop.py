@@ -186,8 +186,9 @@ class TrainStep(AbstractModule):
 
         def loss(params: Any, x0: Array, args: Any, key: Key) -> tuple[Scalar, dict[str, Scalar]]:
             model = together(eqx.combine(params, self.skeleton), self.mesh, self.shard)
-            settings = {"time": self.time, "args": args, "dropout": self.dropout, "step": step}
-            return self.objective.evaluate(model, x0, key=key, **settings)
+            return self.objective.evaluate(
+                model, x0, key=key, time=self.time, args=args, dropout=self.dropout, step=step
+            )
 
         def of_part(batch: tuple[Array, Any], key: Key) -> tuple[Scalar, dict[str, Scalar], Any]:
             graded = jax.value_and_grad(not_held(loss, self.shard), has_aux=True)

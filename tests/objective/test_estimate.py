@@ -1,6 +1,7 @@
 """How terms share evaluations: values sample by sample by hand, copies of the network, operations, precision."""
 
 import re
+from collections import Counter
 from typing import Any
 
 import equinox as eqx
@@ -191,6 +192,28 @@ def test_a_penalty_of_a_network_that_rounds_is_the_residual() -> None:
     loss, x0 = sfp.DSM() + sfp.ScoreFPE(), jnp.ones((8, SIZE))
     of = lambda net: eqx.filter_jit(loss.evaluate)(sfp.NoiseScore(net, sfp.VP()), x0, key=jr.key(0))[1]["DSM"]
     assert 1e-6 < abs(of(half) / of(exact) - 1) < 1e-2
+
+
+def test_products_that_the_device_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On GPUs and TPUs products of float32 round: the three points of `Antithetic` are in full precision there, the
+    value that `DSM` has is not, and the residual is the same."""
+    x0, loss = jnp.ones((8, SIZE)), sfp.DSM() + sfp.ScoreFPE()
+    arrays, rest = eqx.partition(mlp(), eqx.is_inexact_array)
+
+    def seen() -> tuple[Counter[str], Array]:
+        of = lambda arrays: loss(sfp.NoiseScore(eqx.combine(arrays, rest), sfp.VP()), x0, key=jr.key(0))
+        step = jax.jit(jax.grad(of))
+        text = step.trace(arrays).lower(lowering_platforms=("tpu",)).as_text()
+        value = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(step(arrays))])
+        return Counter(re.findall(r"stablehlo\.dot_general .*precision = \[(\w+)", text)), value
+
+    named, there = seen()
+    assert named.keys() == {"DEFAULT"}
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    exact, here = seen()
+    # Those of the samples stay; those of the points, and of the values there, do not.
+    assert exact["DEFAULT"] == named["DEFAULT"] // 2 <= exact["HIGHEST"]
+    np.testing.assert_allclose(here, there, rtol=1e-4, atol=1e-5 * np.max(abs(there)))
 
 
 @pytest.mark.quick
