@@ -150,7 +150,8 @@ def _sometimes(estimate: Callable[[], Scalar], on: Bool[Array, ""]) -> Scalar:
     The gradient is taken where the value is: what a step without the term leaves behind for the backward pass is a zero
     for each parameter, not for each activation of the network.
     """
-    return jax.lax.cond(on, estimate, lambda: jax.tree.map(jnp.zeros_like, jax.eval_shape(estimate)))
+    taken = lambda: estimate()  # A function has a hash, which a program with arrays in lists has not.
+    return jax.lax.cond(on, taken, lambda: jax.tree.map(jnp.zeros_like, jax.eval_shape(taken)))
 
 
 @_sometimes.def_fwd
