@@ -78,6 +78,11 @@ def one_row(mesh: Any) -> Mesh | None:
         f'mesh has the axes {mesh and mesh.axis_names}; work is shared along one axis called "{AXIS}". '
         "Give mesh=data_mesh().",
     )
+    require(
+        mesh is None or all(axis == AxisType.Auto for axis in mesh.axis_types),
+        f"mesh has axes of the type {mesh and mesh.axis_types[0].name}, as those of jax.make_mesh are; here the "
+        "compiler shares the work. Give mesh=data_mesh().",
+    )
     return mesh
 
 

@@ -7,7 +7,7 @@ asked by a score that is called inside of it.
 import collections
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffrax
@@ -79,10 +79,17 @@ def lowered(fn: Callable[..., Any], model: Any, platforms: tuple[str, ...] = ("c
     return found
 
 
+_lowering = jax.make_user_context(default_value=False)
+
+
 @pytest.fixture
-def without_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `EQX_ON_ERROR=nan` does: calls of the host do not lower for another platform."""
+def without_callbacks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What `EQX_ON_ERROR=nan` does: calls of the host do not lower for another platform. What other tests traced with
+    such calls is not taken from the caches, which know contexts.
+    """
     monkeypatch.setattr("equinox._errors.EQX_ON_ERROR", "nan")
+    with _lowering(True):
+        yield
 
 
 def log_likelihood(adjoint: diffrax.AbstractAdjoint, score: Any) -> Array:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .._checks import count, flag, path_of, require
+from .._checks import count, flag, is_concrete, path_of, require
 from .._console import Bar
 from .._describe import JSON, digest, settings, unequal
 from .._devices import everywhere, from_first
@@ -115,6 +115,10 @@ def sample_to(
     batch_size = count("batch_size", batch_size, 1)
     draws = draws_of(score, n, key=key, method=method, shape=shape, args=args, dtype=dtype, mesh=mesh)
     n = draws.n
+    require(
+        all(map(is_concrete, jax.tree.leaves((score, key, args)))),
+        "sample_to is called inside jit, vmap or grad, where there are no samples to write. Call it outside of them.",
+    )
     size = math.ceil(n / math.ceil(n / batch_size))
     like = _form(draws, _rows(args, 0, size, n), size)
     require(

@@ -1,6 +1,6 @@
 """How terms are estimated on a batch: one evaluation of the score at the samples, one at all further points."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import equinox as eqx
@@ -61,7 +61,7 @@ def means(
     for part, k in zip(parts, every, strict=True):
         if k > 1:
             assert step is not None
-            found[part.place] = k * _sometimes((score, part.term, value, rows), step % k == 0, part.place, part.share)
+            found[part.place] = k * _sometimes(_alone(score, part, value, rows), step % k == 0)
     return [found[i] for i in range(len(parts))]
 
 
@@ -131,41 +131,42 @@ def _combined(
     return found
 
 
-_Inputs = tuple[AbstractScore, "AbstractTerm", _Values | None, Rows]
+def _alone(score: AbstractScore, part: _Part, value: _Values | None, rows: Rows) -> Callable[[], Scalar]:
+    """The estimate of one term, as a program and its arrays: those that a function closes over, such as parameters
+    under `jax.grad`, have derivatives, and a rule of one's own finds them among its arguments alone.
+    """
+
+    def estimate() -> Scalar:
+        _, (found,) = _looked(score, [part], rows, value)
+        return found.astype(rows.perturbed.x0.dtype)
+
+    return eqx.filter_closure_convert(estimate)
 
 
 @eqx.filter_custom_vjp
-def _sometimes(inputs: _Inputs, on: Bool[Array, ""], place: int, share: int) -> Scalar:
+def _sometimes(estimate: Callable[[], Scalar], on: Bool[Array, ""]) -> Scalar:
     """The estimate of a term where `on` is true, else zero.
 
     The gradient is taken where the value is: what a step without the term leaves behind for the backward pass is a zero
     for each parameter, not for each activation of the network.
     """
-    return jax.lax.cond(on, lambda: _alone(inputs, place, share), lambda: jnp.zeros((), inputs[3].perturbed.x0.dtype))
+    taken = lambda: estimate()  # A function has a hash, which a program with arrays in lists has not.
+    return jax.lax.cond(on, taken, lambda: jax.tree.map(jnp.zeros_like, jax.eval_shape(taken)))
 
 
 @_sometimes.def_fwd
-def _forward(perturbed: Any, inputs: _Inputs, on: Bool[Array, ""], place: int, share: int) -> tuple[Scalar, Any]:
-    wanted, rest = eqx.partition(inputs, perturbed)
+def _forward(perturbed: Any, estimate: Callable[[], Scalar], on: Bool[Array, ""]) -> tuple[Scalar, Any]:
+    wanted, rest = eqx.partition(estimate, perturbed)
 
     def taken() -> tuple[Scalar, Any]:
-        return jax.value_and_grad(lambda wanted: _alone(eqx.combine(wanted, rest), place, share))(wanted)
+        return jax.value_and_grad(lambda wanted: eqx.combine(wanted, rest)())(wanted)
 
-    def left() -> tuple[Scalar, Any]:
-        return jnp.zeros((), inputs[3].perturbed.x0.dtype), jax.tree.map(jnp.zeros_like, wanted)
-
-    return jax.lax.cond(on, taken, left)
+    return jax.lax.cond(on, taken, lambda: jax.tree.map(jnp.zeros_like, jax.eval_shape(taken)))
 
 
 @_sometimes.def_bwd
 def _backward(grads: Any, cotangent: Scalar, perturbed: Any, *_: Any) -> Any:
     return jax.tree.map(lambda slope: cotangent * slope, grads)
-
-
-def _alone(inputs: _Inputs, place: int, share: int) -> Scalar:
-    score, term, value, rows = inputs
-    _, (estimate,) = _looked(score, [_Part(term, place, share)], rows, value)
-    return estimate.astype(rows.perturbed.x0.dtype)
 
 
 def _bound(score: AbstractScore, row: Rows) -> AbstractScore:

@@ -19,6 +19,8 @@ class Background:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
+        # Not `Thread.join`: before Python 3.13 one that is interrupted takes the thread for dead, while it works on.
+        self._done = threading.Event()
         self._stages: Sequence[Callable[[], None]] = ()
         self._failure: Exception | None = None
 
@@ -39,7 +41,7 @@ class Background:
         Raises:
             Exception: that of `begin`, if a stage has failed.
         """
-        if self._thread is None or not all_agree(not self._thread.is_alive()):
+        if self._thread is None or not all_agree(self._done.is_set()):
             return
         self._thread = None
         if not all_agree(self._failure is None):
@@ -55,14 +57,16 @@ class Background:
             Exception: that of `begin`, if a stage has failed.
         """
         while self._thread is not None:
-            self._thread.join()
+            self._done.wait()
             self.look()
 
     def left(self) -> Exception | None:
         """Waits for what this process is doing, whatever interrupts, and leaves the rest; why it failed, if it did."""
-        while self._thread is not None and self._thread.is_alive():
+        while self._thread is not None:
             with contextlib.suppress(KeyboardInterrupt):
-                self._thread.join()
+                # One that has no number after a second was interrupted before it began.
+                if self._done.wait(1.0) or self._thread.ident is None:
+                    break
         failure, self._thread, self._failure = self._failure, None, None
         return failure
 
@@ -76,6 +80,9 @@ class Background:
                     stage()
             except Exception as error:  # what the system refuses comes in many kinds from below orbax
                 self._failure = error
+            finally:
+                self._done.set()
 
+        self._done.clear()
         self._thread = threading.Thread(target=work, name="scorefp checkpoint")
         self._thread.start()

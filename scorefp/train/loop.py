@@ -133,15 +133,11 @@ class TrainStep(AbstractModule):
             params: The trained arrays: those of the model where `AbstractScore.trained` is true.
             key: A random key.
         """
-
-        def begun(params: Any, key: Key) -> TrainState:
-            return started(params, self.optimizer, len(self.decays), key=key)
-
+        settings = self.optimizer, len(self.decays), self.mesh, self.shard
         if self.mesh is None or self.shard == "batch":
-            return laid(begun(params, key), self.mesh, self.shard)
+            return _placed(params, key, *settings)
         # Compiled, so that no device holds an average or a moment whole.
-        params, key = laid((params, key), self.mesh, self.shard)
-        return eqx.filter_jit(lambda params, key: laid(begun(params, key), self.mesh, self.shard))(params, key)
+        return eqx.filter_jit(_placed)(*laid((params, key), self.mesh, self.shard), *settings)
 
     def step(self, state: TrainState, samples: Samples, i: Int[Array, ""]) -> tuple[TrainState, Records]:
         """One step: the new state; and before it the value of the objective (`"loss"`), of each term, and the norm of
@@ -208,6 +204,13 @@ class TrainStep(AbstractModule):
         zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
         total, _ = jax.lax.scan(add, zero, (parts, keys))
         return jax.tree.map(lambda a: a / self.accumulate, total)
+
+
+def _placed(
+    params: Any, key: Key, optimizer: optax.GradientTransformation, averages: int, mesh: Mesh | None, shard: Shard
+) -> TrainState:
+    """The state before the first step, where the devices of a mesh are to have it."""
+    return laid(started(params, optimizer, averages, key=key), mesh, shard)
 
 
 Step = Callable[[TrainState, Any, Int[Array, ""]], tuple[TrainState, Records]]

@@ -315,3 +315,15 @@ def test_kills_lose_nothing_that_is_finished(tmp_path: Path) -> None:
             assert (tmp_path / "x.npy.partial").exists()
     assert kills > 0
     np.testing.assert_array_equal(written(path, n=60, args=None, model=slow()), whole)
+
+
+def test_inside_of_jit_it_is_refused(tmp_path: Path) -> None:
+    score = sfp.Score(lambda t, x: -x, sfp.VP(), shape=(2,))
+
+    def drawn(key: jax.Array) -> int:
+        data.sample_to(tmp_path / "x.npy", score, 4, key=key, method=sfp.DPMSolver(1), progress=False)
+        return 0
+
+    with pytest.raises(ValueError, match="sample_to is called inside jit, vmap or grad"):
+        jax.jit(drawn)(jr.key(0))
+    assert not list(tmp_path.iterdir())

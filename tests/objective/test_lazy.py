@@ -120,3 +120,19 @@ def test_bad_input() -> None:
     score = sfp.Score(lambda t, x: -x, sfp.VP())
     for step, error in ((1.5, TypeError), ("1", TypeError), (jnp.arange(2), ValueError)):
         refused("step ", lazy, score, jnp.asarray(X0), key=jr.key(0), step=step, error=error)
+
+
+def test_what_a_score_closes_over_has_its_derivative() -> None:
+    """Parameters of a loop of one's own, held by a function, at steps with and without the term."""
+    x, both = jnp.asarray(X0), sfp.DSM() + 0.5 * sfp.Lazy(sfp.ScoreFPE(fraction=0.25), every=4)
+
+    def value(parameters: dict[str, Array], loss: AbstractObjective, step: Array | None) -> Array:
+        score = sfp.Score(lambda t, x: parameters["a"] * jnp.tanh(x * parameters["b"]), sfp.VP())
+        return loss(score, x, key=jr.key(3), step=step)
+
+    slope = eqx.filter_jit(jax.grad(value))
+    at = {"a": jnp.asarray(-1.2), "b": jnp.linspace(0.5, 1.0, 3)}
+    for step, plain in ((4, sfp.DSM() + 2.0 * sfp.ScoreFPE(fraction=0.25)), (5, sfp.DSM())):
+        wanted = slope(at, plain, None)
+        for name, found in slope(at, both, jnp.asarray(step)).items():
+            np.testing.assert_allclose(found, wanted[name], rtol=1e-8)

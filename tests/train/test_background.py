@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pytest
 import scorefp as sfp
 from scorefp import train
 from scorefp.train import CheckpointError, store
+from scorefp.train._background import Background
 from scorefp.train.store import Store
 
 X = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
@@ -153,6 +155,25 @@ def test_what_ends_a_run_waits_for_the_save(error: type[BaseException], tmp_path
         fitted(tmp_path, callbacks=(at({10: do}),))
     assert not getattr(info.value, "__notes__", [])
     assert os.listdir(tmp_path) == ["5"]
+
+
+def test_an_interrupted_wait_is_waited_on() -> None:
+    """Ctrl-C while a save is waited for: what is being written is not left alone with the next run of the folder."""
+    work, go_on, done = Background(), threading.Event(), list[str]()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        work.begin([lambda: done.append(str(go_on.wait(PATIENCE)))], lambda failure: RuntimeError(str(failure)))
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            work.settle()
+        threading.Timer(0.2, go_on.set).start()
+        assert work.left() is None
+    finally:
+        go_on.set()
+        signal.signal(signal.SIGINT, before)
+    assert done == ["True"]
 
 
 def test_what_ends_a_run_is_not_hidden_by_a_full_disk(tmp_path: Path, disk: Disk) -> None:

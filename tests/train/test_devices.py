@@ -187,6 +187,13 @@ def test_a_mesh_of_another_axis_is_refused(name: str) -> None:
         SHARED[name](mesh)
 
 
+def test_a_mesh_of_explicit_axes_is_refused() -> None:
+    mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Explicit,))
+    for name in ("fit", "sample_to", "audit_on"):
+        with pytest.raises(ValueError, match=r"mesh has axes of the type Explicit.* Give mesh=data_mesh\(\)"):
+            SHARED[name](mesh)
+
+
 def test_a_mesh_inside_of_jit_is_refused() -> None:
     def drawn(key: jax.Array) -> jax.Array:
         return sfp.sample(measured.score(), 4, key=key, shape=(3,), method=sfp.DPMSolver(1), mesh=sfp.data_mesh())

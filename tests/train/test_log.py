@@ -213,7 +213,7 @@ def test_a_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys
     _, first, last = shown(monkeypatch, capsys, terminal=False).splitlines()
     assert re.fullmatch(r"10/30  loss \S+  DSM \S+  TimeDerivativeTaming \S+  \S+ steps/s", first)
     assert last.startswith("30/30  loss ")
-    monkeypatch.setattr("scorefp.train.report._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("scorefp._console._SECONDS_BETWEEN_LINES", 0.0)
     assert len(shown(monkeypatch, capsys, terminal=False).splitlines()) == 4
 
 
