@@ -51,7 +51,9 @@ from scorefp.train.loop import repeated
 SDE, WEIGHT, LOOP = sfp.VP(), 0.5, 16
 SHARES, EVERY = {"1": 1.0, "1/4": 0.25, "1/16": 1 / 16}, (1, 4, 8, 16)
 SETTINGS = {"DSM": (0.0, 1)} | {f"{share}, {k}": (SHARES[share], k) for share in SHARES for k in EVERY}
-FULL = "1, 1"
+FEWER = ["DSM", "1, 1", "1/4, 1", "1/4, 8", "1/16, 1", "1/16, 4"]
+RUN = {"MLP": list(SETTINGS), "UNet": FEWER}
+"""The settings of each network."""
 ADAM = optax.adam(1e-3)
 FIT: dict[str, Any] = {"optimizer": ADAM, "progress": False}
 TRAINED = {"MLP": (128, 5000, 500), "UNet": (64, 1000, 250)}
@@ -172,7 +174,7 @@ def clocked(name: str, rounds: int) -> dict[str, Any]:
 
         return timed(many, arrays, steps=LOOP)
 
-    found = in_turns({setting: program(setting) for setting in SETTINGS}, rounds)
+    found = in_turns({setting: program(setting) for setting in RUN[name]}, rounds)
     return {"seconds": {setting: values.tolist() for setting, values in found.items()}, "machine": machine()}
 
 
@@ -257,7 +259,7 @@ def main() -> None:
         batch, steps, every = TRAINED[name]
         facts = {"network": name, "weight": WEIGHT, "batch": batch}
         if "operations" in options.parts:
-            for setting in SETTINGS:
+            for setting in RUN[name]:
                 make = functools.partial(counted, name, setting)
                 cell(out / f"{named(name, setting)}-program.json", facts | {"setting": setting}, make)
         if "times" in options.parts:
@@ -265,11 +267,11 @@ def main() -> None:
             cell(out / f"{name.lower()}-times.json", facts | {"rounds": options.rounds}, make)
         if "trainings" in options.parts:
             for seed in options.seeds:
-                for setting in SETTINGS:
+                for setting in RUN[name]:
                     make = functools.partial(learned, name, setting, seed)
                     about = facts | {"setting": setting, "seed": seed, "steps": steps, "evaluated every": every}
                     cell(out / f"{named(name, setting)}-{seed}.json", about, make)
-    rows = [r for name in options.networks for r in shown([row(out, name, s, options.seeds) for s in SETTINGS])]
+    rows = [r for name in options.networks for r in shown([row(out, name, s, options.seeds) for s in RUN[name]])]
     lengths = ", ".join(f"{name} {TRAINED[name][1]} steps of {TRAINED[name][0]}" for name in options.networks)
     note = (
         f"{lengths}, seeds {options.seeds}; {options.rounds} rounds of {LOOP} steps; {machine(optax)}. "

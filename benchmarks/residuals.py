@@ -25,6 +25,7 @@ import optax
 from _timing import Row, arguments, in_turns, milliseconds, spread, table, timed
 
 import scorefp as sfp
+from scorefp.fokker_planck.residual import resolve
 from scorefp.train import TrainStep
 
 METHODS: dict[str, sfp.objective.AbstractObjective] = {
@@ -161,7 +162,8 @@ def in_training(score: Any, t: Any, x: Any, key: Any) -> jax.Array:
 
 
 def taken(method: Any) -> Callable[..., jax.Array]:
-    return lambda score, t, x, key: sfp.score_fpe_residual(score, t, x, method=method, key=key)
+    """As a training term takes it; `score_fpe_residual` measures, and rounds nothing."""
+    return lambda score, t, x, key: resolve(method, None).residual(score, t, x, key)[1]
 
 
 def rounding() -> list[Row]:
