@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
 from ._checks import is_concrete, require
-from ._devices import AXIS, all_agree, everywhere, one_row, whole
+from ._devices import AXIS, agreed, everywhere, one_row, whole
 from ._types import Key
 
 _T = TypeVar("_T")
@@ -74,11 +74,8 @@ def on_mesh(compiled: Callable[..., _T], mesh: Mesh | None, count: int, *argumen
     )
     # Those of data on the host; devices are for arrays of JAX.
     arguments = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, arguments)
-    found, failure = None, None
-    try:
-        found = jax.block_until_ready(compiled(*everywhere(arguments, mesh), mesh))
-    except Exception as error:
-        failure = error
-    if not all_agree(failure is None):
-        raise failure or RuntimeError("another process failed; its own error says why.")
-    return jax.tree.map(lambda value: jnp.asarray(whole(value)[:count]), cast(_T, found))
+    found = agreed(
+        lambda: jax.block_until_ready(compiled(*everywhere(arguments, mesh), mesh)),
+        "another process failed; its own error says why.",
+    )
+    return jax.tree.map(lambda value: jnp.asarray(whole(value)[:count]), found)

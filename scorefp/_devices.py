@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from types import NoneType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -110,20 +110,31 @@ def all_agree(well: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(well))))
 
 
+def agreed(act: Callable[[], _T], failed: str) -> _T:
+    """What each process finds; where one fails, all do.
+
+    Raises:
+        RuntimeError: `failed`, on those that did not fail themselves.
+    """
+    found, failure = None, None
+    try:
+        found = act()
+    except Exception as error:
+        failure = error
+    if not all_agree(failure is None):
+        raise failure or RuntimeError(failed)
+    return cast(_T, found)
+
+
 def from_first(act: Callable[[], tuple[int, int, int]]) -> tuple[int, int, int]:
     """The three counts that the first process finds, on every process; where it fails, all do.
 
     Raises:
         RuntimeError: on the other processes, if it fails.
     """
-    found, failure = (0, 0, 0), None
-    if jax.process_index() == 0:
-        try:
-            found = act()
-        except Exception as error:
-            failure = error
-    if not all_agree(failure is None):
-        raise failure or RuntimeError("the first process failed; its own error says why.")
+    found = agreed(
+        lambda: act() if jax.process_index() == 0 else (0, 0, 0), "the first process failed; its own error says why."
+    )
     if jax.process_count() == 1:
         return found
     from jax.experimental import multihost_utils
@@ -217,7 +228,7 @@ def in_shares(stack: Any, mesh: Mesh | None) -> Any:
 
 def whole(array: Array) -> Shaped[np.ndarray, "..."]:
     """An array whose rows the devices of all processes hold, on the host of each."""
-    if jax.process_count() == 1:
+    if array.is_fully_addressable:
         return np.asarray(array)
     from jax.experimental import multihost_utils
 
@@ -293,13 +304,8 @@ def gathered(tree: _T) -> _T:
         (3,)
     """
 
-    def whole(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_replicated:
-            return local(leaf)
-        if leaf.is_fully_addressable:
-            return jnp.array(np.asarray(leaf))
-        from jax.experimental import multihost_utils
+    def one(leaf: Any) -> Any:
+        in_parts = isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
+        return jnp.array(whole(leaf)) if in_parts else local(leaf)
 
-        return jnp.array(multihost_utils.process_allgather(leaf, tiled=True))
-
-    return jax.tree.map(whole, tree)
+    return jax.tree.map(one, tree)

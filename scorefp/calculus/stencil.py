@@ -13,8 +13,8 @@ class AbstractStencil(AbstractModule):
     """A few points around a sample, and what is made of the values there, such as a difference.
 
     The function is evaluated in between, by whoever holds the stencil: an objective evaluates the score once at the
-    samples of a batch, for all terms, and once at the points of all stencils together. The points may depend on the
-    value at the sample; all values are of one precision, so that a difference is not one of roundings.
+    samples of a batch, for all terms, and once at the points of all stencils on one share of it. The points may depend
+    on the value at the sample; all values are of one precision, so that a difference is not one of roundings.
 
     A stencil belongs to one sample, and its arrays are batched as a sample is.
     """

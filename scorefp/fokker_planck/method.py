@@ -64,8 +64,8 @@ class AbstractTwoProbeMethod(AbstractResidualMethod):
 class AbstractStencilMethod(AbstractTwoProbeMethod):
     """A way to take the residual from values of the score at a few points, without a derivative.
 
-    A training step takes the score at the sample from the evaluation that all terms share. All products are
-    in full precision: differences lose the digits that the values have in common.
+    A training step takes the score at the sample from the evaluation that all terms share. All products of
+    `residual` are in full precision: differences lose the digits that the values have in common.
     """
 
     @abstractmethod

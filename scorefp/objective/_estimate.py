@@ -1,4 +1,4 @@
-"""How terms are estimated on a batch: one evaluation of the score at the samples, one at all further points."""
+"""How terms are estimated on a batch: one evaluation of the score at the samples, one at further points of a share."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -105,7 +105,7 @@ def _looked(
 def _combined(
     score: AbstractScore, shares: Sequence[int], rows: Rows, value: _Values, observed: list[Any]
 ) -> list[Any]:
-    """What was observed, and what each stencil makes of the score at its points, all of them one evaluation."""
+    """What was observed, and what each stencil makes of the score at its points, one evaluation for all of a share."""
     held = {i: more for i, more in enumerate(observed) if isinstance(more, AbstractStencil)}
     if not held:
         return observed

@@ -165,7 +165,7 @@ class Smoothness(AbstractTerm):
 
 
 class _Slope(AbstractStencil):
-    """The change of the score to a near point, over the step."""
+    """The change of the score to a near point, over the step [F17]."""
 
     t: Scalar
     near: Event

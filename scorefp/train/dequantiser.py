@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import count, flag, kind, number, random_key, require
-from .._devices import check_mesh, everywhere, local, per_device_batch, require_mesh, shared
+from .._devices import check_mesh, everywhere, local, per_device_batch, shared
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN, Scalar
 from ..dataset import Dataset
@@ -145,7 +145,7 @@ def fit_dequantiser(
     remedy = "It is a variational one, for example scorefp.likelihood.variational_dequantiser(…)."
     kind("dequantiser", dequantiser, VariationalDequantiser, remedy)
     check_optimizer(optimizer)
-    check_mesh(require_mesh(mesh))
+    check_mesh(mesh)
     key, steps = random_key("fit_dequantiser", key), count("steps", steps)
     report_every, batch_size = count("report_every", report_every), count("batch_size", batch_size)
     per_device_batch(batch_size, mesh)
