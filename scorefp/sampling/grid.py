@@ -153,13 +153,13 @@ class NodeGrid(AbstractModule):
         function("spacing", self.spacing, "sde, steps", "It is scorefp.sampling.log_snr_grid, for example.")
 
     def __call__(self, sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
-        table = kind("sde", sde, DiscreteSDE, "It is a process with a table: scorefp.sde.DiscreteSDE.from_betas(betas).")
+        table = kind("sde", sde, DiscreteSDE, "It is a process with a table, a scorefp.sde.DiscreteSDE.")
         steps = count("steps", steps, 1)
         first, last = _node("t1", table.t1, table), _node("t0", table.t0, table)
         require(
             steps <= first - last,
-            f"steps = {steps}, but from the last step of the table to the first one there are {first - last}; a network "
-            "that knows no times between them takes so many at most.",
+            f"steps = {steps}, but from the last step of the table to the first one there are {first - last}; a "
+            "network that knows no times between them takes so many at most.",
         )
         times = times_of(self.spacing, table, steps, np.dtype(jnp.result_type(float)))
         place = jnp.arange(steps + 1)

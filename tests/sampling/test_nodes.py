@@ -1,6 +1,7 @@
 """A network that knows the steps of a table alone: grids of them, and the samplers of Ho 2020 and Song 2020 there."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -110,7 +111,7 @@ def published_ddpm(x: Any, draws: Any) -> Any:
 def published_ddim(x: Any, draws: Any, nodes: Any, eta: float) -> Any:
     """Song 2020, Eq. 12 with Eq. 16, whose alpha is the cumulative product."""
     alpha = np.cumprod(1 - BETAS)
-    for i, (now, earlier) in enumerate(zip(nodes[:-1], nodes[1:], strict=True)):
+    for i, (now, earlier) in enumerate(itertools.pairwise(nodes)):
         a, b = alpha[now], alpha[earlier]
         sigma = eta * np.sqrt((1 - b) / (1 - a)) * np.sqrt(1 - a / b)
         epsilon = predicted(now, x)
