@@ -95,6 +95,8 @@ from .objective import (
 )
 from .reverse import (
     Integrator as Integrator,
+    decode as decode,
+    encode as encode,
 )
 from .sampling import (
     DPMSolver as DPMSolver,
@@ -104,6 +106,7 @@ from .sampling import (
     Langevin as Langevin,
     PredictorCorrector as PredictorCorrector,
     ProbabilityFlow as ProbabilityFlow,
+    flow_samples as flow_samples,
     sample as sample,
 )
 from .score import (

@@ -1,5 +1,6 @@
 """The process run backwards: the probability-flow ODE, steps of the reverse SDE, and paths of it."""
 
+from .latents import RoundTrip as RoundTrip, decode as decode, encode as encode, round_trip as round_trip
 from .ode import (
     Integrator as Integrator,
     Solved as Solved,

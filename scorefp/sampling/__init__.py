@@ -4,6 +4,7 @@ from .corrector import PredictorCorrector as PredictorCorrector
 from .draw import sample as sample
 from .euler import Euler as Euler, EulerMaruyama as EulerMaruyama, ProbabilityFlow as ProbabilityFlow
 from .exponential import DPMSolver as DPMSolver, ExponentialIntegrator as ExponentialIntegrator
+from .flow import FlowSamples as FlowSamples, flow_samples as flow_samples
 from .grid import (
     Grid as Grid,
     NodeGrid as NodeGrid,

@@ -1,6 +1,7 @@
 """Batches of samples from a score."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -141,6 +142,35 @@ def drawn(
     mesh: Mesh | None = None,
 ) -> Float[Array, "n *event"]:
     """`sample`, whose caller looks for samples that failed."""
+    draws, initial, batch_size = prepared(
+        score,
+        n,
+        key=key,
+        method=method,
+        shape=shape,
+        args=args,
+        initial=initial,
+        batch_size=batch_size,
+        dtype=dtype,
+        mesh=mesh,
+    )
+    return draws.rows(0, draws.n, args, initial, batch_size)
+
+
+def prepared(
+    score: AbstractScore,
+    n: int,
+    *,
+    key: Key,
+    method: AbstractSampler,
+    shape: tuple[int, ...] | None,
+    args: Any,
+    initial: Float[Array, "n *event"] | None,
+    batch_size: int | None,
+    dtype: DTypeLike | None,
+    mesh: Mesh | None,
+) -> "tuple[Draws, Float[Array, 'n *event'] | None, int]":
+    """The arguments of `sample`, checked: what the samples have in common, their starting points, how many at once."""
     if initial is not None:
         initial = finite("initial", floating("initial", initial), known=True)
     like = None if initial is None else initial.shape[1:]
@@ -152,7 +182,7 @@ def drawn(
             f"initial has shape {initial.shape}; it must be (n, *event) = {(draws.n, *draws.shape)}, one point a "
             "sample.",
         )
-    return draws.rows(0, draws.n, args, initial, batch_size)
+    return draws, initial, batch_size
 
 
 class Draws(AbstractModule):
@@ -161,7 +191,7 @@ class Draws(AbstractModule):
     score: AbstractScore
     n: int
     key: Key
-    method: AbstractSampler
+    method: Callable[..., Any]
     shape: tuple[int, ...]
     dtype: np.dtype[Any] | None
     mesh: Mesh | None
@@ -173,7 +203,7 @@ class Draws(AbstractModule):
         args: Any,
         initial: Float[Array, "rows *event"] | None,
         batch_size: int,
-    ) -> Float[Array, "rows *event"]:
+    ) -> Any:
         """So many samples from the number `first` on, whose conditioning and starting points are given; beyond the last
         one they repeat it.
         """
@@ -344,11 +374,11 @@ def _rows(
     initial: Float[Array, "rows *event"] | None,
     batch_size: int,
     mesh: Mesh | None,
-) -> Float[Array, "index *event"]:
+) -> Any:
     keys = jr.split(draws.key, draws.n)
     sde, method = draws.score.sde, draws.method
 
-    def one(index: Int[Array, ""]) -> Event:
+    def one(index: Int[Array, ""]) -> Any:
         prior_key, method_key = jr.split(keys[jnp.minimum(first + index, draws.n - 1)])
         bound = conditioned(draws.score, args, index)
         start = sde.prior.sample(prior_key, draws.shape) if initial is None else initial[index]

@@ -111,8 +111,8 @@ class Denoised(AbstractSampler):
         return score.denoise(score.sde.t0, x).astype(x.dtype)
 
 
-def at_t1(method: AbstractSampler, sde: AbstractSDE, start: Event) -> Event:
-    """`start`, a draw of the prior, refused unless the grids in a sampler start at `t1`."""
+def at_t1(method: Any, sde: AbstractSDE, start: Event) -> Event:
+    """`start`, a draw of the prior, refused unless the grids in a method start at `t1`."""
     is_gridded = lambda node: isinstance(node, AbstractGridSampler)
     for sampler in filter(is_gridded, jax.tree.leaves(method, is_leaf=is_gridded)):
         start = from_t1(sampler.grid, sde, sampler.times(sde, start.dtype), start)

@@ -130,7 +130,7 @@ ROLES: dict[str, dict[str, Bad]] = {
 }
 
 NAMES: dict[str, str] = {
-    **dict.fromkeys(("x", "point", "velocity", "acceleration"), "sample"),
+    **dict.fromkeys(("x", "point", "velocity", "acceleration", "latent"), "sample"),
     **dict.fromkeys(("xs", "data", "x0"), "samples"),
     **dict.fromkeys(("t", "earlier"), "time"),
     **dict.fromkeys(("steps", "draws", "nodes", "samples", "times", "paths", "n", "batch_size"), "count"),
@@ -741,6 +741,9 @@ def of_reverse() -> dict[str, Row]:
             integrator=sfp.Integrator(),
             roles={"start": "time", "stop": "time"},
         ),
+        "encode": row(sfp.encode, score=SCORE, x=X),
+        "decode": row(sfp.decode, score=SCORE, latent=X),
+        "round_trip": row(r.round_trip, score=SCORE, x=X),
         "reverse_path": row(
             r.reverse_path, score=SCORE, t=0.5, earlier=0.4, x=X, key=KEY, roles={"step": "callable"}, legal=half("x")
         ),
@@ -764,6 +767,13 @@ def of_sampling() -> dict[str, Row]:
             method=sfp.EulerMaruyama(4),
             roles={"args": None, "initial": "samples", "dtype": None},
             legal=half("initial"),
+        ),
+        "flow_samples": row(
+            sfp.flow_samples,
+            score=SCORE,
+            n=2,
+            key=KEY,
+            roles={"args": None, "initial": "samples", "dtype": None},
         ),
         "EulerMaruyama": row(sfp.EulerMaruyama),
         "Euler": row(sp.Euler),
@@ -1017,7 +1027,17 @@ def table() -> Any:
 
 EXEMPT: dict[str, str] = {
     **dict.fromkeys(
-        ("Estimate", "MatchingErrors", "ResidualSuprema", "GridDensity", "LikelihoodBound", "FlowLikelihood", "Solved"),
+        (
+            "Estimate",
+            "MatchingErrors",
+            "ResidualSuprema",
+            "GridDensity",
+            "LikelihoodBound",
+            "FlowLikelihood",
+            "Solved",
+            "FlowSamples",
+            "RoundTrip",
+        ),
         "a result, made by the library",
     ),
     **dict.fromkeys(
