@@ -49,7 +49,8 @@ class DiscreteSDE(AbstractLinearSDE):
 
     Between the steps $\log\bar\alpha$ is the cubic spline through all of them, so that $g^2 = -(\log\bar\alpha)'$ has a
     derivative and a solver takes the steps that the process asks for, not the table. The horizon is $[1/N, 1]$. A
-    network that was trained on the step `k` is called with `step_of_time(t)`.
+    network that was trained on the step `k` is called with `step_of_time(t)`; `sampling.NodeGrid` keeps samplers on the
+    steps where it knows no others.
 
     Args:
         table: $\bar\alpha$ (`alphas_cumprod`), of shape `(N,)`. The first values in float32 hold few digits of
