@@ -133,7 +133,7 @@ def test_residual_of_a_tilt() -> None:
     @jax.jit
     def both(x: Array) -> list[tuple[Array, Array]]:
         return [
-            (sfp.score_fpe_residual(sfp.Tilted(one, reward), t, x), jax.grad(lambda x: rate(reward, x))(x))
+            (sfp.score_fpe_residual(sfp.Tilted(one, reward), t, x), jax.grad(rate, 1)(reward, x))
             for reward in (doob, bent)
         ]
 
