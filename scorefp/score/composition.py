@@ -50,9 +50,10 @@ class AbstractComposition(AbstractScore, _Parts):
 
     def __call__(self, t: Time, x: Event) -> Event:
         t, x = arguments(self, t, x)
-        exponents = self.exponents.astype(x.dtype)
-        weighted = [beta * score(t, x) for beta, score in zip(exponents, self.scores, strict=True)]
-        return sum(weighted[1:], start=weighted[0])
+        total = jnp.zeros_like(x)
+        for beta, score in zip(self.exponents.astype(x.dtype), self.scores, strict=True):
+            total = total + beta * score(t, x)
+        return total
 
 
 class Annealed(AbstractComposition):
@@ -139,9 +140,11 @@ class Product(AbstractComposition):
         require(len(scores) > 0, "scores is empty; a product is of at least one score.")
         _check_alike({f"scores[{i}]": score for i, score in enumerate(scores)})
         self.scores = tuple(scores)
-        if isinstance(exponents, tuple | list):
+        if exponents is None:
+            exponents = np.ones(len(scores), np.float32)
+        if isinstance(exponents, Sequence):
             exponents = jnp.asarray([scalar(f"exponents[{i}]", beta) for i, beta in enumerate(exponents)])
-        given = real("exponents", np.ones(len(scores), np.float32) if exponents is None else exponents)
+        given = real("exponents", exponents)
         require(
             given.shape == (len(scores),),
             f"exponents has shape {given.shape}; there are {len(scores)} scores, and each has one exponent.",

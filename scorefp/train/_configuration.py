@@ -50,7 +50,7 @@ def configuration_of(
         clip: The largest norm of a gradient.
     """
     look = _Look()
-    described = {
+    described: dict[str, Any] = {
         "model": step.skeleton,
         "loss": step.objective,
         "time": step.time,

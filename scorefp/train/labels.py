@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import number, require
+from .._checks import number, random_key, require
 from .._module import AbstractModule
 from .._types import Key
 
@@ -52,7 +52,7 @@ class LabelDropout(AbstractModule):
             key: A random key.
         """
         rows = len(jax.tree.leaves(args)[0])
-        left_out = jr.bernoulli(key, self.share, (rows,))
+        left_out = jr.bernoulli(random_key("label dropout", key), self.share, (rows,))
 
         def replaced(leaf: jax.Array, null: Any) -> jax.Array:
             return jnp.where(left_out.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.asarray(null, leaf.dtype), leaf)

@@ -137,12 +137,15 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("report_every", "evaluate_every", "accumulate", "every", "keep", "max_steps"), "count"),
     **dict.fromkeys(("cells", "columns", "corrections", "max_iterations", "levels", "order", "size"), "count"),
     **dict.fromkeys(("repeats", "bins"), "count"),
-    **dict.fromkeys(("score", "model"), "score"),
+    **dict.fromkeys(("score", "model", "conditional", "unconditional"), "score"),
     **dict.fromkeys(("potential", "truth"), "potential"),
     **dict.fromkeys(
         ("fn", "network", "density", "weighting", "first", "last", "scale", "target", "offset"), "function"
     ),
     **dict.fromkeys(("initial", "energy", "log_density", "step", "grid", "activation", "drift_fn"), "function"),
+    "reward": "function",
+    "strength": "number",
+    "exponents": "array",
     **dict.fromkeys(("diffusion_fn", "log_alpha_fn", "log_sigma_fn"), "function"),
     **dict.fromkeys(("fraction", "share"), "share"),
     **dict.fromkeys(("power", "std", "gamma", "length", "temperature", "rtol", "atol", "rho", "ratio"), "positive"),
@@ -155,7 +158,7 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("residual", "box", "window", "points", "domain", "term", "mixture", "proposal", "flow"), "thing"),
     **dict.fromkeys(("quantisation", "interval", "ode", "langevin", "transport", "dequantiser", "ensemble"), "thing"),
     **dict.fromkeys(("sampler", "predictor", "churn", "prior", "loss", "optimizer", "errors", "solver"), "thing"),
-    **dict.fromkeys(("adjoint", "checkpoints", "source", "mesh"), "thing"),
+    **dict.fromkeys(("adjoint", "checkpoints", "source", "mesh", "label_dropout", "scores"), "thing"),
     "shape": "shape",
     "key": "key",
     "path": "path",
@@ -330,6 +333,14 @@ def of_score() -> dict[str, Row]:
             target=sfp.score.noise_target,
             legal=DEVIATION,
         ),
+        "Annealed": row(sfp.Annealed, score=SCORE, beta=0.5, roles={"beta": "number"}),
+        "Product": row(sfp.Product, scores=(SCORE, SCORE), exponents=jnp.ones(2)),
+        "Guided": row(sfp.Guided, conditional=SCORE, unconditional=SCORE, strength=0.5),
+        "Tilted": row(sfp.Tilted, score=SCORE, reward=scalar_network),
+        "Annealed, called": row(sfp.Annealed(SCORE, 0.5).__call__, **AT, legal=half("x")),
+        "Product, called": row(sfp.Product((SCORE, SCORE)).__call__, **AT, legal=half("x")),
+        "Guided, called": row(sfp.Guided(SCORE, SCORE, 0.5).__call__, **AT, legal=half("x")),
+        "Tilted, called": row(sfp.Tilted(SCORE, scalar_network).__call__, **AT, legal=half("x")),
         "NetworkPotential": row(
             sfp.score.NetworkPotential,
             network=network,
@@ -969,6 +980,10 @@ def of_train() -> dict[str, Row]:
             report_every=1,
             roles={"data": "thing", "decay": "share"},
             elsewhere=True,
+        ),
+        "LabelDropout": row(train.LabelDropout, share=0.1, null=2, roles={"null": None}),
+        "LabelDropout, called": row(
+            train.LabelDropout(0.1, 2).__call__, args=jnp.arange(4), key=KEY, roles={"args": None}
         ),
         "Checkpoints": row(train.Checkpoints, path=folder / "run", roles={"best": None}),
         "load": row(
