@@ -830,6 +830,13 @@ def of_diagnostics() -> dict[str, Row]:
         "Ensemble": row(d.Ensemble),
         "Gap": row(d.Gap),
         "Likelihood": row(d.Likelihood, roles={"threshold": "number"}),
+        "ByClass": row(
+            d.ByClass,
+            measure=d.MatchingCurve(),
+            samples=2,
+            roles={"measure": "thing", "labels": None},
+            legal={"samples: None": "as many as the rarest class has"},
+        ),
         "PriorDivergence": row(d.PriorDivergence, legal={"samples: None": "all of them"}),
         "log_snr_midpoints": row(d.log_snr_midpoints, sde=VP, times=2),
         "uniform_midpoints": row(d.uniform_midpoints, sde=VP, times=2),
