@@ -110,13 +110,17 @@ from .sampling import (
     sample as sample,
 )
 from .score import (
+    Annealed as Annealed,
     DenoiserScore as DenoiserScore,
     DistancePotential as DistancePotential,
     EDMScore as EDMScore,
+    Guided as Guided,
     InnerPotential as InnerPotential,
     NoiseScore as NoiseScore,
     Potential as Potential,
+    Product as Product,
     Score as Score,
+    Tilted as Tilted,
     VelocityScore as VelocityScore,
 )
 from .sde import (

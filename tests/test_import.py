@@ -52,6 +52,7 @@ def test_import_leaves_jax_configuration_alone() -> None:
 PUBLIC = """
     VP SubVP Cosine VE EDM OU LinearSDE GeneralSDE
     Score Potential NoiseScore VelocityScore DenoiserScore EDMScore DistancePotential InnerPotential
+    Guided Product Annealed Tilted
     Dataset Quantisation UniformDequantiser VariationalDequantiser bits_per_dim GaussianMixture
     divergence laplacian time_derivative curl Exact Hutchinson FiniteDifference
     score_fpe_residual log_fpe_residual fpe_residual fpe_operator Ito Antithetic Sliced Smoothed

@@ -254,6 +254,9 @@ ON_HOST: dict[str, Callable[[Any], Any]] = {
             *(diagnostics.Likelihood, diagnostics.MatchingCurve, diagnostics.ResidualCurve),
         )
     },
+    "ByClass": lambda s: diagnostics.ByClass(diagnostics.MatchingCurve(), jnp.zeros(len(POINTS), int))(
+        s, POINTS, key=KEY
+    ),
     "Ensemble": lambda s: diagnostics.Ensemble(2, 4).evaluate(
         lambda score, t, x, noise, key: {"s": jnp.sum(score(t, x))}, s, sfp.Dataset(POINTS), key=KEY
     ),

@@ -1,5 +1,12 @@
-"""Scores: any callable, a potential, or a network that predicts noise, clean data or velocity."""
+"""Scores: any callable, a potential, a network that predicts noise, clean data or velocity; compositions of them."""
 
+from .composition import (
+    AbstractComposition as AbstractComposition,
+    Annealed as Annealed,
+    Guided as Guided,
+    Product as Product,
+    Tilted as Tilted,
+)
 from .energy import (
     DistancePotential as DistancePotential,
     Energy as Energy,

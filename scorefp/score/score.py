@@ -95,15 +95,19 @@ class AbstractScore(AbstractModule, _ScoreFields):
         is_bound = lambda node: isinstance(node, Bound)
         bounds = [node for node in jax.tree.leaves(self, is_leaf=is_bound) if is_bound(node)]
         held = [getattr(self, name, None) for name in self.given], [(node.args, node.key) for node in bounds]
+        # Also where the same arrays are held elsewhere, as those of an SDE by a network.
         ids = {id(leaf) for leaf in jax.tree.leaves(held) if eqx.is_array(leaf)}
 
         def inner(node: Any) -> bool:
             return isinstance(node, AbstractScore) and node is not self
 
-        def of(node: Any) -> Any:
+        def of(path: tuple[Any, ...], node: Any) -> Any:
+            # A score in a given field, as in a reward, is left alone; the same score beside it is trained.
+            if getattr(path[0], "name", None) in self.given:
+                return jax.tree.map(lambda _: False, node)
             return node.trained() if inner(node) else eqx.is_inexact_array(node) and id(node) not in ids
 
-        return jax.tree.map(of, self, is_leaf=inner)
+        return jax.tree_util.tree_map_with_path(of, self, is_leaf=inner)
 
     def noise(self, t: Time, x: Event) -> Event:
         r"""The noise prediction $\epsilon = -\sigma s$ [P1].

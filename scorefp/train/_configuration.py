@@ -50,7 +50,7 @@ def configuration_of(
         clip: The largest norm of a gradient.
     """
     look = _Look()
-    described = {
+    described: dict[str, Any] = {
         "model": step.skeleton,
         "loss": step.objective,
         "time": step.time,
@@ -62,6 +62,8 @@ def configuration_of(
         "key": key,
         "optimizer": optimizer,
     }
+    if step.label_dropout is not None:  # Runs without it are older than it is.
+        described["label_dropout"] = step.label_dropout
     found: dict[str, JSON] = {name: look(value, name) for name, value in described.items()}
     unseen = list(dict.fromkeys(look.unseen))
     if isinstance(data, AbstractSource) and not isinstance(data, AbstractRows):

@@ -46,14 +46,15 @@ class AbstractBatches(ABC):
     """The batches of a run.
 
     `size` is the largest number of steps of a loop, `pick` how each takes its batch, `levels` the quantisation of
-    samples that are levels, which the step dequantises, and `scale` the root mean square of the samples, or of the
-    first batch of them.
+    samples that are levels, which the step dequantises, `scale` the root mean square of the samples, or of the first
+    batch of them, and `args` the shapes and dtypes of the conditioning of one sample, `None` where there is none.
     """
 
     size: int
     scale: float
     pick: Pick
     levels: Quantisation | None
+    args: Any
 
     @abstractmethod
     def take(self, count: int) -> Samples:
@@ -78,6 +79,7 @@ class Resident(AbstractBatches):
     def __init__(self, data: Dataset, size: int, mesh: Mesh | None) -> None:
         self.size, self.pick, self.levels = size, drawn, data.levels
         self.scale = scale_of(np.asarray(data.values), data.levels)
+        self.args = _of_one(data.args)
         self._samples = everywhere((data.values, data.args), mesh)
 
     def take(self, count: int) -> Samples:
@@ -109,6 +111,7 @@ class Read(AbstractBatches):
         self.size = max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or d * each <= _LARGEST_STACK))
         self.pick, self.levels = in_order, source.quantisation
         self.scale = scale_of(self._first[0], self.levels)
+        self.args = _of_one(self._first[1])
 
     def take(self, count: int) -> Samples:
         self.prepare(count)
@@ -160,6 +163,11 @@ class Read(AbstractBatches):
             f"data gave a batch of shape {values.shape}; by batch_size and the shape of a sample it is {self._shape}.",
         )
         return values, args
+
+
+def _of_one(args: Any) -> Any:
+    """The shapes and dtypes of the conditioning of one sample on the device."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], jax.dtypes.canonicalize_dtype(a.dtype)), args)
 
 
 def batches_of(

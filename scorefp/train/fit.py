@@ -28,6 +28,7 @@ from ..score.score import require_score
 from ._advice import warn_of_dropout, warn_of_scale
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
+from .labels import LabelDropout, fitting
 from .loop import Span, TrainState, TrainStep, check_counts, check_optimizer, spans, whole
 from .report import Console, Model_co, Report
 
@@ -72,6 +73,7 @@ def fit(
     clip: float | None = 1.0,
     accumulate: int = 1,
     dropout: bool = False,
+    label_dropout: LabelDropout | None = None,
     mesh: Mesh | None = None,
     shard: Shard = "batch",
     checkpoints: Checkpoints | None = None,
@@ -105,6 +107,8 @@ def fit(
         clip: The largest global norm of a gradient; `None` does not clip.
         accumulate: In how many parts a batch is gone through, one after another; the gradient is their mean.
         dropout: Whether the model takes a random key.
+        label_dropout: The share of the samples that is trained without its conditioning, and what stands in its place,
+            for guidance without a classifier; `None` leaves out nothing.
         mesh: The devices that share a batch, as `data_mesh` returns them; `None` is one device.
         shard: What the devices share: the `"batch"`, with the parameters on each of them; or the `"parameters"` as
             well, with their averages and the state of the optimizer, for a network that does not fit on one device. The
@@ -123,10 +127,12 @@ def fit(
 
     Raises:
         TypeError: if an argument is of another kind (a bare network, an integer for `key`, a float for `steps`), the
-            data are not floats and have no quantisation, or the SDE has no Gaussian kernel.
+            data are not floats and have no quantisation, the SDE has no Gaussian kernel, or the null of `label_dropout`
+            has another structure or dtype than the conditioning.
         ValueError: if the data hold NaN, `batch_size` exceeds the data or does not divide into `accumulate` parts
-            among the devices, `shard` is another word or there is no mesh for it, an interval is no multiple of
-            `report_every`, or there is nothing to train.
+            among the devices, the data have no conditioning for `label_dropout` or its null has another shape, `shard`
+            is another word or there is no mesh for it, an interval is no multiple of `report_every`, or there is
+            nothing to train.
         CheckpointError: if the last checkpoint is damaged or is not one of this run, another run has the folder, or a
             checkpoint cannot be written.
         FloatingPointError: if the loss, its gradient, the parameters or the optimizer's state stop being finite; it
@@ -157,6 +163,8 @@ def fit(
     report_every, evaluate_every = count("report_every", report_every), count("evaluate_every", evaluate_every, 1)
     flag("dropout", dropout)
     flag("progress", progress)
+    remedy = "It is scorefp.train.LabelDropout(share, null), or None."
+    kind("label_dropout", label_dropout, (LabelDropout, NoneType), remedy)
     if clip is not None:
         positive("clip", clip)  # None leaves gradients alone
     kind("checkpoints", checkpoints, (Checkpoints, NoneType), "It is scorefp.train.Checkpoints(folder), or None.")
@@ -184,6 +192,7 @@ def fit(
         pick=batches.pick,
         quantisation=batches.levels,
         shard=shard,
+        label_dropout=None if label_dropout is None else fitting(label_dropout, batches.args),
     )
     first_process, seen = jax.process_index() == 0, list[Span]()
     if first_process:

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from .._batches import apart
 from .._checks import require
 from .._describe import first as some, free_name
 from .._devices import Shard, check_mesh, check_shard, laid, not_held, per_device_batch, shared, together
@@ -24,6 +25,7 @@ from ..integrals import AbstractTimeSampler
 from ..objective import AbstractObjective
 from ..score import AbstractScore
 from .batches import AbstractBatches, Pick, Samples, drawn
+from .labels import LabelDropout
 
 
 class TrainState(AbstractModule):
@@ -102,6 +104,7 @@ class TrainStep(AbstractModule):
         pick: How a step takes its batch from the samples that its loop is given: `drawn`, or `in_order` of a stack.
         quantisation: The levels of the samples; `None` for floats.
         shard: What the devices share: the `"batch"`, or the `"parameters"` as well.
+        label_dropout: What is trained without its conditioning; `None` for nothing.
 
     Raises:
         ValueError: if the batch does not divide into the parts and among the devices, the mesh has another axis than
@@ -120,6 +123,7 @@ class TrainStep(AbstractModule):
     pick: Pick = eqx.field(default=drawn, static=True)
     quantisation: Quantisation | None = None
     shard: Shard = eqx.field(default="batch", static=True)
+    label_dropout: LabelDropout | None = None
 
     def __check_init__(self) -> None:
         check_mesh(self.mesh)
@@ -148,8 +152,11 @@ class TrainStep(AbstractModule):
             samples: The samples from which the batch is picked.
             i: The number of the step in its loop.
         """
-        index_key, level_key, loss_key = jr.split(jr.fold_in(state.key, state.step), 3)
+        key = jr.fold_in(state.key, state.step)
+        index_key, level_key, loss_key = jr.split(key, 3)
         values, args = self.pick(samples, i, self.batch_size, index_key)
+        if self.label_dropout is not None:
+            args = self.label_dropout(args, key=apart(key))
         # The levels were checked when they were read; a check here would cost a call of the host a step.
         x0 = spread(values, self.quantisation, key=level_key)
         value, terms, grads = self._gradient(state.params, (x0, args), loss_key, state.step)

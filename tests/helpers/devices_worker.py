@@ -81,10 +81,12 @@ def in_float64(mesh: Mesh | None) -> train.Run:
         return fitted(Dataset(jnp.asarray(x), args=jnp.asarray(LABELS)), mesh, dtype=jnp.float64)
 
 
+OF_SOURCE: dict[str, Any] = {"accumulate": 2, "label_dropout": train.LabelDropout(0.3, null=7)}
+
 RUNS: Mapping[str, Callable[[Mesh | None], train.Run]] = {
     "resident": lambda mesh: fitted(resident(), mesh),
     "float64": in_float64,
-    "source": lambda mesh: fitted(source(), mesh, accumulate=2),
+    "source": lambda mesh: fitted(source(), mesh, **OF_SOURCE),
 }
 
 
@@ -95,7 +97,7 @@ def size(score: sfp.score.NetworkScore) -> dict[str, float]:
 def saved_by(mesh: Mesh | None, folder: Path, steps: int, **options: Any) -> train.Run:
     """The run of `"source"` with checkpoints and evaluations."""
     checkpoints = train.Checkpoints(folder, every=10, best="size")
-    settings = {"accumulate": 2, "checkpoints": checkpoints, "evaluate": size, "evaluate_every": 10}
+    settings = {**OF_SOURCE, "checkpoints": checkpoints, "evaluate": size, "evaluate_every": 10}
     return fitted(source(), mesh, steps=steps, **settings, **options)
 
 

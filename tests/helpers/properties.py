@@ -157,6 +157,10 @@ def network(t: Array, x: Array) -> Array:
     return jnp.sin(x + t)
 
 
+def other_network(t: Array, x: Array) -> Array:
+    return -x * t
+
+
 def general(shape: Shape, dtype: Any) -> sfp.GeneralSDE:
     diffusion = lambda t, x: lx.DiagonalLinearOperator(1 + 0.1 * jnp.sin(x) + t)
     return sfp.GeneralSDE(lambda t, x: -t * x, diffusion, sdes.Normal(1.0), t0=0.0, t1=1.0)
@@ -221,6 +225,12 @@ ROWS: dict[str, Row] = {
         )
         for make in (sfp.DistancePotential, sfp.InnerPotential)
     },
+    **rows(use_score, sfp.Annealed, args=(sfp.Score(network, sfp.VP()), 1.5)),
+    **rows(
+        use_score, sfp.Product, args=((sfp.Score(network, sfp.VP()), sfp.Score(other_network, sfp.VP())), [0.5, -2])
+    ),
+    **rows(use_score, sfp.Guided, args=(sfp.Score(network, sfp.VP()), sfp.Score(other_network, sfp.VP()), 0.5)),
+    **rows(use_score, sfp.Tilted, args=(sfp.Score(network, sfp.VP()), lambda t, x: jnp.sum(t * jnp.cos(x)))),
     # calculus
     "Box": Row(sfp.Box, lambda shape, dtype: sfp.Box(-jnp.ones(shape, dtype), jnp.ones(shape, dtype)), use_box),
     **rows(use_trace, sfp.Exact),
