@@ -79,9 +79,6 @@ def test_a_failed_solve_fails_the_round_trip() -> None:
     trip = round_trip(score, x, integrator=lenient)
     assert not bool(trip.success)
     assert bool(jnp.isnan(trip.returned).all() & jnp.isnan(trip.latent).all() & jnp.isnan(trip.solver_error))
-    assert bool(jnp.isnan(sfp.encode(score, x, integrator=lenient)).all())
-    with pytest.raises(RuntimeError, match=r"max_steps = 2 did not bring it from t = 1e-05 to t = 1\.0"):
-        sfp.encode(score, x, integrator=few)
     with pytest.raises(RuntimeError, match=r"max_steps = 2 did not bring it from t = 1\.0 to t = 1e-05"):
         sfp.decode(score, x, integrator=few)
 

@@ -32,13 +32,12 @@ def test_one_normal_law_in_closed_form() -> None:
     assert abs(float(stretch)) > 1
     assert found.evaluations.shape == found.success.shape == (n,)
     assert bool(found.success.all())
-    shared = sfp.flow_samples(score, n, key=jr.key(0), integrator=TIGHT, mesh=sfp.data_mesh())
+    # Those of batches on a mesh too, and of latents that are given.
+    in_fours = {"initial": found.latent, "batch_size": 4, "mesh": sfp.data_mesh()}
+    shared = sfp.flow_samples(score, n, key=jr.key(0), integrator=TIGHT, **in_fours)
+    np.testing.assert_allclose(shared.samples, found.samples, atol=1e-10)
     np.testing.assert_allclose(shared.log_prob, found.log_prob, atol=1e-10)
     assert jax.tree.map(jnp.shape, shared) == jax.tree.map(jnp.shape, found)
-    # Those of a batch too, and of latents that are given.
-    in_twos = sfp.flow_samples(score, n, key=jr.key(0), integrator=TIGHT, initial=found.latent, batch_size=4)
-    np.testing.assert_allclose(in_twos.samples, found.samples, atol=1e-10)
-    np.testing.assert_allclose(in_twos.log_prob, found.log_prob, atol=1e-10)
 
 
 def test_a_second_solve_says_the_same() -> None:
@@ -76,6 +75,7 @@ def test_probes_leave_the_log_likelihood_unbiased(getkey: Callable[[], Array]) -
     assert_mean(found.log_prob, exact.log_prob[0])
 
 
+@pytest.mark.slow
 def test_gradients_go_through_the_solve() -> None:
     """For a normal law log p at the image of a latent is log π(z) plus a constant, and the image is linear in it."""
     sde = sfp.VP()
@@ -132,15 +132,13 @@ def test_one_compilation_and_the_precision() -> None:
         return -x
 
     score = sfp.Score(fn, sfp.VP(), (3,))
-    with jax.enable_x64(False):
-        first = sfp.flow_samples(score, 4, key=jr.key(0))
-        count = len(traces)
-        second = sfp.flow_samples(score, 4, key=jr.key(1))
-        assert len(traces) == count
-        assert np.all(first.samples != second.samples)
-    double = sfp.flow_samples(score, 4, key=jr.key(0), dtype=jnp.float64)
-    assert (first.log_prob.dtype, double.log_prob.dtype) == (jnp.float32, jnp.float64)
-    np.testing.assert_allclose(jax.vmap(sfp.VP().prior.log_prob)(double.samples), double.log_prob, atol=1e-4)
+    first = sfp.flow_samples(score, 4, key=jr.key(0), dtype=jnp.float32)
+    count = len(traces)
+    second = sfp.flow_samples(score, 4, key=jr.key(1), dtype=jnp.float32)
+    assert len(traces) == count
+    assert np.all(first.samples != second.samples)
+    assert (first.samples.dtype, first.log_prob.dtype) == (jnp.float32, jnp.float32)
+    np.testing.assert_allclose(jax.vmap(sfp.VP().prior.log_prob)(first.samples), first.log_prob, atol=1e-4)
 
 
 @pytest.mark.quick
