@@ -19,3 +19,4 @@ from .measure import (
     Section as Section,
 )
 from .prior import PriorDivergence as PriorDivergence
+from .quality import SampleQuality as SampleQuality
