@@ -13,6 +13,8 @@ from ._features import BATCH, GROUPS, Features, Samples, check_features, check_s
 from ._jackknife import estimate, excess
 from .moments import Moments, Parts, part_moments
 
+_NAMES = "samples", "data"
+
 
 class FrechetDistance(AbstractModule):
     """The result of `frechet_distance`. `str` is a table.
@@ -20,13 +22,13 @@ class FrechetDistance(AbstractModule):
     Args:
         plug_in: The distance of the samples' moments, which papers report: above that of the laws in the mean.
         extrapolated: The same to infinitely many samples, in `1/n`; it may be negative.
-        counts: How many samples of `x` and of the data there are.
+        counts: How many samples of `x` and of the data there are; `None` for a law.
         size: How many features a sample has.
     """
 
     plug_in: Estimate
     extrapolated: Estimate
-    counts: tuple[int, int]
+    counts: tuple[int | None, int | None]
     size: int
 
     @property
@@ -37,20 +39,23 @@ class FrechetDistance(AbstractModule):
     @property
     def notes(self) -> tuple[str, ...]:
         """What there is to say of too few samples."""
-        if min(self.counts) > self.size:
+        if all(count is None or count > self.size for count in self.counts):
             return ()
         return (
-            f"There are {self.counts[0]} samples of x and {self.counts[1]} of the data for {self.size} features: a "
+            f"There are {self._told} for {self.size} features: a "
             "covariance is singular, the Fréchet distance far too large, and its bias no longer of the order 1/n. Take "
             "more samples, fewer features, or the kernel distance, which has no bias.",
         )
 
     def __str__(self) -> str:
-        x, data = self.counts
         return (
-            f"plug-in        {self.plug_in}   of {x} and {data} samples, {self.size} features\n"
-            f"extrapolated   {self.extrapolated}"
+            f"plug-in        {self.plug_in}   of {self._told}, {self.size} features\nextrapolated   {self.extrapolated}"
         )
+
+    @property
+    def _told(self) -> str:
+        x, data = ("a law" if n is None else f"{n} {name}" for n, name in zip(self.counts, _NAMES, strict=True))
+        return f"{x} and {data}"
 
 
 @measures
@@ -135,7 +140,7 @@ def frechet_of(
             left = parts.without_each(every)
             counts, values = zip(*((n, _distance(mean, c, other, root)) for n, mean, c in left), strict=True)
             without.append(np.array(values))
-            bias += excess(value, without[-1], every.count, counts)
+            bias += excess(value, without[-1], int(parts.counts.sum()), counts)
     plug_in = estimate(value, *without)
     extrapolated = Estimate(jnp.asarray(value - bias), plug_in.error)
     return FrechetDistance(plug_in, extrapolated, (start.count, end.count), len(start.mean))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._checks import kind, require
+from .._checks import count, kind, require
 from .._module import AbstractModule
 from .._precision import measures
 from ._features import BATCH, Features, Samples, check_enough, check_features, feature_batches
@@ -24,7 +24,7 @@ class Moments(AbstractModule):
     Args:
         mean: The mean, of as many entries as there are features.
         covariance: The covariance, with $n - 1$ for its denominator, as `numpy.cov` has it; zero for one sample.
-        count: How many samples they are of.
+        count: How many samples they are of; `None` for those of a law that is known.
 
     Raises:
         TypeError: if the mean or the covariance is no array of numpy, or `count` no whole number.
@@ -42,7 +42,7 @@ class Moments(AbstractModule):
 
     mean: Float[np.ndarray, " size"]
     covariance: Float[np.ndarray, "size size"]
-    count: int
+    count: int | None = None
 
     def __check_init__(self) -> None:
         for name, value, axes in (("mean", self.mean, 1), ("covariance", self.covariance, 2)):
@@ -65,7 +65,8 @@ class Moments(AbstractModule):
             ),
             "covariance is not symmetric or has a negative variance; give that of samples, such as np.cov(x.T).",
         )
-        require(self.count >= 1, f"count = {self.count}; there is at least one sample.")
+        if self.count is not None:
+            require(count("count", self.count) >= 1, f"count = {self.count}; there is at least one sample.")
 
     @staticmethod
     @measures
@@ -99,9 +100,10 @@ class Moments(AbstractModule):
             self.mean.shape == other.mean.shape,
             f"one has {len(self.mean)} features, the other {len(other.mean)}; moments of the same features add up.",
         )
-        counts = np.array([self.count, other.count])
-        scatters = np.stack([(part.count - 1) * part.covariance for part in (self, other)])
-        return Parts(counts, np.stack([self.mean, other.mean]), scatters).all
+        counts = [part.count for part in (self, other) if part.count is not None]
+        require(len(counts) == 2, "count is None; what adds up are the moments of samples, and their counts are known.")
+        scatters = np.stack([(n - 1) * part.covariance for n, part in zip(counts, (self, other), strict=True)])
+        return Parts(np.array(counts), np.stack([self.mean, other.mean]), scatters).all
 
 
 class Parts(NamedTuple):
@@ -114,17 +116,18 @@ class Parts(NamedTuple):
     @property
     def all(self) -> Moments:
         """The moments of all samples."""
-        count = int(self.counts.sum())
-        mean = self.counts @ self.means / count
+        n = int(self.counts.sum())
+        mean = self.counts @ self.means / n
         off = self.means - mean
         scatter = self.scatters.sum(axis=0) + (self.counts * off.T) @ off
-        return Moments(mean, scatter / max(count - 1, 1), count)
+        return Moments(mean, scatter / max(n - 1, 1), n)
 
     def without_each(self, every: Moments) -> Iterator[tuple[int, Float[np.ndarray, " size"], Any]]:
         """The number, the mean and the covariance of the samples without each part, one at a time."""
+        total = int(self.counts.sum())
         for n, mean, scatter in zip(self.counts.tolist(), self.means, self.scatters, strict=True):
-            left, shift = every.count - n, mean - every.mean
-            rest = (every.count - 1) * every.covariance - scatter - every.count * n / left * np.outer(shift, shift)
+            left, shift = total - n, mean - every.mean
+            rest = (total - 1) * every.covariance - scatter - total * n / left * np.outer(shift, shift)
             yield left, every.mean - n / left * shift, rest / (left - 1)
 
 
