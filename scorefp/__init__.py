@@ -17,6 +17,7 @@ from . import (
     likelihood as likelihood,
     nn as nn,
     objective as objective,
+    quality as quality,
     reverse as reverse,
     sampling as sampling,
     score as score,

@@ -286,6 +286,47 @@ def random_key(what: str, key: Key | None) -> Key:
     return key
 
 
+def host_array(name: str, x: Any) -> np.ndarray:
+    """An array on the host, refused with `TypeError` where it is traced or no array of numbers."""
+    if not is_concrete(x):
+        raise TypeError(f"{name} is traced, and this runs on the host; call it outside jit, vmap and grad.")
+    try:
+        found = np.asarray(x)
+    except (TypeError, ValueError):
+        found = np.asarray(None)
+    if found.dtype == object:
+        raise TypeError(f"{name} is a {type(x).__name__}; it is an array of numbers.")
+    return found
+
+
+def host_samples(name: str, x: ArrayLike, first: int = 0) -> np.ndarray:
+    """Samples on the host in float64, which the device may not have.
+
+    Args:
+        name: What the argument is called.
+        x: The samples, along the leading axis.
+        first: The number of the first of them, where they are a batch of many.
+
+    Raises:
+        TypeError: if they are no floats, of half precision, or traced.
+        ValueError: if they are not finite, or there are none.
+    """
+    found = host_array(name, x)
+    if not jnp.issubdtype(found.dtype, jnp.floating) or jnp.finfo(found.dtype).bits < 32:
+        raise TypeError(
+            f"{name} has dtype {found.dtype}; samples are floats of 32 bits or more. Convert it first, for example "
+            f"{name}.astype(np.float32)."
+        )
+    require(found.ndim >= 1 and found.size >= 1, f"{name} has shape {found.shape}; it needs samples along an axis.")
+    bad = np.any(~np.isfinite(found).reshape(len(found), -1), axis=1)
+    require(
+        not bad.any(),
+        f"{name} holds NaN or infinite entries, in {bad.sum()} of {len(bad)} samples, the first sample "
+        f"{first + bad.argmax()}; find what made them, or count and leave them out.",
+    )
+    return found.astype(np.float64)
+
+
 def one_of(name: str, value: _T, allowed: tuple[_T, ...]) -> _T:
     """`value`, an argument called `name`, refused unless it is one of the words that are allowed."""
     known = isinstance(value, str) and value in allowed

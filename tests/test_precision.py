@@ -22,7 +22,7 @@ from helpers.bad_inputs import public
 from jax import Array
 
 import scorefp as sfp
-from scorefp import diagnostics, fokker_planck as fpe, likelihood, reverse, train
+from scorefp import diagnostics, fokker_planck as fpe, likelihood, quality, reverse, train
 from scorefp._precision import default_precision, measuring
 from scorefp.nn import MLP, UNet, _layers
 from scorefp.train.loop import TrainStep
@@ -239,6 +239,11 @@ class AskingTransport(sfp.transport.AbstractTransport):
         raise Asked(default_precision(), measuring())
 
 
+class Standing(sfp.sampling.AbstractSampler):
+    def __call__(self, score: Any, x1: Any, *, key: Any) -> Any:
+        return x1
+
+
 POINTS = jr.normal(jr.key(2), (8, 2))
 PLANE = sfp.Box(-jnp.ones(2), jnp.ones(2))
 
@@ -261,6 +266,14 @@ ON_HOST: dict[str, Callable[[Any], Any]] = {
         lambda score, t, x, noise, key: {"s": jnp.sum(score(t, x))}, s, sfp.Dataset(POINTS), key=KEY
     ),
     "solve_density": lambda s: fpe.solve_density(s, PLANE, process="ode", cells=4, initial=lambda x: -jnp.log(4.0)),
+    **{
+        measure.__name__: lambda s, m=measure: m(POINTS, POINTS, features=lambda x: s(0.5, x))
+        for measure in (quality.frechet_distance, quality.kernel_distance, quality.precision_recall)
+    },
+    "SampleQuality": lambda s: diagnostics.SampleQuality(features=lambda x: s(0.5, x), method=Standing())(
+        sfp.Score(lambda t, x: -x, VP), POINTS, key=KEY
+    ),
+    "Moments": lambda s: quality.Moments.of(POINTS, features=lambda x: s(0.5, x)),
     "wasserstein2": lambda s: sfp.wasserstein2(POINTS, POINTS, method=AskingTransport()),
 }
 
@@ -313,6 +326,8 @@ EXEMPT = {
         "elementwise",
     ),
     **dict.fromkeys(("deveney_mixture", "eight_modes", "lai_three_modes", "lai_two_modes"), "a GaussianMixture"),
+    **dict.fromkeys(("FrechetDistance", "PrecisionRecall"), "a result"),
+    **dict.fromkeys(("GaussianKernel", "PolynomialKernel"), "float64, where it is measured"),
     **dict.fromkeys(("Audit", "Curve", "Number", "OdeSdeGap", "Section", "GridDensity", "MatchingErrors"), "a result"),
     **dict.fromkeys(("ResidualSuprema", "FlowLikelihood", "KLDecomposition", "LikelihoodBound", "Solved"), "a result"),
     **dict.fromkeys(("FlowSamples", "RoundTrip"), "a result"),

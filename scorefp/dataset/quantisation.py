@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from .._checks import checked, count, floating, kind, require, same_shape, single_or_better
+from .._checks import checked, count, finite, floating, kind, require, same_shape, single_or_better
 from .._module import AbstractModule
 
 _MOST = 2**24
@@ -95,6 +95,25 @@ class Quantisation(AbstractModule):
             u: Positions inside the level.
         """
         return self.low + (k.astype(u.dtype) + u) * self.width
+
+    def quantise(self, x: Float[ArrayLike, "*event"]) -> Integer[Array, "*event"]:
+        r"""The level that a value lies in, $\lfloor (x - \text{low}) / w \rfloor$; outside of them the first or the
+        last one. It is what is stored of a sample.
+
+        Args:
+            x: Values, of any shape.
+
+        Raises:
+            TypeError: if `x` does not hold floats.
+            ValueError: if `x` holds NaN or infinite entries.
+
+        Example:
+            >>> import jax.numpy as jnp, scorefp as sfp
+            >>> sfp.Quantisation(4, 0.0, 1.0).quantise(jnp.array([-0.1, 0.1, 0.9, 1.0])).tolist()
+            [0, 0, 3, 3]
+        """
+        x = finite("x", single_or_better("x", floating("x", x)))
+        return jnp.clip(jnp.floor((x - self.low) / self.width), 0, self.levels - 1).astype(jnp.int32)
 
     def checked_levels(self, k: Integer[ArrayLike, "*event"]) -> Integer[Array, "*event"]:
         """The levels as an array, refused unless they are integers in `0 … levels - 1`.

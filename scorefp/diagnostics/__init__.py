@@ -20,3 +20,4 @@ from .measure import (
     Section as Section,
 )
 from .prior import PriorDivergence as PriorDivergence
+from .quality import SampleQuality as SampleQuality

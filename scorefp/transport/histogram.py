@@ -1,13 +1,11 @@
 """Histograms of samples on a box."""
 
 import math
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._checks import count as counted, is_concrete, kind, require, same_shape
+from .._checks import count as counted, host_array, host_samples, kind, require, same_shape
 from .._module import AbstractModule
 from ..integrals import Box
 
@@ -55,7 +53,7 @@ class Histogram(AbstractModule):
         self, box: Box, weights: Real[ArrayLike, "*cells"], count: int | None = None, outside: float = 0.0
     ) -> None:
         kind("box", box, Box, "It is a Box(lower, upper), of finite ends.")
-        found, size = _host("weights", weights), math.prod(box.shape)
+        found, size = host_array("weights", weights), math.prod(box.shape)
         if found.dtype.kind not in "iuf":
             raise TypeError(f"weights has dtype {found.dtype}; weights are real numbers. Give floats, or counts.")
         values = found.astype(np.float64)
@@ -97,7 +95,7 @@ class Histogram(AbstractModule):
             ((64, 64), 0.09)
         """
         kind("box", box, Box, "It is a Box(lower, upper), of finite ends.")
-        found = samples("x", x)
+        found = host_samples("x", x)
         require(counted("bins", bins) >= 1, f"bins = {bins}; a side has at least one cell.")
         same_shape("a sample of x", found.shape[1:], "the box", box.shape)
         size = math.prod(box.shape)
@@ -118,46 +116,6 @@ class Histogram(AbstractModule):
             for a, b, bins in zip(lower, upper, self.weights.shape, strict=True)
         ]
         return np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(*self.weights.shape, *self.box.shape)
-
-
-def samples(name: str, x: ArrayLike) -> Float[np.ndarray, "n *event"]:
-    """Samples on the host in float64, which the device may not have.
-
-    Args:
-        name: What the argument is called.
-        x: The samples, along the leading axis.
-
-    Raises:
-        TypeError: if they are no floats, of half precision, or traced.
-        ValueError: if they are not finite, or there are none.
-    """
-    found = _host(name, x)
-    if not jnp.issubdtype(found.dtype, jnp.floating) or jnp.finfo(found.dtype).bits < 32:
-        raise TypeError(
-            f"{name} has dtype {found.dtype}; samples are floats of 32 bits or more. Convert it first, for example "
-            f"{name}.astype(np.float32)."
-        )
-    require(found.ndim >= 1 and found.size >= 1, f"{name} has shape {found.shape}; it needs samples along an axis.")
-    bad = np.any(~np.isfinite(found).reshape(len(found), -1), axis=1)
-    require(
-        not bad.any(),
-        f"{name} holds NaN or infinite entries, in {bad.sum()} of {len(bad)} samples, the first sample {bad.argmax()}; "
-        "find what made them, or count and leave them out.",
-    )
-    return found.astype(np.float64)
-
-
-def _host(name: str, x: Any) -> np.ndarray:
-    """An array on the host."""
-    if not is_concrete(x):
-        raise TypeError(f"{name} is traced, and transport runs on the host; call it outside jit, vmap and grad.")
-    try:
-        found = np.asarray(x)
-    except (TypeError, ValueError):
-        found = np.asarray(None)
-    if found.dtype == object:
-        raise TypeError(f"{name} is a {type(x).__name__}; it is an array of numbers.")
-    return found
 
 
 def _rows(x: Float[Array | np.ndarray, "n *event"]) -> Float[np.ndarray, "n size"]:

@@ -8,11 +8,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import count, kind, optional_key, require, same_shape
+from .._checks import count, host_samples, kind, optional_key, require, same_shape
 from .._precision import measures
 from .._types import Key
 from ..integrals import Estimate
-from .histogram import Histogram, samples
+from .histogram import Histogram
 from .plans import AbstractTransport, Assignment, Atoms, ExactTransport, Quantile
 
 
@@ -95,7 +95,7 @@ def _atoms(name: str, x: Any) -> tuple[tuple[int, ...], Atoms]:
     if isinstance(x, Histogram):
         full = x.weights > 0
         return x.box.shape, Atoms(x.centres[full].reshape(full.sum(), -1), x.weights[full], x.count)
-    rows = samples(name, x)
+    rows = host_samples(name, x)
     return rows.shape[1:], Atoms(rows.reshape(len(rows), -1), None, len(rows))
 
 

@@ -29,8 +29,8 @@ from scorefp import data, plot, train
 
 PACKAGES = (
     *(sfp, sfp.calculus, sfp.dataset, sfp.densities, sfp.diagnostics, sfp.fokker_planck, sfp.integrals),
-    *(sfp.likelihood, sfp.nn, sfp.objective, sfp.reverse, sfp.sampling, sfp.score, sfp.sde, sfp.transport),
-    *(data, plot, train),
+    *(sfp.likelihood, sfp.nn, sfp.objective, sfp.quality, sfp.reverse, sfp.sampling, sfp.score, sfp.sde),
+    *(sfp.transport, data, plot, train),
 )
 
 Bad = Callable[[Any], Any]
@@ -850,6 +850,11 @@ def of_diagnostics() -> dict[str, Row]:
             roles={"measure": "thing", "labels": None},
             legal={"samples: None": "as many as the rarest class has"},
         ),
+        "SampleQuality": row(
+            d.SampleQuality,
+            roles={"kernel": "function", "features": "function", "neighbours": "count"},
+            legal={"samples: None": "all of them"},
+        ),
         "PriorDivergence": row(d.PriorDivergence, legal={"samples: None": "all of them"}),
         "log_snr_midpoints": row(d.log_snr_midpoints, sde=VP, times=2),
         "uniform_midpoints": row(d.uniform_midpoints, sde=VP, times=2),
@@ -876,6 +881,28 @@ def of_transport() -> dict[str, Row]:
             weights=jnp.array([1.0, 3.0]),
             roles={"weights": "array", "outside": "share"},
         ),
+    }
+
+
+def of_quality() -> dict[str, Row]:
+    """Distances of features."""
+    q, xs = sfp.quality, jr.normal(jr.key(3), (20, 2))
+    roles = {"x": "samples", "features": "function"}
+    of_sets = {"x": xs, "data": xs + 1}
+    return {
+        "frechet_distance": row(q.frechet_distance, **of_sets, roles=roles),
+        "kernel_distance": row(q.kernel_distance, **of_sets, roles=roles | {"kernel": "function"}),
+        "precision_recall": row(q.precision_recall, **of_sets, roles=roles | {"neighbours": "count"}),
+        "Moments": row(
+            q.Moments,
+            mean=np.zeros(2),
+            covariance=np.eye(2),
+            count=3,
+            roles={"mean": "array", "covariance": "array"},
+        ),
+        "Moments.of": row(q.Moments.of, x=xs, roles=roles, legal={"x: broadcastable": "of any number of features"}),
+        "GaussianKernel": row(q.GaussianKernel, width=1.0, roles={"width": "positive"}),
+        "PolynomialKernel": row(q.PolynomialKernel, roles={"degree": "count"}),
     }
 
 
@@ -1077,7 +1104,8 @@ EXEMPT: dict[str, str] = {
         "a result, made by the library",
     ),
     **dict.fromkeys(
-        ("Atoms", "Transported", "Run", "DequantiserRun", "Report", "TrainState"), "a result, made by the library"
+        ("Atoms", "Transported", "FrechetDistance", "PrecisionRecall", "Run", "DequantiserRun", "Report", "TrainState"),
+        "a result, made by the library",
     ),
     **dict.fromkeys(("Proposal", "ConditionalFlow", "Batches"), "a protocol has no instances"),
     **dict.fromkeys(("drawn", "in_order", "TrainStep"), "a part of the compiled step"),

@@ -1,0 +1,144 @@
+"""The quality of samples, by their features."""
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import ArrayLike, Float, Shaped
+
+from .._checks import require
+from .._describe import described
+from .._types import Key
+from ..dataset import Dataset, Quantisation
+from ..integrals import Estimate
+from ..quality import PolynomialKernel, kernel_distance, precision_recall
+from ..quality._features import Features
+from ..quality.frechet import frechet_of
+from ..quality.kernel import Kernel
+from ..sampling import AbstractSampler, EulerMaruyama
+from ..sampling.draw import drawn as draw
+from ..score import AbstractScore
+from ._intervals import NORMAL, share_interval
+from ._repeats import check_samples
+from .measure import AbstractMeasure, Number, Section
+
+_LABELS = {
+    "frechet": "Fréchet distance, plug-in",
+    "frechet_extrapolated": "Fréchet distance, extrapolated in 1/n",
+    "kernel": "kernel distance, squared",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
+
+
+class SampleQuality(AbstractMeasure):
+    r"""How good the samples of a score are beside the data: the Fréchet distance of their features, plug-in and
+    extrapolated (`frechet_distance`), the kernel distance (`kernel_distance`), precision and recall, density and
+    coverage (`precision_recall`), each with 1.96 standard errors.
+
+    As many samples are drawn as data are taken, with the conditioning of these data. It is no measure of an audit by
+    default: it needs more samples than the others, and features that say something of the data.
+
+    **Levels.** Of data with a quantisation the samples are brought to its levels, clipped to its interval, as they
+    would be to be stored; the features are of the centres of the levels, for samples and for data. Of floats both are
+    taken as they are.
+
+    Args:
+        samples: How many samples and data; as many as there are data for `None`.
+        method: The sampler.
+        features: A function of one sample, for `None` its entries.
+        kernel: The kernel of the kernel distance.
+        neighbours: The number $k$ of precision and recall.
+        batch_size: How many samples are drawn, and how many features taken, at once, over all devices.
+
+    Raises:
+        ValueError: if a number is too small; on a call, if there are too few data for `neighbours`.
+
+    Example:
+        >>> import jax, scorefp as sfp
+        >>> from scorefp.diagnostics import SampleQuality
+        >>> x = jax.random.normal(jax.random.key(0), (200, 2))
+        >>> measure = SampleQuality(method=sfp.Heun(10))
+        >>> report = sfp.audit(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1), measures=(measure,))
+        >>> found = report["quality"].numbers["kernel"]
+        >>> bool(abs(found.value) < 2 * found.half_width)
+        True
+    """
+
+    samples: int | None = 2048
+    method: AbstractSampler = EulerMaruyama(128)
+    features: Features | None = None
+    kernel: Kernel = PolynomialKernel()
+    neighbours: int = 5
+    batch_size: int = 256
+
+    needs_kernel: ClassVar[bool] = False
+    needs_levels: ClassVar[bool] = True
+
+    def __check_init__(self) -> None:
+        check_samples(self.samples, self.batch_size)
+        require(
+            self.neighbours >= 1, f"neighbours = {self.neighbours}; a ball reaches to the first neighbour at least."
+        )
+
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
+        data_key, sample_key = jr.split(key)
+        chosen, _ = data.drawn(self.samples, key=data_key)
+        n = len(chosen)
+        x = draw(
+            score,
+            n,
+            key=sample_key,
+            method=self.method,
+            shape=data.shape,
+            args=chosen.args,
+            batch_size=self.batch_size,
+            mesh=mesh,
+        )
+        whole = np.asarray(jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))))
+        share, half = share_interval(n - int(whole.sum()), n)
+        numbers = {"failed": Number(share, half, "1", "share of failed samples")}
+        levels = "" if data.quantisation is None else ", at the centres of the levels"
+        notes = [f"{n} samples by {described(self.method)} and as many data{levels}."]
+        if not whole.all():
+            notes.append("The numbers are without failed samples, those that are not finite.")
+        try:
+            found, more = self._measured(np.asarray(x)[whole], chosen)
+        except ValueError as error:
+            if whole.all():
+                raise
+            return Section("quality", numbers, {}, (*notes, f"There are none: {error}"))
+        numbers = {name: _number(value, _LABELS[name]) for name, value in found.items()} | numbers
+        return Section("quality", numbers, {}, (*notes, *more))
+
+    def _measured(self, x: Float[np.ndarray, "n *event"], data: Dataset) -> tuple[dict[str, Estimate], tuple[str, ...]]:
+        """The numbers, and what there is to say of them."""
+        x, real = (_stored(values, data.quantisation) for values in (x, data.values))
+        options: dict[str, Any] = {"features": self.features, "batch_size": self.batch_size}
+        frechet = frechet_of(x, real, **options)
+        shares = precision_recall(x, real, neighbours=self.neighbours, **options)
+        found = {
+            "frechet": frechet.plug_in,
+            "frechet_extrapolated": frechet.extrapolated,
+            "kernel": kernel_distance(x, real, kernel=self.kernel, **options),
+        }
+        found |= {name: getattr(shares, name) for name in ("precision", "recall", "density", "coverage")}
+        equal = f"Of equal laws the coverage is {shares.coverage_of_equals:.3g} and the density 1, in the mean."
+        return found, (*frechet.notes, equal)
+
+
+def _stored(x: Shaped[ArrayLike, "n *event"], quantisation: Quantisation | None) -> Float[np.ndarray, "n *event"]:
+    """Samples as they would be stored: at the centres of the levels, where there are any."""
+    if quantisation is None:
+        return np.asarray(x)
+    values = jnp.asarray(x)
+    levels = values if jnp.issubdtype(values.dtype, jnp.integer) else quantisation.quantise(values)
+    return np.asarray(quantisation.place(levels, jnp.full(values.shape, 0.5)))
+
+
+def _number(found: Estimate, label: str) -> Number:
+    return Number(float(found.value), NORMAL * float(found.error), "1", label)
