@@ -25,6 +25,7 @@ from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
+from ..calculus.probes import TRACES
 from ..reverse import Integrator
 from ..reverse.ode import batch_flow_map_with_divergence, drawn, flow_map_with_divergence
 from ..score import AbstractScore
@@ -148,7 +149,7 @@ def flow_likelihood(
         [-0.919, -1.419]
     """
     require_score(score)
-    kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
+    kind("trace", trace, AbstractTrace, TRACES)
     kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
     if not flag("common_steps", common_steps):
         x = sample_of(score, x)

@@ -87,7 +87,7 @@ class JacobianSize(AbstractTerm):
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
-        value, products = value_and_products(lambda y: score(t, y), x, self.trace.probes(x, key))
+        value, _, products = value_and_products(lambda y: score(t, y), x, self.trace, key)
         return value, jnp.sum(products**2) / len(products)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
