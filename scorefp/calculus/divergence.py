@@ -135,7 +135,7 @@ def laplacian(
     fn: Callable[[Event], Float[Array, "*out"]],
     x: Event,
     *,
-    trace: AbstractProbes = Exact(),
+    trace: AbstractTrace = Exact(),
     key: Key | None = None,
 ) -> Float[Array, "*out"]:
     r"""The Laplacian $\Delta f = E_v\big[\tfrac{d^2}{de^2} f(x + e v)\big]$, of each component of `fn`.

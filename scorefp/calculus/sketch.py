@@ -71,8 +71,8 @@ class HutchPlusPlus(AbstractTrace):
 
 
 class XTrace(AbstractTrace):
-    r"""XTrace (Epperly 2024, *XTrace: Making the Most of Every Sample in Stochastic Trace Estimation*, Algorithm 1.1
-    and §2.3): each of `samples` test vectors $\omega_i$ takes the rest that a basis $Q_i$ from all others leaves [F9],
+    r"""XTrace (Epperly 2024, *XTrace: Making the Most of Every Sample in Stochastic Trace Estimation*): each of
+    `samples` test vectors $\omega_i$ takes the rest that a basis $Q_i$ from all others leaves [F9],
 
     $$ \operatorname{tr}A \approx \operatorname{mean}_i\Big[\operatorname{tr}Q_i^\top AQ_i +
        \frac{D - m + 1}{\|P_i\omega_i\|^2}\,\omega_i^\top P_iAP_i\omega_i\Big], \qquad P_i = I - Q_iQ_i^\top,

@@ -224,8 +224,8 @@ def fpe_residual(
         t: The time, in `[t0, t1]`.
         x: One sample.
         sde: The forward process.
-        trace: `Exact()` or `Hutchinson(samples, law)`, for the divergence of the flux.
-        key: A random key, for `Hutchinson`.
+        trace: `Exact()`, `Hutchinson(samples, law)` or another, for the divergence of the flux.
+        key: A random key, for all but `Exact`.
 
     Returns:
         A scalar, in units of the density per unit of time.

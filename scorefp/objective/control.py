@@ -65,7 +65,7 @@ class JacobianSize(AbstractTerm):
     E_v\|Jv\|^2$ [F17].
 
     Args:
-        trace: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
+        trace: `Exact()`, `Hutchinson(samples, law)` or another; all are unbiased.
         weighting: $\lambda$, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on: its first rows.
 

@@ -18,6 +18,7 @@ from .objective import AbstractTerm
 from .perturbed import Perturbed
 from .weighting import Weighting, likelihood_weighting, weight_at
 
+
 class HighOrderDSM(AbstractTerm):
     r"""Denoising score matching of order two or three [H3] (Lu 2022, *Maximum Likelihood Training for Score-Based
     Diffusion ODEs by High-Order Denoising Score Matching*), that order alone. With $\hat e = \operatorname{sg}(\sigma
@@ -47,7 +48,7 @@ class HighOrderDSM(AbstractTerm):
 
     Args:
         order: 2 or 3.
-        trace: `Exact()` or `Hutchinson(samples, law)`.
+        trace: `Exact()`, `Hutchinson(samples, law)` or another.
         weighting: $\lambda$, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on: its first rows.
 
