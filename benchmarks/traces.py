@@ -98,7 +98,7 @@ def test_images(count: int) -> Array:
 
 @eqx.filter_jit
 def derivatives(score: sfp.score.AbstractScore, t: Array, x0: Array, noise: Array) -> tuple[Array, Array]:
-    r"""First and second derivatives of the score at diffused samples, as matrices $\sigma^2J$ and $\sigma^3\nabla J$."""
+    r"""First and second derivatives of the score at diffused samples, as $\sigma^2J$ and $\sigma^3\nabla J$."""
 
     def at(x0: Array, noise: Array) -> tuple[Array, Array]:
         flat = lambda y: score(t, y.reshape(x0.shape)).ravel()
@@ -144,17 +144,8 @@ def variances(name: str, score: sfp.score.AbstractScore) -> list[Row]:
         for quantity, traces in TRACES.items():
             found = {n: float(variance(trace, quantity, jacobians, seconds, jr.key(4))) for n, trace in traces.items()}
             ratios = {n: value / found["signs"] for n, value in found.items() if n != "signs"}
-            rows.append(
-                {
-                    "network": name,
-                    "level": level,
-                    "t": t,
-                    "quantity": quantity,
-                    **shape,
-                    "signs": found["signs"],
-                    **ratios,
-                }
-            )
+            what = {"network": name, "level": level, "t": t, "quantity": quantity}
+            rows.append({**what, **shape, "signs": found["signs"], **ratios})
             print(rows[-1], flush=True)
     return rows
 
@@ -180,7 +171,8 @@ def main() -> None:
     scores = {name: trained(name, steps) for name, steps in zip(("MLP", "UNet"), options.steps, strict=True)}
     rows = [row for name, score in scores.items() for row in variances(name, score)]
     times = [seconds(name, score, options.rounds) for name, score in scores.items()]
-    text = f"{table(VARIANCES, rows)}\nSeconds of a divergence over those with `Hutchinson(24)`:\n\n{table(SECONDS, times)}"
+    about = "Seconds of a divergence over those with `Hutchinson(24)`:"
+    text = f"{table(VARIANCES, rows)}\n{about}\n\n{table(SECONDS, times)}"
     report("traces", text, [*rows, *times], f"{machine(optax)}; {KEYS} keys, {SAMPLES} images.", options.out)
 
 

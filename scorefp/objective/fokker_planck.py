@@ -204,8 +204,8 @@ class TimeDerivativeTaming(AbstractTerm):
     the term of $\beta$).
 
     Args:
-        trace: How $L[s]$ takes its divergence: `Exact()`, `Hutchinson(samples, law)` or another. With probes the absolute
-            value is biased upwards by their spread.
+        trace: How $L[s]$ takes its divergence: `Exact()`, `Hutchinson(samples, law)` or another. With probes the
+            absolute value is biased upwards by their spread.
         fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:

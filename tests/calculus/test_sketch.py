@@ -126,7 +126,7 @@ def test_as_many_products_as_entries_are_exact(trace: AbstractTrace) -> None:
 
 
 def test_rates_of_convergence() -> None:
-    r"""Eigenvalues $i^{-2}$ in random directions: the error of Hutchinson falls as a root of the number of products, the
+    r"""Eigenvalues $i^{-2}$ in random directions: Hutchinson's error falls as a root of the number of products, the
     others' at least as its 3/2th power."""
     size, counts = 120, np.array([4, 8, 16])
     basis = np.linalg.qr(matrix(8, size))[0]
