@@ -157,15 +157,17 @@ def seconds(name: str, score: sfp.score.AbstractScore, rounds: int) -> Row:
         def one(x: Array, key: Array) -> Array:
             return sfp.divergence(lambda y: score(0.2, y), x, trace=trace, key=key)
 
-        return jax.jit(lambda: jax.vmap(one)(xs, keys))
+        return jax.jit(jax.vmap(one))
 
     traces = {n: trace for n, trace in TRACES["divergence"].items() if n != "normal"}
-    found = in_turns({n: timed(program(trace)) for n, trace in {**traces, "Exact": sfp.Exact()}.items()}, rounds)
+    found = in_turns(
+        {n: timed(program(trace), xs, keys) for n, trace in {**traces, "Exact": sfp.Exact()}.items()}, rounds
+    )
     return {"network": name, **{n: spread(times / found["signs"]) for n, times in found.items()}}
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "", 20, "traces", "rounds of the timing")
+    parser = arguments(__doc__ or "", 10, "traces", "rounds of the timing")
     parser.add_argument("--steps", type=int, nargs=2, default=[6000, 1500], help="training steps of MLP and UNet")
     options = parser.parse_args()
     scores = {name: trained(name, steps) for name, steps in zip(("MLP", "UNet"), options.steps, strict=True)}
