@@ -444,7 +444,7 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "the class of a trace": (
         lambda: sfp.log_likelihood(score(), x(), trace=sfp.Exact),  # type: ignore
-        r"trace is the class Exact\. It is Exact\(\) or Hutchinson",
+        r"trace is the class Exact\. It is Exact\(\), Hutchinson",
     ),
     "a network to fit": (lambda: fitted(model=perceptron()), "model is a MLP.*a network with NoiseScore"),
     "a word for a loss": (lambda: fitted(loss="dsm"), r"loss is 'dsm'\. It is made of terms"),

@@ -205,7 +205,7 @@ FIELDS: dict[str, tuple[list[Any], list[tuple[Any, str]]]] = {
     "trace": (
         [scorefp.Hutchinson()],
         [
-            ("exact", r"trace is 'exact'\. It is Exact\(…\) or Hutchinson\(…\)"),
+            ("exact", r"trace is 'exact'\. It is Exact\(…\) or HutchPlusPlus\(…\) or Hutchinson\(…\) or XTrace\(…\)"),
             (scorefp.Exact, "trace is the class Exact"),
             (None, "trace is None"),
         ],

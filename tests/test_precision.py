@@ -319,6 +319,9 @@ EXEMPT = {
         ("Exact", "Hutchinson", "FiniteDifference", "Gaussian", "Rademacher"), "ways to take a derivative; its caller's"
     ),
     **dict.fromkeys(
+        ("HutchPlusPlus", "XTrace"), "their own algebra in full precision, the products with the matrix in its caller's"
+    ),
+    **dict.fromkeys(
         ("Antithetic", "Ito", "Pointwise", "Sliced", "Smoothed"), "also a training term's; measured by the residuals"
     ),
     **dict.fromkeys(

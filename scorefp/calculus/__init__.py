@@ -1,7 +1,7 @@
 """Derivatives: divergence, Laplacian, curl, time derivative and the second derivative along a curve.
 
 Every function takes one sample of any event shape. Traces are exact or estimated by probes; the choice is a
-value, `Exact()` or `Hutchinson(samples, law)`.
+value, `Exact()`, `Hutchinson(samples, law)`, `XTrace(samples)` or `HutchPlusPlus(samples)`.
 """
 
 from .curl import curl as curl, squared_curl as squared_curl
@@ -13,11 +13,13 @@ from .divergence import (
 )
 from .probes import (
     AbstractLaw as AbstractLaw,
+    AbstractProbes as AbstractProbes,
     AbstractTrace as AbstractTrace,
     Exact as Exact,
     Gaussian as Gaussian,
     Hutchinson as Hutchinson,
     Rademacher as Rademacher,
 )
+from .sketch import HutchPlusPlus as HutchPlusPlus, XTrace as XTrace
 from .stencil import AbstractStencil as AbstractStencil
 from .time_derivative import FiniteDifference as FiniteDifference, time_derivative as time_derivative

@@ -10,7 +10,7 @@ from .._checks import function, same_shape, sample
 from .._precision import measures
 from .._types import Event, Key, Scalar
 from .divergence import FIELD
-from .probes import AbstractTrace, Exact, check_exact, checked_trace
+from .probes import AbstractTrace, Exact, check_exact, checked_trace, probes_for
 
 
 @measures
@@ -58,8 +58,9 @@ def squared_curl(
     Args:
         fn: The vector field; it returns an array of the shape of `x`.
         x: One sample.
-        trace: `Exact()` or `Hutchinson(samples, law)`; the latter is unbiased and may be negative.
-        key: A random key, for `Hutchinson`.
+        trace: `Exact()`; or `Hutchinson(samples, law)`, which is unbiased and may be negative, as may `XTrace(samples)`
+            and `HutchPlusPlus(samples)`, which take a reverse product beside each of their first products.
+        key: A random key, for all but `Exact`.
 
     Returns:
         A scalar.
@@ -99,4 +100,8 @@ def value_and_squared_curl(
         jv = push(v)
         return jnp.sum(jv * jv) - jnp.sum(v * push(jv))
 
-    return value, jnp.mean(jax.vmap(along)(trace.probes(x, key)))
+    def turned(v: Event) -> Event:
+        """The product with the antisymmetric part, whose square is the matrix that is traced."""
+        return push(v) - jax.linear_transpose(push, x)(v)[0]
+
+    return value, jnp.mean(jax.vmap(along)(probes_for(trace, turned, x, key)))

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import function, require, same_shape, sample
+from .._checks import function, kind, require, same_shape, sample
 from .._types import Event, Key, Scalar
-from .probes import AbstractTrace, Exact, checked_trace
+from .probes import AbstractProbes, AbstractTrace, Exact, Made, checked_trace
 
 FIELD = "It is a vector field: its value has the shape of x."
 
@@ -25,8 +25,9 @@ def divergence(
     Args:
         fn: The vector field; it returns an array of the shape of `x`.
         x: One sample.
-        trace: `Exact()` (`D` forward products) or `Hutchinson(samples, law)`.
-        key: A random key, for `Hutchinson`.
+        trace: `Exact()` (`D` forward products), `Hutchinson(samples, law)`, `XTrace(samples)` or
+            `HutchPlusPlus(samples)`.
+        key: A random key, for all but `Exact`.
 
     Returns:
         A scalar.
@@ -62,36 +63,33 @@ def value_and_divergence(
     """
     function("fn", fn, "x", FIELD)
     x = sample("x", x)
-    probes = checked_trace(trace, key).probes(x, key)
-
-    def along(v: Event) -> tuple[Event, Scalar]:
-        value, slope = jax.jvp(fn, (x,), (v,))
-        same_shape("the value of fn", value.shape, "x", x.shape)
-        return value, jnp.sum(v * slope)
-
-    value, slopes = jax.vmap(along, out_axes=(None, 0))(probes)
-    return value, jnp.mean(slopes)
+    value, probes, products = value_and_products(fn, x, checked_trace(trace, key), key)
+    return value, jnp.sum(probes * products) / len(probes)
 
 
 def value_and_products(
-    fn: Callable[[Event], Event], x: Event, probes: Float[Array, "probes *event"]
-) -> tuple[Event, Float[Array, "probes *event"]]:
-    """The value of a vector field and its Jacobian's products $Jv$ with probes, sharing one evaluation of the field.
+    fn: Callable[[Event], Event], x: Event, trace: AbstractTrace, key: Key | None
+) -> tuple[Event, Made, Made]:
+    """The value of a vector field, probes and its Jacobian's products $Jv$ with them, sharing one evaluation of the
+    field.
 
     Args:
         fn: The vector field.
         x: One sample.
-        probes: Probes, stacked along the leading axis.
+        trace: Whose probes.
+        key: A random key, for a random trace.
 
     Example:
         >>> import jax.numpy as jnp
+        >>> from scorefp.calculus import Exact
         >>> from scorefp.calculus.divergence import value_and_products
-        >>> value, products = value_and_products(lambda x: 3 * x, jnp.ones(2), jnp.eye(2))
-        >>> float(value[0]), float(products[1, 1])
-        (3.0, 3.0)
+        >>> value, probes, products = value_and_products(lambda x: 3 * x, jnp.ones(4), Exact(), None)
+        >>> float(value[0]), float(probes[1, 1]), float(products[1, 1])
+        (3.0, 2.0, 6.0)
     """
     value, push = jax.linearize(fn, x)
-    return value, jax.vmap(push)(probes)
+    same_shape("the value of fn", value.shape, "x", x.shape)
+    return value, *trace.products(push, trace.probes(x, key))
 
 
 def curve_derivatives(fn: Callable[[_X], _Y], point: _X, velocity: _X, acceleration: _X) -> tuple[_Y, _Y, _Y]:
@@ -169,6 +167,8 @@ def laplacian(
     def along(v: Event) -> Float[Array, "*out"]:
         return curve_derivatives(fn, x, v, jnp.zeros_like(x))[2]
 
+    # A matrix for each component: there is no one to make probes for.
+    kind("trace", trace, AbstractProbes, "For a Laplacian it is Exact() or Hutchinson(samples, law).")
     return jnp.mean(jax.vmap(along)(checked_trace(trace, key).probes(x, key)), axis=0)
 
 

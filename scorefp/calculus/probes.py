@@ -1,8 +1,10 @@
 """Probes `v` with `E[v vᵀ] = I`, which turn a trace into an average of directional derivatives."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
@@ -34,14 +36,32 @@ class Gaussian(AbstractLaw):
         return jr.normal(random_key("Gaussian", key), shape, dtype)
 
 
+Probes = Float[Array, "probes *event"]
+Made = Float[Array, "made *event"]
+
+
 class AbstractTrace(AbstractModule):
-    """A way to take a trace: probes whose mean outer product is the identity."""
+    """A way to take a trace: probes whose mean outer product is the identity.
+
+    `random` says whether they are drawn.
+    """
 
     random: ClassVar[bool]
 
     @abstractmethod
-    def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
-        """Probes of the shape of `x`, stacked along a leading axis."""
+    def probes(self, x: Event, key: Key | None) -> Probes:
+        """Probes of the shape of `x`, stacked along a leading axis, as they are before the matrix is seen."""
+
+    @abstractmethod
+    def products(self, push: Callable[[Event], Event], probes: Probes) -> tuple[Made, Made]:
+        """Probes for the matrix `push`, made of those that `probes` gave, and the matrix's products with them."""
+
+
+class AbstractProbes(AbstractTrace):
+    """Probes that do not depend on the matrix. They take second derivatives along curves too."""
+
+    def products(self, push: Callable[[Event], Event], probes: Probes) -> tuple[Made, Made]:
+        return probes, jax.vmap(push)(probes)
 
 
 _MOST_BYTES = 2**34
@@ -57,7 +77,7 @@ def check_exact(x: Event) -> None:
     )
 
 
-class Exact(AbstractTrace):
+class Exact(AbstractProbes):
     r"""The exact value: the probes are the basis scaled by $\sqrt D$, whose mean outer product is the identity.
 
     As an argument of `divergence` and `laplacian` it costs `D` forward passes, all at once: samples whose identity is
@@ -73,13 +93,13 @@ class Exact(AbstractTrace):
 
     random: ClassVar[bool] = False
 
-    def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
+    def probes(self, x: Event, key: Key | None) -> Probes:
         check_exact(x)
         basis = jnp.sqrt(jnp.asarray(x.size, x.dtype)) * jnp.eye(x.size, dtype=x.dtype)
         return basis.reshape((x.size, *x.shape))
 
 
-class Hutchinson(AbstractTrace):
+class Hutchinson(AbstractProbes):
     r"""Hutchinson's estimator $\operatorname{tr} A = E_v[v^\top A v]$, the mean of `samples` independent probes [F9].
 
     Args:
@@ -105,12 +125,22 @@ class Hutchinson(AbstractTrace):
     def __check_init__(self) -> None:
         require(self.samples >= 1, f"samples = {self.samples}; Hutchinson needs at least one probe.")
 
-    def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
+    def probes(self, x: Event, key: Key | None) -> Probes:
         return self.law.draw(random_key("Hutchinson", key), (self.samples, *x.shape), x.dtype)
+
+
+def probes_for(trace: AbstractTrace, push: Callable[[Event], Event], x: Event, key: Key | None) -> Made:
+    """The probes for the matrix `push`, where other things are wanted than its products with them."""
+    probes = trace.probes(x, key)
+    return probes if isinstance(trace, AbstractProbes) else trace.products(push, probes)[0]
+
+
+TRACES = "It is Exact(), Hutchinson(samples, law), XTrace(samples) or HutchPlusPlus(samples)."
+"""What a trace is, as errors say it."""
 
 
 def checked_trace(trace: AbstractTrace, key: Key | None) -> AbstractTrace:
     """The trace of a public function, refused unless it is one, and a random one unless it has its key."""
-    kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
+    kind("trace", trace, AbstractTrace, TRACES)
     optional_key(type(trace).__name__, key, needed=trace.random)
     return trace

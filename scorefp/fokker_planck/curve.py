@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._checks import random_key, require
 from .._precision import measures
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractLaw, AbstractStencil, AbstractTrace, Hutchinson, Rademacher, curve_derivatives
+from ..calculus import AbstractLaw, AbstractProbes, AbstractStencil, Hutchinson, Rademacher, curve_derivatives
 from ..calculus._rounding import coarsest_product
 from ..nn import full_precision
 from ..score import AbstractPotential, AbstractScore
@@ -49,7 +49,7 @@ class Ito(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         0.0
     """
 
-    probes: AbstractTrace = Hutchinson()
+    probes: AbstractProbes = Hutchinson()
 
     form: ClassVar[Form] = "martingale"
 

@@ -61,7 +61,7 @@ class DensityResidual(AbstractResidual):
     Args:
         density: $p$, called as `density(t, x)`.
         sde: The forward process.
-        trace: `Exact()` or `Hutchinson(samples, law)`, for the divergence of the flux.
+        trace: `Exact()`, `Hutchinson(samples, law)` or another, for the divergence of the flux.
     """
 
     density: Callable[[Scalar, Event], Scalar]

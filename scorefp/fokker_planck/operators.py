@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, divergence
+from ..calculus.divergence import value_and_products
 from ..calculus.probes import checked_trace
 from ..score import AbstractScore
 from ..score.score import measured_at
@@ -27,8 +28,8 @@ def fpe_operator(
         score: A score on any SDE.
         t: The time, in `[t0, t1]`.
         x: One sample.
-        trace: `Exact()` or `Hutchinson(samples, law)`, for the divergence.
-        key: A random key, for `Hutchinson`.
+        trace: How the divergence is taken: `Exact()`, `Hutchinson(samples, law)` or another.
+        key: A random key, for a trace that draws.
 
     Returns:
         A scalar, in nats per unit of time.
@@ -52,13 +53,8 @@ def value_and_operator(
     score: AbstractScore, t: Scalar, x: Event, trace: AbstractTrace, key: Key | None
 ) -> tuple[Event, Scalar]:
     """The score and `L[s]` from one evaluation, of arguments already checked."""
-
-    def along(v: Event) -> tuple[Event, Scalar]:
-        s, jv = jax.jvp(lambda y: score(t, y), (x,), (v,))
-        return s, operator_along(score.sde, t, x, v, s, jv)
-
-    s, values = jax.vmap(along, out_axes=(None, 0))(trace.probes(x, key))
-    return s, jnp.mean(values)
+    s, probes, products = value_and_products(lambda y: score(t, y), x, trace, key)
+    return s, jnp.mean(jax.vmap(lambda v, jv: operator_along(score.sde, t, x, v, s, jv))(probes, products))
 
 
 def advection_divergence(sde: AbstractSDE, t: Scalar, x: Event) -> Scalar:

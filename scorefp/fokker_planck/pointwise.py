@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from .._checks import one_of
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, FiniteDifference, time_derivative
+from ..calculus.probes import probes_for
 from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
 from .method import FORMS, AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
@@ -16,7 +17,7 @@ from .operators import operator_along
 class Pointwise(AbstractTwoProbeMethod, AbstractLogResidualMethod):
     r"""The residual in one of its forms, with the traces by `trace` and $\partial_t$ by `time`.
 
-    `Exact()`, `Hutchinson(…)` and `FiniteDifference(…)` as residual methods stand for this class. The forms differ in
+    A trace, such as `Exact()`, and `FiniteDifference(…)` as residual methods stand for this class. The forms differ in
     where they put a transpose of the Jacobian $J$ [F4], [F5] (Lai 2023, Eq. 9; Daras 2023, Eq. 10; Deveney 2023,
     Eq. 32):
 
@@ -50,7 +51,10 @@ class Pointwise(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         def along(v: Event) -> tuple[Event, Event]:
             return self._along(score, t, x, v)
 
-        s, residuals = jax.vmap(along, out_axes=(None, 0))(self.trace.probes(x, key))
+        def push(v: Event) -> Event:
+            return jax.jvp(lambda y: score(t, y), (x,), (v,))[1]
+
+        s, residuals = jax.vmap(along, out_axes=(None, 0))(probes_for(self.trace, push, x, key))
         return s, jnp.mean(residuals, axis=0)
 
     def log_residual(
@@ -59,11 +63,9 @@ class Pointwise(AbstractTwoProbeMethod, AbstractLogResidualMethod):
         def gradients(y: Event) -> tuple[Scalar, Event]:
             return potential.derivatives(t, y)[1:]
 
-        def along(v: Event) -> tuple[Scalar, Event, Scalar]:
-            (slope, s), (_, jv) = jax.jvp(gradients, (x,), (v,))
-            return slope, s, operator_along(potential.sde, t, x, v, s, jv)
-
-        slope, s, operators = jax.vmap(along, out_axes=(None, None, 0))(self.trace.probes(x, key))
+        (slope, s), push = jax.linearize(gradients, x)
+        probes, products = self.trace.products(lambda v: push(v)[1], self.trace.probes(x, key))
+        operators = jax.vmap(lambda v, jv: operator_along(potential.sde, t, x, v, s, jv))(probes, products)
         if not isinstance(self.time, Exact):
             horizon = potential.sde.t0, potential.sde.t1
             slope = time_derivative(potential.potential, t, x, method=self.time, horizon=horizon)

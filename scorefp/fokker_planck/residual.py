@@ -22,7 +22,7 @@ from .._checks import (
 )
 from .._precision import measures
 from .._types import Event, Key, Scalar, Time
-from ..calculus import AbstractTrace, Exact, FiniteDifference, Hutchinson, divergence
+from ..calculus import AbstractTrace, Exact, FiniteDifference, divergence
 from ..calculus._smoothness import require_smooth
 from ..score import AbstractPotential, AbstractScore
 from ..score.potential import require_potential
@@ -34,10 +34,10 @@ from .pointwise import Pointwise
 
 _M = TypeVar("_M", bound=AbstractResidualMethod | AbstractLogResidualMethod)
 
-ResidualMethod = AbstractResidualMethod | Exact | Hutchinson | FiniteDifference
+ResidualMethod = AbstractResidualMethod | AbstractTrace | FiniteDifference
 """The `method` of `score_fpe_residual`."""
 
-LogResidualMethod = AbstractLogResidualMethod | Exact | Hutchinson | FiniteDifference
+LogResidualMethod = AbstractLogResidualMethod | AbstractTrace | FiniteDifference
 """The `method` of `log_fpe_residual`."""
 
 
@@ -62,6 +62,7 @@ def score_fpe_residual(
     | --- | --- | --- | --- |
     | `Exact()` | all | all; linear for the last two forms | $D$ forward products, one reverse pass |
     | `Hutchinson(samples, law)` | all | the same | one forward product a probe, one reverse pass |
+    | `XTrace(samples)`, `HutchPlusPlus(samples)` | all | the same | three products a sample, two in the pass |
     | `Ito(probes)` | martingale | linear | one second-order forward pass a probe |
     | `Antithetic(step)` | martingale | linear | two evaluations |
     | `Sliced(samples, law, trace)` | gradient | all | forward passes, one component at a time |
@@ -163,6 +164,7 @@ def log_fpe_residual(
     | --- | --- |
     | `Exact()` | $D$ forward passes through the reverse pass |
     | `Hutchinson(samples, law)` | one such pass a probe |
+    | `XTrace(samples)`, `HutchPlusPlus(samples)` | two, three such passes a sample |
     | `Ito(probes)` | one second-order forward pass a probe |
     | `Antithetic(step)` | two evaluations |
     | `Smoothed(width)` | another reverse pass |
@@ -222,8 +224,8 @@ def fpe_residual(
         t: The time, in `[t0, t1]`.
         x: One sample.
         sde: The forward process.
-        trace: `Exact()` or `Hutchinson(samples, law)`, for the divergence of the flux.
-        key: A random key, for `Hutchinson`.
+        trace: `Exact()`, `Hutchinson(samples, law)` or another, for the divergence of the flux.
+        key: A random key, for all but `Exact`.
 
     Returns:
         A scalar, in units of the density per unit of time.
@@ -256,7 +258,7 @@ def fpe_residual(
     return slope + divergence(flux, x, trace=trace, key=key)
 
 
-def _pointwise(method: _M | Exact | Hutchinson | FiniteDifference) -> _M | Pointwise:
+def _pointwise(method: _M | AbstractTrace | FiniteDifference) -> _M | Pointwise:
     """The method, `Pointwise` where a value stands for it."""
     if isinstance(method, FiniteDifference):
         return Pointwise(method.trace, method)

@@ -27,7 +27,7 @@ class Sliced(AbstractResidualMethod):
     Args:
         samples: The number of directions.
         law: Their law.
-        trace: How $L[s]$ takes its divergence: `Exact()` or `Hutchinson(samples, law)`.
+        trace: How $L[s]$ takes its divergence: `Exact()`, `Hutchinson(samples, law)` or another.
 
     Raises:
         ValueError: if `samples` is below one.

@@ -10,7 +10,8 @@ from .._checks import count, finite, floating, kind, random_key, require, same_s
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Exact, Hutchinson
+from ..calculus import AbstractTrace, Exact
+from ..calculus.probes import TRACES
 from ..integrals import Estimate, log_snr_times, time_quadrature
 from ..integrals.estimate import mean_of
 from ..score import AbstractPotential, AbstractScore
@@ -66,7 +67,7 @@ def residual_suprema(
     key: Key,
     times: int = 16,
     nodes: int = 32,
-    trace: Exact | Hutchinson = Exact(),
+    trace: AbstractTrace = Exact(),
     density: AbstractPotential | None = None,
     batch_size: int = 32,
 ) -> ResidualSuprema:
@@ -110,7 +111,7 @@ def residual_suprema(
     """
     xs = finite("xs", single_or_better("xs", floating("xs", xs)))
     linear_sde(score)
-    kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
+    kind("trace", trace, AbstractTrace, TRACES)
     if density is not None:
         require_potential(density, "density")
     require(
@@ -134,7 +135,7 @@ def _suprema(
     key: Key,
     times: int,
     nodes: int,
-    trace: Exact | Hutchinson,
+    trace: AbstractTrace,
     density: AbstractPotential | None,
     batch_size: int,
 ) -> ResidualSuprema:

@@ -46,7 +46,8 @@ class BoundEstimator(AbstractModule):
         time: The law of times; the default is importance sampling for every linear SDE [H2].
         truncation: The quantity that is bounded: `"denoised"`, `"noised"` or `"ignored"`; see `Truncation`.
         start: The truncation $\varepsilon$, in `[t0, t1)`; `None` is `t0`.
-        trace: For the form `"sm"`: `Exact()`, or `Hutchinson(samples, law)`, which leaves the estimate unbiased.
+        trace: For the form `"sm"`: `Exact()`; or `Hutchinson(samples, law)` or another, which leaves the estimate
+            unbiased.
 
     Raises:
         ValueError: if `draws` is below one, or `truncation` is another word.

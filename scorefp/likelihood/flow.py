@@ -25,6 +25,7 @@ from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
+from ..calculus.probes import TRACES
 from ..reverse import Integrator
 from ..reverse.ode import batch_flow_map_with_divergence, drawn, flow_map_with_divergence
 from ..score import AbstractScore
@@ -73,9 +74,10 @@ def log_likelihood(
         score: Any score on any SDE.
         x: One sample at time `start`.
         start: The time of the sample, in `[t0, t1]`, at which the density of the flow is asked; `None` is `t0`.
-        trace: `Exact()`, or `Hutchinson(samples, law)` with probes drawn once a solve: unbiased for the log-likelihood.
+        trace: `Exact()`; or `Hutchinson(samples, law)` or another, whose probes or test vectors are drawn once a solve:
+            unbiased for the log-likelihood.
         integrator: How the ODE is solved, and how the solve is differentiated.
-        key: A random key, for `Hutchinson`.
+        key: A random key, for all but `Exact`.
 
     Returns:
         The log-likelihood, in nats.
@@ -83,7 +85,7 @@ def log_likelihood(
     Raises:
         TypeError: if `x` is not floating or of half precision, or `score`, `trace` or `integrator` is of another kind.
         ValueError: if `x` is not finite, `start` is outside the horizon, the score has another shape than `x`, or
-            `Hutchinson` gets no key.
+            a random trace gets no key.
         RuntimeError: if the solver fails, unless the integrator has `throw=False`; the result is NaN then.
 
     Example:
@@ -123,7 +125,7 @@ def flow_likelihood(
         start: The time of the samples, in `[t0, t1]`; `None` is `t0`.
         trace: As in `log_likelihood`; probes are independent between samples.
         integrator: How the ODE is solved.
-        key: A random key, for `Hutchinson`.
+        key: A random key, for all but `Exact`.
         error: Whether to solve a second time, with the same probes and both tolerances at a tenth, and to return the
             absolute difference as an estimate of the error of the first: a typical size, not a bound.
         common_steps: Whether `x` is a batch that is solved with common steps.
@@ -134,7 +136,7 @@ def flow_likelihood(
     Raises:
         TypeError: if `x` is not floating or of half precision, or `score`, `trace` or `integrator` is of another kind.
         ValueError: if `x` is not finite, or has no leading axis or an empty one where it is a batch, `start` is outside
-            the horizon, the score has another shape than a sample, or `Hutchinson` gets no key.
+            the horizon, the score has another shape than a sample, or a random trace gets no key.
         RuntimeError: if the solver fails, unless the integrator has `throw=False`.
 
     Example:
@@ -148,7 +150,7 @@ def flow_likelihood(
         [-0.919, -1.419]
     """
     require_score(score)
-    kind("trace", trace, AbstractTrace, "It is Exact() or Hutchinson(samples, law).")
+    kind("trace", trace, AbstractTrace, TRACES)
     kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
     if not flag("common_steps", common_steps):
         x = sample_of(score, x)

@@ -240,7 +240,7 @@ def ode_score(
         x: One sample; batch with `jax.vmap`.
         trace: As in `log_likelihood`.
         integrator: How the ODE is solved; its adjoint must allow reverse mode.
-        key: A random key, for `Hutchinson`.
+        key: A random key, for all but `Exact`.
 
     Returns:
         The score, of the shape of `x`.

@@ -65,7 +65,7 @@ class JacobianSize(AbstractTerm):
     E_v\|Jv\|^2$ [F17].
 
     Args:
-        trace: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
+        trace: `Exact()`, `Hutchinson(samples, law)` or another; all are unbiased.
         weighting: $\lambda$, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on: its first rows.
 
@@ -87,7 +87,7 @@ class JacobianSize(AbstractTerm):
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
-        value, products = value_and_products(lambda y: score(t, y), x, self.trace.probes(x, key))
+        value, _, products = value_and_products(lambda y: score(t, y), x, self.trace, key)
         return value, jnp.sum(products**2) / len(products)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:

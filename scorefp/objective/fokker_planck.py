@@ -204,8 +204,8 @@ class TimeDerivativeTaming(AbstractTerm):
     the term of $\beta$).
 
     Args:
-        trace: How $L[s]$ takes its divergence: `Exact()` or `Hutchinson(samples, law)`. With probes the absolute
-            value is biased upwards by their spread.
+        trace: How $L[s]$ takes its divergence: `Exact()`, `Hutchinson(samples, law)` or another. With probes the
+            absolute value is biased upwards by their spread.
         fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:
@@ -234,7 +234,7 @@ class ZeroCurl(AbstractTerm):
 
     Args:
         weighting: $\lambda$, a function `(sde, t) -> weight`.
-        trace: `Exact()` or `Hutchinson(samples, law)`; both are unbiased.
+        trace: `Exact()`, `Hutchinson(samples, law)` or another; all are unbiased.
         fraction: The share of the batch it is evaluated on: its first rows.
 
     Raises:

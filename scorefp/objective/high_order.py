@@ -5,20 +5,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from .._checks import require
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Hutchinson
 from ..calculus._smoothness import require_smooth
 from ..calculus.divergence import value_and_products
+from ..calculus.probes import Probes
 from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
 from .objective import AbstractTerm
 from .perturbed import Perturbed
 from .weighting import Weighting, likelihood_weighting, weight_at
-
-_Probes = Float[Array, "probes *event"]
 
 
 class HighOrderDSM(AbstractTerm):
@@ -50,7 +48,7 @@ class HighOrderDSM(AbstractTerm):
 
     Args:
         order: 2 or 3.
-        trace: `Exact()` or `Hutchinson(samples, law)`.
+        trace: `Exact()`, `Hutchinson(samples, law)` or another.
         weighting: $\lambda$, a function `(sde, t) -> weight`.
         fraction: The share of the batch it is evaluated on: its first rows.
 
@@ -79,17 +77,16 @@ class HighOrderDSM(AbstractTerm):
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, x = perturbed.t, perturbed.x
-        probes = self.trace.probes(x, key)
         if self.order == 2:
-            value, products = value_and_products(lambda y: score(t, y), x, probes)
+            value, probes, products = value_and_products(lambda y: score(t, y), x, self.trace, key)
             return value, (probes, products, None)
         require_smooth("score", score, t, x)
 
-        def traced(y: Event) -> tuple[Scalar, tuple[Event, _Probes]]:
-            value, products = value_and_products(lambda z: score(t, z), y, probes)
-            return jnp.sum(probes * products) / len(probes), (value, products)
+        def traced(y: Event) -> tuple[Scalar, tuple[Event, Probes, Probes]]:
+            value, probes, products = value_and_products(lambda z: score(t, z), y, self.trace, key)
+            return jnp.sum(probes * products) / len(probes), (value, probes, products)
 
-        slope, (value, products) = jax.grad(traced, has_aux=True)(x)
+        slope, (value, probes, products) = jax.grad(traced, has_aux=True)(x)
         return value, (probes, products, slope)
 
     def integrand(self, sde: AbstractLinearSDE, perturbed: Perturbed, value: Event, observed: Any) -> Scalar:
@@ -103,14 +100,14 @@ class HighOrderDSM(AbstractTerm):
         return 0.5 * weight_at("weighting", self.weighting, sde, perturbed.t) / sigma**2 * square
 
 
-def _second(probes: _Probes, products: _Probes, e: Event) -> Scalar:
+def _second(probes: Probes, products: Probes, e: Event) -> Scalar:
     r"""The squares of order two; `products` are $\sigma^2Jv$."""
     errors = jax.vmap(lambda v, jv: jv + v - jnp.sum(e * v) * e)(probes, products)
     traces = jax.vmap(lambda v, error: jnp.sum(v * error))(probes, errors)
     return jnp.sum(errors**2) / (len(probes) * e.size) + (jnp.mean(traces) / e.size) ** 2
 
 
-def _third(probes: _Probes, products: _Probes, slope: Event, e: Event) -> Scalar:
+def _third(probes: Probes, products: Probes, slope: Event, e: Event) -> Scalar:
     r"""The square of order three; `products` are $\sigma^2Jv$, `slope` is the mean of $\sigma^3\nabla(v^\top Jv)$."""
 
     def target(v: Event, jv: Event) -> Event:

@@ -15,7 +15,8 @@ from .._checks import is_concrete, kind, known_time_within, positive, require, s
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Flag, Key, Scalar, Time
-from ..calculus import AbstractTrace, value_and_divergence
+from ..calculus import AbstractTrace, Hutchinson, value_and_divergence
+from ..calculus.probes import Made, Probes
 from ..score import AbstractScore
 from ..score.score import require_score, sample_of
 from ..sde import AbstractLinearSDE, AbstractSDE
@@ -187,19 +188,24 @@ class FixedProbes(AbstractTrace):
 
     Args:
         values: The probes, stacked along a leading axis.
+        trace: The trace that they were drawn for.
     """
 
-    values: Float[Array, "probes *event"]
+    values: Probes
+    trace: AbstractTrace = eqx.field(default=Hutchinson(), static=True)
 
     random: ClassVar[bool] = False
 
-    def probes(self, x: Event, key: Key | None) -> Float[Array, "probes *event"]:
+    def probes(self, x: Event, key: Key | None) -> Probes:
         return self.values
+
+    def products(self, push: Callable[[Event], Event], probes: Probes) -> tuple[Made, Made]:
+        return self.trace.products(push, probes)
 
 
 def drawn(trace: AbstractTrace, x: Event, key: Key | None) -> AbstractTrace:
     """The trace with its probes drawn once, where it draws any."""
-    return FixedProbes(trace.probes(x, key)) if trace.random else trace
+    return FixedProbes(trace.probes(x, key), trace) if trace.random else trace
 
 
 def flow_map(score: AbstractScore, x: Event, *, start: Time, stop: Time, integrator: Integrator) -> Solved:

@@ -294,6 +294,8 @@ def of_calculus() -> dict[str, Row]:
         ),
         "Exact": row(sfp.Exact),
         "Hutchinson": row(sfp.Hutchinson),
+        "HutchPlusPlus": row(calculus.HutchPlusPlus, samples=2),
+        "XTrace": row(calculus.XTrace, samples=2),
         "FiniteDifference": row(sfp.FiniteDifference),
         "Gaussian": row(calculus.Gaussian),
         "Rademacher": row(calculus.Rademacher),

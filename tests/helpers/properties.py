@@ -115,6 +115,13 @@ def use_trace(trace: Any, t: Array, x: Array, key: Array) -> Any:
     ]
 
 
+def use_sketch(trace: Any, t: Array, x: Array, key: Array) -> Any:
+    """A trace that looks at the matrix takes no Laplacian."""
+    field = lambda x: jnp.sin(x + jnp.roll(x, 1) if x.ndim else x)
+    divergence = sfp.divergence(field, x, trace=trace, key=key)
+    return [divergence, sfp.calculus.squared_curl(field, x, trace=trace, key=key), use_method(trace, t, x, key)]
+
+
 def use_box(box: Any, t: Array, x: Array, key: Array) -> Any:
     return box.contains(x) + x * box.sample(key, 1)[0]
 
@@ -235,6 +242,7 @@ ROWS: dict[str, Row] = {
     "Box": Row(sfp.Box, lambda shape, dtype: sfp.Box(-jnp.ones(shape, dtype), jnp.ones(shape, dtype)), use_box),
     **rows(use_trace, sfp.Exact),
     **rows(use_trace, sfp.Hutchinson, args=(2,)),
+    **rows(use_sketch, sfp.calculus.HutchPlusPlus, sfp.calculus.XTrace, args=(2,)),
     **rows(use_law, sfp.calculus.Rademacher, sfp.calculus.Gaussian),
     **rows(use_method, sfp.FiniteDifference),
     # fokker_planck
