@@ -1,4 +1,4 @@
-"""Scores: any callable, a potential, or a network that predicts noise, clean data or velocity."""
+"""Scores: any callable, a potential, or a network that predicts noise, clean data or velocity, of PyTorch too."""
 
 from .energy import (
     DistancePotential as DistancePotential,
@@ -17,6 +17,7 @@ from .network import (
     VelocityScore as VelocityScore,
     clean_target as clean_target,
     noise_target as noise_target,
+    score_target as score_target,
     velocity_target as velocity_target,
 )
 from .potential import (
@@ -26,4 +27,15 @@ from .potential import (
 from .score import (
     AbstractScore as AbstractScore,
     Score as Score,
+)
+from .torch import (
+    TimeInput as TimeInput,
+    TorchCall as TorchCall,
+    TorchNetwork as TorchNetwork,
+    from_torch as from_torch,
+    log_snr_time as log_snr_time,
+    physical_time as physical_time,
+    sigma_time as sigma_time,
+    step_time as step_time,
+    whole_step_time as whole_step_time,
 )
