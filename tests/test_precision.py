@@ -309,7 +309,7 @@ EXEMPT = {
     **dict.fromkeys(("Audit", "Curve", "Number", "OdeSdeGap", "Section", "GridDensity", "MatchingErrors"), "a result"),
     **dict.fromkeys(("ResidualSuprema", "FlowLikelihood", "KLDecomposition", "LikelihoodBound", "Solved"), "a result"),
     **dict.fromkeys(("log_snr_midpoints", "uniform_midpoints", "log_snr_grid", "uniform_grid"), "elementwise"),
-    **dict.fromkeys(("RhoGrid", "default_grid", "prior_kl_bound", "PriorDivergence"), "elementwise"),
+    **dict.fromkeys(("RhoGrid", "NodeGrid", "default_grid", "prior_kl_bound", "PriorDivergence"), "elementwise"),
     **dict.fromkeys(("BoundEstimator", "BoxQuadrature", "ImportanceSampling", "Integrator"), "settings"),
     **dict.fromkeys(("Proposal", "ConditionalFlow"), "a protocol"),
     **dict.fromkeys(("VariationalDequantiser", "variational_dequantiser"), "draws noise, in training too"),

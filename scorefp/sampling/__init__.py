@@ -6,6 +6,7 @@ from .euler import Euler as Euler, EulerMaruyama as EulerMaruyama, ProbabilityFl
 from .exponential import DPMSolver as DPMSolver, ExponentialIntegrator as ExponentialIntegrator
 from .grid import (
     Grid as Grid,
+    NodeGrid as NodeGrid,
     RhoGrid as RhoGrid,
     default_grid as default_grid,
     log_snr_grid as log_snr_grid,

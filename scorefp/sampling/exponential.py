@@ -22,8 +22,11 @@ class ExponentialIntegrator(AbstractStepSampler):
     $$ x' = \alpha' h + \sqrt{\sigma'^2 - \tau^2}\;\hat\epsilon + \tau\epsilon . $$
 
     The ODE for $\eta = 0$, then it is DDIM (Song 2020, Eq. 12), which is Euler's method in $x/\alpha$ over
-    $\sigma/\alpha$; the reverse SDE for $\eta = 1$, then it is ancestral sampling (Ho 2020). Of order one, one
-    evaluation a step.
+    $\sigma/\alpha$; the reverse SDE for $\eta = 1$, then it is ancestral sampling, with the posterior's
+    variance (Ho 2020, Eq. 7). Of order one, one evaluation a step.
+
+    On the steps of a table these are the published updates. For a thousand steps
+    `Denoised(ExponentialIntegrator(999, NodeGrid(), noise=1.0))` is Algorithm 2 of Ho 2020.
 
     Args:
         steps: The number of steps.

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import checked, count, floating, is_concrete, kind, positive, same_shape
+from .._checks import checked, count, floating, function, is_concrete, kind, positive, require, same_shape
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Event
 from ..integrals import log_snr_times
-from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde import AbstractLinearSDE, AbstractSDE, DiscreteSDE
 from ..sde.linear import require_linear
 
 Grid: TypeAlias = Callable[[AbstractSDE, int], Float[Array, " times"]]
@@ -119,6 +119,66 @@ class RhoGrid(AbstractModule):
         last, first = jnp.exp(power * linear.log_snr(linear.t1)), jnp.exp(power * linear.log_snr(linear.t0))
         log_snr = jnp.log(jnp.linspace(last, first, count("steps", steps, 1) + 1)) / power
         return _with_ends(linear, linear.time_of_log_snr(log_snr))
+
+
+class NodeGrid(AbstractModule):
+    r"""The times of another grid, rounded to steps of the table of a `DiscreteSDE`, for a network that knows no others.
+
+    Even in the number of the step by default, from the last one, where there is least signal, to the first one (to
+    within a step the *trailing* spacing of Lin 2023); `NodeGrid(log_snr_grid)` has the steps nearest to those even in
+    log-SNR. Times that fall on one step of the table move up to the next ones that are free.
+
+    Samplers evaluate the score at times of their grid alone. There are two exceptions: `Heun` with churn goes to a
+    time of its own first, and `ProbabilityFlow` has no grid, as no likelihood has one.
+
+    Args:
+        spacing: The other grid.
+
+    Raises:
+        TypeError: if `spacing` does not take `(sde, steps)`; on a call, if the SDE is none of a table.
+        ValueError: on a call, if an end of the horizon is no step of the table, there are more steps than between its
+            ends, or the other grid is wrong.
+
+    Example:
+        >>> import numpy as np, scorefp as sfp
+        >>> sde = sfp.sde.DiscreteSDE.from_betas(np.linspace(1e-4, 0.02, 1000))
+        >>> times = sfp.sampling.NodeGrid()(sde, 4)
+        >>> [round(float(step)) for step in sde.step_of_time(times)]
+        [999, 749, 499, 250, 0]
+    """
+
+    spacing: Grid | RhoGrid = uniform_grid
+
+    def __check_init__(self) -> None:
+        function("spacing", self.spacing, "sde, steps", "It is scorefp.sampling.log_snr_grid, for example.")
+
+    def __call__(self, sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
+        table = kind("sde", sde, DiscreteSDE, "It is a process with a table, a scorefp.sde.DiscreteSDE.")
+        steps = count("steps", steps, 1)
+        first, last = _node("t1", table.t1, table), _node("t0", table.t0, table)
+        require(
+            steps <= first - last,
+            f"steps = {steps}, but from the last step of the table to the first one there are {first - last}; a "
+            "network that knows no times between them takes so many at most.",
+        )
+        times = times_of(self.spacing, table, steps, np.dtype(jnp.result_type(float)))
+        place = jnp.arange(steps + 1)
+        # One halfway between two goes to the earlier one, however it was rounded.
+        nodes = jnp.ceil(table.step_of_time(times) - 0.501).astype(int)
+        # They go down by one at least where their sum with their place in the grid does not rise.
+        sums = jax.lax.cummax(nodes + place, reverse=True)
+        return table.time_of_step(jnp.minimum(sums, first) - place)
+
+
+def _node(name: str, end: float, table: DiscreteSDE) -> int:
+    """The step of a table at an end of the horizon."""
+    place = end * table.table.steps - 1
+    require(
+        abs(place - round(place)) < 1e-6 * table.table.steps,
+        f"{name} = {end}, which is step {place:g} of the table; a grid of its steps ends at one. Choose "
+        f"{name} = time_of_step(k).",
+    )
+    return round(place)
 
 
 def _with_ends(sde: AbstractLinearSDE, times: Float[Array, " times"]) -> Float[Array, " times"]:

@@ -112,8 +112,13 @@ class DiscreteSDE(AbstractLinearSDE):
         return (jnp.asarray(step) + 1) / self.table.steps
 
     def step_of_time(self, t: Times) -> Float[Array, "*times"]:
-        """The inverse of `time_of_step`, with fractions between the steps."""
-        return jnp.asarray(t) * self.table.steps - 1
+        """The inverse of `time_of_step`: whole numbers at the steps, free of rounding, and fractions between them."""
+        t = _floats(t)
+        step = t * self.table.steps - 1
+        # That of a rounded time may lie just below a whole number, whose integer part is the step before.
+        whole = jnp.round(step)
+        near = jnp.abs(step - whole) < 4 * jnp.finfo(step.dtype).eps * self.table.steps
+        return step + jax.lax.stop_gradient(jnp.where(near, whole - step, 0))
 
     def log_alpha(self, t: Times) -> Float[Array, "*times"]:
         return 0.5 * self.table(_floats(t))

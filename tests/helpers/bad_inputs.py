@@ -44,6 +44,7 @@ PHI = sfp.Potential(lambda t, x: -0.5 * jnp.sum(x**2), VP, shape=(2,))
 MIXTURE = sfp.GaussianMixture(jnp.array([[-1.0, 0.0], [1.0, 0.0]]), jnp.ones(2), jnp.array([0.5, 0.5]))
 TRUTH = MIXTURE.score(VP)
 BOX = sfp.Box(-jnp.ones(2), jnp.ones(2))
+TABLE = sfp.sde.DiscreteSDE.from_betas(np.linspace(1e-4, 0.02, 1000))
 BYTES = sfp.Quantisation(256, -1.0, 1.0)
 LEVELS = np.arange(16, dtype=np.uint8).reshape(8, 2)
 
@@ -781,6 +782,8 @@ def of_sampling() -> dict[str, Row]:
         ),
         "RhoGrid": row(sp.RhoGrid),
         "RhoGrid, called": row(sp.RhoGrid().__call__, sde=VP, steps=2),
+        "NodeGrid": row(sp.NodeGrid, roles={"spacing": "callable"}),
+        "NodeGrid, called": row(sp.NodeGrid().__call__, sde=TABLE, steps=2),
         "log_snr_grid": row(sp.log_snr_grid, sde=VP, steps=2),
         "uniform_grid": row(sp.uniform_grid, sde=VP, steps=2),
         "default_grid": row(sp.default_grid, sde=VP, steps=2),
