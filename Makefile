@@ -19,6 +19,10 @@ BIN     = $(VENV)/bin
 STAMP  := $(VENV)/.stamp
 EXTRAS := train,images,plot,flow,ot,guides,examples,docs,dev
 
+# PyTorch, which tests and pages of PyTorch scores need; without it they are skipped, and say so. It is named to the last
+# digit, as the newest one may be a build for GPUs of several gigabytes: TORCH= leaves it out, TORCH=torch takes that.
+TORCH ?= $(if $(findstring 3.11,$(shell $(PYTHON) --version)),torch==2.13.0)
+
 # The newest Python that runs and is newer than $(PYTHON); empty when there is none.
 latest_python = $(shell \
     mine=$$($(PYTHON) -c 'import sys; print(sys.version_info[1])'); \
@@ -42,7 +46,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "scorefp needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' $(TORCH)
 	@touch $@
 
 demo: $(STAMP)

@@ -24,11 +24,7 @@ from .potential import (
     AbstractPotential as AbstractPotential,
     Potential as Potential,
 )
-from .score import (
-    AbstractScore as AbstractScore,
-    Score as Score,
-)
-from .torch import (
+from .pytorch import (
     TimeInput as TimeInput,
     TorchCall as TorchCall,
     TorchNetwork as TorchNetwork,
@@ -38,4 +34,8 @@ from .torch import (
     sigma_time as sigma_time,
     step_time as step_time,
     whole_step_time as whole_step_time,
+)
+from .score import (
+    AbstractScore as AbstractScore,
+    Score as Score,
 )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
@@ -247,20 +248,41 @@ def _batch(given: Sequence[Any], axes: Sequence[Any], **params: Any) -> tuple[li
     return [value.reshape(size, -1, *value.shape[1:]) for value in values], [0] * len(values)
 
 
-def _lower(ctx: Any, *given: Any, program: Program, device: Any, name: str) -> Any:
+# What the callback of a compiled program returns, as words of 32 bits: JAX casts it to what the thread of the callback
+# takes for a dtype, and that thread does not know of float64 by `jax.enable_x64`.
+_words_p = Primitive("torch_words")
+_words_p.multiple_results = True
+
+
+def _words(*given: Any, program: Program, device: Any) -> list[Any]:
+    return [ShapedArray((*aval.shape, aval.dtype.itemsize // 4), np.dtype(np.uint32)) for aval in program.types(given)]
+
+
+def _call_host(ctx: Any, *given: Any, program: Program, device: Any) -> Any:
     def on_host(*arrays: Any) -> tuple[Any, ...]:
-        return tuple(called(program, device, *arrays))
+        values = called(program, device, *arrays)
+        return tuple(np.ascontiguousarray(v).reshape(*v.shape, 1).view(np.uint32) for v in values)
 
     # `jax.pure_callback` hands over arrays of JAX, and to read one on a thread of JAX may wait for that very thread.
-    values, _, _ = mlir.emit_python_callback(
+    words, _, _ = mlir.emit_python_callback(
         ctx, on_host, None, list(given), ctx.avals_in, ctx.avals_out, has_side_effect=False, returns_token=False
     )
-    return values
+    return words
 
 
+def _compiled(*given: Any, program: Program, device: Any, name: str) -> list[Array]:
+    words = cast(Any, _words_p.bind(*given, program=program, device=device))
+    types = program.types(given)
+    # A last axis of one word is no part of what is made of it.
+    words = [w[..., 0] if aval.dtype.itemsize == 4 else w for w, aval in zip(words, types, strict=True)]
+    return [jax.lax.bitcast_convert_type(w, aval.dtype) for w, aval in zip(words, types, strict=True)]
+
+
+_words_p.def_abstract_eval(_words)
+mlir.register_lowering(_words_p, _call_host, cacheable=False)
 _torch_p.def_impl(_impl)
 _torch_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[_torch_p] = _jvp
 ad.primitive_transposes[_torch_p] = _transpose
 batching.primitive_batchers[_torch_p] = _batch
-mlir.register_lowering(_torch_p, _lower, cacheable=False)
+mlir.register_lowering(_torch_p, mlir.lower_fun(_compiled, multiple_results=True))

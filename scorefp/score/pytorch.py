@@ -335,11 +335,8 @@ def _trial(fn: _Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]])
     torch, draws, name = torch_library(), np.random.default_rng(0), described(fn.module)
 
     def drawn(shape: tuple[int, ...], dtype: Any) -> Tensor:
-        whole = jnp.issubdtype(dtype, jnp.integer)
-        return torch.tensor(
-            np.zeros((2, *shape), dtype) if whole or dtype == bool else draws.normal(size=(2, *shape)).astype(dtype),
-            device=device,
-        )
+        values = draws.normal(size=(2, *shape)) if jnp.issubdtype(dtype, jnp.floating) else np.zeros((2, *shape))
+        return torch.tensor(values.astype(dtype), device=device)
 
     floats = jnp.issubdtype(types[0][1], jnp.floating)
     # Times that a table has, and that others can bear.
