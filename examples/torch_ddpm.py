@@ -203,16 +203,16 @@ def answer(weights: Path, cell: Cell, settings: Settings) -> dict[str, Any]:
 def table(found: dict[Cell, dict[str, Any]]) -> str:
     """Samplers with their distances, and bits per dimension below."""
     body = [
-        [cell.question, f"{result['w2']:.3f}", f"{result['seconds']:.0f}"]
+        [cell.question, f"{result['w2']:.2f}"]
         for cell, result in found.items()
         if cell.question != LIKELIHOOD
     ]
     numbers = next(result["numbers"] for cell, result in found.items() if cell.question == LIKELIHOOD)
     (mean, half), (exploded, _) = numbers["bits_per_dim"], numbers["exploded"]
-    headings = ["sampler", "squared Wasserstein distance from the test set", "seconds"]
+    headings = ["sampler", "squared Wasserstein distance from the test set"]
     return (
         _cells.markdown(headings, body, left=1)
-        + f"\nBits per dimension of the test set: {mean:.3f} ± {half:.3f}; {exploded:.0%} of the trajectories exploded.\n"
+        + f"\nBits per dimension of the test set: {mean:.3f} ± {half:.3f}; {exploded:.0%} of trajectories exploded.\n"
     )
 
 

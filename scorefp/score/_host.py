@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -161,7 +161,7 @@ _one_at_a_time = threading.Lock()
 
 
 @contextlib.contextmanager
-def plain_kernels() -> Iterator[None]:
+def plain_kernels() -> Generator[None, None, None]:
     """Kernels that have all derivatives and do not round.
 
     Fused attention and the fast path of `MultiheadAttention` have no second derivatives, and convolutions on GPUs round

@@ -9,9 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, PyTree
+from jaxtyping import Array, Float, Integer
 
-from .._checks import kind, real, require, same_shape
+from .._checks import callable_with, kind, real, require, same_shape
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time
@@ -154,7 +154,7 @@ class TorchNetwork(AbstractFixed):
             like = jnp.zeros(self.shape, jnp.float32 if single else jax.dtypes.canonicalize_dtype(float))
             jax.eval_shape(self.__call__, jnp.asarray(self.sde.t1, like.dtype), like)
 
-    def __call__(self, t: Time, x: Event, args: PyTree = None) -> Event:
+    def __call__(self, t: Time, x: Event, args: Any = None) -> Event:
         dtype, device = _checked(self.module)
         # float32 where either is no better; a function follows the sample.
         single = jnp.finfo(x.dtype).bits < 64 or (dtype is not None and dtype.itemsize < 8)
@@ -230,8 +230,8 @@ class _Rows:
         """What the module returns."""
         _require_evaluation(self.module)
         dtype = x.dtype if self.dtype is None else self.dtype
-        t, x, *leaves = (a.to(dtype) if a.is_floating_point() else a.long() for a in (t, x, *leaves))
-        args = jax.tree.unflatten(self.structure, leaves)
+        t, x, *rest = (a.to(dtype) if a.is_floating_point() else a.long() for a in (t, x, *leaves))
+        args = jax.tree.unflatten(self.structure, rest)
         given = (t, x) if self.call.time_first else (x, t)
         if isinstance(args, dict):
             return self.module(*given, **args)
@@ -278,11 +278,7 @@ def _require_evaluation(module: Any) -> None:
 
 def _checked(module: Any) -> tuple[Any, Any]:
     """The dtype of a module, `None` for a function, and its device; refused where it cannot be a score."""
-    if not callable(module) or isinstance(module, type):
-        raise TypeError(
-            f"module is {f'the class {module.__name__}' if isinstance(module, type) else _told(module)}; it is a "
-            "torch.nn.Module, or a function of a batch of tensors x and t."
-        )
+    callable_with("module", module, None)
     torch = torch_library()
     backend = jax.default_backend()
     wanted = "cuda" if backend == "gpu" else "cpu"
