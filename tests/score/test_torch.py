@@ -85,6 +85,7 @@ def test_residuals_by_every_method(precision: tuple[Any, float], chosen: list[An
     assert float(jnp.max(jnp.abs(ours[1][0]))) > 1e-2
 
 
+@pytest.mark.slow
 def test_likelihood_and_its_gradient(precision: tuple[Any, float]) -> None:
     dtype, tolerance = precision
     x = 0.3 * jr.normal(KEY, (2, *SHAPE))
