@@ -202,11 +202,7 @@ def answer(weights: Path, cell: Cell, settings: Settings) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ the table
 def table(found: dict[Cell, dict[str, Any]]) -> str:
     """Samplers with their distances, and bits per dimension below."""
-    body = [
-        [cell.question, f"{result['w2']:.2f}"]
-        for cell, result in found.items()
-        if cell.question != LIKELIHOOD
-    ]
+    body = [[cell.question, f"{result['w2']:.2f}"] for cell, result in found.items() if cell.question != LIKELIHOOD]
     numbers = next(result["numbers"] for cell, result in found.items() if cell.question == LIKELIHOOD)
     (mean, half), (exploded, _) = numbers["bits_per_dim"], numbers["exploded"]
     headings = ["sampler", "squared Wasserstein distance from the test set"]
