@@ -19,6 +19,10 @@ BIN     = $(VENV)/bin
 STAMP  := $(VENV)/.stamp
 EXTRAS := train,images,plot,flow,ot,guides,examples,docs,dev
 
+# PyTorch, which the tests of PyTorch scores need; without it they are skipped, and say so. It is named to the last digit,
+# as the newest one may be a build for GPUs of several gigabytes: TORCH= leaves it out, TORCH=torch takes the newest.
+TORCH ?= $(if $(findstring 3.11,$(shell $(PYTHON) --version)),torch==2.13.0)
+
 # The newest Python that runs and is newer than $(PYTHON); empty when there is none.
 latest_python = $(shell \
     mine=$$($(PYTHON) -c 'import sys; print(sys.version_info[1])'); \
@@ -45,6 +49,10 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 
+$(VENV)/.torch: $(STAMP)
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
+	@touch $@
+
 demo: $(STAMP)
 	$(BIN)/python examples/digits.py
 
@@ -61,10 +69,10 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports --no-cache --no-logo
 
-unit: $(STAMP)
+unit: $(VENV)/.torch
 	$(PYTEST)
 
-coverage: $(STAMP)
+coverage: $(VENV)/.torch
 	$(PYTEST) --cov=scorefp --cov-report=term:skip-covered
 
 docs: $(STAMP)
@@ -73,13 +81,13 @@ docs: $(STAMP)
 serve: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-test-slow: $(STAMP)
+test-slow: $(VENV)/.torch
 	$(PYTEST) -m slow
 
 test-pages: $(STAMP)
 	$(PYTEST) -m slow -n 0 tests/test_pages.py
 
-test-quick: $(STAMP)
+test-quick: $(VENV)/.torch
 	$(PYTEST) -m 'quick and not slow'
 
 test-latest test-latest-quick:

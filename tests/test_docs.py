@@ -25,6 +25,8 @@ FENCE = re.compile(
 )
 NUMBER = re.compile(r"(?<![\w.])([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?![\w.]*[A-Za-z_])")
 RTOL = 0.02
+NEEDS = {"torch": "torch"}
+"""Pages that need what not every environment has."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def close(page: str, printed: str, rtol: float | None) -> bool:
 def test_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if page.stem in NEEDS:
+        pytest.importorskip(NEEDS[page.stem], reason=f"{NEEDS[page.stem]} is not installed")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     stale: list[str] = []

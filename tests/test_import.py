@@ -27,6 +27,7 @@ UNWANTED = [
     "ott",
     "PIL",
     "datasets",
+    "torch",
 ]
 
 

@@ -334,6 +334,7 @@ EXEMPT = {
     **dict.fromkeys(("Audit", "Curve", "Number", "OdeSdeGap", "Section", "GridDensity", "MatchingErrors"), "a result"),
     **dict.fromkeys(("ResidualSuprema", "FlowLikelihood", "KLDecomposition", "LikelihoodBound", "Solved"), "a result"),
     **dict.fromkeys(("FlowSamples", "RoundTrip"), "a result"),
+    **dict.fromkeys(("TorchCall", "TorchNetwork", "from_torch"), "torch in its own precision, set at each call"),
     **dict.fromkeys(("log_snr_midpoints", "uniform_midpoints", "log_snr_grid", "uniform_grid"), "elementwise"),
     **dict.fromkeys(("RhoGrid", "NodeGrid", "default_grid", "prior_kl_bound", "PriorDivergence"), "elementwise"),
     **dict.fromkeys(("BoundEstimator", "BoxQuadrature", "ImportanceSampling", "Integrator"), "settings"),

@@ -9,14 +9,15 @@ from jaxtyping import Array
 
 from ._smoothness import equations
 
-_PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "convolution", "correlation"})
+_PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "convolution", "correlation", "torch"})
+"""Operations that multiply; a call of torch does so in the dtype of what it is given."""
 
 
 def coarsest_product(fn: Callable[..., Any], *args: Array) -> np.dtype[Any]:
     """The coarsest dtype of floats that enter a product or a convolution in the program of a function, or its
     arguments' own where that is coarser. The program is traced once, nothing is evaluated.
 
-    A product inside a call of the host is not seen.
+    A product inside a call of the host, but of torch, is not seen.
 
     Args:
         fn: The function.

@@ -1,4 +1,4 @@
-"""Scores: any callable, a potential, a network that predicts noise, clean data or velocity; compositions of them."""
+"""Scores: any callable, a potential, a network of JAX or PyTorch; compositions of scores."""
 
 from .composition import (
     AbstractComposition as AbstractComposition,
@@ -24,11 +24,23 @@ from .network import (
     VelocityScore as VelocityScore,
     clean_target as clean_target,
     noise_target as noise_target,
+    score_target as score_target,
     velocity_target as velocity_target,
 )
 from .potential import (
     AbstractPotential as AbstractPotential,
     Potential as Potential,
+)
+from .pytorch import (
+    TimeInput as TimeInput,
+    TorchCall as TorchCall,
+    TorchNetwork as TorchNetwork,
+    from_torch as from_torch,
+    log_snr_time as log_snr_time,
+    physical_time as physical_time,
+    sigma_time as sigma_time,
+    step_time as step_time,
+    whole_step_time as whole_step_time,
 )
 from .score import (
     AbstractScore as AbstractScore,

@@ -10,6 +10,10 @@ from .._module import AbstractModule
 from .._types import Event, Key, Time
 
 
+class AbstractFixed(AbstractModule):
+    """A network of which `fit` trains nothing."""
+
+
 class Bound(AbstractModule):
     """A function called as `fn(t, x)` with the keywords `args` and `key`, as far as they are given.
 

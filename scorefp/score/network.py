@@ -117,6 +117,11 @@ def velocity_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike,
     return -require_linear(sde).sigma(t), sde.alpha(t)
 
 
+def score_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
+    r"""The score itself, $(p, q) = (0, -1/\sigma)$, for a bare network."""
+    return 0.0, -1 / require_linear(sde).sigma(t)
+
+
 def NoiseScore(
     network: Callable[..., Event], sde: AbstractLinearSDE, data_std: Float[ArrayLike, "..."] | None = 0.5
 ) -> NetworkScore:

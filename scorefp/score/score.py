@@ -23,7 +23,7 @@ from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..sde.linear import require_linear
-from ._bound import Bound, bound, value_of
+from ._bound import AbstractFixed, Bound, bound, value_of
 
 _S = TypeVar("_S", bound="AbstractScore")
 
@@ -82,7 +82,7 @@ class AbstractScore(AbstractModule, _ScoreFields):
         """The leaves that training changes: this score with a truth value in the place of each.
 
         They are the floating arrays, but for those of the SDE and of what the score knows of its data, the fields in
-        `given`, and for what `bind` closed over.
+        `given`, for what `bind` closed over, and for a `TorchNetwork`, whose parameters are torch's.
 
         Example:
             >>> import equinox as eqx, jax, scorefp as sfp
@@ -99,11 +99,11 @@ class AbstractScore(AbstractModule, _ScoreFields):
         ids = {id(leaf) for leaf in jax.tree.leaves(held) if eqx.is_array(leaf)}
 
         def inner(node: Any) -> bool:
-            return isinstance(node, AbstractScore) and node is not self
+            return isinstance(node, AbstractScore | AbstractFixed) and node is not self
 
         def of(path: tuple[Any, ...], node: Any) -> Any:
             # A score in a given field, as in a reward, is left alone; the same score beside it is trained.
-            if getattr(path[0], "name", None) in self.given:
+            if getattr(path[0], "name", None) in self.given or isinstance(node, AbstractFixed):
                 return jax.tree.map(lambda _: False, node)
             return node.trained() if inner(node) else eqx.is_inexact_array(node) and id(node) not in ids
 

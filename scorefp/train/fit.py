@@ -253,7 +253,8 @@ def _parted(model: _S) -> tuple[Any, _S]:
     if not jax.tree.leaves(params):
         raise ValueError(
             f"model is a {name_of(model)} without floating arrays to train; "
-            "a function that closes over its weights hides them: make it an equinox.Module."
+            "a function that closes over its weights hides them: make it an equinox.Module. A torch module is trained "
+            "by torch."
         )
     return params, skeleton
 

@@ -8,6 +8,7 @@ name, as a word means one thing in the library. A callable without a row, or an 
 import collections
 import dataclasses
 import functools
+import importlib.util
 import inspect
 import re
 import tempfile
@@ -37,6 +38,7 @@ Bad = Callable[[Any], Any]
 """Makes a bad value of a good one."""
 
 KEY, VP = jr.key(0), sfp.VP()
+TABLE = sfp.sde.DiscreteSDE.from_betas(np.linspace(1e-3, 0.2, 50))
 X, XS = jnp.array([0.3, -0.2]), jr.normal(jr.key(1), (8, 2))
 T = 0.5
 SCORE = sfp.Score(lambda t, x: -x, VP, shape=(2,))
@@ -153,10 +155,13 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("step_size", "epsilon", "threshold", "backward", "forward", "side", "inflation"), "positive"),
     **dict.fromkeys(("theta", "mass", "beta", "data_std"), "positive"),
     **dict.fromkeys(("stratified", "random", "unbiased", "pathwise", "error", "common_steps", "dropout"), "flag"),
+    **dict.fromkeys(("time_first", "channels_last", "learned_variance"), "flag"),
+    **dict.fromkeys(("module", "output"), "callable"),
     **dict.fromkeys(("progress", "throw", "from_zero", "labels", "skip_corrupt"), "flag"),
     **dict.fromkeys(("form", "truncation", "process", "split", "shard"), "word"),
     **dict.fromkeys(("sde", "trace", "probes", "law", "method", "integrator", "time", "estimator", "rule"), "thing"),
     **dict.fromkeys(("residual", "box", "window", "points", "domain", "term", "mixture", "proposal", "flow"), "thing"),
+    "call": "thing",
     **dict.fromkeys(("quantisation", "interval", "ode", "langevin", "transport", "dequantiser", "ensemble"), "thing"),
     **dict.fromkeys(("sampler", "predictor", "churn", "prior", "loss", "optimizer", "errors", "solver"), "thing"),
     **dict.fromkeys(("adjoint", "checkpoints", "source", "mesh", "label_dropout", "scores"), "thing"),
@@ -329,6 +334,16 @@ def of_score() -> dict[str, Row]:
         "InnerPotential.potential": row(
             sfp.InnerPotential(sfp.nn.MLP(shape=(2,), width=4, key=KEY), VP).potential, **AT, legal=half("x")
         ),
+        "TorchCall": row(sfp.score.TorchCall, roles={"time": "function"}),
+        **{
+            make.__name__: row(
+                make,
+                module=lambda x, t: -x,
+                sde=TABLE,
+                elsewhere=importlib.util.find_spec("torch") is None,
+            )
+            for make in (sfp.score.TorchNetwork, sfp.score.from_torch)
+        },
         "NetworkScore": row(
             sfp.score.NetworkScore,
             network=network,
@@ -735,6 +750,17 @@ def of_sde() -> dict[str, Row]:
         ),
         "clean_target": row(sfp.score.clean_target, sde=VP, t=jnp.asarray(0.5), legal={"sde": ANYTHING, "t": ANYTHING}),
         "noise_target": row(sfp.score.noise_target, sde=VP, t=jnp.asarray(0.5), legal={"sde": ANYTHING, "t": ANYTHING}),
+        "score_target": row(sfp.score.score_target, sde=VP, t=jnp.asarray(0.5), legal={"t: wrong rank": SCALAR_T}),
+        "physical_time": row(
+            sfp.score.physical_time, sde=VP, t=jnp.asarray(0.5), legal={"sde": ANYTHING, "t": ANYTHING}
+        ),
+        **{
+            time.__name__: row(time, sde=sde, t=jnp.asarray(0.5), legal={"t": SCALAR_T})
+            for time, sde in (
+                *((sfp.score.step_time, TABLE), (sfp.score.whole_step_time, TABLE)),
+                *((sfp.score.sigma_time, VP), (sfp.score.log_snr_time, VP)),
+            )
+        },
         "velocity_target": row(
             sfp.score.velocity_target, sde=VP, t=jnp.asarray(0.5), legal={"t: wrong rank": SCALAR_T}
         ),

@@ -3,6 +3,7 @@
 `tests/test_properties.py` runs every row through the same properties. A class without a row fails there.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -168,6 +169,23 @@ def other_network(t: Array, x: Array) -> Array:
     return -x * t
 
 
+WITH_TORCH = importlib.util.find_spec("torch") is not None
+WITHOUT_ROW: set[type] = set() if WITH_TORCH else {sfp.score.TorchNetwork}
+"""Classes that need what is not installed here."""
+
+
+def torch_rows() -> dict[str, Row]:
+    """A network of torch, where that is installed."""
+    call = sfp.score.TorchCall(time=sfp.score.physical_time)
+    make = lambda shape, dtype: sfp.score.TorchNetwork(torch_function, sfp.VP(), call)
+    use = lambda network, t, x, key: network(t, x)
+    return {"TorchNetwork": Row(sfp.score.TorchNetwork, make, use)} if WITH_TORCH else {}
+
+
+def torch_function(x: Any, t: Any) -> Any:
+    return (x + t.reshape(-1, *[1] * (x.ndim - 1))).sin()
+
+
 def general(shape: Shape, dtype: Any) -> sfp.GeneralSDE:
     diffusion = lambda t, x: lx.DiagonalLinearOperator(1 + 0.1 * jnp.sin(x) + t)
     return sfp.GeneralSDE(lambda t, x: -t * x, diffusion, sdes.Normal(1.0), t0=0.0, t1=1.0)
@@ -225,6 +243,12 @@ ROWS: dict[str, Row] = {
         lambda shape, dtype: sfp.NoiseScore(network, sfp.EDM(), jnp.full(shape, 0.5, dtype)),
         use_score,
     ),
+    "TorchCall": Row(
+        sfp.score.TorchCall,
+        lambda shape, dtype: sfp.score.TorchCall(time_first=True),
+        lambda call, t, x, key: x * call.time_first,
+    ),
+    **torch_rows(),
     **rows(use_potential, sfp.DistancePotential, sfp.InnerPotential, args=(network, sfp.VP(), 0.5, jnp.sin)),
     **{
         f"bare {make.__name__}": Row(

@@ -1,0 +1,465 @@
+"""Scores of PyTorch: equal to the same network in JAX, under every transformation, and refused where they cannot be."""
+
+import gc
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from jax import Array
+
+import scorefp as sfp
+from scorefp import train
+from scorefp.calculus._rounding import coarsest_product
+from scorefp.calculus._smoothness import require_smooth
+from scorefp.diagnostics import Likelihood, ResidualCurve
+from scorefp.sampling import NodeGrid
+from scorefp.score import TorchCall, TorchNetwork, from_torch
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: its scores are not tested here")
+from helpers import torch_unet  # noqa: E402
+
+SHAPE, KEY = (1, 4, 4), jr.key(0)
+BETAS = np.linspace(1e-4, 0.02, 1000)
+PHYSICAL = TorchCall(time=sfp.score.physical_time)
+
+
+def table() -> sfp.sde.DiscreteSDE:
+    return sfp.sde.DiscreteSDE.from_betas(BETAS)
+
+
+def differ(one: Any, other: Any) -> float:
+    """The largest difference of two trees, each array by its own size."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(jnp.max(jnp.abs(a - b)) / (jnp.max(jnp.abs(b)) + 1e-30)) for a, b in pairs)
+
+
+def pair(dtype: Any, sde: Any = None) -> tuple[sfp.score.NetworkScore, sfp.score.NetworkScore]:
+    """The U-Net in torch and in JAX, as preconditioned scores: a trained one is as tame."""
+    module = torch_unet.made(dtype=dtype)
+    sde = sfp.VP() if sde is None else sde
+    ours = TorchNetwork(module, sde, PHYSICAL, SHAPE)
+    return sfp.NoiseScore(ours, sde), sfp.NoiseScore(torch_unet.port(module), sde)
+
+
+@pytest.fixture(params=[pytest.param("float32", marks=pytest.mark.slow), "float64"])
+def precision(request: pytest.FixtureRequest) -> Iterator[tuple[Any, float]]:
+    """A dtype of torch with JAX set to it, and how far the two may differ."""
+    with jax.enable_x64(request.param == "float64"):
+        yield getattr(torch, request.param), 1e-5 if request.param == "float32" else 1e-12
+
+
+# With such tolerances no step is chosen by an error estimate, which amplifies the rounding of the two.
+COARSE = sfp.Integrator(rtol=1e3, atol=1e3)
+
+
+# ------------------------------------------------------------------------------------------------ equality
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        [sfp.Ito()],
+        pytest.param([sfp.Exact(), sfp.Antithetic(), sfp.Sliced(), sfp.FiniteDifference()], marks=pytest.mark.slow),
+    ],
+)
+def test_residuals_by_every_method(precision: tuple[Any, float], chosen: list[Any]) -> None:
+    dtype, tolerance = precision
+    # Differences multiply the rounding of float32.
+    chosen = [method for method in chosen if dtype is torch.float64 or isinstance(method, sfp.Exact | sfp.Ito)]
+    x = 0.3 * jr.normal(KEY, SHAPE)
+
+    def account(score: Any) -> Any:
+        def of(t: Array, x: Array) -> Any:
+            residuals = [sfp.score_fpe_residual(score, t, x, method=method, key=KEY) for method in chosen]
+            return score(t, x), residuals
+
+        return jax.jit(of)(jnp.asarray(0.4), x)
+
+    ours, theirs = (account(score) for score in pair(dtype))
+    assert differ(ours, theirs) < tolerance
+    assert float(jnp.max(jnp.abs(ours[1][0]))) > 1e-2
+
+
+@pytest.mark.slow
+def test_likelihood_and_its_gradient(precision: tuple[Any, float]) -> None:
+    dtype, tolerance = precision
+    x = 0.3 * jr.normal(KEY, (2, *SHAPE))
+
+    def account(score: Any) -> Any:
+        value = lambda x: sfp.log_likelihood(score, x, integrator=COARSE, trace=sfp.Hutchinson(), key=KEY)
+        return jax.jit(jax.vmap(jax.value_and_grad(value)))(x)
+
+    ours, theirs = (account(score) for score in pair(dtype))
+    assert differ(ours, theirs) < tolerance
+
+
+@pytest.mark.parametrize(
+    "method",
+    [sfp.EulerMaruyama(5), sfp.Heun(4), sfp.DPMSolver(5), sfp.ProbabilityFlow(COARSE)],
+    ids=lambda method: type(method).__name__,
+)
+def test_samples(method: Any, precision: tuple[Any, float]) -> None:
+    dtype, tolerance = precision
+    ours, theirs = (sfp.sample(score, 3, key=KEY, method=method, shape=SHAPE) for score in pair(dtype))
+    assert differ(ours, theirs) < tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_audit() -> None:
+    """Bits per dimension and the residual over time."""
+    levels = np.random.default_rng(0).integers(0, 16, (4, *SHAPE))
+    images = sfp.Dataset(levels, sfp.Quantisation(16, -1.0, 1.0))
+    measures = [Likelihood(integrator=COARSE), ResidualCurve(sfp.Ito(), draws=2)]
+    ours, theirs = (sfp.audit(score, images, key=KEY, measures=measures) for score in pair(torch.float64))
+    for name in ("likelihood", "residual"):
+        for number, of in ours[name].numbers.items():
+            np.testing.assert_allclose(of.value, theirs[name].numbers[number].value, rtol=1e-11)
+
+
+# ------------------------------------------------------------------------------------------------ transformations
+class Small(torch.nn.Module):
+    """A module that counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.calls = torch.nn.Linear(4, 8), torch.nn.Linear(8, 3), 0
+
+    def forward(self, x: Any, t: Any) -> Any:
+        self.calls += 1
+        return self.last(torch.nn.functional.silu(self.first(torch.cat([x, t[:, None]], dim=1))))
+
+
+def small() -> Small:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Small().double().eval()
+
+
+@pytest.mark.usefixtures("x64")
+def test_nested_derivatives_to_the_third_order() -> None:
+    module = small()
+    network = TorchNetwork(module, sfp.VP(), PHYSICAL)
+    w, b, u, c = (jnp.asarray(p.detach().numpy()) for p in module.parameters())
+    port = lambda t, x: u @ jax.nn.silu(w @ jnp.append(x, t) + b) + c
+    t, x, v = jnp.asarray(0.3), jnp.array([0.1, 0.2, -0.5]), jnp.array([1.0, -0.3, 0.2])
+
+    def push(fn: Any, x: Array, v: Array) -> Array:
+        return jax.jvp(fn, (x,), (v,))[1]
+
+    def orders(fn: Any) -> Any:
+        of_x = lambda x: fn(t, x)
+        pulled = lambda x, v: jax.vjp(of_x, x)[1](v)[0]
+        div = lambda t, x: jnp.trace(jax.jacfwd(lambda x: fn(t, x))(x))
+        linear = jax.linearize(of_x, x)[1]
+        step = jax.checkpoint(lambda x, _: (x + 0.1 * of_x(x), None))
+        walk = lambda x: jnp.sum(jax.lax.scan(step, x, None, length=3)[0] ** 2)
+        return {
+            "jvp": jax.jvp(fn, (t, x), (1.0, v)),
+            "jvp of jvp": push(lambda x: push(of_x, x, v * x), x, v),
+            "reverse of reverse": jax.jacrev(jax.jacrev(of_x))(x),
+            "grad of divergence": jax.grad(div, (0, 1))(t, x),
+            "third": [a(b(c(of_x)))(x) for a, b, c in THIRD],
+            "grad of a squared grad": jax.grad(lambda x: jnp.sum(jax.grad(div, 1)(t, x) ** 2))(x),
+            "linear": [linear(v), jax.linear_transpose(linear, v)(v)],
+            "transpose of a transpose": jax.linear_transpose(lambda v: pulled(x, v), v)(v),
+            "scan": jax.vmap(jax.grad(walk))(jnp.stack([x, v])),
+            "vmap": [jax.vmap(fn, (None, 1))(t, jnp.stack([x, v], 1)), jax.vmap(fn, (0, None))(x, v)],
+        }
+
+    THIRD = [
+        (jax.jacfwd, jax.jacrev, jax.jacfwd),
+        (jax.jacrev, jax.jacrev, jax.jacrev),
+        (jax.jacfwd, jax.jacfwd, jax.jacfwd),
+    ]
+    ours, theirs = jax.jit(lambda: orders(network))(), jax.jit(lambda: orders(port))()
+    for name, wanted in theirs.items():
+        for one, other in zip(jax.tree.leaves(ours[name]), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14, err_msg=name)
+    np.testing.assert_allclose(network(t, x), port(t, x), rtol=1e-13)
+    np.testing.assert_allclose(push(lambda x: network(t, x), x, v), push(lambda x: port(t, x), x, v), rtol=1e-13)
+
+
+def test_a_batch_is_one_call_and_one_compilation() -> None:
+    module = small().float()
+    score = sfp.NoiseScore(TorchNetwork(module, sfp.VP(), PHYSICAL, (3,)), sfp.VP())
+    batch, x = eqx.filter_jit(eqx.filter_vmap(lambda s, t, x: s(t, x), in_axes=(None, None, 0))), jnp.ones((50, 3))
+    batch(score, 0.5, x)
+    traced, module.calls = batch._cached._cache_size(), 0
+    first = batch(score, 0.5, x)
+    assert module.calls == 1
+    jax.block_until_ready(jax.jit(jax.vmap(lambda x: sfp.divergence(lambda x: score(0.5, x), x)))(x))
+    assert module.calls == 2
+    # An equal score around the same module, and other weights in it.
+    again = sfp.NoiseScore(TorchNetwork(module, sfp.VP(), PHYSICAL, (3,)), sfp.VP())
+    with torch.no_grad():
+        module.last.bias.add_(1.0)
+    assert float(jnp.min(jnp.abs(batch(again, 0.5, x) - first))) > 1e-3
+    assert batch._cached._cache_size() == traced
+
+
+def test_calls_leak_nothing() -> None:
+    module = torch_unet.made(dtype=torch.float32)
+    score = from_torch(module, table(), shape=SHAPE)
+    call = jax.jit(jax.vmap(jax.value_and_grad(lambda x: jnp.sum(score(0.5, x) ** 2))))
+    x = jr.normal(KEY, (8, *SHAPE))
+
+    def alive() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    jax.block_until_ready(call(x))
+    before = alive()
+    for _ in range(200):
+        jax.block_until_ready(call(x))
+    assert alive() <= before
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_what_is_switched_is_put_back() -> None:
+    seen: list[Any] = []
+
+    def state() -> Any:
+        return torch.get_float32_matmul_precision(), torch.backends.mha.get_fastpath_enabled()
+
+    def fn(x: Any, t: Any) -> Any:
+        seen.append(state())
+        return -x
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        TorchNetwork(fn, sfp.VP(), PHYSICAL)(0.5, jnp.ones(2))
+        assert state() == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {("highest", False)}
+
+
+def test_precision_is_that_of_the_module() -> None:
+    """A module of float32 is given float32 whatever the sample has, and difference steps are chosen for that."""
+    with jax.enable_x64(True):
+        x = jnp.ones(3, jnp.float64)
+        single = TorchNetwork(small().float(), sfp.VP(), PHYSICAL)
+        assert single(0.5, x).dtype == jnp.float64
+        assert coarsest_product(lambda x: single(0.5, x), x) == jnp.float32
+        assert coarsest_product(lambda x: TorchNetwork(small(), sfp.VP(), PHYSICAL)(0.5, x), x) == jnp.float64
+        wanted = np.asarray(single(0.5, x))
+    # A module of float64 is called in float64, and its value rounded, where JAX has none.
+    rounded = TorchNetwork(small(), sfp.VP(), PHYSICAL)(0.5, jnp.ones(3))
+    assert rounded.dtype == jnp.float32
+    np.testing.assert_allclose(rounded, wanted, rtol=1e-5)
+
+
+def test_nothing_is_trained() -> None:
+    score = from_torch(small().float(), table(), shape=(3,))
+    assert not any(jax.tree.leaves(jax.tree.map(lambda leaf: bool(leaf), score.trained())))
+    with pytest.raises(ValueError, match="A torch module is trained by torch"):
+        train.fit(score, sfp.DSM(), np.ones((8, 3), np.float32), optimizer=optax.sgd(1e-3), steps=1, key=KEY)
+
+
+# ------------------------------------------------------------------------------------------------ conventions
+def test_times() -> None:
+    """What a module is given, for one that returns it."""
+    sde, t, x = table(), 0.25, jnp.zeros(2)
+    told = lambda time: TorchNetwork(lambda x, t: t[:, None] + 0 * x, sde, TorchCall(time=time))(t, x)
+    assert float(told(sfp.score.physical_time)[0]) == t
+    assert float(told(sfp.score.step_time)[0]) == float(sde.step_of_time(t))
+    assert float(told(sfp.score.whole_step_time)[0]) == 249
+    np.testing.assert_allclose(told(sfp.score.sigma_time), sde.sigma(t), rtol=1e-6)
+    np.testing.assert_allclose(told(sfp.score.log_snr_time), sde.log_snr(t), rtol=1e-6)
+    with pytest.raises(TypeError, match="TorchCall gives a module the step"):
+        from_torch(lambda x, t: x, sfp.VP())(0.5, x)
+
+
+def test_orders_and_channels() -> None:
+    x = jnp.arange(12.0).reshape(2, 3, 2)
+    plain = lambda **call: TorchCall(time=sfp.score.physical_time, **call)
+    first = TorchNetwork(lambda t, x: t[:, None, None, None] * x, sfp.VP(), plain(time_first=True))
+    np.testing.assert_allclose(first(0.5, x), 0.5 * x)
+    # Channels numbered along the axis of torch.
+    numbered = lambda x, t: 0 * x + torch.arange(x.shape[1], dtype=x.dtype)[:, None, None]
+    last = TorchNetwork(numbered, sfp.VP(), plain(channels_last=True))
+    np.testing.assert_array_equal(last(0.5, x), jnp.broadcast_to(jnp.arange(2.0), x.shape))
+    np.testing.assert_array_equal(TorchNetwork(numbered, sfp.VP(), plain())(0.5, x)[:, 0, 0], jnp.arange(2.0))
+    both = TorchNetwork(lambda x, t: torch.cat([2 * x, x**2], dim=1), sfp.VP(), plain(learned_variance=True))
+    np.testing.assert_array_equal(both(0.5, x), 2 * x)
+    named = TorchNetwork(lambda x, t: {"sample": 3 * x}, sfp.VP(), plain(output=lambda found: found["sample"]))
+    np.testing.assert_array_equal(named(0.5, x), 3 * x)
+
+
+def test_targets() -> None:
+    """Each prediction of the exact score of normal data is that score."""
+    sde, std = table(), 0.7
+    t, x = jnp.asarray(0.3), jnp.array([0.5, -1.0])
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    exact = -x / (alpha**2 * std**2 + sigma**2)
+    clean = (x + sigma**2 * exact) / alpha
+    predictions: dict[Callable[..., Any], Array] = {
+        sfp.score.score_target: exact,
+        sfp.score.noise_target: -sigma * exact,
+        sfp.score.clean_target: clean,
+        sfp.score.velocity_target: -alpha * sigma * exact - sigma * clean,
+    }
+    for target, value in predictions.items():
+        factor = float((value / x)[0])
+        score = from_torch(lambda x, t, by=factor: by * x, sde, target=target)
+        np.testing.assert_allclose(score(t, x), exact, rtol=2e-5)
+
+
+def test_conditioning_is_bound() -> None:
+    labels = torch.nn.Embedding(4, 2).eval()
+
+    class Classes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.labels = labels
+
+        def forward(self, x: Any, t: Any, y: Any = None) -> Any:
+            return x if y is None else x + self.labels(y)
+
+    score = from_torch(Classes().eval(), table(), target=sfp.score.score_target)
+    x, known = jnp.ones(2), labels.weight.detach().numpy()
+    bound = lambda y: score.bind(args=y)(0.5, x)
+    np.testing.assert_allclose(jax.vmap(bound)(jnp.arange(4)), 1 + known, rtol=1e-5)
+    np.testing.assert_allclose(bound({"y": jnp.asarray(2)}), 1 + known[2], rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jacfwd(lambda x: score.bind(args=(jnp.asarray(1),))(0.5, x))(x), np.eye(2), rtol=1e-5
+    )
+    np.testing.assert_allclose(score(0.5, x), x, rtol=1e-5)
+
+
+class Lookup(torch.nn.Module):
+    """Steps are rows of a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = torch.nn.Embedding(1000, 2)
+
+    def forward(self, x: Any, t: Any) -> Any:
+        return x * self.rows(t)
+
+
+def test_whole_steps() -> None:
+    call = TorchCall(time=sfp.score.whole_step_time)
+    score = from_torch(Lookup().eval(), table(), call=call, shape=(2,))
+    x = sfp.sample(score, 4, key=KEY, method=sfp.ExponentialIntegrator(5, NodeGrid(), noise=1.0))
+    assert x.shape == (4, 2)
+    rows, t = score.network.module.rows.weight.detach().numpy(), jnp.asarray(0.25)
+    slope = jax.grad(lambda x: jnp.sum(score(t, x)))(jnp.ones(2))
+    np.testing.assert_allclose(slope, -rows[249] / score.sde.sigma(t), rtol=1e-4)
+    with pytest.raises(TypeError, match="has no time derivative"):
+        sfp.score_fpe_residual(score, 0.5, jnp.ones(2))
+    with pytest.raises(ValueError, match=r"(?s)step_time in float32.*scalar types.*time=whole_step_time"):
+        from_torch(Lookup().eval(), table(), shape=(2,))
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+class Odd(torch.nn.Module):
+    """A module with one thing wrong."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        super().__init__()
+        self.fn, self.linear = fn, torch.nn.Linear(2, 2)
+
+    def forward(self, x: Any, t: Any) -> Any:
+        return self.fn(self.linear(x) * (1 + t[:, None]), t)
+
+
+def raising(x: Any, t: Any) -> Any:
+    raise RuntimeError("the tank is empty")
+
+
+WRONG: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
+    "noise": (lambda x, t: x + torch.randn_like(x), ValueError, "draws random numbers"),
+    "noise of its own": (lambda x, t: x * np.random.default_rng().normal(), ValueError, "draws random numbers"),
+    "another shape": (lambda x, t: x[:, :1], ValueError, r"returned shape \(2, 1\) for x of shape \(2, 2\)"),
+    "twice the channels": (lambda x, t: torch.cat([x, x], 1), ValueError, r"learned_variance=True"),
+    "no tensor": (lambda x, t: {"sample": x}, TypeError, r"returned a dict; .* TorchCall\(output="),
+    "integers": (lambda x, t: x.long(), TypeError, "a tensor of torch.int64"),
+    "detached": (lambda x, t: x.detach(), ValueError, "changes with x and has no derivative"),
+    "mixed": (lambda x, t: x - x.mean(0), ValueError, "mixes the samples of a batch"),
+    "an error": (raising, ValueError, "RuntimeError: the tank is empty"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_score_is_refused(name: str) -> None:
+    fn, kind, message = WRONG[name]
+    with pytest.raises(kind, match=message):
+        from_torch(Odd(fn).eval(), table(), shape=(2,))
+    score = from_torch(Odd(fn).eval(), table())
+    with pytest.raises(kind, match=message):
+        jax.jit(jax.vmap(lambda x: score(0.5, x)))(jnp.ones((3, 2)))
+
+
+def test_time_that_is_rounded_inside_is_refused() -> None:
+    with pytest.raises(ValueError, match="rounds the time to integers"):
+        from_torch(lambda x, t: x * t.long()[:, None], table(), shape=(2,))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_modules_that_cannot_be_measured_are_refused() -> None:
+    made = lambda module: from_torch(module, table(), shape=(2,))
+    with pytest.raises(ValueError, match=r"module = Odd is in training mode.*module\.eval\(\)"):
+        made(Odd(lambda x, t: x))
+    inside = Odd(lambda x, t: x).eval()
+    inside.linear.train()
+    with pytest.raises(ValueError, match="module = Linear is in training mode"):
+        made(inside)
+    with pytest.raises(ValueError, match=r"has parameters on meta, and JAX computes on cpu: call module\.to\('cpu'\)"):
+        made(Odd(lambda x, t: x).eval().to("meta"))
+    split = Odd(lambda x, t: x).eval()
+    split.linear.bias = torch.nn.Parameter(split.linear.bias.to("meta"))
+    with pytest.raises(ValueError, match="has parameters on cpu, meta"):
+        made(split)
+    with pytest.raises(TypeError, match=r"parameters of torch\.bfloat16.*module\.float\(\)"):
+        made(Odd(lambda x, t: x).eval().bfloat16())
+    for wrong in (3, None, "module", torch.nn.Linear):
+        with pytest.raises(TypeError, match=r"module is .*; it is a function"):
+            made(wrong)
+    with pytest.raises(TypeError, match="call"):
+        from_torch(lambda x, t: x, table(), call="x, t")
+
+
+def test_what_goes_wrong_later_arrives_with_its_own_message() -> None:
+    module, state = small().float(), {"broken": False}
+    module.first.register_forward_hook(lambda *_: raising(None, None) if state["broken"] else None)
+    score = from_torch(module, table(), shape=(3,))
+    call = jax.jit(lambda x: score(0.5, x))
+    call(jnp.ones(3))
+    state["broken"] = True
+    with pytest.raises(Exception, match="the tank is empty"):
+        jax.block_until_ready(call(jnp.ones(3)))
+    with pytest.raises(RuntimeError, match="the tank is empty"):
+        score(0.5, jnp.ones(3))
+    state["broken"] = False
+    module.train()
+    with pytest.raises(Exception, match="training mode"):
+        jax.block_until_ready(call(jnp.ones(3)))
+    module.eval()
+    jax.block_until_ready(call(jnp.ones(3)))
+
+
+def test_channels_in_another_order_are_refused() -> None:
+    module = torch.nn.Conv2d(3, 3, 3, padding=1).eval()
+    message = r"(?s)x of shape \(2, 8, 8, 3\).*to have 3 channels, but got 8.*channels_last"
+    with pytest.raises(ValueError, match=message):
+        from_torch(lambda x, t: module(x), table(), shape=(8, 8, 3))
+
+
+def test_piecewise_linear_modules_are_refused_where_second_derivatives_are_taken() -> None:
+    score = from_torch(lambda x, t: torch.relu(x), table(), shape=(2,))
+    with pytest.raises(ValueError, match="score uses relu, which is piecewise linear"):
+        require_smooth("score", score, jnp.asarray(0.5), jnp.ones(2))
+    require_smooth("score", from_torch(lambda x, t: torch.tanh(x), table()), jnp.asarray(0.5), jnp.ones(2))
+
+
+def test_integer_timesteps_are_times_outside_the_horizon() -> None:
+    score = from_torch(lambda x, t: x, table(), shape=(2,))
+    with pytest.raises(ValueError, match=re.escape("t = 500.0 lies outside [t0, t1] = [0.001, 1.0]")):
+        score(500, jnp.ones(2))
