@@ -236,7 +236,7 @@ def figure(of: dict[str, dict[float, dict[str, Any]]], settings: Settings) -> Fi
         axes.set(yscale="log", xscale="log", xlabel="t", title=f"residual, {title}")
         axes.grid(visible=True)
     left.set_ylim(1e-9, 20)
-    right.legend(loc="lower left")
+    left.legend(loc="upper left", ncols=2)
     shown = [w for w in settings.strengths if w in (0.0, 1.0, 4.0)]
     edges = np.linspace(-1, 3.5, 81)
     for i, w in enumerate(shown):
