@@ -83,3 +83,9 @@ def port(module: UNet) -> Any:
         return conv("leave", jax.nn.silu(norm("norms.2", conv("join", both))))
 
     return call
+
+
+def port_of_steps(module: UNet, sde: Any) -> Any:
+    """The port, called with the step of a table in the place of the time."""
+    call = port(module)
+    return lambda t, x: call(sde.step_of_time(t), x)

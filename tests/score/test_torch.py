@@ -2,6 +2,7 @@
 
 import gc
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from jax import Array
 
 import scorefp as sfp
-from scorefp import train
+from scorefp import data, train
 from scorefp.calculus._rounding import coarsest_product
 from scorefp.calculus._smoothness import require_smooth
 from scorefp.diagnostics import Likelihood, ResidualCurve
@@ -115,11 +116,53 @@ def test_audit() -> None:
     """Bits per dimension and the residual over time."""
     levels = np.random.default_rng(0).integers(0, 16, (4, *SHAPE))
     images = sfp.Dataset(levels, sfp.Quantisation(16, -1.0, 1.0))
-    measures = [Likelihood(integrator=COARSE), ResidualCurve(sfp.Ito(), draws=2)]
+    measures = [Likelihood(integrator=COARSE), ResidualCurve(sfp.Ito())]
     ours, theirs = (sfp.audit(score, images, key=KEY, measures=measures) for score in pair(torch.float64))
     for name in ("likelihood", "residual"):
         for number, of in ours[name].numbers.items():
             np.testing.assert_allclose(of.value, theirs[name].numbers[number].value, rtol=1e-11)
+
+
+@pytest.mark.slow
+def test_a_trained_network() -> None:
+    """A minute of training on the 8×8 digits, as a loop of torch does it: samples, bits per dimension and the audit of
+    the module are those of the port."""
+    digits, few = data.digits("train").reshaped((1, 8, 8)), data.digits("test").reshaped((1, 8, 8))
+    clean = torch.tensor(np.array(digits.values, np.float32))
+    alphas = torch.tensor(np.cumprod(1 - BETAS), dtype=torch.float32)
+    module = torch_unet.made(dtype=torch.float32, channels=32).train()
+    adam, draws = torch.optim.Adam(module.parameters(), 2e-3), torch.Generator().manual_seed(0)
+    begin = time.perf_counter()
+    losses: list[float] = []
+    while time.perf_counter() - begin < 60:
+        x0 = clean[torch.randint(len(clean), (128,), generator=draws)]
+        step, noise = torch.randint(1000, (128,), generator=draws), torch.randn(x0.shape, generator=draws)
+        signal = alphas[step][:, None, None, None]
+        loss = ((module(signal.sqrt() * x0 + (1 - signal).sqrt() * noise, step.float()) - noise) ** 2).mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-50:]) < 0.35
+    images = few.rows(np.arange(8))
+    for double, tolerance in ((False, 1e-5), (True, 1e-12)):
+        with jax.enable_x64(double):
+            sde, dtype = table(), torch.float64 if double else torch.float32
+            module = module.to(dtype).eval()
+            ours = from_torch(module, sde, shape=(1, 8, 8))
+            theirs = sfp.NoiseScore(torch_unet.port_of_steps(module, sde), sde, data_std=None)
+            for method in (
+                sfp.ExponentialIntegrator(100, NodeGrid(), noise=1.0),
+                sfp.DPMSolver(20),
+                sfp.ProbabilityFlow(COARSE),
+            ):
+                drawn = [sfp.sample(s, 4, key=KEY, method=method, shape=(1, 8, 8)) for s in (ours, theirs)]
+                assert differ(*drawn) < tolerance
+            measures = [Likelihood(integrator=COARSE), ResidualCurve(sfp.Ito())]
+            audits = [sfp.audit(s, images, key=KEY, measures=measures) for s in (ours, theirs)]
+            for name in ("likelihood", "residual"):
+                for number, of in audits[0][name].numbers.items():
+                    np.testing.assert_allclose(of.value, audits[1][name].numbers[number].value, rtol=tolerance)
 
 
 # ------------------------------------------------------------------------------------------------ transformations
