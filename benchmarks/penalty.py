@@ -49,14 +49,16 @@ from scorefp.train import TrainStep
 from scorefp.train.loop import repeated
 
 SDE, WEIGHT, LOOP = sfp.VP(), 0.5, 16
-SHARES, EVERY = {"1": 1.0, "1/4": 0.25, "1/16": 1 / 16}, (1, 4, 8, 16)
+SHARES, EVERY = {"1": 1.0, "1/4": 0.25, "1/8": 0.125, "1/16": 1 / 16, "1/32": 1 / 32}, (1, 2, 4, 8, 16)
 SETTINGS = {"DSM": (0.0, 1)} | {f"{share}, {k}": (SHARES[share], k) for share in SHARES for k in EVERY}
-FEWER = ["DSM", "1, 1", "1/4, 1", "1/4, 8", "1/16, 1", "1/16, 4"]
-RUN = {"MLP": list(SETTINGS), "UNet": FEWER}
+RUN = {
+    "MLP": ["DSM", *(f"{share}, {k}" for share in ("1", "1/4", "1/16") for k in (1, 4, 8, 16))],
+    "UNet": ["DSM", "1, 1", "1/8, 4", "1/16, 1", "1/16, 2", "1/16, 4", "1/32, 1"],
+}
 """The settings of each network."""
 ADAM = optax.adam(1e-3)
 FIT: dict[str, Any] = {"optimizer": ADAM, "progress": False}
-TRAINED = {"MLP": (128, 5000, 500), "UNet": (64, 1000, 250)}
+TRAINED = {"MLP": (128, 5000, 500), "UNet": (64, 3000, 500)}
 """By network: samples a step, steps, and how many of them lie between two evaluations."""
 MOST_TIME, LEAST_KEPT = 1.10, 0.85
 

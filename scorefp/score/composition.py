@@ -29,8 +29,8 @@ class AbstractComposition(AbstractScore, _Parts):
     `scores` are the $s_i$, and `exponents` the $\beta_i$.
 
     **Its samples are not samples of $\prod_i q_i^{\beta_i}$ at $t_0$.** That family of densities solves no
-    Fokker–Planck equation: with $s_i$ that solve theirs, the residual of $\varphi = \sum_i \beta_i\varphi_i$ in the
-    equation of log-densities is
+    Fokker–Planck equation: with $s_i$ that solve theirs, on a linear SDE, the residual of $\varphi = \sum_i
+    \beta_i\varphi_i$ in the equation of log-densities is
 
     $$ r[\varphi] = \tfrac12 g^2\Big(\sum_i \beta_i\|s_i\|^2 - \Big\|\sum_i \beta_i s_i\Big\|^2\Big) + c(t), $$
 
@@ -162,6 +162,7 @@ class Guided(AbstractComposition):
 
     `bind` reaches the conditional score alone; the unconditional one keeps what it was bound to. One network that was
     trained with `scorefp.train.LabelDropout` is both: `Guided(model, model.bind(args=null), w)`. A call evaluates both.
+    Train the model first: `fit` of the composition takes the two for different networks, and says so.
 
     Args:
         conditional: The score $s_c$ given the condition.

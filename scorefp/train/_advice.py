@@ -1,4 +1,6 @@
-"""What a run is warned of before its first step: data of another scale than its model or its process, idle dropout."""
+"""What a run is warned of before its first step: data of another scale than its model or its process, idle dropout, a
+label that stands for none and is one, networks that training parts.
+"""
 
 import math
 import warnings
@@ -10,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from .._describe import described
-from ..dataset import Quantisation
+from ..dataset import Dataset, Quantisation
 from ..dataset.dataset import mean_square
 from ..score import AbstractScore, NetworkPotential, NetworkScore
 from ..sde import AbstractLinearSDE
@@ -58,6 +60,35 @@ def warn_of_dropout(model: AbstractScore, dropout: bool) -> None:
         _warn(
             f"the network has dropout = {rate:g}, and fit was called with dropout=False: it gets no key and drops "
             "nothing. Give fit dropout=True, or the network dropout=0."
+        )
+
+
+def warn_of_null(null: Any, data: Any) -> None:
+    """Warns where what stands for no conditioning is the conditioning of some samples in memory."""
+    if null is None or not isinstance(data, Dataset) or data.args is None:
+        return
+    rows = [
+        np.all(np.reshape(np.asarray(leaf) == np.asarray(none), (len(data), -1)), axis=1)
+        for leaf, none in zip(jax.tree.leaves(data.args), jax.tree.leaves(null), strict=True)
+    ]
+    same = int(np.all(rows, axis=0).sum())
+    if same > 0:
+        _warn(
+            f"label_dropout.null is the conditioning of {same} of {len(data)} samples: the unconditional score and "
+            "that of these samples are trained as one. Give a null that no sample has, but where these are samples "
+            "without a label."
+        )
+
+
+def warn_of_ties(params: Any) -> None:
+    """Warns where one array stands in several places of the trained ones."""
+    ids = [id(leaf) for leaf in jax.tree.leaves(params)]
+    twice = len(ids) - len(set(ids))
+    if twice > 0:
+        _warn(
+            f"{twice} of {len(ids)} trained arrays of the model stand in it more than once, and training makes them "
+            "different ones: one network in two parts of a composition becomes two. Train it alone and compose "
+            "afterwards, or tie what is to stay one by eqx.nn.Shared."
         )
 
 

@@ -25,7 +25,7 @@ from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..objective import AbstractObjective
 from ..score import AbstractScore
 from ..score.score import require_score
-from ._advice import warn_of_dropout, warn_of_scale
+from ._advice import warn_of_dropout, warn_of_null, warn_of_scale, warn_of_ties
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
 from .labels import LabelDropout, fitting
@@ -140,7 +140,9 @@ def fit(
 
     Warns:
         UserWarning: if the root mean square of the data is more than three times away from `data_std` of the model, or
-            more than a third of the largest noise of the process; if the network has dropout, and `dropout` is false.
+            more than a third of the largest noise of the process; if the network has dropout, and `dropout` is false;
+            if the null of `label_dropout` is the conditioning of some samples of a `Dataset`; if one array stands in
+            the model in several places, which training makes different.
 
     Example:
         >>> import jax, optax, scorefp as sfp
@@ -198,6 +200,8 @@ def fit(
     if first_process:
         warn_of_scale(model, batches.scale)
         warn_of_dropout(model, dropout)
+        warn_of_null(None if step.label_dropout is None else step.label_dropout.null, data)
+        warn_of_ties(params)
     saves = saver(checkpoints, step, optimizer, data, key=key, clip=clip)
     with saves.alone():
         state, start, names = saves.begun(step.init(params, key=key), batches, steps)

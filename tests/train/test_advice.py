@@ -1,4 +1,4 @@
-"""The warnings before the first step: data of another scale than the model or the process, and dropout that is idle."""
+"""The warnings before the first step: another scale of the data, idle dropout, labels for none, networks twice."""
 
 import warnings
 from typing import Any
@@ -16,6 +16,7 @@ from scorefp import data, train
 from scorefp.train._advice import scale_of
 
 X = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+VP = sfp.VP()
 FAR = "the root mean square of the data is {}, and data_std of the model is {}"
 
 
@@ -135,3 +136,28 @@ def test_the_scale_of_a_large_set_is_that_of_some_of_it(monkeypatch: pytest.Monk
     assert whole == pytest.approx(np.sqrt(np.mean(x**2)))
     monkeypatch.setattr("scorefp.train._advice._ENTRIES", 500)
     assert scale_of(x, None) == pytest.approx(whole, rel=0.1)
+
+
+def test_one_network_in_two_parts_of_a_composition() -> None:
+    """Training makes two of it; the same two are trained apart without a word."""
+    pair = lambda one, other: sfp.Product(
+        tuple(sfp.NoiseScore(part, VP, data_std=1.0) for part in (one, other)), (0.5, 0.5)
+    )
+    same, arrays = network(), len(jax.tree.leaves(eqx.filter(network(), eqx.is_inexact_array)))
+    assert [f"{arrays} of {2 * arrays} trained arrays" in message for message in told(pair(same, same), X)] == [True]
+    assert told(pair(same, network()), X) == []
+
+
+def test_a_null_that_is_a_label() -> None:
+    class Shifted(eqx.Module):
+        inner: sfp.nn.MLP
+        table: jax.Array
+
+        def __call__(self, t: jax.Array, x: jax.Array, *, args: jax.Array) -> jax.Array:
+            return self.inner(t, x) + self.table[args]
+
+    model = sfp.NoiseScore(Shifted(network(), jnp.zeros((5, 2))), VP, data_std=1.0)
+    values = data.Dataset(jnp.asarray(X), args=jnp.arange(64) % 4)
+    seen = [told(model, values, label_dropout=train.LabelDropout(0.1, null)) for null in (3, 4)]
+    assert ["is the conditioning of 16 of 64 samples" in message for message in seen[0]] == [True]
+    assert seen[1] == []
