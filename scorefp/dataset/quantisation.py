@@ -113,7 +113,11 @@ class Quantisation(AbstractModule):
             [0, 0, 3, 3]
         """
         x = finite("x", single_or_better("x", floating("x", x)))
-        return jnp.clip(jnp.floor((x - self.low) / self.width), 0, self.levels - 1).astype(jnp.int32)
+        place = (x - self.low) / self.width
+        # A value at the lower end of a level belongs to it, however it is rounded.
+        edge, rounding = jnp.round(place), 4 * jnp.finfo(x.dtype).eps * max(abs(self.low), abs(self.high)) / self.width
+        level = jnp.where(jnp.abs(place - edge) < min(rounding, 1e-2), edge, jnp.floor(place))
+        return jnp.clip(level, 0, self.levels - 1).astype(jnp.int32)
 
     def checked_levels(self, k: Integer[ArrayLike, "*event"]) -> Integer[Array, "*event"]:
         """The levels as an array, refused unless they are integers in `0 … levels - 1`.

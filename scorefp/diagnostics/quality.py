@@ -6,15 +6,16 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import ArrayLike, Float, Shaped
+from jaxtyping import Float
+from scipy import stats
 
 from .._checks import require
 from .._describe import described
 from .._types import Key
-from ..dataset import Dataset, Quantisation
+from ..dataset import Dataset
 from ..integrals import Estimate
 from ..quality import PolynomialKernel, kernel_distance, precision_recall
-from ..quality._features import Features
+from ..quality._features import GROUPS, Features, stored
 from ..quality.frechet import frechet_of
 from ..quality.kernel import Kernel
 from ..sampling import AbstractSampler, EulerMaruyama
@@ -38,7 +39,8 @@ _LABELS = {
 class SampleQuality(AbstractMeasure):
     r"""How good the samples of a score are beside the data: the Fréchet distance of their features, plug-in and
     extrapolated (`frechet_distance`), the kernel distance (`kernel_distance`), precision and recall, density and
-    coverage (`precision_recall`), each with 1.96 standard errors.
+    coverage (`precision_recall`), each with its 95 % interval: by the normal law for the kernel distance, and by
+    Student's for the jackknife of ten parts.
 
     As many samples are drawn as data are taken, with the conditioning of these data. It is no measure of an audit by
     default: it needs more samples than the others, and features that say something of the data.
@@ -101,23 +103,23 @@ class SampleQuality(AbstractMeasure):
         )
         whole = np.asarray(jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))))
         share, half = share_interval(n - int(whole.sum()), n)
-        numbers = {"failed": Number(share, half, "1", "share of failed samples")}
+        numbers = {"failed": Number(share, half, "1", "share of samples that are not finite")}
         levels = "" if data.quantisation is None else ", at the centres of the levels"
         notes = [f"{n} samples by {described(self.method)} and as many data{levels}."]
         if not whole.all():
-            notes.append("The numbers are without failed samples, those that are not finite.")
+            notes.append("The other numbers are without these.")
         try:
             found, more = self._measured(np.asarray(x)[whole], chosen)
         except ValueError as error:
             if whole.all():
                 raise
             return Section("quality", numbers, {}, (*notes, f"There are none: {error}"))
-        numbers = {name: _number(value, _LABELS[name]) for name, value in found.items()} | numbers
+        numbers = {name: _number(name, value) for name, value in found.items()} | numbers
         return Section("quality", numbers, {}, (*notes, *more))
 
     def _measured(self, x: Float[np.ndarray, "n *event"], data: Dataset) -> tuple[dict[str, Estimate], tuple[str, ...]]:
         """The numbers, and what there is to say of them."""
-        x, real = (_stored(values, data.quantisation) for values in (x, data.values))
+        x, real = (stored(values, data.quantisation) for values in (x, data.values))
         options: dict[str, Any] = {"features": self.features, "batch_size": self.batch_size}
         frechet = frechet_of(x, real, **options)
         shares = precision_recall(x, real, neighbours=self.neighbours, **options)
@@ -127,18 +129,11 @@ class SampleQuality(AbstractMeasure):
             "kernel": kernel_distance(x, real, kernel=self.kernel, **options),
         }
         found |= {name: getattr(shares, name) for name in ("precision", "recall", "density", "coverage")}
-        equal = f"Of equal laws the coverage is {shares.coverage_of_equals:.3g} and the density 1, in the mean."
+        coverage = f"{shares.coverage_of_equals:.3g}"
+        equal = f"Of equal laws of continuous features the coverage is {coverage} and the density 1, in the mean."
         return found, (*frechet.notes, equal)
 
 
-def _stored(x: Shaped[ArrayLike, "n *event"], quantisation: Quantisation | None) -> Float[np.ndarray, "n *event"]:
-    """Samples as they would be stored: at the centres of the levels, where there are any."""
-    if quantisation is None:
-        return np.asarray(x)
-    values = jnp.asarray(x)
-    levels = values if jnp.issubdtype(values.dtype, jnp.integer) else quantisation.quantise(values)
-    return np.asarray(quantisation.place(levels, jnp.full(values.shape, 0.5)))
-
-
-def _number(found: Estimate, label: str) -> Number:
-    return Number(float(found.value), NORMAL * float(found.error), "1", label)
+def _number(name: str, found: Estimate) -> Number:
+    times = NORMAL if name == "kernel" else float(stats.t.ppf(0.975, GROUPS - 1))
+    return Number(float(found.value), times * float(found.error), "1", _LABELS[name])

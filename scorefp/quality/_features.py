@@ -7,13 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from .._checks import count, floating, function, host_samples, kind, require, same_shape
+from .._checks import count, floating, function, host_samples, is_concrete, kind, require, same_shape
 from .._types import Event
+from ..dataset import Dataset, Quantisation
 
-Samples: TypeAlias = Float[ArrayLike, "_ ..."] | Iterable[Float[ArrayLike, "_ ..."]]
-"""Samples, stacked along the leading axis; or batches of them, one after the other."""
+Samples: TypeAlias = Dataset | Float[ArrayLike, "_ ..."] | Iterable[Float[ArrayLike, "_ ..."]]
+"""Samples, stacked along the leading axis; or batches of them, one after the other. Levels of a data set are taken at
+their centres.
+"""
 
 Features: TypeAlias = Callable[[Event], Event]
 """The features of one sample."""
@@ -30,6 +33,8 @@ def check_features(features: Any, batch_size: Any) -> None:
     if features is not None:
         function("features", features, "x", "It is a function of one sample, or None for the samples themselves.")
     count("batch_size", batch_size, 1)
+    if not is_concrete(jnp.zeros(()) + 0):
+        raise TypeError("the quality of samples is measured on the host; call it outside of jit, vmap and grad.")
 
 
 def feature_batches(
@@ -87,14 +92,34 @@ def check_sizes(x: int, data: int) -> None:
 
 def _batches(name: str, x: Any, batch_size: int) -> Iterator[Any]:
     """Samples of one array, on the host, mapped from a file or on the device, or of many, so many at a time."""
+    if isinstance(x, Dataset):
+        x = stored(x.values, x.quantisation)
     array = hasattr(x, "shape")
     if not array:
         kind(name, x, Iterable, "It is an array of samples, or an iterable of batches of them.")
-    for given in (x,) if array else x:
-        batch = given if hasattr(given, "shape") else host_samples(name, given)
+    for batch in (x,) if array else x:
+        if not hasattr(batch, "shape"):
+            raise TypeError(
+                f"{name} gives a {type(batch).__name__} in the place of a batch; a batch is an array of samples. Stack "
+                "them; of a loader of torch take (batch[0].numpy() for batch in loader)."
+            )
+        require(
+            array or batch.ndim >= 2,
+            f"{name} gives an array of shape {batch.shape} in the place of a batch; a batch has its samples along the "
+            "first axis, and scalars along a second one of length 1. Single samples are stacked first.",
+        )
         require(batch.ndim >= 1, f"{name} has shape {batch.shape}; it needs samples along an axis.")
         for first in range(0, len(batch), batch_size):
             yield batch[first : first + batch_size]
+
+
+def stored(x: Shaped[ArrayLike, "n *event"], quantisation: Quantisation | None) -> Float[np.ndarray, "n *event"]:
+    """Samples as they are stored: at the centres of the levels, where there are any."""
+    if quantisation is None:
+        return np.asarray(x)
+    values = jnp.asarray(x)
+    levels = values if jnp.issubdtype(values.dtype, jnp.integer) else quantisation.quantise(values)
+    return np.asarray(quantisation.place(levels, jnp.full(values.shape, 0.5)))
 
 
 @eqx.filter_jit

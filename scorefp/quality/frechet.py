@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from .._checks import require
 from .._module import AbstractModule
 from .._precision import measures
 from ..integrals import Estimate
@@ -157,6 +158,10 @@ def _law(name: str, x: Samples | Moments, features: Features | None, batch_size:
 def _root(covariance: Float[np.ndarray, "size size"]) -> Float[np.ndarray, "size rank"]:
     """A root $R$ of a covariance $C = R R^T$, without the directions in which it is zero to rounding."""
     values, vectors = np.linalg.eigh(covariance)
+    require(
+        bool(values[0] >= -1e-6 * abs(values[-1])),
+        f"covariance has the eigenvalue {values[0]:.3g} beside {values[-1]:.3g}; a covariance has none below zero.",
+    )
     kept = _above_rounding(values)
     return vectors[:, kept] * np.sqrt(values[kept])
 

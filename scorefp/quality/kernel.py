@@ -103,7 +103,7 @@ def kernel_distance(
 
     where the estimate of $\mathrm{Var}\,h_x$ is without the noise $\tau_{xx}/(n-1) + \tau_{xy}/m$ of the means. The
     last three terms are what is left for equal laws. The first two together are never taken below zero, so that the
-    error of equal laws is right or somewhat too large.
+    error of equal laws is right or too large, by up to a factor of two where the kernel does not know their scale.
 
     All pairs are gone through in float64, a block at a time: the memory is that of the features and of one block.
 

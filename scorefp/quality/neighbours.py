@@ -70,9 +70,10 @@ def precision_recall(
     with a sample in them; balls of the samples, which outliers among these make large, are not asked.
 
     **The number of samples.** All four depend on the numbers of samples and on $k$, and tend to nothing of the laws
-    alone: compare them at the same numbers, and beside those of two sets of data. For equal laws the mean of the
-    density is 1 and that of the coverage `coverage_of_equals`, whatever the law. Precision and recall have no such
-    number.
+    alone: compare them at the same numbers, and beside those of two sets of data. For equal laws of features that are
+    continuous the mean of the density is 1 and that of the coverage `coverage_of_equals`, whatever the law. Where
+    features coincide, as those of few levels may, both are larger: points at one distance are in a ball together.
+    Precision and recall have no such number.
 
     **The error** is that of the jackknife, which leaves out a tenth of the samples or of the data at a time, with the
     balls of those that are left, for samples that are independent and in no particular order. It is too large, by up to
@@ -115,10 +116,13 @@ def precision_recall(
             f"error, each has at most {most} neighbours. Take fewer neighbours, or more samples.",
         )
     check_sizes(first.shape[1], second.shape[1])
-    # About one mean, so that distances lose no digits to what all features have in common.
+    # About one mean, so that distances lose no digits to what all features have in common; and of a size of one, as
+    # their squares have to lie in the range of float32.
     mean = second.mean(axis=0)
+    first, second = first - mean, second - mean
+    size = max(np.abs(first).max(), np.abs(second).max()) or 1.0
     with jax.enable_x64(True):
-        a, b = jnp.asarray(first - mean), jnp.asarray(second - mean)
+        a, b = jnp.asarray(first / size), jnp.asarray(second / size)
         of_x, of_data = (
             _radii(rows, neighbours, rows_of_a_block(len(rows), len(rows)))[:, : len(rows)] for rows in (a, b)
         )
@@ -184,6 +188,10 @@ def _radii(x: Float[Array, "n size"], neighbours: int, rows: int) -> Float[Array
         return carry, jnp.concatenate([nearest[None, :, neighbours - 1], without])
 
     radii = jax.lax.scan(block, None, jnp.arange(0, n, rows))[1]
+    # Points at one distance but for rounding, as those of levels are, are inside or outside together: the rounding of
+    # float32, in which samples mostly come, and that of the sums in float64.
+    rounding = 64 * jnp.finfo(x.dtype).eps * jnp.max(jnp.sum(x**2, axis=1))
+    radii = jnp.where(radii < 0, radii, radii * (1 + 1e-6) + rounding)
     return jnp.moveaxis(radii, 0, 1).reshape(1 + GROUPS, -1)
 
 

@@ -215,11 +215,13 @@ def times_of(grid: Grid | RhoGrid, sde: AbstractSDE, steps: int, dtype: np.dtype
 
 def _evaluated(grid: Grid | RhoGrid, sde: AbstractSDE, steps: int) -> Any:
     """The times of a grid: known ones where the SDE is known, inside `jit` too."""
+    if not all(map(is_concrete, jax.tree.leaves(sde))):  # a table is, that is an argument of a compiled function
+        return grid(sde, steps)
     try:
         # In one program, lowered by hand: a call would become part of the function that is traced.
         program: Any = jax.jit(lambda: grid(sde, steps)).lower().compile()
         return program()
-    except Exception:  # parameters that are traced, `jax.disable_jit`, a grid that looks at numbers, or its own error
+    except Exception:  # `jax.disable_jit`, a grid that looks at numbers, or its own error
         with jax.ensure_compile_time_eval():
             return grid(sde, steps)
 

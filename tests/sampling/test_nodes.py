@@ -97,6 +97,15 @@ def test_who_stays_on_the_nodes(name: str) -> None:
     assert bool((steps == np.round(steps)).all()) == (name not in ("churn", "ProbabilityFlow"))
 
 
+@pytest.mark.parametrize("spacing", [uniform_grid, log_snr_grid, RhoGrid()])
+def test_grids_of_nodes_in_compiled_programs(spacing: Any) -> None:
+    """Where the table is an argument of the program."""
+    score, method = sfp.Score(lambda t, x: -x, table(), (2,)), sfp.DPMSolver(7, NodeGrid(spacing))
+    x = sfp.sample(score, 3, key=jr.key(0), method=method)
+    one = method(score, score.sde.prior.sample(jr.split(jr.split(jr.key(0), 3)[1])[0], (2,)), key=jr.key(0))
+    np.testing.assert_allclose(x[1], one, rtol=1e-5)
+
+
 def published_ddpm(x: Any, draws: Any) -> Any:
     """Ho 2020, Algorithm 2 with Eq. 7 for the variance, in its own symbols, all steps."""
     beta, bar = BETAS, np.cumprod(1 - BETAS)
