@@ -72,8 +72,8 @@ def time_derivative(
         An array of the shape of `fn(t, x)`.
 
     Raises:
-        TypeError: if `x` is not floating, or `fn` or `method` is of another kind; if `fn` jumps with `t`, as a torch module
-            called with whole steps does.
+        TypeError: if `x` is not floating, or `fn` or `method` is of another kind; if `fn` jumps with `t`, as a
+            torch module called with whole steps does.
         ValueError: if `t` is not a scalar, or the stencil is longer than the horizon.
 
     Example:
