@@ -130,7 +130,7 @@ class TorchNetwork(AbstractFixed):
             if a key is bound; where it is differentiated by the time and takes that as an integer.
         ValueError: if it is in training mode, or on another device than JAX, or fails on two samples with an error of
             its own; if it draws random numbers, its value has another shape than `x`, depends on the other samples of
-            a batch, is not finite, or changes with `x` or the time without a derivative.
+            a batch, is not finite, or changes with `x` or the time otherwise than its derivative says.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -470,6 +470,18 @@ def _trial(fn: _Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]],
         f"module = {name} returns a value that changes with the time ({time_name}, which is continuous) and has no "
         "derivative: it rounds the time to integers. Say so by TorchCall(time=scorefp.score.whole_step_time).",
     )
+    if changes[0]:
+        # Along one direction; a square on both sides, so that one reverse pass does.
+        step, along = torch.finfo(x.dtype).eps ** (1 / 3), other - x.detach()
+        ahead, behind = (value(t, x.detach() + by * along, rest).detach() for by in (step, -step))
+        change, noise = (ahead - behind) / (2 * step), torch.finfo(x.dtype).eps / step * first.detach().norm()
+        (pulled,) = torch.autograd.grad(differentiable, x, change, retain_graph=True)
+        error, size = float((pulled * along).sum() - (change**2).sum()), float(change.norm())
+        require(
+            abs(error) <= 0.1 * size**2 + 10 * float(noise) * size,
+            f"module = {name} returns a value whose derivative by x is not that of its differences: part of it is "
+            "detached, rounded, or has a derivative of its own.",
+        )
     nodes = {node.name().partition("Backward")[0] for node in _graph(differentiable.grad_fn)}
     return next((known for theirs, known in _PIECEWISE_LINEAR.items() if theirs in nodes), "torch")
 

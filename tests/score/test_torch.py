@@ -33,6 +33,14 @@ BETAS = np.linspace(1e-4, 0.02, 1000)
 PHYSICAL = TorchCall(time=sfp.score.physical_time)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """The same weights in every run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def table() -> sfp.sde.DiscreteSDE:
     return sfp.sde.DiscreteSDE.from_betas(BETAS)
 
@@ -433,7 +441,7 @@ class Lookup(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows = torch.nn.Embedding(1000, 2)
+        self.rows = torch.nn.Embedding(1000, 2, _weight=0.3 * torch.randn(1000, 2))
 
     def forward(self, x: Any, t: Any) -> Any:
         return x * self.rows(t)
@@ -495,6 +503,7 @@ WRONG: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
             "a sum": lambda x, t: x.cumsum(0),
         }.items()
     },
+    "detached in part": (lambda x, t: x.detach() + 0.1 * x, ValueError, "is not that of its differences"),
     "half precision": (lambda x, t: x.half(), TypeError, r"returned torch\.float16"),
     "not finite": (lambda x, t: torch.log(-(x**2)), ValueError, "returns NaN or infinity"),
     "an error": (raising, ValueError, "RuntimeError: the tank is empty"),
