@@ -471,14 +471,14 @@ def _trial(fn: _Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]],
         "derivative: it rounds the time to integers. Say so by TorchCall(time=scorefp.score.whole_step_time).",
     )
     if changes[0]:
-        # Along one direction; a square on both sides, so that one reverse pass does.
+        # Along one direction; a square on both sides, so that one reverse pass does. Kinks of ReLU need the tolerance.
         step, along = torch.finfo(x.dtype).eps ** (1 / 3), other - x.detach()
         ahead, behind = (value(t, x.detach() + by * along, rest).detach() for by in (step, -step))
         change, noise = (ahead - behind) / (2 * step), torch.finfo(x.dtype).eps / step * first.detach().norm()
         (pulled,) = torch.autograd.grad(differentiable, x, change, retain_graph=True)
         error, size = float((pulled * along).sum() - (change**2).sum()), float(change.norm())
         require(
-            abs(error) <= 0.1 * size**2 + 10 * float(noise) * size,
+            abs(error) <= 0.3 * size**2 + 10 * float(noise) * size,
             f"module = {name} returns a value whose derivative by x is not that of its differences: part of it is "
             "detached, rounded, or has a derivative of its own.",
         )
