@@ -20,7 +20,8 @@ STAMP  := $(VENV)/.stamp
 EXTRAS := train,images,plot,flow,ot,guides,examples,docs,dev
 
 # PyTorch, which the tests of PyTorch scores need; without it they are skipped, and say so. It is named to the last digit,
-# as the newest one may be a build for GPUs of several gigabytes: TORCH= leaves it out, TORCH=torch takes the newest.
+# of which a build for CPUs is not at hand everywhere; pip then takes one for GPUs, of several gigabytes. TORCH= leaves
+# it out, TORCH=torch takes the newest.
 TORCH ?= $(if $(findstring 3.11,$(shell $(PYTHON) --version)),torch==2.13.0)
 
 # The newest Python that runs and is newer than $(PYTHON); empty when there is none.

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,34 @@ def _require_bent(activation: Callable[[Array], Array]) -> None:
         bent = bool(jnp.any(bends != 0))
     if not bent:
         raise ValueError(_message(f"activation = {getattr(activation, '__name__', activation)}"))
+
+
+def require_time_derivative(name: str, fn: Callable[..., Any], t: Array, x: Array) -> None:
+    """Refuses a function of `(t, x)` that calls a torch module with an integer for the time.
+
+    It jumps, and a difference of its values at two times is no derivative. The program is traced once, nothing is
+    evaluated.
+
+    Args:
+        name: The name of the function in the message.
+        fn: The function.
+        t: The time.
+        x: The sample.
+
+    Raises:
+        TypeError: if it does.
+    """
+    for equation in equations(fn, t, x):
+        if equation.primitive.name == "torch" and jnp.issubdtype(cast(Any, equation.invars[0].aval).dtype, jnp.integer):
+            raise TypeError(jumps(name))
+
+
+def jumps(subject: str) -> str:
+    """The message that something has no time derivative."""
+    return (
+        f"{subject} calls a torch module with an integer for the time, such as whole_step_time: it jumps from step to "
+        "step and has no time derivative. Use step_time for a module that takes fractions of steps."
+    )
 
 
 def _message(subject: str) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from .._checks import finite, function, kind, require, sample, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time
+from ._smoothness import require_time_derivative
 from .probes import AbstractTrace, Exact
 
 
@@ -71,7 +72,8 @@ def time_derivative(
         An array of the shape of `fn(t, x)`.
 
     Raises:
-        TypeError: if `x` is not floating, or `fn` or `method` is of another kind.
+        TypeError: if `x` is not floating, or `fn` or `method` is of another kind; if `fn` jumps with `t`, as a
+            torch module called with whole steps does.
         ValueError: if `t` is not a scalar, or the stencil is longer than the horizon.
 
     Example:
@@ -92,6 +94,7 @@ def time_derivative(
         width <= t1 - t0,
         f"backward + forward = {width} is longer than the horizon [{t0}, {t1}]; choose shorter steps.",
     )
+    require_time_derivative("fn", fn, t, x)
     first = jnp.clip(t - method.backward, t0, t1 - width)
     # Clipped once more: the sum may round to just beyond t1.
     nodes = jnp.clip(jnp.stack([first, first + method.backward, first + width]), t0, t1)

@@ -12,6 +12,7 @@ from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, AbstractProbes, AbstractStencil, Hutchinson, Rademacher, curve_derivatives
 from ..calculus._rounding import coarsest_product
+from ..calculus._smoothness import require_time_derivative
 from ..nn import full_precision
 from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
@@ -175,7 +176,8 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
         return s, advection_divergence(sde, t, x) - _curvature(bends, dt)
 
     def _require_digits(self, fn: Callable[..., Array], t: Scalar, x: Event) -> None:
-        """Refuses a function whose products round so that the difference is noise."""
+        """Refuses a function whose products round so that the difference is noise, or that jumps from time to time."""
+        require_time_derivative("the score", fn, t, x)
         dtype = coarsest_product(fn, t, x)
         require(
             float(jnp.finfo(dtype).eps) < 0.1 * self.step,

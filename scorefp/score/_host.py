@@ -157,39 +157,74 @@ def _pulled(
 
 
 # ------------------------------------------------------------------------------------------------ calls
-_one_at_a_time = threading.Lock()
+# Entered again by a function of torch that calls a score of torch.
+_one_at_a_time = threading.RLock()
 
 
 @contextlib.contextmanager
-def plain_kernels() -> Generator[None, None, None]:
+def plain_kernels(device: Any) -> Generator[None, None, None]:
     """Kernels that have all derivatives and do not round.
 
-    Fused attention and the fast path of `MultiheadAttention` have no second derivatives, and convolutions on GPUs round
-    to TF32. The switches are torch's, for all its threads: one call has them at a time, and puts them back.
+    Fused attention and the fast path of `MultiheadAttention` have no second derivatives, products on GPUs round to
+    TF32, and autocast rounds to half precision. The switches are torch's, most for all its threads: one call has them
+    at a time, and puts them back.
+
+    Args:
+        device: The device of torch that is computed on.
     """
     torch = torch_library()
-    attention, matmul = torch.nn.attention, torch.get_float32_matmul_precision()
-    with _one_at_a_time:
+    attention = torch.nn.attention
+    with _one_at_a_time, contextlib.ExitStack() as stack:
         fast = torch.backends.mha.get_fastpath_enabled()
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
+        _round_nothing(stack)
+        stack.enter_context(attention.sdpa_kernel(attention.SDPBackend.MATH))
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(torch.inference_mode(False))
+        yield
+
+
+def _round_nothing(stack: contextlib.ExitStack) -> None:
+    """Products of float32 in float32, until the stack closes.
+
+    torch has two sets of switches for it. A kernel may ask whether the two agree, so both are set; the older ones
+    cannot be read where the user set the newer ones to something that they cannot say, and are left then.
+    """
+    torch = torch_library()
+    backends = torch.backends
+    newer: list[tuple[Any, str]] = [
+        (part, part.fp32_precision)
+        for group, names in (
+            (backends.cuda, "matmul"),
+            (backends.cudnn, "conv rnn"),
+            (backends.mkldnn, "matmul conv rnn"),
+        )
+        for part in (cast(Any, getattr(group, name, None)) for name in names.split())
+        if hasattr(part, "fp32_precision")
+    ]
+    for part, precision in newer:
+        stack.callback(setattr, part, "fp32_precision", precision)
+    with contextlib.suppress(RuntimeError):
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("highest")
-        try:
-            with (
-                attention.sdpa_kernel(attention.SDPBackend.MATH),
-                torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False),
-            ):
-                yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-            torch.set_float32_matmul_precision(matmul)
+    with contextlib.suppress(RuntimeError):
+        stack.callback(setattr, backends.cudnn, "allow_tf32", backends.cudnn.allow_tf32)
+        backends.cudnn.allow_tf32 = False
+    for part, _ in newer:
+        part.fp32_precision = "ieee"
 
 
 def called(program: Program, device: Any, *arrays: Any) -> list[Any]:
     """The values of a program at arrays, as arrays of NumPy."""
     torch = torch_library()
-    with plain_kernels(), torch.no_grad():
+    # Before the lock: it waits for what computes the arrays, which may be a program that waits for the lock.
+    rows = [np.asarray(array) for array in arrays]
+    if not len(rows[0]):
+        return [np.zeros(aval.shape, aval.dtype) for aval in program.types(rows)]
+    with plain_kernels(device), torch.no_grad():
         # Copies: a module may write into what it is given.
-        values = program.run(*(torch.tensor(np.asarray(array), device=device) for array in arrays))
+        values = program.run(*(torch.tensor(row, device=device) for row in rows))
         return [value.cpu().numpy() for value in values]
 
 
@@ -242,10 +277,12 @@ def _batch(given: Sequence[Any], axes: Sequence[Any], **params: Any) -> tuple[li
 
     def rows(x: Any, axis: int | None) -> Array:
         x = jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
-        return x.reshape(-1, *x.shape[2:])
+        return x.reshape(size * x.shape[1], *x.shape[2:])
 
+    # The rows of each, which their sum does not tell where it is zero.
+    each = given[0].shape[1 if axes[0] == 0 else 0]
     values = cast(Any, _torch_p.bind(*map(rows, given, axes), **params))
-    return [value.reshape(size, -1, *value.shape[1:]) for value in values], [0] * len(values)
+    return [value.reshape(size, each, *value.shape[1:]) for value in values], [0] * len(values)
 
 
 # What the callback of a compiled program returns, as words of 32 bits: JAX casts it to what the thread of the callback

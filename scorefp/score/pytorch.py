@@ -1,5 +1,6 @@
 """Scores of PyTorch: a module or function of tensors as a network, and how it wants to be called."""
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from .._checks import callable_with, kind, real, require, same_shape
+from .._checks import callable_with, floating, is_concrete, kind, real, require, same_shape
 from .._describe import described
 from .._module import AbstractModule
-from .._types import Event, Scalar, Time
+from .._types import Event, Key, Scalar, Time
+from ..calculus._smoothness import jumps
 from ..sde import AbstractLinearSDE, AbstractSDE, DiscreteSDE
 from ..sde.linear import require_linear
 from ._bound import AbstractFixed
@@ -47,7 +49,7 @@ def whole_step_time(sde: AbstractSDE, t: Scalar) -> Integer[Array, ""]:
     Raises:
         TypeError: if the SDE has no table; where it is differentiated by the time.
     """
-    return _nearest(_table(sde).step_of_time(t)).astype(jnp.int32)
+    return jnp.round(_jumping(_table(sde).step_of_time(t))).astype(jnp.int32)
 
 
 def sigma_time(sde: AbstractLinearSDE, t: Scalar) -> Float[Array, ""]:
@@ -71,16 +73,14 @@ def _table(sde: AbstractSDE) -> DiscreteSDE:
 
 
 @jax.custom_jvp
-def _nearest(step: Scalar) -> Scalar:
-    return jnp.round(step)
+def _jumping(t: Scalar) -> Scalar:
+    """The number, of which an integer is made."""
+    return t
 
 
-@_nearest.defjvp
+@_jumping.defjvp
 def _(primals: Any, tangents: Any) -> Any:
-    raise TypeError(
-        "time = whole_step_time; the score jumps from step to step and has no time derivative. Use step_time for a "
-        "module that takes fractions of steps."
-    )
+    raise TypeError(jumps("the score"))
 
 
 class TorchCall(AbstractModule):
@@ -115,7 +115,8 @@ class TorchNetwork(AbstractFixed):
     parameters stay torch's: what changes in them is seen at the next call, and `fit` does not train them. What
     `bind(args=...)` closes over follows the two arguments: an array, a tuple of them, or a dictionary of keywords.
 
-    Before the first call with a shape, and when it is made where `shape` is given, the module is tried on two samples.
+    Before the first call with a shape, and when it is made where `shape` is given and it takes nothing besides, the
+    module is tried on two samples within the horizon.
 
     Args:
         module: A `torch.nn.Module` in evaluation mode, or a function of tensors.
@@ -125,10 +126,11 @@ class TorchNetwork(AbstractFixed):
 
     Raises:
         ImportError: if PyTorch is not installed.
-        TypeError: if `module` is neither a module nor a function, or its parameters are of half precision.
+        TypeError: if `module` is neither a module nor a function, or its parameters or its value are of half precision;
+            if a key is bound; where it is differentiated by the time and takes that as an integer.
         ValueError: if it is in training mode, or on another device than JAX, or fails on two samples with an error of
             its own; if it draws random numbers, its value has another shape than `x`, depends on the other samples of
-            a batch, or changes with `x` or the time without a derivative.
+            a batch, is not finite, or changes with `x` or the time otherwise than its derivative says.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -149,26 +151,49 @@ class TorchNetwork(AbstractFixed):
     def __check_init__(self) -> None:
         kind("sde", self.sde, AbstractSDE, AbstractSDE.remedy)
         dtype, _ = _checked(self.module)
-        if self.shape is not None:
+        # One that takes more is tried when that is bound.
+        if self.shape is not None and not _takes_more(self.module):
             single = dtype is not None and dtype.itemsize < 8
             like = jnp.zeros(self.shape, jnp.float32 if single else jax.dtypes.canonicalize_dtype(float))
             jax.eval_shape(self.__call__, jnp.asarray(self.sde.t1, like.dtype), like)
 
-    def __call__(self, t: Time, x: Event, args: Any = None) -> Event:
+    def __call__(self, t: Time, x: Event, args: Any = None, key: Key | None = None) -> Event:
+        if key is not None:
+            raise TypeError("key is given; a torch module in evaluation mode draws nothing. Leave it out.")
         dtype, device = _checked(self.module)
+        t, x = jnp.asarray(t), floating("x", x)
         # float32 where either is no better; a function follows the sample.
         single = jnp.finfo(x.dtype).bits < 64 or (dtype is not None and dtype.itemsize < 8)
         compute = jnp.float32 if single else jnp.float64
-        time = real("time", self.call.time(self.sde, jnp.asarray(t)))
-        same_shape("time", time.shape, "t", ())
+        time = self._time(t)
+        if not jnp.issubdtype(time.dtype, jnp.floating):
+            time = self._time(_jumping(t))
         moves = self.call.channels_last
+        require(
+            x.ndim > 0 or not (moves or self.call.learned_variance),
+            "x is a number, and TorchCall says channels_last or learned_variance: a number has no axis of channels.",
+        )
         rows = [time, jnp.moveaxis(x, -1, 0) if moves else x]
         leaves, structure = jax.tree.flatten(args)
         rows = [_as(compute, jnp.asarray(row))[None] for row in (*rows, *leaves)]
         fn = _Rows(self.module, self.call, structure, dtype)
-        name = _tried(fn, device, [(row.shape[1:], row.dtype) for row in rows])
+        name = _tried(fn, device, [(row.shape[1:], row.dtype) for row in rows], self._within)
         value = call(Value(fn), device, name, *rows)[0].astype(x.dtype)
         return jnp.moveaxis(value, 0, -1) if moves else value
+
+    def _time(self, t: Scalar) -> Array:
+        """What the module is given for the time."""
+        time = real("time", self.call.time(self.sde, t))
+        same_shape("time", time.shape, "t", ())
+        return time
+
+    def _within(self, shares: np.ndarray) -> np.ndarray:
+        """What the module is given at shares of the horizon; where the SDE is not known, times that a table has."""
+        if not all(map(is_concrete, jax.tree.leaves(self.sde))):
+            return 10 * shares
+        with jax.ensure_compile_time_eval():
+            times = jnp.asarray(self.sde.t0 + shares * (self.sde.t1 - self.sde.t0))
+            return np.asarray(jax.vmap(jax.vmap(self._time))(times))
 
 
 def from_torch(
@@ -229,8 +254,9 @@ class _Rows:
     def raw(self, t: Tensor, x: Tensor, *leaves: Tensor) -> Any:
         """What the module returns."""
         _require_evaluation(self.module)
+        # Copies: a module may write into what it is given, of which gradients are taken.
         dtype = x.dtype if self.dtype is None else self.dtype
-        t, x, *rest = (a.to(dtype) if a.is_floating_point() else a.long() for a in (t, x, *leaves))
+        t, x, *rest = ((a.to(dtype) if a.is_floating_point() else a.long()).clone() for a in (t, x, *leaves))
         args = jax.tree.unflatten(self.structure, rest)
         given = (t, x) if self.call.time_first else (x, t)
         if isinstance(args, dict):
@@ -246,6 +272,11 @@ class _Rows:
             raise TypeError(
                 f"module returned {f'a tensor of {value.dtype}' if isinstance(value, torch.Tensor) else _told(value)}; "
                 "it is a tensor of floats. Say where it is: TorchCall(output=lambda returned: returned.sample)."
+            )
+        if value.dtype.itemsize < 4:
+            raise TypeError(
+                f"module returned {value.dtype}; a score is measured in float32 or float64, and half precision "
+                "cannot be mended afterwards: remove autocast and .half() inside."
             )
         wanted = tuple(x.shape)
         if self.call.learned_variance:
@@ -268,25 +299,53 @@ def _told(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def _owner(module: Any) -> Any:
+    """The module, also of a method of one."""
+    owner = getattr(module, "__self__", None)
+    return owner if isinstance(owner, torch_library().nn.Module) else module
+
+
 def _require_evaluation(module: Any) -> None:
-    require(
-        not getattr(module, "training", False),
-        f"module = {described(module)} is in training mode, in which dropout and batch norm make a score random: call "
-        "module.eval() first.",
-    )
+    """Refuses a module of which a part is in training mode."""
+    owner = _owner(module)
+    if not isinstance(owner, torch_library().nn.Module):
+        return
+    for part in owner.modules():
+        require(
+            not part.training,
+            f"module = {described(part)} is in training mode, in which dropout and batch norm make a score random: "
+            "call module.eval() first.",
+        )
+
+
+def _takes_more(module: Any) -> bool:
+    """Whether a module cannot be called with a sample and a time alone."""
+    try:
+        parameters = inspect.signature(getattr(module, "forward", module)).parameters.values()
+    except (TypeError, ValueError):  # some functions of C do not say what they take
+        return False
+    by_name = inspect.Parameter.KEYWORD_ONLY
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return len(needed) > 2 or any(p.kind is by_name for p in needed)
 
 
 def _checked(module: Any) -> tuple[Any, Any]:
     """The dtype of a module, `None` for a function, and its device; refused where it cannot be a score."""
     callable_with("module", module, None)
-    torch = torch_library()
+    torch, module = torch_library(), _owner(module)
+    try:
+        hash(module)
+        weakref.ref(module)
+    except TypeError:
+        raise TypeError(
+            f"module = {described(module)} has no hash or no weak reference, by which it is found again: give a "
+            "torch.nn.Module, or a function that calls it."
+        ) from None
     backend = jax.default_backend()
     wanted = "cuda" if backend == "gpu" else "cpu"
     if not isinstance(module, torch.nn.Module):
         return None, torch.device(wanted)
-    for name, part in module.named_modules():
-        if part.training:
-            _require_evaluation(part if name else module)
+    _require_evaluation(module)
     parameters, buffers = list(module.parameters()), list(module.buffers())
     devices = {tensor.device for tensor in (*parameters, *buffers)} or {torch.device(wanted)}
     require(
@@ -316,28 +375,42 @@ _PIECEWISE_LINEAR = {
 """The activations that torch's graph names, by their names in `jax.nn`, by which second derivatives are refused."""
 
 
-def _tried(fn: _Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]]) -> str:
-    """The name of a function in programs, after a trial of it on rows of such types, once for each."""
-    known = _seen.setdefault(fn.module, {})
-    about = (fn.call, fn.structure, fn.dtype, device, *types)
+def _tried(
+    fn: _Rows,
+    device: Any,
+    types: Sequence[tuple[tuple[int, ...], Any]],
+    within: Callable[[np.ndarray], np.ndarray],
+) -> str:
+    """The name of a function in programs, after a trial of it on rows of such types, once for each.
+
+    Args:
+        fn: The function.
+        device: Its device.
+        types: The shape and dtype of a row of its time, its sample, and the leaves of its conditioning.
+        within: What it is given for the time, at shares of the horizon.
+    """
+    known = _seen.setdefault(_owner(fn.module), {})
+    # A method by its function: one that is bound would keep its module alive.
+    about = (getattr(fn.module, "__func__", None), fn.call, fn.structure, fn.dtype, device, *types)
     if about not in known:
-        with plain_kernels(), torch_library().enable_grad():
-            known[about] = _trial(fn, device, types)
+        times = within(np.array([[0.25, 0.5], [0.4, 0.75]]))
+        with plain_kernels(device), torch_library().enable_grad():
+            known[about] = _trial(fn, device, types, times)
     return known[about]
 
 
-def _trial(fn: _Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]]) -> str:
+def _trial(fn: _Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]], times: np.ndarray) -> str:
     """Calls the function on two rows, and refuses it by the name of what is wrong with it."""
     torch, draws, name = torch_library(), np.random.default_rng(0), described(fn.module)
 
     def drawn(shape: tuple[int, ...], dtype: Any) -> Tensor:
-        values = draws.normal(size=(2, *shape)) if jnp.issubdtype(dtype, jnp.floating) else np.zeros((2, *shape))
+        whole = np.broadcast_to(np.arange(2).reshape(2, *(1 for _ in shape)), (2, *shape))
+        values = draws.normal(size=(2, *shape)) if jnp.issubdtype(dtype, jnp.floating) else whole
         return torch.tensor(values.astype(dtype), device=device)
 
     floats = jnp.issubdtype(types[0][1], jnp.floating)
-    # Times that a table has, and that others can bear.
-    times = [torch.tensor(np.asarray(pair, types[0][1]), device=device) for pair in ((1, 2), (3.4, 5.7))]
-    (t, later), x, other = times, drawn(*types[1]), drawn(*types[1])
+    t, later = (torch.tensor(pair.astype(types[0][1]), device=device) for pair in times)
+    x, other = drawn(*types[1]), drawn(*types[1])
     rest = [drawn(*kind) for kind in types[2:]]
 
     def value(t: Tensor, x: Tensor, rest: list[Tensor]) -> Tensor:
@@ -348,22 +421,36 @@ def _trial(fn: _Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]])
             order = "module(t, x" if fn.call.time_first else "module(x, t"
             raise ValueError(
                 f"module = {name} failed when it was called as {order}{', …' if rest else ''}) with x of shape "
-                f"{tuple(x.shape)} and t, the {told}, of shape {tuple(t.shape)}: {type(error).__name__}: {error}. "
-                "TorchCall says what a module takes: time=whole_step_time for integers, time_first, channels_last."
+                f"{tuple(x.shape)} in {str(given).removeprefix('torch.')} and t, the {told}, of shape "
+                f"{tuple(t.shape)}: {type(error).__name__}: {error}. TorchCall says what a module takes: "
+                "time=whole_step_time for integers, time_first, channels_last."
+                + ("" if rest else " What it takes besides is bound: score.bind(args=…).")
+                + ("" if fn.dtype else " A function gets the dtype of the sample, and a torch.nn.Module its own.")
             ) from error
         return fn.checked(returned, x)
 
-    time_name = described(fn.call.time)
-    value(t, x, rest)  # what is made at a first call, such as a table of sines, may be drawn
+    time_name, given = described(fn.call.time), fn.dtype or x.dtype
+    try:
+        value(t, x, rest)  # what is made at a first call, such as a table of sines, may be drawn
+    except ValueError:
+        # Labels 0 and 1 tell rows apart; a table may have one row only.
+        rest = [a if a.is_floating_point() else torch.zeros_like(a) for a in rest]
+        value(t, x, rest)
     before = _random_state(device)
     first, second = (value(t, x, rest) for _ in range(2))
+    require(
+        bool(first.isfinite().all()),
+        f"module = {name} returns NaN or infinity for samples from the normal law, t = {t.tolist()} ({time_name}). "
+        "TorchCall(time=…) says what it takes for the time.",
+    )
     require(
         all(torch.equal(a, b) for a, b in zip(before, _random_state(device), strict=True)) and _near(first, second),
         f"module = {name} draws random numbers: two calls at the same point are not the same. Switch its noise off; "
         "dropout is off after module.eval().",
     )
+    alone = [value(t[i : i + 1], x[i : i + 1], [a[i : i + 1] for a in rest]) for i in range(2)]
     require(
-        _near(value(t[:1], x[:1], [a[:1] for a in rest]), first[:1]),
+        all(_near(one, first[i : i + 1]) for i, one in enumerate(alone)),
         f"module = {name} mixes the samples of a batch: its value at one of them depends on the others.",
     )
     inputs = [x.requires_grad_(), *([t.requires_grad_()] if floats else [])]
@@ -383,6 +470,18 @@ def _trial(fn: _Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]])
         f"module = {name} returns a value that changes with the time ({time_name}, which is continuous) and has no "
         "derivative: it rounds the time to integers. Say so by TorchCall(time=scorefp.score.whole_step_time).",
     )
+    if changes[0]:
+        # Along one direction; a square on both sides, so that one reverse pass does. Kinks of ReLU need the tolerance.
+        step, along = torch.finfo(x.dtype).eps ** (1 / 3), other - x.detach()
+        ahead, behind = (value(t, x.detach() + by * along, rest).detach() for by in (step, -step))
+        change, noise = (ahead - behind) / (2 * step), torch.finfo(x.dtype).eps / step * first.detach().norm()
+        (pulled,) = torch.autograd.grad(differentiable, x, change, retain_graph=True)
+        error, size = float((pulled * along).sum() - (change**2).sum()), float(change.norm())
+        require(
+            abs(error) <= 0.3 * size**2 + 10 * float(noise) * size,
+            f"module = {name} returns a value whose derivative by x is not that of its differences: part of it is "
+            "detached, rounded, or has a derivative of its own.",
+        )
     nodes = {node.name().partition("Backward")[0] for node in _graph(differentiable.grad_fn)}
     return next((known for theirs, known in _PIECEWISE_LINEAR.items() if theirs in nodes), "torch")
 

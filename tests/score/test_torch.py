@@ -2,6 +2,8 @@
 
 import gc
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +31,14 @@ from helpers import torch_unet  # noqa: E402
 SHAPE, KEY = (1, 4, 4), jr.key(0)
 BETAS = np.linspace(1e-4, 0.02, 1000)
 PHYSICAL = TorchCall(time=sfp.score.physical_time)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """The same weights in every run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def table() -> sfp.sde.DiscreteSDE:
@@ -268,19 +278,69 @@ def test_what_is_switched_is_put_back() -> None:
     seen: list[Any] = []
 
     def state() -> Any:
-        return torch.get_float32_matmul_precision(), torch.backends.mha.get_fastpath_enabled()
+        backends = torch.backends
+        return {
+            "matmul": torch.get_float32_matmul_precision(),
+            "fused": backends.mha.get_fastpath_enabled(),
+            "autocast": torch.is_autocast_enabled("cpu"),
+            "inference": torch.is_inference_mode_enabled(),
+            "deterministic": backends.cudnn.deterministic,
+            "benchmark": backends.cudnn.benchmark,
+            **{str(i): part.fp32_precision for i, part in enumerate(newer)},
+        }
 
     def fn(x: Any, t: Any) -> Any:
         seen.append(state())
         return -x
 
+    newer = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+    newer += [torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn]
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.deterministic = torch.backends.cudnn.benchmark = True
+    before = state()
+    assert "tf32" in before.values()
     try:
-        TorchNetwork(fn, sfp.VP(), PHYSICAL)(0.5, jnp.ones(2))
-        assert state() == ("high", True)
+        with torch.inference_mode(), torch.autocast("cpu"):
+            jax.grad(lambda x: jnp.sum(TorchNetwork(fn, sfp.VP(), PHYSICAL)(0.5, x)))(jnp.ones(2))
+            assert state() == before | {"autocast": True, "inference": True}
+        assert state() == before
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert set(seen) == {("highest", False)}
+        torch.backends.cudnn.deterministic = torch.backends.cudnn.benchmark = False
+    plain = {"matmul": "highest", "fused": False} | {str(i): "ieee" for i in range(len(newer))}
+    assert all(one == before | plain for one in seen)
+
+
+def test_precision_that_only_the_newer_switches_say() -> None:
+    matmul, inside = torch.backends.cuda.matmul, list[str]()
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        network = TorchNetwork(lambda x, t: (inside.append(matmul.fp32_precision), -x)[1], sfp.VP(), PHYSICAL)
+        network(0.5, jnp.ones(2))
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
+    assert set(inside) == {"ieee"}
+
+
+def test_eager_calls_wait_for_compiled_ones_without_the_lock() -> None:
+    """And a function of torch may call a score of torch. A hang ends the process with the stacks of its threads."""
+    program = """
+import faulthandler
+faulthandler.dump_traceback_later(60, exit=True)
+import jax, jax.numpy as jnp, numpy as np, torch, scorefp as sfp
+call = sfp.score.TorchCall(time=sfp.score.physical_time)
+network = sfp.score.TorchNetwork(lambda x, t: -x * t[:, None], sfp.VP(), call)
+eager = jax.vmap(lambda x: network(0.5, x))
+compiled, x = jax.jit(eager), jnp.ones((1500, 1500))
+for _ in range(5):
+    eager(compiled(jnp.linalg.matrix_power(x / 1500, 20)))
+inner = lambda x: torch.tensor(np.asarray(eager(jnp.asarray(x.detach().numpy()))))
+outer = sfp.score.TorchNetwork(lambda x, t: x + 0 * inner(x), sfp.VP(), call)
+print(outer(0.5, jnp.ones(3)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_precision_is_that_of_the_module() -> None:
@@ -381,7 +441,7 @@ class Lookup(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows = torch.nn.Embedding(1000, 2)
+        self.rows = torch.nn.Embedding(1000, 2, _weight=0.3 * torch.randn(1000, 2))
 
     def forward(self, x: Any, t: Any) -> Any:
         return x * self.rows(t)
@@ -395,8 +455,15 @@ def test_whole_steps() -> None:
     rows, t = score.network.module.rows.weight.detach().numpy(), jnp.asarray(0.25)
     slope = jax.grad(lambda x: jnp.sum(score(t, x)))(jnp.ones(2))
     np.testing.assert_allclose(slope, -rows[249] / score.sde.sigma(t), rtol=1e-4)
-    with pytest.raises(TypeError, match="has no time derivative"):
-        sfp.score_fpe_residual(score, 0.5, jnp.ones(2))
+    own = from_torch(
+        lambda x, t: x * t[:, None],
+        table(),
+        call=TorchCall(time=lambda sde, t: sde.step_of_time(t).astype(int)),
+    )
+    for jumping in (score, own):
+        for method in (sfp.Ito(), sfp.Antithetic(), sfp.FiniteDifference()):
+            with pytest.raises(TypeError, match="has no time derivative"):
+                sfp.score_fpe_residual(jumping, 0.5, jnp.ones(2), method=method, key=KEY)
     with pytest.raises(ValueError, match=r"(?s)step_time in float32.*scalar types.*time=whole_step_time"):
         from_torch(Lookup().eval(), table(), shape=(2,))
 
@@ -425,7 +492,20 @@ WRONG: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     "no tensor": (lambda x, t: {"sample": x}, TypeError, r"returned a dict; .* TorchCall\(output="),
     "integers": (lambda x, t: x.long(), TypeError, "a tensor of torch.int64"),
     "detached": (lambda x, t: x.detach(), ValueError, "changes with x and has no derivative"),
-    "mixed": (lambda x, t: x - x.mean(0), ValueError, "mixes the samples of a batch"),
+    **{
+        f"mixed by {name}": (fn, ValueError, "mixes the samples of a batch")
+        for name, fn in {
+            "the mean": lambda x, t: x - x.mean(0),
+            "the first": lambda x, t: x - x[:1],
+            "the first time": lambda x, t: x * t[0],
+            "the least time": lambda x, t: x * t.min(),
+            "the greatest time": lambda x, t: x * t.max(),
+            "a sum": lambda x, t: x.cumsum(0),
+        }.items()
+    },
+    "detached in part": (lambda x, t: x.detach() + 0.1 * x, ValueError, "is not that of its differences"),
+    "half precision": (lambda x, t: x.half(), TypeError, r"returned torch\.float16"),
+    "not finite": (lambda x, t: torch.log(-(x**2)), ValueError, "returns NaN or infinity"),
     "an error": (raising, ValueError, "RuntimeError: the tank is empty"),
 }
 
@@ -438,6 +518,89 @@ def test_what_is_no_score_is_refused(name: str) -> None:
     score = from_torch(Odd(fn).eval(), table())
     with pytest.raises(kind, match=message):
         jax.jit(jax.vmap(lambda x: score(0.5, x)))(jnp.ones((3, 2)))
+
+
+def test_a_label_of_another_sample_is_refused() -> None:
+    score = from_torch(lambda x, t, y: x * (1 + y[0]), table())
+    with pytest.raises(ValueError, match="mixes the samples of a batch"):
+        score.bind(args=jnp.asarray(0))(0.5, jnp.ones(2))
+    # A table of one row takes no other label.
+    one = torch.nn.Embedding(1, 2).eval()
+    assert from_torch(lambda x, t, y: x + one(y), table()).bind(args=0)(0.5, jnp.ones(2)).shape == (2,)
+
+
+def test_a_module_that_needs_a_label_may_say_its_shape() -> None:
+    class Classes(torch.nn.Module):
+        def forward(self, x: Any, t: Any, y: Any) -> Any:
+            return x * y[:, None] * broken
+
+    broken, bound = 1.0, from_torch(Classes().eval(), table(), target=sfp.score.score_target, shape=(2,))
+    np.testing.assert_allclose(bound.bind(args=3)(0.5, jnp.ones(2)), 3.0)
+    with pytest.raises(ValueError, match=r"positional argument: 'y'.*score\.bind\(args=…\)"):
+        bound(0.5, jnp.ones(2))
+    broken = torch.nan
+    with pytest.raises(ValueError, match="returns NaN or infinity"):
+        from_torch(Classes().eval(), table(), shape=(2,)).bind(args=3)(0.5, jnp.ones(2))
+
+
+def test_a_module_is_tried_within_the_horizon() -> None:
+    fn = lambda x, t: x * (1 - t).sqrt()[:, None]
+    np.testing.assert_allclose(TorchNetwork(fn, sfp.VP(), PHYSICAL, (2,))(0.75, jnp.ones(2)), 0.5)
+
+
+def test_a_module_may_write_into_what_it_is_given() -> None:
+    def fn(x: Any, t: Any) -> Any:
+        t /= 2
+        x *= 3
+        return torch.nn.functional.silu(x, inplace=True) * t[:, None]
+
+    network, t, x = TorchNetwork(fn, sfp.VP(), PHYSICAL, (2,)), jnp.asarray(0.5), jnp.array([0.2, -1.0])
+    port = lambda t, x: jax.nn.silu(3 * x) * t / 2
+    for ours, theirs in zip(jax.jvp(network, (t, x), (t, x)), jax.jvp(port, (t, x), (t, x)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_calls_that_cannot_be_are_refused() -> None:
+    score, x = from_torch(lambda x, t: x, table()), jnp.ones(2)
+    network = TorchNetwork(lambda x, t: x, sfp.VP(), PHYSICAL)
+    with pytest.raises(TypeError, match="key is given"):
+        score.bind(key=KEY)(0.5, x)
+    with pytest.raises(TypeError, match="x has dtype int"):
+        network(0.5, jnp.ones(2, int))
+    for call in (TorchCall(channels_last=True), TorchCall(learned_variance=True)):
+        with pytest.raises(ValueError, match="a number has no axis of channels"):
+            TorchNetwork(lambda x, t: x, table(), call)(0.5, jnp.asarray(1.0))
+    assert jax.vmap(jax.grad(lambda x: jnp.sum(network(0.5, x))))(jnp.ones((0, 2))).shape == (0, 2)
+
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, x: Any, t: Any) -> Any:
+            return x
+
+    class Slots:
+        __slots__ = ()
+        __call__ = Unhashable.__call__
+
+    for wrong in (Unhashable(), Slots()):
+        with pytest.raises(TypeError, match="has no hash or no weak reference"):
+            from_torch(wrong, table())
+    single = torch.nn.Linear(2, 2).eval()
+    with jax.enable_x64(True), pytest.raises(ValueError, match=r"x of shape \(2, 2\) in float64.*function gets"):
+        from_torch(lambda x, t: single(x), table(), shape=(2,))
+
+
+def test_a_method_is_checked_as_its_module() -> None:
+    module = small().float()
+    ours = TorchNetwork(module.forward, sfp.VP(), PHYSICAL, (3,))
+    np.testing.assert_array_equal(ours(0.5, jnp.ones(3)), TorchNetwork(module, sfp.VP(), PHYSICAL)(0.5, jnp.ones(3)))
+    calls = module.calls
+    TorchNetwork(module.forward, sfp.VP(), PHYSICAL, (3,))
+    assert module.calls == calls
+    module.train()
+    with pytest.raises(ValueError, match="training mode"):
+        TorchNetwork(module.forward, sfp.VP(), PHYSICAL)
 
 
 def test_time_that_is_rounded_inside_is_refused() -> None:
@@ -486,6 +649,9 @@ def test_what_goes_wrong_later_arrives_with_its_own_message() -> None:
         jax.block_until_ready(call(jnp.ones(3)))
     module.eval()
     jax.block_until_ready(call(jnp.ones(3)))
+    module.last.train()
+    with pytest.raises(Exception, match="module = Linear is in training mode"):
+        jax.block_until_ready(call(jnp.ones(3)))
 
 
 def test_channels_in_another_order_are_refused() -> None:
