@@ -126,7 +126,7 @@ latest-python:
 	@echo "$(latest_python)"
 
 bench: $(STAMP)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out benchmarks/before_after.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 reproduce-deveney: $(STAMP)
 	$(BIN)/python examples/deveney.py

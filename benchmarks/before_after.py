@@ -31,6 +31,7 @@ import scorefp as sfp
 from scorefp import train
 
 SDE, ADAM = sfp.VP(), optax.adam(1e-3)
+NETWORKS = ["MLP 2", "MLP 64", "UNet"]
 TABLE = """\
 | network | program | ms before | ms after | after over before |
 | --- | --- | ---: | ---: | ---: |
@@ -50,10 +51,12 @@ def scores() -> dict[str, sfp.score.NetworkScore]:
     return mlps | {"UNet": awake(unet)}
 
 
-def programs() -> dict[tuple[str, str], Callable[[], Any]]:
+def programs(networks: list[str]) -> dict[tuple[str, str], Callable[[], Any]]:
     """What is timed, by network and name."""
     found: dict[tuple[str, str], Callable[[], Any]] = {}
     for name, score in scores().items():
+        if name not in networks:
+            continue
         small = name == "UNet"
         assert score.shape is not None
         x = jr.normal(jr.key(2), (64 if small else 256, *score.shape))
@@ -79,9 +82,9 @@ def programs() -> dict[tuple[str, str], Callable[[], Any]]:
     return found
 
 
-def serve() -> None:
+def serve(networks: list[str]) -> None:
     """Runs a program for each line read, and writes its seconds."""
-    known = programs()
+    known = programs(networks)
     print(len(known), flush=True)
     for line in sys.stdin:
         run = list(known.values())[int(line)]
@@ -90,10 +93,10 @@ def serve() -> None:
         print(time.perf_counter() - begin, flush=True)
 
 
-def server(tree: Path) -> subprocess.Popen[str]:
+def server(tree: Path, networks: list[str]) -> subprocess.Popen[str]:
     """A process that has the library of a tree."""
     environment = os.environ | {"PYTHONPATH": str(tree.resolve())}
-    command = [sys.executable, __file__, "--serve", str(tree)]
+    command = [sys.executable, __file__, str(tree), "--serve", "--networks", *networks]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
@@ -101,11 +104,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before", type=Path, help="the folder of the other tree")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve()
-    trees = server(options.before), server(Path(__file__).parent.parent)
+        return serve(options.networks)
+    trees = [server(tree, options.networks) for tree in (options.before, Path(__file__).parent.parent)]
 
     def asked(process: subprocess.Popen[str], index: int) -> float:
         assert process.stdin is not None
@@ -117,7 +121,7 @@ def main() -> None:
     for process in trees:
         assert process.stdout is not None
         process.stdout.readline()
-    names, rows = list(programs()), []
+    names, rows = list(programs(options.networks)), []
     for index, (network, program) in enumerate(names):
         seconds = np.zeros((options.rounds, 2))
         for round_ in range(-1, options.rounds):  # the first one compiles
