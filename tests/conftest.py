@@ -6,6 +6,7 @@ pyproject.toml installs the import hook before anything imports `scorefp`, in ea
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,9 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 from jaxtyping import PRNGKeyArray
+
+# A module of helpers is collected for its docstrings, and this one imports PyTorch.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["helpers/torch_unet.py"]
 
 # Compiling takes longer than hypothesis allows an example; a fixed choice of examples gives the same run twice.
 settings.register_profile("scorefp", deadline=None, derandomize=True, max_examples=25)

@@ -260,7 +260,7 @@ def test_calls_leak_nothing() -> None:
     module = torch_unet.made(dtype=torch.float32)
     score = from_torch(module, table(), shape=SHAPE)
     call = jax.jit(jax.vmap(jax.value_and_grad(lambda x: jnp.sum(score(0.5, x) ** 2))))
-    x = jr.normal(KEY, (8, *SHAPE))
+    x = jr.normal(KEY, (2, *SHAPE))
 
     def alive() -> int:
         gc.collect()
