@@ -73,10 +73,12 @@ class ByClass(AbstractMeasure):
         }
         numbers, points = dict[str, Number](), dict[str, Float[np.ndarray, " n"]]()
         first = next(iter(sections.values()))
-        for name in first.numbers:
+        # A measure may have less to say of a class, as of the quality of samples that all failed.
+        for name in dict.fromkeys(name for section in sections.values() for name in section.numbers):
             for label, section in sections.items():
-                number = section.numbers[name]
-                numbers[f"{name} of {label}"] = dataclasses.replace(number, label=f"{number.label}, class {label}")
+                if name in section.numbers:
+                    number = section.numbers[name]
+                    numbers[f"{name} of {label}"] = dataclasses.replace(number, label=f"{number.label}, class {label}")
         for label, section in sections.items():
             points |= {f"{name} of {label}": values for name, values in section.points.items()}
         return Section(f"{first.title} by class", numbers, {}, tuple(_notes(sections)), points)

@@ -83,8 +83,8 @@ def flow_samples(
         score: Any score on any SDE.
         n: How many samples.
         key: A random key, of the draws of the prior and of probes; the same key gives the same samples.
-        trace: `Exact()`, or `Hutchinson(samples, law)` with probes of its own for each sample, drawn once: unbiased for
-            the log-likelihood.
+        trace: `Exact()`; or `Hutchinson(samples, law)` or another, with probes of its own for each sample, drawn once:
+            unbiased for the log-likelihood.
         integrator: How the ODE is solved.
         shape: The event shape, where the score does not know it.
         args: Conditioning, a pytree of arrays with `n` as leading axis, given to the model.

@@ -31,18 +31,17 @@ from .potential import (
     AbstractPotential as AbstractPotential,
     Potential as Potential,
 )
-from .pytorch import (
+from .pytorch import TorchNetwork as TorchNetwork, from_torch as from_torch
+from .score import (
+    AbstractScore as AbstractScore,
+    Score as Score,
+)
+from .torch_call import (
     TimeInput as TimeInput,
     TorchCall as TorchCall,
-    TorchNetwork as TorchNetwork,
-    from_torch as from_torch,
     log_snr_time as log_snr_time,
     physical_time as physical_time,
     sigma_time as sigma_time,
     step_time as step_time,
     whole_step_time as whole_step_time,
-)
-from .score import (
-    AbstractScore as AbstractScore,
-    Score as Score,
 )

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from .._describe import described
+from ..data import OnHost
 from ..dataset import Dataset, Quantisation
 from ..dataset.dataset import mean_square
 from ..score import AbstractScore, NetworkPotential, NetworkScore
@@ -65,6 +66,7 @@ def warn_of_dropout(model: AbstractScore, dropout: bool) -> None:
 
 def warn_of_null(null: Any, data: Any) -> None:
     """Warns where what stands for no conditioning is the conditioning of some samples in memory."""
+    data = data.dataset if isinstance(data, OnHost) else data
     if null is None or not isinstance(data, Dataset) or data.args is None:
         return
     rows = [

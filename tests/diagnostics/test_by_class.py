@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 from helpers.refusals import refused
 
 import scorefp as sfp
-from scorefp.diagnostics import ByClass, Ensemble, Gap, Likelihood, MatchingCurve
+from scorefp.diagnostics import ByClass, Ensemble, Gap, Likelihood, MatchingCurve, SampleQuality
 
 VP = sfp.VP()
 STDS = jnp.array([0.3, 0.6])
@@ -43,6 +44,17 @@ def test_numbers_are_those_of_the_samples_of_a_class() -> None:
     found = ByClass(measure)(SCORE, DATA, key=jr.key(2))
     assert found.numbers["r_DSM of 0"].value == rare.numbers["r_DSM"].value != found.numbers["r_DSM of 1"].value
     assert found.notes == rare.notes
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_class_of_which_a_measure_has_less_to_say(failing: int) -> None:
+    """All of its samples fail: the numbers of the other class stand, and the share that failed of both."""
+    score = sfp.Score(lambda t, x, args: jnp.where(args == failing, jnp.nan, gaussian(t, x, args=args)), VP, (2,))
+    section = ByClass(SampleQuality(method=sfp.Heun(4)))(score, DATA, key=jr.key(1))
+    assert section.numbers[f"failed of {failing}"].value > 0.9
+    assert section.numbers[f"failed of {1 - failing}"].value < 0.1
+    assert f"kernel of {1 - failing}" in section.numbers
+    assert f"kernel of {failing}" not in section.numbers
 
 
 def test_labels_beside_the_conditioning() -> None:
