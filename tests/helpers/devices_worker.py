@@ -52,7 +52,7 @@ class Network(eqx.Module):
 def model(dtype: Any) -> sfp.score.NetworkScore:
     mlp = sfp.nn.MLP((3,), width=WIDTH, depth=1, key=jr.key(0))
     leave = jr.normal(jr.key(1), mlp.leave.weight.shape) / 5
-    network = Network(eqx.tree_at(lambda mlp: mlp.leave.weight, mlp, leave), jnp.zeros((8, 3)))
+    network = Network(eqx.tree_at(lambda mlp: mlp.leave.weight, mlp, leave), jnp.zeros((9, 3)))
     cast = lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
     return sfp.NoiseScore(jax.tree.map(cast, network), sfp.VP())
 
@@ -81,7 +81,7 @@ def in_float64(mesh: Mesh | None) -> train.Run:
         return fitted(Dataset(jnp.asarray(x), args=jnp.asarray(LABELS)), mesh, dtype=jnp.float64)
 
 
-OF_SOURCE: dict[str, Any] = {"accumulate": 2, "label_dropout": train.LabelDropout(0.3, null=7)}
+OF_SOURCE: dict[str, Any] = {"accumulate": 2, "label_dropout": train.LabelDropout(0.3, null=8)}
 
 RUNS: Mapping[str, Callable[[Mesh | None], train.Run]] = {
     "resident": lambda mesh: fitted(resident(), mesh),
