@@ -4,6 +4,7 @@ jaxtyping and beartype check every signature of the package while the tests run:
 pyproject.toml installs the import hook before anything imports `scorefp`, in each worker too.
 """
 
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -44,6 +45,9 @@ collect_ignore = [] if importlib.util.find_spec("torch") else ["helpers/torch_un
 # Compiling takes longer than hypothesis allows an example; a fixed choice of examples gives the same run twice.
 settings.register_profile("scorefp", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("scorefp")
+
+# Traces are many small objects that stay; to go through them all again and again takes a seventh of the time.
+gc.set_threshold(200_000, 50, 1000)
 
 _left_out = pytest.StashKey[int]()
 
