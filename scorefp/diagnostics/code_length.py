@@ -5,11 +5,12 @@ from typing import ClassVar, get_args
 
 import jax.random as jr
 from jax.sharding import Mesh
+from jaxtyping import Array, Integer
 
 from .._checks import kind, one_of, require
 from .._describe import described
 from .._module import AbstractModule
-from .._types import Event, Key
+from .._types import Key
 from ..dataset import Dataset, Quantisation
 from ..likelihood import BoundEstimator, Encoder, LikelihoodBound, code_length
 from ..likelihood._levels import level_start
@@ -128,7 +129,7 @@ class _Code(AbstractModule):
     encoder: Encoder
     quantisation: Quantisation
 
-    def __call__(self, score: AbstractScore, k: Event, key: Key) -> LikelihoodBound:
+    def __call__(self, score: AbstractScore, k: Integer[Array, "*event"], key: Key) -> LikelihoodBound:
         return code_length(
             score, k, quantisation=self.quantisation, key=key, estimator=self.estimator, encoder=self.encoder
         )

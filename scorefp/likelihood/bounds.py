@@ -280,10 +280,10 @@ def code_length(
         'last step of "denoised".',
     )
     one_of("encoder", encoder, get_args(Encoder))
-    start = level_start(sde, quantisation) if estimator.start is None else estimator.start
-    horizon = dataclasses.replace(estimator, start=start).horizon(sde)
+    if estimator.start is None:
+        estimator = dataclasses.replace(estimator, start=level_start(sde, quantisation))
     x = quantisation.place(k, jnp.full(k.shape, 0.5))
-    return _evaluate(score, horizon, x, key, form, estimator, LevelDecoder(k, quantisation, encoder))
+    return _evaluate(score, estimator.horizon(sde), x, key, form, estimator, LevelDecoder(k, quantisation, encoder))
 
 
 @eqx.filter_jit

@@ -39,13 +39,13 @@ def law(shares: Array, quantisation: sfp.Quantisation) -> tuple[Array, sfp.Gauss
 
 
 @eqx.filter_jit
-def codes(score: sfp.score.AbstractScore, ks: Array, keys: Array, quantisation: Any, **settings: Any) -> LikelihoodBound:
+def codes(
+    score: sfp.score.AbstractScore, ks: Array, keys: Array, quantisation: Any, **settings: Any
+) -> LikelihoodBound:
     """One code length for each sample and each of the keys, of shape `(samples, keys)`."""
     encoder = settings.pop("encoder")
     estimator = sfp.BoundEstimator(**settings)
-    one = lambda k, key: code_length(
-        score, k, quantisation=quantisation, key=key, estimator=estimator, encoder=encoder
-    )
+    one = lambda k, key: code_length(score, k, quantisation=quantisation, key=key, estimator=estimator, encoder=encoder)
     return jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(ks, keys)
 
 
@@ -65,39 +65,69 @@ def minus_log(k: int, quantisation: sfp.Quantisation, shift: Any, tau: float) ->
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_levels_share_a_law(dtype: Any) -> None:
     """The probabilities of all levels sum to one, for every mean, also one far outside, and every width."""
-    k = jnp.arange(FIVE.levels)
-    means = jnp.linspace(-3.0, 3.0, 41, dtype=dtype)
+    k, means = jnp.arange(FIVE.levels), jnp.linspace(-3.0, 3.0, 41, dtype=dtype)
     centres = FIVE.place(k, jnp.full(k.shape, 0.5, dtype))
+
+    @jax.jit
+    def total(tau: Array) -> Array:
+        one = lambda mean: lambda k, centre: LevelDecoder(k, FIVE, "centre")((mean - centre) / tau, tau)
+        return jax.vmap(lambda mean: jnp.exp(-jax.vmap(one(mean))(k, centres)).sum())(means)
+
     for tau in (0.01, 0.13, 0.5, 3.0, 50.0):
-
-        def minus(k: Array, centre: Array, mean: Array, tau: Array) -> Array:
-            return LevelDecoder(k[None], FIVE, "centre")(((mean - centre) / tau)[None], tau)
-
-        over = jax.vmap(jax.vmap(minus, in_axes=(0, 0, None, None)), in_axes=(None, None, 0, None))
-        found = over(k, centres, means, jnp.asarray(tau, dtype))
+        found = total(jnp.asarray(tau, dtype))
         assert found.dtype == dtype
-        assert jnp.isfinite(found).all()
-        # An error of the mean by its rounding moves probability from a level to its neighbour, and none is lost.
-        np.testing.assert_allclose(jnp.exp(-found).sum(axis=1), 1.0, atol=1e-6 if dtype == jnp.float64 else 5e-6)
+        # The rounding of a shift of many taus is 1e-6 of a tau in float32.
+        np.testing.assert_allclose(found, 1.0, atol=1e-6 if dtype == jnp.float64 else 5e-6)
 
 
 @pytest.mark.quick
 def test_decoder_far_out() -> None:
     """In float32 as in float64 twenty standard deviations away, where the probability is 1e-90, and with a gradient."""
-    shifts, values = np.linspace(-20.0, 20.0, 81), {}
-    for tau in (4.0, 0.4, 0.04, 0.02):
-        for k in (0, 2, 4):
-            for dtype in (jnp.float32, jnp.float64):
-                minus = lambda shift: LevelDecoder(jnp.asarray(k), FIVE, "centre")(shift, jnp.asarray(tau, dtype))
-                values[dtype] = jax.vmap(jax.value_and_grad(minus))(jnp.asarray(shifts, dtype))
-                assert all(jnp.isfinite(part).all() for part in values[dtype])
-            for single, double in zip(*values.values(), strict=True):
-                np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-4)
-            np.testing.assert_allclose(values[jnp.float64][0], minus_log(k, FIVE, shifts, tau), rtol=1e-9, atol=1e-12)
+    shifts, taus, ks = np.linspace(-20.0, 20.0, 81), np.array([4.0, 0.4, 0.04, 0.02]), np.array([0, 2, 4])
+
+    def minus(k: Array, tau: Array, shift: Array) -> Array:
+        return LevelDecoder(k, FIVE, "centre")(shift, tau)
+
+    over = jax.value_and_grad(minus, argnums=2)
+    for axes in ((None, None, 0), (None, 0, None), (0, None, None)):
+        over = jax.vmap(over, in_axes=axes)
+    found = [jax.jit(over)(ks, taus.astype(dtype), shifts.astype(dtype)) for dtype in (np.float32, np.float64)]
+    for single, double in zip(*found, strict=True):
+        assert jnp.isfinite(single).all()
+        np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-4)
+    want = [[minus_log(k, FIVE, shifts, tau) for tau in taus] for k in ks]
+    np.testing.assert_allclose(found[1][0], want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.quick
+def test_what_the_decoder_loses() -> None:
+    """The numbers of the documentation, in bits an element: by the noise in widths of a level."""
+    levels = sfp.Quantisation(101, -50.5, 50.5)
+    z, weights = normal_rule(120)
+    k = np.arange(101)[:, None] - 50.0
+
+    def decoded(shift: Any, tau: float) -> Any:
+        decoder = LevelDecoder(jnp.full(z.shape, 50), levels, "centre")
+        return jax.vmap(lambda k, shift: LevelDecoder(k, levels, "centre")(shift, jnp.asarray(tau)))(
+            decoder.levels, jnp.asarray(np.broadcast_to(shift, z.shape))
+        )
+
+    flat, lattice, certain = {}, {}, {}
+    for tau in (0.1, 0.125, 0.25, 0.5):
+        entropy = 0.5 * math.log(2 * math.pi * math.e * tau**2)
+        flat[tau] = (weights @ decoded(z, tau) - entropy) / math.log(2)
+        certain[tau] = weights @ decoded(0 * z, tau) / math.log(2)
+        law = special.softmax(-0.5 * ((tau * z - k) / tau) ** 2, axis=0)
+        mean = (law * k).sum(axis=0)
+        lattice[tau] = (weights @ (decoded(mean / tau, tau) + np.log(law[50]))) / math.log(2)
+    assert [round(float(flat[tau]), 2) for tau in (0.1, 0.125)] == [1.28, 0.96]
+    assert [round(float(certain[tau]), 2) for tau in (0.25, 0.5)] == [0.07, 0.55]
+    assert round(float(lattice[0.25]), 2) == 0.05
+    assert float(lattice[0.125]) == pytest.approx(3e-4, rel=0.2)
 
 
 # ------------------------------------------------------------------------------------------- its parts
-CASE, START = LinearCase(), 1e-2
+CASE, START = LinearCase(), 3e-2
 LEVELS = sfp.Quantisation(8, -2.0, 2.0)
 K = (5, 0)
 
@@ -193,7 +223,7 @@ def test_exact_score_has_the_entropy(shares: Array, quantisation: sfp.Quantisati
         model = perturbed(exact, jnp.asarray(eta))
         values[eta] = codes(model, k, jr.split(jr.key(2), n), quantisation, encoder="centre", draws=128).value
     mean, error = float(p @ values[0.0].mean(axis=1)), float(standard_error(values[0.0].T @ p))
-    assert error < 0.25 / math.sqrt(n)
+    assert error < 0.5 / math.sqrt(n)
     # The prior is 3e-5 off, and the decoder loses 3e-4 bits an element.
     assert entropy - 3 * error < mean < entropy + 3 * error + 1e-3
     assert mean_is(values[0.0].T, -jnp.log(p), sigmas=4.5)
@@ -225,8 +255,10 @@ def test_beside_the_dequantised_bound() -> None:
     """With the same truncation the uniform encoder is below the bound of dequantised levels, by the divergence between
     the decoded law of the place in the level and its true one; the centre is above it where the score is flat.
     """
-    found = {encoder: sum(path + decoder - entropy for path, decoder, entropy in (of_one(k, encoder) for k in K))
-             for encoder in ("uniform", "centre")}
+    found = {
+        encoder: sum(path + decoder - entropy for path, decoder, entropy in (of_one(k, encoder) for k in K))
+        for encoder in ("uniform", "centre")
+    }
     # The bound of dequantised levels: Tweedie's normal at the encoder's point, and the kernel's entropy.
     width, (z, weights) = LEVELS.width, normal_rule()
     a, b = alpha(START), np.sqrt(variance(START))
@@ -277,7 +309,9 @@ def test_default_truncation() -> None:
 def test_any_shape_of_levels(shape: tuple[int, ...]) -> None:
     """Under a standard normal law: -log of its mass in the level, and what the encoder of a flat law loses."""
     quantisation = sfp.Quantisation(40, -4.0, 4.0)
-    found = codes(standard(), jnp.full((1, *shape), 22), jr.split(jr.key(5), 100), quantisation, encoder="uniform", draws=64)
+    found = codes(
+        standard(), jnp.full((1, *shape), 22), jr.split(jr.key(5), 100), quantisation, encoder="uniform", draws=64
+    )
     want = -math.prod(shape) * math.log(special.ndtr(0.6) - special.ndtr(0.4))
     assert_mean(found.value[0], want, resolution=0.03)
 
@@ -295,7 +329,7 @@ def test_bad_input(unchecked: None) -> None:
     refused("k has shape \\(3,\\), but the score's own sample has shape \\(2,\\)", of, jnp.zeros(3, int))
     refused("quantisation is 8. It is that of the levels", of, k, quantisation=8, error=TypeError)
     refused("encoder = 'middle'; it is 'uniform' or 'centre'", of, k, encoder="middle")
-    refused('truncation = \'noised\'; levels are decoded', of, k, estimator=sfp.BoundEstimator(2, truncation="noised"))
+    refused("truncation = 'noised'; levels are decoded", of, k, estimator=sfp.BoundEstimator(2, truncation="noised"))
     refused("start = 1.0 lies outside", of, k, estimator=sfp.BoundEstimator(2, start=1.0))
     refused("no Gaussian kernel", of, k, score=standard(sfp.sde.CriticallyDampedLangevin()), error=TypeError)
     wide = sfp.Quantisation(2, -1e5, 1e5)
