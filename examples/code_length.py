@@ -17,7 +17,7 @@ import dataclasses
 import io
 import lzma
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,16 @@ import scorefp as sfp
 from scorefp import data, train
 from scorefp.diagnostics import Bound, CodeLength, Likelihood, Number
 
-SHARES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+TITLES = {"digits": "8×8 digits", "mnist": "MNIST"}
+SHARES = {"digits": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0), "mnist": (0.125, 0.25, 0.5)}
 """The noise at the truncation, in widths of a level; the first one is the default."""
 ENCODERS = ("uniform", "centre")
-MODEL = {
-    "nll": "the score: NLL of the ODE, dequantised",
-    "bound": "the score: bound of the SDE, dequantised",
-    "code": "the score: code length of the SDE",
+MODEL: dict[str, Callable[[dict[str, Any]], list[float]]] = {
+    "NLL of the ODE, dequantised: mean": lambda found: found["nll"],
+    "NLL of the ODE, dequantised: median": lambda found: found["nll_median"],
+    "bound of the SDE, dequantised": lambda found: found["bound"],
+    "code length of the SDE": lambda found: found["uniform 0.125"]["code_length"],
+    "code length of the SDE, truncated at half a level": lambda found: found["uniform 0.5"]["code_length"],
 }
 
 
@@ -97,12 +100,8 @@ def made(name: Name, settings: Settings, cache: Path) -> dict[str, Any]:
     rows, test = (getattr(data, name.data)(part).reshaped((1, side, side)) for part in ("train", "test"))
     images = np.asarray(test.values[:, 0], np.uint8)
     model = trained(name, settings, rows, cache)
-    some = test.rows(np.arange(settings.images))
-    return {
-        "codecs": codecs(images, settings.columns),
-        "model": measured(model, some, settings),
-        "written": len(images),
-    }
+    found = measured(model, test.rows(np.arange(settings.images)), settings, SHARES[name.data])
+    return {"codecs": codecs(images, settings.columns), "model": found, "written": len(images)}
 
 
 # ------------------------------------------------------------------------------------------------ the score
@@ -133,7 +132,9 @@ def untrained(name: Name, rows: data.Dataset) -> sfp.score.NetworkScore:
     return sfp.NoiseScore(network, sfp.VP(), data_std=rows.std)
 
 
-def measured(model: sfp.score.NetworkScore, test: data.Dataset, settings: Settings) -> dict[str, Any]:
+def measured(
+    model: sfp.score.NetworkScore, test: data.Dataset, settings: Settings, shares: Sequence[float]
+) -> dict[str, Any]:
     sde, width = model.sde, test.quantisation.width
     own = sfp.BoundEstimator(settings.draws)
     exact = sfp.Integrator(rtol=settings.tolerance, atol=settings.tolerance, throw=False)
@@ -144,7 +145,7 @@ def measured(model: sfp.score.NetworkScore, test: data.Dataset, settings: Settin
         "exploded": likelihood["exploded"].value,
         "bound": told(Bound(estimator=own)(model, test, key=jr.key(1)).numbers["bound"]),
     }
-    for share in SHARES:
+    for share in shares:
         log_snr = min(float(sde.log_snr(sde.t0)), -2 * math.log(share * width))
         estimator = dataclasses.replace(own, start=max(sde.t0, float(sde.time_of_log_snr(log_snr))))
         for encoder in ENCODERS:
@@ -232,13 +233,10 @@ CODECS: dict[str, Codec] = {
 
 def table(cells: dict[str, dict[str, Any]]) -> str:
     """Bits per dimension of the scores, and bits a pixel of the codecs, one by one and in a mosaic."""
-    body = list[list[str]]()
-    for kind, words in MODEL.items():
-        of = f"{ENCODERS[0]} {SHARES[0]:g}"
-        values = [
-            cell["model"][of]["code_length"] if kind == "code" else cell["model"][kind] for cell in cells.values()
-        ]
-        body.append([words, *(cell for value in values for cell in (interval(value), ""))])
+    body = [
+        [words, *(entry for cell in cells.values() for entry in (interval(of(cell["model"])), ""))]
+        for words, of in MODEL.items()
+    ]
     for codec in CODECS:
         body.append([codec, *(f"{bits:.3f}" for cell in cells.values() for bits in cell["codecs"][codec])])
     headings = ["bits per dimension"]
@@ -247,19 +245,15 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
     return _cells.markdown(headings, body, left=1)
 
 
-TITLES = {"digits": "8×8 digits", "mnist": "MNIST"}
-
-
 def truncation(cells: dict[str, dict[str, Any]]) -> str:
-    """The code length by encoder and truncation, with the standard error of one image by its draws."""
-    headings, body = ["σ/α, in levels"], [[f"{share:g}"] for share in SHARES]
+    """The code length by truncation and encoder, with the standard error of one image by its draws."""
+    body = list[list[str]]()
     for name, cell in cells.items():
-        for encoder in ENCODERS:
-            headings += [f"{TITLES[name]}, {encoder}", "s.e. of one"]
-            for share, line in zip(SHARES, body, strict=True):
-                found = cell["model"][f"{encoder} {share:g}"]
-                line += [interval(found["code_length"]), f"{found['point_error'][0]:.3f}"]
-    return _cells.markdown(headings, body, left=0)
+        for share in SHARES[name]:
+            uniform, centre = (cell["model"][f"{encoder} {share:g}"] for encoder in ENCODERS)
+            values = (interval(found["code_length"]) for found in (uniform, centre))
+            body.append([TITLES[name], f"{share:g}", *values, f"{uniform['point_error'][0]:.3f}"])
+    return _cells.markdown(["", "σ/α in levels", *ENCODERS, "s.e. of one image"], body, left=1)
 
 
 def interval(value: list[float]) -> str:

@@ -227,8 +227,8 @@ def evaluate(
             same up to rounding. With several processes each makes the call, with the same arguments, and has the audit.
 
     Returns:
-        An audit with the sections `"likelihood"`, `"bound"` and, of levels, `"code"`. The values of each sample are in their `points`: two
-        scores are compared by the differences of their points.
+        An audit with the sections `"likelihood"`, `"bound"` and, of levels, `"code"`. The values of each sample are in
+        their `points`: two scores are compared by the differences of their points.
 
     Raises:
         TypeError: if `score` is no score, `key` no random key, a setting of another kind, or the data are integers

@@ -42,8 +42,8 @@ class CodeLength(AbstractMeasure):
 
     Raises:
         TypeError: on a call, if the SDE has no Gaussian kernel.
-        ValueError: if `samples`, `draws`, `batch_size` or `repeats` is too small, `truncation` is not `"denoised"`, or `encoder`
-            another word; on a call, if the data are floats, which have no code length.
+        ValueError: if `samples`, `draws`, `batch_size` or `repeats` is too small, `truncation` is not `"denoised"`, or
+            `encoder` another word; on a call, if the data are floats, which have no code length.
 
     Example:
         >>> import jax, scorefp as sfp
@@ -114,9 +114,9 @@ class CodeLength(AbstractMeasure):
             },
             {},
             (
-                f"{told(len(chosen), self.repeats, None)}, {levels.levels} levels on [{levels.low:g}, {levels.high:g}] with the encoder "
-                f'"{self.encoder}" and a decoder at t = {estimator.start:.3g}, with {estimator.draws} draws of '
-                f"{described(estimator.time)} each.",
+                f"{told(len(chosen), self.repeats, None).rstrip(',')}, {levels.levels} levels on [{levels.low:g}, "
+                f'{levels.high:g}] by the encoder "{self.encoder}" and a decoder at t = {estimator.start:.3g}, with '
+                f"{estimator.draws} draws of {described(estimator.time)} each.",
             ),
             points,
         )

@@ -62,7 +62,7 @@ class LevelDecoder(AbstractModule):
         return _information(self.quantisation.width / tau)
 
     def __call__(self, shift: Event, tau: Scalar) -> Scalar:
-        r"""$-\log P(k \mid x')$ for a normal whose mean is `shift` $\tau$ from the centres and whose width is $\tau$."""
+        r"""$-\log P(k \mid x')$ for a normal of width $\tau$ whose mean is `shift` $\tau$ from the centres."""
         delta = self.quantisation.width / tau
         log_mass = jnp.where(
             self.levels == 0,

@@ -1,4 +1,4 @@
-r"""Upper bounds of the negative log-likelihood of the reverse SDE [K3], [K4], and of the code length of levels [K10]."""
+r"""Upper bounds of the negative log-likelihood of the reverse SDE [K3], [K4] and of the code length of levels [K10]."""
 
 import dataclasses
 import math

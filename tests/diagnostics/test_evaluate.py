@@ -131,8 +131,8 @@ def test_bits_per_dim_of_levels_and_the_dequantisation_term() -> None:
     # Levels are 1/2 wide, the noise 1/4 with a variance of (1/4)² / 12.
     square = np.mean(middle**2, axis=1) + 1 / 192
     bits = 0.5 * (square + math.log(2 * math.pi)) / math.log(2) + math.log2(8 / 4) + 1
-    # The code length needs no dequantiser: with the exact score it is that of the law's mass in the levels, and above it
-    # in the outer ones, in which the encoder's uniform law is far from the tail.
+    # The code length needs no dequantiser: with the exact score it is that of the law's mass in the levels, and above
+    # it in the outer ones, in which the encoder's uniform law is far from the tail.
     inner = np.all((np.asarray(data.values) > 0) & (np.asarray(data.values) < 7), axis=1)
     edges = special.ndtr(np.array([-np.inf, *np.linspace(-1.5, 1.5, 7), np.inf]))
     code = -np.log2(np.diff(edges))[np.asarray(data.values)].mean(axis=1)
