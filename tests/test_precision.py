@@ -32,6 +32,7 @@ VP, KEY, T = sfp.VP(), jr.key(0), jnp.asarray(0.5)
 X, XS = 0.3 * jnp.ones(SHAPE), jr.normal(jr.key(1), (4, *SHAPE))
 MIXTURE = sfp.GaussianMixture(jnp.stack([X, -X]), jnp.stack([jnp.eye(2)] * 2), jnp.array([0.5, 0.5]))
 TRUTH = MIXTURE.score(VP)
+LEVELS = sfp.Quantisation(4, -1.0, 1.0)
 BOX = sfp.Box(-3 * jnp.ones(SHAPE), 3 * jnp.ones(SHAPE))
 
 
@@ -126,6 +127,7 @@ MEASURES: dict[str, Callable[[Any], Any]] = {
     "round_trip": lambda s: reverse.round_trip(s, X).returned,
     "likelihood_bound": lambda s: sfp.likelihood_bound(s, X, key=KEY, form="sm"),
     "evaluate_bound": lambda s: sfp.evaluate_bound(s, X, key=KEY).value,
+    "code_length": lambda s: likelihood.code_length(s, jnp.ones(SHAPE, int), quantisation=LEVELS, key=KEY).value,
     "entropy": lambda s: sfp.entropy(s, XS, **SETTINGS).value,
     "kl_bound": lambda s: likelihood.kl_bound(s, TRUTH, XS, **SETTINGS).value,
     "kl_decomposition": lambda s: sfp.kl_decomposition(s, TRUTH, XS, **SETTINGS).gap.value,
@@ -259,6 +261,7 @@ ON_HOST: dict[str, Callable[[Any], Any]] = {
             *(diagnostics.Likelihood, diagnostics.MatchingCurve, diagnostics.ResidualCurve),
         )
     },
+    "CodeLength": lambda s: diagnostics.CodeLength()(s, sfp.Dataset(jnp.ones((4, 2), int), LEVELS), key=KEY),
     "ByClass": lambda s: diagnostics.ByClass(diagnostics.MatchingCurve(), jnp.zeros(len(POINTS), int))(
         s, POINTS, key=KEY
     ),

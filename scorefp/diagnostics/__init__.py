@@ -3,6 +3,7 @@
 from .audit import DEFAULT_MEASURES as DEFAULT_MEASURES, Audit as Audit, audit as audit, evaluate as evaluate
 from .bound import Bound as Bound
 from .by_class import ByClass as ByClass
+from .code_length import CodeLength as CodeLength
 from .consistency import ConsistencyCurves as ConsistencyCurves
 from .curves import CurlCurve as CurlCurve, MatchingCurve as MatchingCurve, ResidualCurve as ResidualCurve
 from .ensemble import (

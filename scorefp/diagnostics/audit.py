@@ -29,6 +29,7 @@ from ..score.score import require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ._table import table
 from .bound import Bound
+from .code_length import CodeLength
 from .consistency import ConsistencyCurves
 from .curves import CurlCurve, MatchingCurve, ResidualCurve
 from .gap import Gap
@@ -48,8 +49,9 @@ DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (
     Gap(),
     ConsistencyCurves(),
     PriorDivergence(),
+    CodeLength(),
 )
-"""The measures of an audit by default."""
+"""The measures of an audit by default, of which `CodeLength` is for levels alone."""
 
 
 class Audit(AbstractModule):
@@ -144,8 +146,8 @@ def audit(
     the reverse SDE (`Bound`), the residual of the score Fokker–Planck equation (`ResidualCurve`), the error of
     denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), these three over time, the gap between the
     samples of the ODE and those of the SDE (`Gap`), whether the denoiser is a martingale along its own reverse SDE
-    (`ConsistencyCurves`), and how far the diffused data are from the prior (`PriorDivergence`). Every number comes with
-    a 95 % confidence interval over samples [K8].
+    (`ConsistencyCurves`), how far the diffused data are from the prior (`PriorDivergence`), and, of levels, their
+    lossless code length (`CodeLength`). Every number comes with a 95 % confidence interval over samples [K8].
 
     Each measure is compiled once for a configuration, runs in batches of bounded memory, and gives the same values for
     the same key. It has a key of its own by its place in the sequence. Where the process does not reach its prior, a
@@ -157,7 +159,7 @@ def audit(
             axis. Levels are dequantised once for all measures, by uniform noise, but for those that draw their own.
         key: A random key.
         measures: The measures, in this order. `None` is `DEFAULT_MEASURES`, of which a score on an SDE without a
-            Gaussian kernel gets those that need none.
+            Gaussian kernel gets those that need none, and floats all but `CodeLength`.
         mesh: The devices that share the work of every measure, as `data_mesh` returns them; `None` is one device. The
             audit is the same up to rounding. The `batch_size` of a measure counts samples over all devices: give a
             larger one to many. With several processes each makes the call, with the same arguments, and has the audit.
@@ -184,7 +186,7 @@ def audit(
     """
     if measures is not None:
         return _audit(score, data, measures, (), key, mesh)
-    return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score).sde), key, mesh)
+    return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score).sde, data), key, mesh)
 
 
 @measures
@@ -201,31 +203,32 @@ def evaluate(
     batch_size: int = 64,
     mesh: Mesh | None = None,
 ) -> Audit:
-    r"""The negative log-likelihood of the probability-flow ODE [K1] and the bound of the reverse SDE [K3], [K4] on a
-    data set, as a paper reports them: the audit of `Likelihood` and `Bound` with common settings.
+    r"""The negative log-likelihood of the probability-flow ODE [K1], the bound of the reverse SDE [K3], [K4] and, of
+    levels, their lossless code length [K10] on a data set, as a paper reports them: the audit of `Likelihood`, `Bound`
+    and `CodeLength` with common settings.
 
     Bits per dimension where the data have a quantisation [K7], nats a sample where they have none. With a dequantiser
-    both numbers have its term $E[\log q(u \mid k)]$ added (Song 2021, Eq. 13), so that they bound the code length of
-    the levels. The bound is left out where the SDE has no Gaussian kernel.
+    the first two have its term $E[\log q(u \mid k)]$ added (Song 2021, Eq. 13), so that they bound the code length of
+    the levels; the third has no density to add it to. The bounds are left out where the SDE has no Gaussian kernel.
 
     Args:
         score: Any score.
         data: A data set, with its quantisation and conditioning; or clean samples as floats, stacked along the leading
             axis.
         key: A random key.
-        dequantiser: How levels become floats; uniform noise for `None`.
+        dequantiser: How levels become floats for the first two; uniform noise for `None`.
         repeats: How often each sample is taken, each time with its own noise, probe and times.
         trace: `Exact()` or `Hutchinson(samples, law)`. `None` is `Exact()` for samples of up to 16 elements and
             `Hutchinson()` for larger ones.
         integrator: How the ODE is solved. With `throw=True` a failed trajectory raises.
-        draws: Times a sample for the bound.
+        draws: Times a sample for each of the bounds.
         batch_size: How many samples are taken at once, over all devices, each with all its draws.
         mesh: The devices that share the samples, as `data_mesh` returns them; `None` is one device. The numbers are the
             same up to rounding. With several processes each makes the call, with the same arguments, and has the audit.
 
     Returns:
-        An audit with the sections `"likelihood"` and `"bound"`. The values of each sample are in their `points`: two
-        scores are compared by the differences of their points.
+        An audit with the sections `"likelihood"`, `"bound"` and, of levels, `"code"`. The values of each sample are in
+        their `points`: two scores are compared by the differences of their points.
 
     Raises:
         TypeError: if `score` is no score, `key` no random key, a setting of another kind, or the data are integers
@@ -248,11 +251,16 @@ def evaluate(
     """
     nll = Likelihood(trace, integrator, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
     bound = Bound(None, BoundEstimator(draws), batch_size, repeats, dequantiser)
-    return _audit(score, data, *_suited((nll, bound), require_score(score).sde), key, mesh)
+    code = CodeLength(None, BoundEstimator(draws), batch_size, repeats)
+    return _audit(score, data, *_suited((nll, bound, code), require_score(score).sde, data), key, mesh)
 
 
-def _suited(measures: Sequence[AbstractMeasure], sde: AbstractSDE) -> tuple[Sequence[AbstractMeasure], tuple[str, ...]]:
-    """The measures that an SDE has a kernel for, and a note on the others."""
+def _suited(
+    measures: Sequence[AbstractMeasure], sde: AbstractSDE, data: Dataset | ArrayLike
+) -> tuple[Sequence[AbstractMeasure], tuple[str, ...]]:
+    """The measures that there are levels and a kernel of the SDE for, and a note on those without a kernel."""
+    if not (isinstance(data, Dataset) and data.levels is not None):
+        measures = [measure for measure in measures if not isinstance(measure, CodeLength)]
     if isinstance(sde, AbstractLinearSDE):
         return measures, ()
     left_out = ", ".join(type(measure).__name__ for measure in measures if measure.needs_kernel)

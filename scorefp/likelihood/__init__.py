@@ -1,10 +1,12 @@
 """Log-likelihoods, their bounds, entropies and Kullback–Leibler divergences, in nats; bits per dimension."""
 
+from ._levels import Encoder as Encoder
 from .bounds import (
     BoundEstimator as BoundEstimator,
     BoundForm as BoundForm,
     LikelihoodBound as LikelihoodBound,
     Truncation as Truncation,
+    code_length as code_length,
     evaluate_bound as evaluate_bound,
     likelihood_bound as likelihood_bound,
 )

@@ -13,12 +13,12 @@ import pytest
 from helpers.references import Perturbed, inside, line_mixture, multiple, perturbed
 from helpers.refusals import refused
 from jaxtyping import Array
-from scipy import stats
+from scipy import special, stats
 
 import scorefp as sfp
 from scorefp.data import Dataset
 from scorefp.dataset import AbstractDequantiser
-from scorefp.diagnostics import Audit, Bound, Number, evaluate
+from scorefp.diagnostics import Audit, Bound, CodeLength, Number, evaluate
 from scorefp.diagnostics._intervals import share_interval
 from scorefp.diagnostics.measure import written
 
@@ -131,7 +131,18 @@ def test_bits_per_dim_of_levels_and_the_dequantisation_term() -> None:
     # Levels are 1/2 wide, the noise 1/4 with a variance of (1/4)² / 12.
     square = np.mean(middle**2, axis=1) + 1 / 192
     bits = 0.5 * (square + math.log(2 * math.pi)) / math.log(2) + math.log2(8 / 4) + 1
+    # The code length needs no dequantiser: with the exact score it is that of the law's mass in the levels, and above
+    # it in the outer ones, in which the encoder's uniform law is far from the tail.
+    inner = np.all((np.asarray(data.values) > 0) & (np.asarray(data.values) < 7), axis=1)
+    edges = special.ndtr(np.array([-np.inf, *np.linspace(-1.5, 1.5, 7), np.inf]))
+    code = -np.log2(np.diff(edges))[np.asarray(data.values)].mean(axis=1)
     for found in (once, often):
+        rest = points(found)["code_length"] - code
+        assert stats.sem(rest) < 0.1
+        assert -4 * stats.sem(rest[inner]) < rest[inner].mean() < 4 * stats.sem(rest[inner]) + 0.01
+        assert rest[~inner].mean() > rest[inner].mean()
+        assert numbers(found)["code_length"].unit == "bits/dim"
+        assert numbers(found)["code_length"].value < numbers(found)["bound"].value - 0.7
         assert np.allclose(points(found)["dequantisation"], 1)
         assert numbers(found)["dequantisation"].value == pytest.approx(1)
         for name in ("bits_per_dim", "bound"):
@@ -148,7 +159,7 @@ def test_bits_per_dim_of_levels_and_the_dequantisation_term() -> None:
         assert numbers(often)[name].half_width == pytest.approx(
             np.std(points(often)[name], ddof=1) / math.sqrt(60) * stats.t.ppf(0.975, 59)
         )
-    assert [measure["repeats"] for measure in often.configuration["measures"]] == [16, 16]
+    assert [measure["repeats"] for measure in often.configuration["measures"]] == [16, 16, 16]
     assert often.configuration["samples"]["quantisation"]["levels"] == 8
     assert str(often).count("8 levels on [-2, 2], dequantised by a Middle") == 2
 
@@ -263,4 +274,7 @@ def test_bad_input_is_refused(unchecked: None) -> None:
         evaluate(changed(0.0), np.zeros((4, 3)), key=jr.key(0))
     refused("samples = 1", Bound, samples=1)
     refused("draws = 1", Bound, estimator=sfp.BoundEstimator(1))
+    refused("draws = 1", CodeLength, estimator=sfp.BoundEstimator(1))
+    refused('a code length needs "denoised"', CodeLength, estimator=sfp.BoundEstimator(truncation="ignored"))
+    refused("the data are floats, which have no code length", CodeLength(), multiple(1.0), floats, key=jr.key(0))
     refused("batch_size = 0", Bound, batch_size=0)
