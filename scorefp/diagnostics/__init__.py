@@ -4,10 +4,16 @@ from .audit import DEFAULT_MEASURES as DEFAULT_MEASURES, Audit as Audit, audit a
 from .bound import Bound as Bound
 from .by_class import ByClass as ByClass
 from .consistency import ConsistencyCurves as ConsistencyCurves
-from .curves import CurlCurve as CurlCurve, MatchingCurve as MatchingCurve, ResidualCurve as ResidualCurve
+from .curves import (
+    CirculationCurve as CirculationCurve,
+    CurlCurve as CurlCurve,
+    MatchingCurve as MatchingCurve,
+    ResidualCurve as ResidualCurve,
+)
 from .ensemble import (
     Ensemble as Ensemble,
     TimeGrid as TimeGrid,
+    log_snr_ends as log_snr_ends,
     log_snr_midpoints as log_snr_midpoints,
     uniform_midpoints as uniform_midpoints,
 )
@@ -21,3 +27,4 @@ from .measure import (
 )
 from .prior import PriorDivergence as PriorDivergence
 from .quality import SampleQuality as SampleQuality
+from .stein import ScoreError as ScoreError, SteinTest as SteinTest
