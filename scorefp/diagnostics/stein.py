@@ -68,11 +68,11 @@ class ScoreError(AbstractMeasure):
         True
     """
 
-    waves: int = 64
+    waves: int = 16
     features: Features | None = None
     trace: AbstractProbes | None = None
     folds: int = 4
-    ensemble: Ensemble = Ensemble(16, 1024)
+    ensemble: Ensemble = Ensemble(12, 1024)
 
     needs_kernel: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = False

@@ -78,9 +78,10 @@ def basis_of(x: Float[Array, "n *event"], waves: int, further: Features | None, 
     scale = jnp.sqrt(jnp.mean((rows - centre) ** 2))
     scale = jnp.where(scale > 0, scale, 1)
     least, largest = _PHASES
+    # In one precision for all, in which the same key gives the same.
+    normal = jr.normal(key, (waves, rows.shape[1]), jnp.float32).astype(rows.dtype)
     phases = jnp.geomspace(least, largest, waves, dtype=rows.dtype)
-    frequencies = jr.normal(key, (waves, rows.shape[1]), rows.dtype) * phases[:, None] / math.sqrt(rows.shape[1])
-    return Basis(centre, scale, frequencies, further)
+    return Basis(centre, scale, normal * phases[:, None] / math.sqrt(rows.shape[1]), further)
 
 
 def _derivatives(fn: Features, t: Scalar, x: Event, trace: AbstractProbes, key: Key) -> Derivatives:

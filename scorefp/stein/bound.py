@@ -51,7 +51,7 @@ def score_error_bound(
     *,
     key: Key,
     noise: Float[Array, "n *event"] | None = None,
-    waves: int = 64,
+    waves: int = 16,
     features: Features | None = None,
     trace: AbstractProbes = Exact(),
     folds: int = 4,
