@@ -272,10 +272,10 @@ class CirculationCurve(AbstractMeasure):
     def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         t, values = self.ensemble.evaluate(self._at, score, data, key=key, mesh=mesh)
         label = r"$(\frac{1}{D}E\,c^2)^{1/2},\ c = \frac{1}{2\pi}\oint\langle s, \mathrm{d}l\rangle$"
-        words = "circulation scale-free, root mean square over the grid"
+        words = "circulation, root mean square over the grid"
         size = Reading(values["square"] / data.size, "1", words, label)
         label = r"$E\,c^2 / E\,\Vert\sigma s\Vert^2$"
-        words = "share of the score that no potential explains, at least"
+        words = "share that no potential explains, at least"
         notes = [taken(self.ensemble, data, f"two means over {self.nodes} angles of a circle each")]
         share = Reading(ratio(values["square"], values["score"]), "1", words, label, root=False)
         found = section_of("circulation", t, {"circulation": size, "circulation_share": share}, notes)

@@ -81,11 +81,11 @@ class ScoreError(AbstractMeasure):
         check_settings(self.waves, self.features, self.trace, self.folds)
 
     def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
-        n = min(self.ensemble.samples, len(data))
+        size, n = data.size, min(self.ensemble.samples, len(data))
         if n < 2 * self.folds:
             return Section("error", {}, {}, (f"There are none: {n} samples for {self.folds} folds of two and more.",))
         t, values = self.ensemble.evaluate(_at, score, data, key=key, mesh=mesh)
-        sde, size = linear_sde(score), data.size
+        sde = linear_sde(score)
         trace = default_trace(size) if self.trace is None else self.trace
         squares = np.zeros((2, len(t), n))
         for i, time in enumerate(t):
@@ -110,13 +110,13 @@ class ScoreError(AbstractMeasure):
             "score_error": Reading(
                 squares[1],
                 "1",
-                "error of the score at least, root mean square over the grid",
+                "error at least, root mean square over the grid",
                 r"$(\frac{\sigma^2}{D}E\,\Vert e\Vert^2)^{1/2}$ at least",
             ),
             "score_error_gradient": Reading(
                 squares[0],
                 "1",
-                "its gradient part at least, root mean square over the grid",
+                "gradient part at least, likewise",
                 r"$(\frac{\sigma^2}{D}E\,\Vert Pe\Vert^2)^{1/2}$ at least",
             ),
         }

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
 
 from .._batches import apart, in_batches
@@ -24,11 +25,13 @@ from ..score.score import linear_sde, measured_at
 from ..sde import AbstractLinearSDE
 from ._basis import Derivatives, Features, basis_of
 
+_TRACES = "It is Exact() or Hutchinson(samples, law)."
+
 LEAST_FOLDS = 3
 """One that measures, and two of those that fit, one of which chooses the ridge of the other."""
 
-_RIDGES = 17
-"""How many, from 1e-4 to 1e4 times the mean square of a field."""
+_RIDGES = 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e3
+"""In units of the mean square of a field; the least is above the rounding of float32 for thousands of fields."""
 
 
 class ScoreErrorBound(AbstractModule):
@@ -117,6 +120,7 @@ def score_error_bound(
     x = finite("x", single_or_better("x", floating("x", x)), known=True)
     require(x.ndim >= 1, f"x has shape {x.shape}; it holds samples along a leading axis.")
     check_settings(waves, features, trace, folds)
+    kind("trace", trace, AbstractProbes, _TRACES)
     batch_size = count("batch_size", batch_size, 1)
     require(
         len(x) >= 2 * folds, f"x holds {len(x)} samples; {folds} folds need two each at least, and many more to fit."
@@ -140,8 +144,8 @@ def check_settings(waves: int, features: Features | None, trace: AbstractProbes 
     count("folds", folds, LEAST_FOLDS)
     if features is not None:
         function("features", features, "t, x", "It is a function of the time and one sample, such as the score itself.")
-    if trace is not None:
-        kind("trace", trace, AbstractProbes, "It is Exact() or Hutchinson(samples, law).")
+    if trace is not None:  # which a measure chooses
+        kind("trace", trace, AbstractProbes, _TRACES)
 
 
 def driven(
@@ -268,35 +272,28 @@ def _fitted(gram: Float[Array, "folds K K"], functional: Float[Array, "folds K R
     seen = squares > 1e-10 * squares.max()
     unit = jnp.where(seen, jax.lax.rsqrt(jnp.where(seen, squares, 1)), 0)
     gram, functional = gram * unit[:, None] * unit, functional * unit[:, None]
-    ridges = jnp.geomspace(1e-4, 1e4, _RIDGES, dtype=gram.dtype)
+    ridges = jnp.asarray(_RIDGES, gram.dtype)
 
-    def without(*left_out: Int[Array, ""]) -> tuple[Array, Array, Array]:
-        """Eigenvalues, eigenvectors and the functional in their basis, of the folds but for some."""
+    def fit(ridge: Scalar, *left_out: Int[Array, ""]) -> Float[Array, "K R"]:
+        """The coefficients from the folds but for some."""
         kept = jnp.all(jnp.arange(folds)[:, None] != jnp.stack(left_out), axis=1).astype(gram.dtype)
-        values, vectors = jnp.linalg.eigh(jnp.tensordot(kept, gram, 1))
-        return jnp.maximum(values, 0), vectors, vectors.T @ jnp.tensordot(kept, functional, 1)
+        matrix = jnp.tensordot(kept, gram, 1) + ridge * jnp.eye(gram.shape[-1], dtype=gram.dtype)
+        return cho_solve(cho_factor(matrix, lower=True), jnp.tensordot(kept, functional, 1))
 
-    def gains(pair: Int[Array, "2"]) -> Float[Array, "2 ridges"]:
-        """What a fit without two folds has on each of them, for each ridge."""
-        values, vectors, along = without(*pair)
-        inverse = 1 / (values + ridges[:, None])
-
-        def on(fold: Int[Array, ""]) -> Float[Array, " ridges"]:
-            linear = jnp.sum((vectors.T @ functional[fold]) * along, axis=1)
-            square = (vectors.T @ gram[fold] @ vectors) * (along @ along.T)
-            return 2 * inverse @ linear - jnp.sum(inverse @ square * inverse, axis=1)
-
-        return jax.vmap(on)(pair)
+    def gains(case: tuple[Int[Array, "2"], Scalar]) -> Float[Array, "2"]:
+        """What a fit without two folds has on each of them."""
+        pair, ridge = case
+        w = fit(ridge, *pair)
+        found = jax.vmap(lambda fold: jnp.sum(w * (2 * functional[fold] - gram[fold] @ w)))(pair)
+        return jnp.where(jnp.isfinite(found), found, -jnp.inf)
 
     first, second = np.triu_indices(folds, 1)
-    pairs = jnp.stack([jnp.asarray(first), jnp.asarray(second)], axis=1)
-    found = jax.lax.map(gains, pairs)
+    pairs = np.stack([first, second], axis=1)
+    cases = np.repeat(pairs, len(ridges), axis=0), np.tile(_RIDGES, len(pairs))
+    found = jax.lax.map(gains, (jnp.asarray(cases[0]), jnp.asarray(cases[1], gram.dtype)))
+    found = found.reshape(len(pairs), len(ridges), 2)
     # The gain on the second of a pair is one of a fit without the first, and chooses the ridge of the first.
-    total = jnp.zeros((folds, _RIDGES), gram.dtype).at[first].add(found[:, 1]).at[second].add(found[:, 0])
+    total = jnp.zeros((folds, len(ridges)), gram.dtype).at[first].add(found[..., 1]).at[second].add(found[..., 0])
     chosen = ridges[jnp.argmax(total, axis=1)]
-
-    def final(fold: Int[Array, ""]) -> Float[Array, "K R"]:
-        values, vectors, along = without(fold)
-        return unit[:, None] * (vectors @ (along / (values + chosen[fold])[:, None]))
-
-    return jax.lax.map(final, jnp.arange(folds))
+    final = jax.lax.map(lambda case: fit(*case), (chosen, jnp.arange(folds)))
+    return unit[:, None] * final

@@ -119,7 +119,7 @@ def discrepancy_of(
     require(w > 0, "the median distance of the samples x is zero; give a width, or look why so many are equal.")
     with jax.enable_x64(True):
         a, b, scale = jnp.asarray(points), jnp.asarray(fields), jnp.asarray(w, float)
-        rows, squares, drawn = (np.asarray(v) for v in _sums(a, b, scale, key, draws, min(batch_size, n)))
+        rows, squares, drawn = (np.asarray(v) for v in sums_over_pairs(a, b, scale, key, draws, min(batch_size, n)))
     pairs = n * (n - 1)
     value, means = rows.sum() / pairs, rows / (n - 1)
     # As in `quality.kernel`: the variance of the means is without the noise that the pairs leave in them.
@@ -139,7 +139,7 @@ def median_distance(points: Float[np.ndarray, "n D"]) -> float:
 
 
 @eqx.filter_jit
-def _sums(
+def sums_over_pairs(
     x: Float[Array, "n D"], s: Float[Array, "n D"], width: Scalar, key: Key, draws: int, batch_size: int
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, " draws"]]:
     """The sums over the partners of each sample, of their squares, and over all pairs with signs."""
