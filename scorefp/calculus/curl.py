@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import count, function, same_shape, sample, scalar
+from .._checks import count, function, number, same_shape, sample
 from .._precision import measures
 from .._types import Event, Key, Scalar
 from .divergence import FIELD
@@ -134,7 +134,7 @@ def circulation(
 
     Raises:
         TypeError: if a sample is not floating, or `fn` no function of one argument.
-        ValueError: if shapes differ, or there are fewer than three nodes.
+        ValueError: if shapes differ, there are fewer than three nodes, or `start` is not finite where it is known.
 
     Example:
         >>> import jax.numpy as jnp
@@ -147,7 +147,7 @@ def circulation(
     centre, first, second = (sample(n, x) for n, x in (("centre", centre), ("first", first), ("second", second)))
     same_shape("first", first.shape, "centre", centre.shape)
     same_shape("second", second.shape, "centre", centre.shape)
-    nodes, start = count("nodes", nodes, 3), scalar("start", start)
+    nodes, start = count("nodes", nodes, 3), jnp.asarray(number("start", start), centre.dtype)
 
     def along(angle: Scalar) -> Scalar:
         cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -155,5 +155,5 @@ def circulation(
         same_shape("the value of fn", value.shape, "x", centre.shape)
         return jnp.sum(value * (cos * second - sin * first))
 
-    angles = start.astype(centre.dtype) + 2 * jnp.pi / nodes * jnp.arange(nodes, dtype=centre.dtype)
+    angles = start + 2 * jnp.pi / nodes * jnp.arange(nodes, dtype=centre.dtype)
     return 2 * jnp.pi * jnp.mean(jax.vmap(along)(angles))

@@ -45,14 +45,15 @@ DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (
     Bound(),
     ResidualCurve(),
     MatchingCurve(),
-    ScoreError(),
     CurlCurve(),
-    CirculationCurve(),
     Gap(),
     ConsistencyCurves(),
     PriorDivergence(),
+    ScoreError(),
+    CirculationCurve(),
 )
-"""The measures of an audit by default."""
+"""The measures of an audit by default. A new one comes last: keys follow from places, and the numbers of the others
+stay."""
 
 
 class Audit(AbstractModule):
@@ -145,11 +146,11 @@ def audit(
 
     By default: the likelihood of the probability-flow ODE with its exploded trajectories (`Likelihood`), the bound of
     the reverse SDE (`Bound`), the residual of the score Fokker–Planck equation (`ResidualCurve`), the error of
-    denoising score matching (`MatchingCurve`), a lower bound of the score's own error with its gradient part
-    (`ScoreError`), the curl (`CurlCurve`) and the part that no potential explains (`CirculationCurve`), these five over
-    time, the gap between the samples of the ODE and those of the SDE (`Gap`), whether the denoiser is a martingale
-    along its own reverse SDE (`ConsistencyCurves`), and how far the diffused data are from the prior
-    (`PriorDivergence`). Every number comes with a 95 % confidence interval over samples [K8].
+    denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), these three over time, the gap between the
+    samples of the ODE and those of the SDE (`Gap`), whether the denoiser is a martingale along its own reverse SDE
+    (`ConsistencyCurves`), how far the diffused data are from the prior (`PriorDivergence`); and over time, without the
+    true score, a lower bound of the score's error with its gradient part (`ScoreError`), and of the part that no
+    potential explains (`CirculationCurve`). Every number comes with a 95 % confidence interval over samples [K8].
 
     Each measure is compiled once for a configuration, runs in batches of bounded memory, and gives the same values for
     the same key. It has a key of its own by its place in the sequence. Where the process does not reach its prior, a
@@ -182,7 +183,7 @@ def audit(
         >>> x = jax.random.normal(jax.random.key(0), (50, 2))
         >>> report = sfp.audit(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> list(report.sections)
-        ['likelihood', 'bound', 'residual', 'matching', 'error', 'curl', 'circulation', 'gap', 'consistency', 'prior']
+        ['likelihood', 'bound', 'residual', 'matching', 'curl', 'gap', 'consistency', 'prior', 'error', 'circulation']
         >>> report["likelihood"].numbers["exploded"].value
         0.0
     """

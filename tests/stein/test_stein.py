@@ -156,13 +156,13 @@ def test_bounds_are_those_of_a_regression_by_numpy() -> None:
     n, folds = 33, 3
     score = planted(0.5, 0.4)
     x, _ = drawn(score, jr.key(1), jnp.asarray(0.3), n)
-    s = jax.vmap(lambda x: score(0.3, x))(x)
+    s = jax.jit(jax.vmap(lambda x: score(0.3, x)))(x)
     one = jnp.ones(())
     settings: dict[str, Any] = {"waves": 2, "features": None, "trace": sfp.Exact(), "folds": folds}
     found = lower_bounds(jnp.asarray(0.3), x, s, one, jr.key(5), batch_size=4, **settings)
     key = jax.random.fold_in(jr.key(5), 2**32 - 1)
     basis = basis_of(x, 2, None, key)
-    psi, grad, lap = (np.asarray(v) for v in jax.vmap(lambda x: basis(one, x, sfp.Exact(), key))(x))
+    psi, grad, lap = (np.asarray(v) for v in jax.jit(jax.vmap(lambda x: basis(one, x, sfp.Exact(), key)))(x))
     field, eye = np.asarray(s), np.eye(2)
     # Rows of samples and columns of fields: the fields at each sample, and their functionals.
     gradients = grad, np.einsum("nkd,nd->nk", grad, field) + lap
@@ -223,9 +223,6 @@ def test_features_see_what_waves_do_not() -> None:
     named = score_error_bound(score, 0.5, x, features=lambda t, x: wave(x), **settings).gradient
     assert blind.value < 3 * blind.error
     assert abs(named.value - want) < 3 * named.error < 0.6 * want
-    # Probes in place of the Laplacian leave the mean alone.
-    probed = score_error_bound(score, 0.5, x, features=lambda t, x: wave(x), trace=sfp.Hutchinson(), **settings)
-    assert abs(probed.gradient.value - want) < 3 * probed.gradient.error < 0.9 * want
 
 
 @pytest.mark.slow
