@@ -165,8 +165,8 @@ def test_bounds_are_those_of_a_regression_by_numpy() -> None:
     psi, grad, lap = (np.asarray(v) for v in jax.jit(jax.vmap(lambda x: basis(one, x, sfp.Exact(), key)))(x))
     field, eye = np.asarray(s), np.eye(2)
     # Rows of samples and columns of fields: the fields at each sample, and their functionals.
-    gradients = grad, np.einsum("nkd,nd->nk", grad, field) + lap
-    fields = np.einsum("nk,ij->nkij", psi, eye).reshape(n, -1, 2), np.einsum("nk,nd->nkd", psi, field) + grad
+    gradients = grad, (grad @ field[..., None])[..., 0] + lap
+    fields = np.einsum("nk,ij->nkij", psi, eye).reshape(n, -1, 2), psi[..., None] * field[:, None] + grad
     for values, (v, c) in zip(found, (gradients, (fields[0], fields[1].reshape(n, -1))), strict=True):
         square = np.einsum("nkd,nkd->k", v, v) / n
         unit = np.where(square > 1e-10, 1 / np.sqrt(np.maximum(square, 1e-300)), 0)
@@ -177,7 +177,7 @@ def test_bounds_are_those_of_a_regression_by_numpy() -> None:
             return np.linalg.solve(gram + ridge * np.eye(len(gram)), c[rows].sum(axis=0) / n)
 
         def gain(w: np.ndarray, rows: np.ndarray, v: np.ndarray = v, c: np.ndarray = c) -> np.ndarray:
-            along = np.einsum("k,nkd->nd", w, v[rows])
+            along = np.tensordot(v[rows], w, (1, 0))
             return 2 * c[rows] @ w - np.sum(along**2, axis=1)
 
         want = np.zeros(n)
