@@ -22,6 +22,7 @@ from . import (
     sampling as sampling,
     score as score,
     sde as sde,
+    stein as stein,
     transport as transport,
 )
 from ._citation import citation as citation, installed_version as _installed_version

@@ -168,6 +168,10 @@ MEASURES: dict[str, Callable[[Any], Any]] = {
     ),
     "residual_suprema": lambda s: fpe.residual_suprema(s, XS, key=KEY, times=2, density=TRUTH).M,
     "curl": lambda s: sfp.curl(lambda x: s(T, x), X),
+    "circulation": lambda s: sfp.calculus.circulation(lambda x: s(T, x), X, X + 1, X - 1),
+    "score_error_bound": lambda s: (
+        sfp.stein.score_error_bound(s, T, jnp.repeat(XS, 3, 0), key=KEY, waves=2).whole.value
+    ),
     "squared_curl": lambda s: sfp.calculus.squared_curl(lambda x: s(T, x), X),
     "GaussianMixture": lambda s: (MIXTURE.log_prob(X), jax.grad(MIXTURE.log_prob)(X), MIXTURE.sample(KEY, 2)),
     "MixturePotential": lambda s: (TRUTH(T, X), TRUTH.potential(T, X), sfp.divergence(lambda x: TRUTH(T, x), X)),
@@ -259,6 +263,7 @@ ON_HOST: dict[str, Callable[[Any], Any]] = {
         for measure in (
             *(diagnostics.Bound, diagnostics.ConsistencyCurves, diagnostics.CurlCurve, diagnostics.Gap),
             *(diagnostics.Likelihood, diagnostics.MatchingCurve, diagnostics.ResidualCurve),
+            *(diagnostics.CirculationCurve, diagnostics.ScoreError, diagnostics.SteinTest),
         )
     },
     "CodeLength": lambda s: diagnostics.CodeLength()(s, sfp.Dataset(jnp.ones((4, 2), int), LEVELS), key=KEY),
@@ -276,6 +281,7 @@ ON_HOST: dict[str, Callable[[Any], Any]] = {
     "SampleQuality": lambda s: diagnostics.SampleQuality(features=lambda x: s(0.5, x), method=Standing())(
         sfp.Score(lambda t, x: -x, VP), POINTS, key=KEY
     ),
+    "kernel_stein_discrepancy": lambda s: sfp.stein.kernel_stein_discrepancy(s, 0.5, POINTS, key=KEY),
     "Moments": lambda s: quality.Moments.of(POINTS, features=lambda x: s(0.5, x)),
     "wasserstein2": lambda s: sfp.wasserstein2(POINTS, POINTS, method=AskingTransport()),
 }
@@ -336,9 +342,11 @@ EXEMPT = {
     **dict.fromkeys(("GaussianKernel", "PolynomialKernel"), "float64, where it is measured"),
     **dict.fromkeys(("Audit", "Curve", "Number", "OdeSdeGap", "Section", "GridDensity", "MatchingErrors"), "a result"),
     **dict.fromkeys(("ResidualSuprema", "FlowLikelihood", "KLDecomposition", "LikelihoodBound", "Solved"), "a result"),
-    **dict.fromkeys(("FlowSamples", "RoundTrip"), "a result"),
+    **dict.fromkeys(("FlowSamples", "RoundTrip", "ScoreErrorBound", "SteinDiscrepancy"), "a result"),
     **dict.fromkeys(("TorchCall", "TorchNetwork", "from_torch"), "torch in its own precision, set at each call"),
-    **dict.fromkeys(("log_snr_midpoints", "uniform_midpoints", "log_snr_grid", "uniform_grid"), "elementwise"),
+    **dict.fromkeys(
+        ("log_snr_ends", "log_snr_midpoints", "uniform_midpoints", "log_snr_grid", "uniform_grid"), "elementwise"
+    ),
     **dict.fromkeys(("RhoGrid", "NodeGrid", "default_grid", "prior_kl_bound", "PriorDivergence"), "elementwise"),
     **dict.fromkeys(("BoundEstimator", "BoxQuadrature", "ImportanceSampling", "Integrator"), "settings"),
     **dict.fromkeys(("Proposal", "ConditionalFlow"), "a protocol"),

@@ -4,7 +4,7 @@ Every function takes one sample of any event shape. Traces are exact or estimate
 value, `Exact()`, `Hutchinson(samples, law)`, `XTrace(samples)` or `HutchPlusPlus(samples)`.
 """
 
-from .curl import curl as curl, squared_curl as squared_curl
+from .curl import circulation as circulation, curl as curl, squared_curl as squared_curl
 from .divergence import (
     curve_derivatives as curve_derivatives,
     divergence as divergence,

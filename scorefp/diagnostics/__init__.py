@@ -5,10 +5,16 @@ from .bound import Bound as Bound
 from .by_class import ByClass as ByClass
 from .code_length import CodeLength as CodeLength
 from .consistency import ConsistencyCurves as ConsistencyCurves
-from .curves import CurlCurve as CurlCurve, MatchingCurve as MatchingCurve, ResidualCurve as ResidualCurve
+from .curves import (
+    CirculationCurve as CirculationCurve,
+    CurlCurve as CurlCurve,
+    MatchingCurve as MatchingCurve,
+    ResidualCurve as ResidualCurve,
+)
 from .ensemble import (
     Ensemble as Ensemble,
     TimeGrid as TimeGrid,
+    log_snr_ends as log_snr_ends,
     log_snr_midpoints as log_snr_midpoints,
     uniform_midpoints as uniform_midpoints,
 )
@@ -22,3 +28,4 @@ from .measure import (
 )
 from .prior import PriorDivergence as PriorDivergence
 from .quality import SampleQuality as SampleQuality
+from .stein import ScoreError as ScoreError, SteinTest as SteinTest

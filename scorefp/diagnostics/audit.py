@@ -31,11 +31,12 @@ from ._table import table
 from .bound import Bound
 from .code_length import CodeLength
 from .consistency import ConsistencyCurves
-from .curves import CurlCurve, MatchingCurve, ResidualCurve
+from .curves import CirculationCurve, CurlCurve, MatchingCurve, ResidualCurve
 from .gap import Gap
 from .likelihood import Likelihood
 from .measure import AbstractMeasure, Curve, Number, Section
 from .prior import MOST, PriorDivergence, divergence_at_t1
+from .stein import ScoreError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,9 +50,12 @@ DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (
     Gap(),
     ConsistencyCurves(),
     PriorDivergence(),
+    ScoreError(),
+    CirculationCurve(),
     CodeLength(),
 )
-"""The measures of an audit by default, of which `CodeLength` is for levels alone."""
+"""The measures of an audit by default, of which `CodeLength` is for levels alone. A new one comes last: keys follow from
+places, and the numbers of the others stay."""
 
 
 class Audit(AbstractModule):
@@ -146,8 +150,10 @@ def audit(
     the reverse SDE (`Bound`), the residual of the score Fokker–Planck equation (`ResidualCurve`), the error of
     denoising score matching (`MatchingCurve`) and the curl (`CurlCurve`), these three over time, the gap between the
     samples of the ODE and those of the SDE (`Gap`), whether the denoiser is a martingale along its own reverse SDE
-    (`ConsistencyCurves`), how far the diffused data are from the prior (`PriorDivergence`), and, of levels, their
-    lossless code length (`CodeLength`). Every number comes with a 95 % confidence interval over samples [K8].
+    (`ConsistencyCurves`), how far the diffused data are from the prior (`PriorDivergence`); over time and without the
+    true score, a lower bound of the score's error with its gradient part (`ScoreError`), and of the part that no
+    potential explains (`CirculationCurve`); and, of levels, their lossless code length (`CodeLength`). Every number
+    comes with a 95 % confidence interval over samples [K8].
 
     Each measure is compiled once for a configuration, runs in batches of bounded memory, and gives the same values for
     the same key. It has a key of its own by its place in the sequence. Where the process does not reach its prior, a
@@ -180,7 +186,7 @@ def audit(
         >>> x = jax.random.normal(jax.random.key(0), (50, 2))
         >>> report = sfp.audit(sfp.Score(lambda t, x: -x, sfp.VP()), x, key=jax.random.key(1))
         >>> list(report.sections)
-        ['likelihood', 'bound', 'residual', 'matching', 'curl', 'gap', 'consistency', 'prior']
+        ['likelihood', 'bound', 'residual', 'matching', 'curl', 'gap', 'consistency', 'prior', 'error', 'circulation']
         >>> report["likelihood"].numbers["exploded"].value
         0.0
     """

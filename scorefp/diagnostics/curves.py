@@ -1,25 +1,28 @@
-"""Curves over time: the residual, the error of denoising score matching and the curl [F10], [F15], [C1]."""
+"""Curves over time: the residual, the error of denoising score matching, the curl and the circulation [F10], [F15],
+[C1], [C4].
+"""
 
 from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
 
+from .._checks import count
 from .._describe import described
-from .._module import AbstractModule
 from .._types import Event, Key, Scalar
-from ..calculus import AbstractTrace, Exact, curl, squared_curl
+from ..calculus import AbstractTrace, Exact, circulation, curl, squared_curl
 from ..dataset import Dataset
 from ..fokker_planck import AbstractResidualMethod, Form, ResidualMethod
 from ..fokker_planck.residual import resolve
 from ..score import AbstractScore
 from ..score.score import linear_sde
-from ._intervals import mean_curve, mean_number, root_mean_curve, root_mean_number
+from ._intervals import mean_number
+from ._readings import Reading, ratio, section_of, taken
 from .ensemble import Ensemble
-from .measure import AbstractMeasure, Curve, Number, Section, default_trace
+from .measure import AbstractMeasure, Section, default_trace
 
 
 class ResidualCurve(AbstractMeasure):
@@ -83,14 +86,14 @@ class ResidualCurve(AbstractMeasure):
         if method.random:
             label = r"$r_\mathrm{FP} = \frac{1}{D}(E\,\Vert\varepsilon\Vert^2)^{1/2}$"
             words = "r_FP, (1/D) root of mean square over the grid"
-            plain = _Reading(plain, unit, words, label, scale=1 / size)
+            plain = Reading(plain, unit, words, label, scale=1 / size)
             notes.append("r_FP is the root of an unbiased mean square, an upper bound of the mean norm over D.")
         else:
             label = r"$r_\mathrm{FP} = \frac{1}{D}E\,\Vert\varepsilon\Vert$"
-            plain = _Reading(np.sqrt(plain) / size, unit, "r_FP, mean over the grid", label, root=False)
+            plain = Reading(np.sqrt(plain) / size, unit, "r_FP, mean over the grid", label, root=False)
         label = r"$(\frac{1}{D}E\,\Vert\sigma^3 g^{-2}\varepsilon\Vert^2)^{1/2}$"
-        free = _Reading(free / size, "1", "r_FP scale-free, root mean square over the grid", label)
-        return _section("residual", t, {"r_FP": plain, "r_FP_scale_free": free}, notes)
+        free = Reading(free / size, "1", "r_FP scale-free, root mean square over the grid", label)
+        return section_of("residual", t, {"r_FP": plain, "r_FP_scale_free": free}, notes)
 
     def _method(self, size: int) -> AbstractResidualMethod:
         return resolve(default_trace(size) if self.method is None else self.method, self.form)
@@ -138,12 +141,12 @@ class MatchingCurve(AbstractMeasure):
     def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         t, values = self.ensemble.evaluate(self._at, score, data, key=key, mesh=mesh)
         label = r"$r_\mathrm{DSM} = \frac{1}{D}E\,\Vert s - \nabla\log q(x_t|x_0)\Vert$"
-        norm = _Reading(values["norm"] / data.size, "1/length", "r_DSM, mean over the grid", label, root=False)
+        norm = Reading(values["norm"] / data.size, "1/length", "r_DSM, mean over the grid", label, root=False)
         label = r"$(\frac{1}{D}E\,\Vert\sigma s + \epsilon\Vert^2)^{1/2}$"
         words = "r_DSM scale-free, root mean square over the grid"
-        free = _Reading(values["scale_free_square"] / data.size, "1", words, label)
+        free = Reading(values["scale_free_square"] / data.size, "1", words, label)
         notes = [taken(self.ensemble, data, "no probes")]
-        return _section("matching", t, {"r_DSM": norm, "r_DSM_scale_free": free}, notes)
+        return section_of("matching", t, {"r_DSM": norm, "r_DSM_scale_free": free}, notes)
 
     def _at(self, score: AbstractScore, t: Scalar, x: Event, noise: Event, key: Key) -> dict[str, Scalar]:
         sigma = linear_sde(score).sigma(t)
@@ -190,12 +193,12 @@ class CurlCurve(AbstractMeasure):
     def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         t, values = self.ensemble.evaluate(self._at, score, data, key=key, mesh=mesh)
         label = r"$E\,\frac{1}{2}\Vert J-J^\top\Vert_F^2$"
-        square = _Reading(values["square"], "1/length⁴", "curl, mean square over the grid", label, root=False)
+        square = Reading(values["square"], "1/length⁴", "curl, mean square over the grid", label, root=False)
         label = r"$(\frac{1}{D}E\,\frac{1}{2}\Vert\sigma^2(J-J^\top)\Vert_F^2)^{1/2}$"
         words = "curl scale-free, root mean square over the grid"
-        free = _Reading(values["scale_free_square"] / data.size, "1", words, label)
+        free = Reading(values["scale_free_square"] / data.size, "1", words, label)
         notes = [taken(self.ensemble, data, described(self._trace(data.size)))]
-        return _section("curl", t, {"curl": square, "curl_scale_free": free}, notes)
+        return section_of("curl", t, {"curl": square, "curl_scale_free": free}, notes)
 
     def _trace(self, size: int) -> AbstractTrace:
         return default_trace(size) if self.trace is None else self.trace
@@ -213,39 +216,84 @@ class CurlCurve(AbstractMeasure):
         return {"square": square, "scale_free_square": linear_sde(score).sigma(t) ** 4 * square}
 
 
-def taken(ensemble: Ensemble, data: Dataset, how: str) -> str:
-    """A note on times, samples and method."""
-    samples = min(ensemble.samples, len(data))
-    return f"{samples} samples at each of {ensemble.times} times of {described(ensemble.grid)}; {how}."
+class CirculationCurve(AbstractMeasure):
+    r"""How far the score is from every gradient, at least [C4]: its integral along circles of the noise,
 
+    $$ c = \frac{1}{2\pi}\oint\langle s, \mathrm dl\rangle, \qquad
+       x_t(\theta) = \alpha x_0 + \sigma(\cos\theta\,\epsilon + \sin\theta\,\epsilon'), $$
 
-class _Reading(AbstractModule):
-    """One quantity over time and samples, told as a number, a curve and points: its mean, or the root of its mean."""
+    with two independent noises. Every point of a circle is a sample of $q_t$, so that the score is seen where it is
+    used, in any dimension. The tangent is independent of the point, and by Jensen's inequality
 
-    values: Float[np.ndarray, "times n"]
-    unit: str
-    words: str
-    label: str
-    root: bool = True
-    scale: float = 1.0
+    $$ \frac{1}{\sigma^2}\,E\,c^2 \le \min_\varphi E\|s - \nabla\varphi\|^2
+       \quad\text{over all potentials}, \qquad
+       \text{share} = \frac{E\,c^2}{\sigma^2 E\|s\|^2} \le
+       \frac{\min_\varphi E\|s - \nabla\varphi\|^2}{E\|s\|^2} \le 1 . $$
 
-    def number(self) -> Number:
-        points = self.values.mean(axis=0)
-        if self.root:
-            return root_mean_number(points, self.unit, self.words, scale=self.scale)
-        return mean_number(points, self.unit, self.words)
+    Both hold with equality for a linear score where the noise dominates. The first, as $(\tfrac1D E\,c^2)^{1/2}$, is a
+    pure number on the scale of `ScoreError`: the root mean square, over the entries of a sample, of the part of the
+    noise prediction that no potential explains. The share is the part of the score's mean square. They see of the
+    asymmetry of the score what does not cancel over a circle of the noise, where the curl (`CurlCurve`) is local, and
+    take no derivative.
 
-    def curve(self, t: Float[np.ndarray, " times"]) -> Curve:
-        if self.root:
-            return root_mean_curve(t, self.values, self.unit, self.label, scale=self.scale)
-        return mean_curve(t, self.values, self.unit, self.label)
+    The integral is the mean over even angles, and its square the product of two such means whose angles differ by a
+    random turn: without bias for any number of nodes, and zero in the mean for a gradient.
 
+    The numbers are the root of the mean of $\tfrac1D c^2$ over the grid, and the mean of $c^2$ over that of
+    $\sigma^2\|s\|^2$.
 
-def _section(title: str, t: Float[np.ndarray, " times"], readings: dict[str, _Reading], notes: list[str]) -> Section:
-    return Section(
-        title,
-        {name: reading.number() for name, reading in readings.items()},
-        {name: reading.curve(t) for name, reading in readings.items()},
-        tuple(notes),
-        {name: reading.values.mean(axis=0) for name, reading in readings.items()},
-    )
+    Args:
+        nodes: How many angles each of the two means takes, at least three.
+        ensemble: Times and samples.
+
+    Raises:
+        TypeError: on a call, if the SDE has no Gaussian kernel.
+        ValueError: if `nodes` is below three.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.diagnostics import CirculationCurve
+        >>> swirl = sfp.Score(lambda t, x: jnp.stack([-x[1], x[0]]) - x, sfp.VP())
+        >>> x = jax.random.normal(jax.random.key(0), (200, 2))
+        >>> share = CirculationCurve()(swirl, x, key=jax.random.key(1)).curves["circulation_share"]
+        >>> bool(abs(share.value[-1] - 0.5) < share.half_width[-1])
+        True
+    """
+
+    nodes: int = 4
+    ensemble: Ensemble = Ensemble()
+
+    needs_kernel: ClassVar[bool] = True
+    needs_levels: ClassVar[bool] = False
+
+    def __check_init__(self) -> None:
+        count("nodes", self.nodes, 3)
+
+    def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
+        t, values = self.ensemble.evaluate(self._at, score, data, key=key, mesh=mesh)
+        label = r"$(\frac{1}{D}E\,c^2)^{1/2},\ c = \frac{1}{2\pi}\oint\langle s, \mathrm{d}l\rangle$"
+        words = "circulation, root mean square over the grid"
+        size = Reading(values["square"] / data.size, "1", words, label)
+        label = r"$E\,c^2 / E\,\Vert\sigma s\Vert^2$"
+        words = "share that no potential explains, at least"
+        notes = [taken(self.ensemble, data, f"two means over {self.nodes} angles of a circle each")]
+        share = Reading(ratio(values["square"], values["score"]), "1", words, label, root=False)
+        found = section_of("circulation", t, {"circulation": size, "circulation_share": share}, notes)
+        # Of all times together, where one with a small score counts little.
+        points = ratio(values["square"].mean(axis=0), values["score"].mean(axis=0))
+        found.numbers["circulation_share"] = mean_number(points, "1", words)
+        found.points["circulation_share"] = points
+        return found
+
+    def _at(self, score: AbstractScore, t: Scalar, x: Event, noise: Event, key: Key) -> dict[str, Scalar]:
+        noise_key, turn_key = jr.split(key)
+        sigma = linear_sde(score).sigma(t).astype(x.dtype)
+        first, second = sigma * noise, sigma * jr.normal(noise_key, x.shape, x.dtype)
+
+        def integral(start: Scalar) -> Scalar:
+            along = lambda y: score(t, y)
+            return circulation(along, x - first, first, second, nodes=self.nodes, start=start) / (2 * jnp.pi)
+
+        turn = jr.uniform(turn_key, (), x.dtype, maxval=2 * jnp.pi / self.nodes)
+        square = integral(jnp.zeros((), x.dtype)) * integral(turn)
+        return {"square": square, "score": jnp.sum((sigma * score(t, x)) ** 2)}

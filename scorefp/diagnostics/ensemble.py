@@ -27,8 +27,9 @@ from ._repeats import check_samples
 TimeGrid: TypeAlias = Callable[[AbstractLinearSDE, int], Float[Array, " times"]]
 """Called as `grid(sde, times)`, it returns so many ascending times."""
 
-Integrand: TypeAlias = Callable[[AbstractScore, Scalar, Event, Event, Key], dict[str, Scalar]]
-"""Called as `integrand(score, t, x, noise, key)` at one diffused sample."""
+Integrand: TypeAlias = Callable[[AbstractScore, Scalar, Event, Event, Key], dict[str, Event]]
+"""Called as `integrand(score, t, x, noise, key)` at one diffused sample; its values are of any shape, most often
+scalars."""
 
 
 def log_snr_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " times"]:
@@ -46,6 +47,22 @@ def log_snr_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " time
     """
     sde = require_linear(sde)
     return log_snr_times(sde, sde.t0, sde.t1, _midpoints(times))
+
+
+def log_snr_ends(sde: AbstractLinearSDE, times: int) -> Float[Array, " times"]:
+    r"""Times equally spaced in the log-SNR $\lambda$ [S7], the first of them `t0` and the last `t1`.
+
+    Args:
+        sde: A linear SDE.
+        times: How many; one is `t0`.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> [round(float(t), 2) for t in sfp.diagnostics.log_snr_ends(sfp.EDM(t0=0.01, t1=100.0), 3)]
+        [0.01, 1.0, 100.0]
+    """
+    sde = require_linear(sde)
+    return log_snr_times(sde, sde.t0, sde.t1, jnp.linspace(0, 1, count("times", times, 1)))
 
 
 def uniform_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " times"]:
@@ -101,7 +118,7 @@ class Ensemble(AbstractModule):
         *,
         key: Key,
         mesh: Mesh | None = None,
-    ) -> tuple[Float[np.ndarray, " times"], dict[str, Float[np.ndarray, "times n"]]]:
+    ) -> tuple[Float[np.ndarray, " times"], dict[str, Float[np.ndarray, "times n ..."]]]:
         """The times, and the values of an integrand at all times and samples.
 
         Args:
@@ -130,7 +147,8 @@ class Ensemble(AbstractModule):
         arguments = (integrand, score, chosen.values, chosen.args, t, key, self.batch_size)
         values = on_mesh(_evaluate, mesh, t.size * len(chosen), *arguments)
         return np.asarray(t, np.float64), {
-            name: np.asarray(value, np.float64).reshape(t.size, len(chosen)) for name, value in values.items()
+            name: np.asarray(value, np.float64).reshape(t.size, len(chosen), *value.shape[1:])
+            for name, value in values.items()
         }
 
 
@@ -149,11 +167,11 @@ def _evaluate(
     key: Key,
     batch_size: int,
     mesh: Mesh | None,
-) -> dict[str, Float[Array, " index"]]:
+) -> dict[str, Float[Array, "index ..."]]:
     sde = linear_sde(score)
     noise_key, own_key = jr.split(key)
 
-    def one(index: Int[Array, ""]) -> dict[str, Scalar]:
+    def one(index: Int[Array, ""]) -> dict[str, Event]:
         row, t = index % len(x), times[index // len(x)]
         clean = x[row]
         noise = jr.normal(jr.fold_in(noise_key, index), clean.shape, clean.dtype)

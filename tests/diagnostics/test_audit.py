@@ -369,6 +369,8 @@ def test_default_audit_of_an_exact_and_a_wrong_score(tmp_path: Path) -> None:
         "gap",
         "consistency",
         "prior",
+        "error",
+        "circulation",
     ]
     assert report["residual"].numbers["r_FP_scale_free"].value < 1e-9
     assert report["curl"].numbers["curl_scale_free"].value < 1e-12
@@ -509,7 +511,8 @@ def test_general_sde_gets_what_needs_no_kernel() -> None:
     report = sfp.audit(score, x, key=jr.key(0))
     assert list(report.sections) == ["likelihood", "gap"]
     assert "EulerMaruyama(steps=128)" in report["gap"].notes[0]
-    assert "Left out: Bound, ResidualCurve, MatchingCurve, CurlCurve, ConsistencyCurves, PriorDivergence" in str(report)
+    left_out = "Bound, ResidualCurve, MatchingCurve, CurlCurve, ConsistencyCurves, PriorDivergence, ScoreError"
+    assert f"Left out: {left_out}, CirculationCurve" in report.notes[0]
     refused("no Gaussian kernel", sfp.audit, score, x, key=jr.key(0), measures=(CurlCurve(),), error=TypeError)
     refused("none of the audits has a curve", report.plot)
 

@@ -31,7 +31,7 @@ from scorefp import data, plot, train
 PACKAGES = (
     *(sfp, sfp.calculus, sfp.dataset, sfp.densities, sfp.diagnostics, sfp.fokker_planck, sfp.integrals),
     *(sfp.likelihood, sfp.nn, sfp.objective, sfp.quality, sfp.reverse, sfp.sampling, sfp.score, sfp.sde),
-    *(sfp.transport, data, plot, train),
+    *(sfp.stein, sfp.transport, data, plot, train),
 )
 
 Bad = Callable[[Any], Any]
@@ -271,6 +271,7 @@ FIELD = {"fn": lambda x: -x, "x": X, "legal": half("x") | any_shape("x")}
 DIFFUSED = {"score": SCORE, "xs": XS, "key": KEY, "draws": 2}
 OF_TWO = {"score": SCORE, "truth": TRUTH, "xs": XS, "key": KEY, "draws": 2}
 AT = {"t": T, "x": X}
+STEIN = {"waves": "count", "folds": "count", "features": "function"}
 STEP = {"score": SCORE, "t": jnp.asarray(0.5), "earlier": jnp.asarray(0.4), "x": X, "key": KEY}
 
 
@@ -282,6 +283,15 @@ def of_calculus() -> dict[str, Row]:
         "laplacian": row(sfp.laplacian, **FIELD),
         "curl": row(sfp.curl, **FIELD),
         "squared_curl": row(calculus.squared_curl, **FIELD),
+        "circulation": row(
+            calculus.circulation,
+            fn=lambda x: -x,
+            centre=X,
+            first=X + 1,
+            second=X - 1,
+            roles={"centre": "sample", "first": "sample", "second": "sample", "start": "number"},
+            legal=half("centre", "first", "second") | any_shape("centre", "first", "second"),
+        ),
         "time_derivative": row(
             sfp.time_derivative,
             fn=lambda t, x: t * x,
@@ -877,6 +887,9 @@ def of_diagnostics() -> dict[str, Row]:
         "CodeLength": row(d.CodeLength),
         "ConsistencyCurves": row(d.ConsistencyCurves),
         "CurlCurve": row(d.CurlCurve),
+        "CirculationCurve": row(d.CirculationCurve),
+        "ScoreError": row(d.ScoreError, roles=STEIN, legal={"waves: zero": "the other functions alone"}),
+        "SteinTest": row(d.SteinTest, roles={"width": "positive"}),
         "MatchingCurve": row(d.MatchingCurve),
         "ResidualCurve": row(d.ResidualCurve),
         "Ensemble": row(d.Ensemble),
@@ -895,8 +908,25 @@ def of_diagnostics() -> dict[str, Row]:
             legal={"samples: None": "all of them"},
         ),
         "PriorDivergence": row(d.PriorDivergence, legal={"samples: None": "all of them"}),
+        "log_snr_ends": row(d.log_snr_ends, sde=VP, times=2),
         "log_snr_midpoints": row(d.log_snr_midpoints, sde=VP, times=2),
         "uniform_midpoints": row(d.uniform_midpoints, sde=VP, times=2),
+    }
+
+
+def of_stein() -> dict[str, Row]:
+    """The error of a score from samples."""
+    samples = {"score": SCORE, "t": T, "x": jr.normal(jr.key(3), (20, 2)), "key": KEY}
+    return {
+        "score_error_bound": row(
+            sfp.stein.score_error_bound,
+            **samples,
+            roles=STEIN | {"x": "samples", "noise": "samples"},
+            legal={"waves: zero": "the other functions alone"},
+        ),
+        "kernel_stein_discrepancy": row(
+            sfp.stein.kernel_stein_discrepancy, **samples, roles={"x": "samples", "width": "positive"}
+        ),
     }
 
 
@@ -1125,6 +1155,8 @@ EXEMPT: dict[str, str] = {
             "Solved",
             "FlowSamples",
             "RoundTrip",
+            "ScoreErrorBound",
+            "SteinDiscrepancy",
         ),
         "a result, made by the library",
     ),

@@ -62,12 +62,15 @@ ENSEMBLE = d.Ensemble(3, 6, batch_size=7)
 CURVES: tuple[d.AbstractMeasure, ...] = (d.ResidualCurve(ensemble=ENSEMBLE), d.MatchingCurve(ensemble=ENSEMBLE))
 MEASURES: tuple[d.AbstractMeasure, ...] = (
     *CURVES,
+    d.ScoreError(waves=2, folds=3, ensemble=ENSEMBLE),
     d.CurlCurve(ensemble=ENSEMBLE),
+    d.CirculationCurve(ensemble=ENSEMBLE),
+    d.SteinTest(draws=20, ensemble=ENSEMBLE),
     d.Gap(samples=9, ode=sfp.Heun(4), sde=sfp.EulerMaruyama(4), batch_size=5),
     d.ConsistencyCurves(steps=4, times=2, samples=7, paths=2, batch_size=5),
     d.PriorDivergence(),
 )
-"""Those of an audit by default, without the two of `evaluate`."""
+"""Those of an audit by default, without the two of `evaluate`, and the test."""
 
 
 def numbers(report: d.Audit) -> dict[str, np.ndarray]:
