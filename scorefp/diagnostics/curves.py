@@ -12,6 +12,7 @@ from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, curl, squared_curl
+from ..calculus.probes import default_trace
 from ..dataset import Dataset
 from ..fokker_planck import AbstractResidualMethod, Form, ResidualMethod
 from ..fokker_planck.residual import resolve
@@ -19,7 +20,7 @@ from ..score import AbstractScore
 from ..score.score import linear_sde
 from ._intervals import mean_curve, mean_number, root_mean_curve, root_mean_number
 from .ensemble import Ensemble
-from .measure import AbstractMeasure, Curve, Number, Section, default_trace
+from .measure import AbstractMeasure, Curve, Number, Section
 
 
 class ResidualCurve(AbstractMeasure):
