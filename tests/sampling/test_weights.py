@@ -18,9 +18,9 @@ def test_annealing_needs_the_weights() -> None:
     for beta in (0.5, 2.0):
         score, method = sfp.Annealed(one, beta), sfp.FeynmanKac(steps=200)
         law = line_law(lambda x, beta=beta: beta * one.potential(SDE.t0, x))
-        found = weighted_samples(score, 24, key=jr.key(0), method=method)
+        found = weighted_samples(score, 32, key=jr.key(2), method=method)
         assert_law(found, law)
-        plain = sfp.sample(score, 24 * 1024, key=jr.key(0), method=sfp.EulerMaruyama(200))
+        plain = sfp.sample(score, 32 * 1024, key=jr.key(0), method=sfp.EulerMaruyama(200))
         assert law.off(plain) > 10
 
 
