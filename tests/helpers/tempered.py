@@ -75,3 +75,17 @@ def assert_law(found: sfp.sampling.WeightedSamples, law: Law, *, normaliser: boo
     if normaliser:
         z = found.log_normaliser
         assert abs(float(z.value) - law.log_normaliser) < 3 * float(z.error) + 0.02, (z, law.log_normaliser)
+
+
+def potential_of(score: Any) -> sfp.Potential:
+    """The potential that a composition of potentials names, put together by hand."""
+
+    def value(score: Any, t: Array, x: Array) -> Array:
+        if isinstance(score, sfp.Tilted):
+            return value(score.score, t, x) + score.reward(t, x)
+        if isinstance(score, sfp.score.AbstractComposition):
+            parts = zip(score.exponents, score.scores, strict=True)
+            return sum((beta * value(part, t, x) for beta, part in parts), jnp.zeros((), x.dtype))
+        return score.potential(t, x)
+
+    return sfp.Potential(lambda t, x: value(score, t, x), score.sde)
