@@ -26,12 +26,11 @@ from ..integrals import Estimate
 from ..reverse.paths import check_steps
 from ..reverse.steps import moved
 from ..reverse.weights import (
-    check_exponent,
     check_weighable,
+    checked_exponent,
     log_end_density,
     rates_of,
     tempered,
-    total_exponent,
 )
 from ..score import AbstractScore
 from ..score.score import conditioned
@@ -250,7 +249,7 @@ def weighted_samples(
     stand_in = EulerMaruyama(method.steps, method.grid)
     draws = draws_of(score, runs, key=key, method=stand_in, shape=shape, args=None, dtype=dtype, mesh=mesh)
     check_args(args, runs, "runs", "run")
-    check_exponent(score)
+    checked_exponent(score)
     if draws.dtype is not None:
         single_or_better("dtype", jnp.zeros((), draws.dtype))
     at_once = runs * method.particles if batch_size is None else count("batch_size", batch_size, 1)
@@ -308,7 +307,7 @@ def _runs(population: _Population, runs: int, args: Any, at_once: int, mesh: Mes
 def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) -> _Run:
     """One run, at most so many particles of which are evaluated at a time."""
     method, sde, shape = population.method, score.sde, population.shape
-    n, exponent = method.particles, total_exponent(check_exponent(score))
+    n, exponent = method.particles, checked_exponent(score)
     prior_key, steps_key = jr.split(key)
     draws = jax.vmap(lambda k: sde.prior.sample(k, shape))(jr.split(prior_key, n))
     if population.dtype is not None:
@@ -324,6 +323,7 @@ def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) 
     def end_density(i: Int[Array, ""]) -> Scalar:
         return log_end_density(score, in_its_precision(score, x[i])).astype(x.dtype)
 
+    like = sde.diffusion(times[0], x[0]).in_structure()
     none = jnp.zeros((), int)
     start = _State(x, each(end_density) - log_proposal, jnp.zeros((), x.dtype), none, none - 1, none)
 
@@ -345,8 +345,8 @@ def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) 
             which = jnp.where(few, systematic(place_key, log_w, n), jnp.arange(n))
             here, s, rate = here[which], s[which], rate[which]
             log_w = jnp.where(few, 0.0, log_w)
-        move = lambda x, s, key: moved(sde, t, earlier, x, s, method.noise, key)
-        there = jax.vmap(move)(here, s, jr.split(noise_key, n))
+        fresh = jr.normal(noise_key, (n, *like.shape), like.dtype) if method.noise > 0 else here
+        there = jax.vmap(lambda x, s, fresh: moved(sde, t, earlier, x, s, method.noise, fresh))(here, s, fresh)
         return state._replace(x=there, log_w=log_w - after * rate), ess
 
     lengths = times[:-1] - times[1:]
@@ -371,7 +371,7 @@ def _weighed(state: _State, log_w: Float[Array, " particles"], k: Int[Array, ""]
     total = jax.nn.logsumexp(jnp.where(none, 0.0, log_w)) - math.log(n)
     log_w = jnp.where(none, 0.0, log_w - total)
     first = none & (state.failed < 0)
-    lost = jnp.sum(~whole & (state.log_w > -jnp.inf))
+    lost = jnp.sum(~whole & (state.log_w != -jnp.inf))
     state = _State(
         state.x,
         log_w,

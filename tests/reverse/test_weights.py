@@ -15,6 +15,7 @@ from jaxtyping import Array
 import scorefp as sfp
 from scorefp.reverse import weight_rate
 
+
 def here() -> Array:
     """A sample in the precision of the test."""
     return jnp.array([0.3, -0.7])
