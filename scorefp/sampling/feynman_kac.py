@@ -34,7 +34,6 @@ from ..reverse.weights import (
 )
 from ..score import AbstractScore
 from ..score.score import conditioned
-from ..sde import AbstractSDE
 from .draw import check_args, draws_of, in_its_precision
 from .euler import EulerMaruyama
 from .grid import Grid, default_grid, from_t1, times_of
@@ -255,7 +254,7 @@ def weighted_samples(
     at_once = runs * method.particles if batch_size is None else count("batch_size", batch_size, 1)
     population = _Population(score, draws.key, method, draws.shape, draws.dtype)
     found = on_mesh(_runs, mesh, runs, population, runs, args, at_once)
-    return _told(found, method, score.sde, mesh)
+    return _told(found, method, mesh)
 
 
 class _Population(AbstractModule):
@@ -288,6 +287,7 @@ class _Run(NamedTuple):
 
     state: _State
     ess: Float[Array, " times"]
+    times: Float[Array, " times"]
 
 
 @eqx.filter_jit
@@ -317,27 +317,30 @@ def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) 
     x = from_t1(method.grid, sde, times, x)
     rates = rates_of(score, method.residual, math.prod(shape))
 
-    def each(fn: Callable[[Int[Array, ""]], Any]) -> Any:
-        return jax.vmap(fn)(jnp.arange(n)) if at_once >= n else in_batches(fn, n, at_once)
+    def each(fn: Callable[[Event, Int[Array, ""]], Any], x: Float[Array, "particles *event"]) -> Any:
+        # All at once without a gather, which costs as much as a small network.
+        if at_once >= n:
+            return jax.vmap(fn)(x, jnp.arange(n))
+        return in_batches(lambda i: fn(x[i], i), n, at_once)
 
-    def end_density(i: Int[Array, ""]) -> Scalar:
-        return log_end_density(score, in_its_precision(score, x[i])).astype(x.dtype)
+    def end_density(x: Event, i: Int[Array, ""]) -> Scalar:
+        return log_end_density(score, in_its_precision(score, x)).astype(x.dtype)
 
     like = sde.diffusion(times[0], x[0]).in_structure()
     none = jnp.zeros((), int)
-    start = _State(x, each(end_density) - log_proposal, jnp.zeros((), x.dtype), none, none - 1, none)
+    start = _State(x, each(end_density, x) - log_proposal, jnp.zeros((), x.dtype), none, none - 1, none)
 
     def step(state: _State, now: tuple[Scalar, Scalar, Scalar, Scalar, Int[Array, ""]]) -> tuple[_State, Scalar]:
         t, earlier, before, after, k = now
         rate_key, place_key, noise_key = jr.split(jr.fold_in(steps_key, k), 3)
 
-        def evaluate(i: Int[Array, ""]) -> tuple[Event, Scalar]:
-            inner = in_its_precision(score, state.x[i])
+        def evaluate(x: Event, i: Int[Array, ""]) -> tuple[Event, Scalar]:
+            inner = in_its_precision(score, x)
             own_key = jr.fold_in(rate_key, i) if rates.random else None
             s, rate = rates(score, scalar_time(t, inner), inner, own_key)
             return s.astype(x.dtype), rate.astype(x.dtype)
 
-        s, rate = each(evaluate)
+        s, rate = each(evaluate, state.x)
         state, ess = _weighed(state, state.log_w - before * rate, k)
         here, log_w = state.x, state.log_w
         if method.threshold > 0:
@@ -358,7 +361,7 @@ def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) 
     state, last = _weighed(state, state.log_w, jnp.asarray(method.steps))
     # A particle of weight zero may be NaN, and NaN in a sum is not nothing.
     which = jnp.where(state.log_w > -jnp.inf, jnp.arange(n), jnp.argmax(state.log_w))
-    return _Run(state._replace(x=state.x[which]), jnp.append(ess, last))
+    return _Run(state._replace(x=state.x[which]), jnp.append(ess, last), times)
 
 
 def _weighed(state: _State, log_w: Float[Array, " particles"], k: Int[Array, ""]) -> tuple[_State, Scalar]:
@@ -402,10 +405,9 @@ def _over_runs(deviations: Float[Array, "runs *out"], runs: int) -> Float[Array,
     return jnp.sqrt(jnp.sum(deviations**2, axis=0) / (runs * (runs - 1)))
 
 
-def _told(found: _Run, method: FeynmanKac, sde: AbstractSDE, mesh: Mesh | None) -> WeightedSamples:
+def _told(found: _Run, method: FeynmanKac, mesh: Mesh | None) -> WeightedSamples:
     """The runs as they are returned; raises where one has no particle left, and warns where few are."""
-    state, ess = found
-    times = times_of(method.grid, sde, method.steps, np.dtype(state.x.dtype))
+    state, ess, times = found.state, found.ess, found.times[0]
     if is_concrete(state.failed):
         _check_runs(state, times, method)
         if mesh is None or jax.process_index() == 0:
