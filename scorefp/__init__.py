@@ -104,6 +104,7 @@ from .sampling import (
     DPMSolver as DPMSolver,
     EulerMaruyama as EulerMaruyama,
     ExponentialIntegrator as ExponentialIntegrator,
+    FeynmanKac as FeynmanKac,
     Heun as Heun,
     Langevin as Langevin,
     PredictorCorrector as PredictorCorrector,

@@ -135,6 +135,15 @@ def probes_for(trace: AbstractTrace, push: Callable[[Event], Event], x: Event, k
     return probes if isinstance(trace, AbstractProbes) else trace.products(push, probes)[0]
 
 
+EXACT_UP_TO = 16
+"""The number of elements of a sample up to which a default takes every trace exactly."""
+
+
+def default_trace(size: int) -> Exact | Hutchinson:
+    """`Exact()` for small samples, one probe for larger ones."""
+    return Exact() if size <= EXACT_UP_TO else Hutchinson()
+
+
 TRACES = "It is Exact(), Hutchinson(samples, law), XTrace(samples) or HutchPlusPlus(samples)."
 """What a trace is, as errors say it."""
 

@@ -14,6 +14,7 @@ from .._checks import count
 from .._describe import described
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, circulation, curl, squared_curl
+from ..calculus.probes import default_trace
 from ..dataset import Dataset
 from ..fokker_planck import AbstractResidualMethod, Form, ResidualMethod
 from ..fokker_planck.residual import resolve
@@ -22,7 +23,7 @@ from ..score.score import linear_sde
 from ._intervals import mean_number
 from ._readings import Reading, ratio, section_of, taken
 from .ensemble import Ensemble
-from .measure import AbstractMeasure, Section, default_trace
+from .measure import AbstractMeasure, Section
 
 
 class ResidualCurve(AbstractMeasure):

@@ -14,6 +14,7 @@ from .._describe import described
 from .._module import AbstractModule
 from .._types import Event, Key
 from ..calculus import AbstractTrace
+from ..calculus.probes import default_trace
 from ..dataset import AbstractDequantiser, Dataset
 from ..likelihood import flow_likelihood
 from ..reverse import Integrator
@@ -22,7 +23,7 @@ from ..score import AbstractScore
 from ..sde import AbstractLinearSDE
 from ._intervals import mean_number, median_interval, share_interval
 from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
-from .measure import AbstractMeasure, Number, Section, default_trace
+from .measure import AbstractMeasure, Number, Section
 
 _WITHOUT_FAILED = "the mean is without them, the median counts them as ∞"
 _WITH_EXPLODED = "the mean is over all that have a value"

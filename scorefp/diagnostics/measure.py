@@ -15,7 +15,6 @@ from .._devices import one_row
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import Key, MaybeNaN
-from ..calculus import Exact, Hutchinson
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..score import AbstractScore
@@ -145,15 +144,6 @@ class AbstractMeasure(AbstractModule):
             linear_sde(score)
         data = data if self.needs_levels else data.dequantised(apart(key))
         return self.section(score, data, key=key, mesh=mesh)
-
-
-EXACT_UP_TO = 16
-"""The number of elements of a sample up to which the default of a measure takes every trace exactly."""
-
-
-def default_trace(size: int) -> Exact | Hutchinson:
-    """`Exact()` for small samples, one probe for larger ones."""
-    return Exact() if size <= EXACT_UP_TO else Hutchinson()
 
 
 def written(value: float, error: float | None) -> str:

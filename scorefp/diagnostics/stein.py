@@ -12,6 +12,7 @@ from .._checks import count, positive
 from .._describe import described
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractProbes
+from ..calculus.probes import default_trace
 from ..dataset import Dataset
 from ..score import AbstractScore
 from ..score.score import linear_sde
@@ -21,7 +22,7 @@ from ..stein.kernel import discrepancy_of
 from ._intervals import NORMAL
 from ._readings import Reading, section_of, taken
 from .ensemble import Ensemble, log_snr_ends
-from .measure import AbstractMeasure, Curve, Number, Section, default_trace
+from .measure import AbstractMeasure, Curve, Number, Section
 
 
 class ScoreError(AbstractMeasure):

@@ -98,7 +98,7 @@ def score_fpe_residual(
     t, x = measured_at(score, t, x)
     taken = resolve(method, form)
     optional_key(type(method).__name__, key, needed=taken.random)
-    return taken.residual(score, _with_room(taken, t, score.sde), x, key)[1]
+    return taken.residual(score, with_room(taken, t, score.sde), x, key)[1]
 
 
 def check_density(density: Callable[[Scalar, Event], Scalar], sde: AbstractSDE) -> None:
@@ -197,7 +197,7 @@ def log_fpe_residual(
     taken = resolve_log(method)
     optional_key(type(method).__name__, key, needed=taken.random)
     require_smooth("potential", potential.potential, t, x)
-    return taken.log_residual(potential, _with_room(taken, t, potential.sde), x, key)[1]
+    return taken.log_residual(potential, with_room(taken, t, potential.sde), x, key)[1]
 
 
 @measures
@@ -265,7 +265,7 @@ def _pointwise(method: _M | AbstractTrace | FiniteDifference) -> _M | Pointwise:
     return Pointwise(method) if isinstance(method, AbstractTrace) else method
 
 
-def _with_room(method: AbstractResidualMethod | AbstractLogResidualMethod, t: Scalar, sde: AbstractSDE) -> Scalar:
+def with_room(method: AbstractResidualMethod | AbstractLogResidualMethod, t: Scalar, sde: AbstractSDE) -> Scalar:
     """The time, refused where the method steps to an earlier one and there is none."""
     if not isinstance(method, Antithetic):
         return t

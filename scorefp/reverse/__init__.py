@@ -1,4 +1,4 @@
-"""The process run backwards: the probability-flow ODE, steps of the reverse SDE, and paths of it."""
+"""The process run backwards: the probability-flow ODE, steps of the reverse SDE, paths of it and their weights."""
 
 from .latents import RoundTrip as RoundTrip, decode as decode, encode as encode, round_trip as round_trip
 from .ode import (
@@ -16,3 +16,4 @@ from .steps import (
     exponential_step as exponential_step,
     heun_step as heun_step,
 )
+from .weights import weight_rate as weight_rate

@@ -11,6 +11,7 @@ from .._checks import is_concrete, known_time_within, number, random_key, requir
 from .._types import Event, Key, Scalar, Time
 from ..score import AbstractScore
 from ..score.score import linear_sde, require_score, sample_of
+from ..sde import AbstractSDE
 
 ReverseStep: TypeAlias = Callable[[AbstractScore, Scalar, Scalar, Event, Key], Event]
 """Called as `step(score, t, earlier, x, key)`, it returns the state at the earlier time."""
@@ -35,11 +36,34 @@ def euler_maruyama_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Eve
         ValueError: if `x` is no sample of the score, or known times are outside the horizon or not in order.
     """
     t, earlier, x, key = checked_step(score, t, earlier, x, key)
-    length, diffusion = t - earlier, score.sde.diffusion(t, x)
-    noise_like = diffusion.in_structure()
-    noise = jr.normal(key, noise_like.shape, noise_like.dtype)
-    moved = x - length * score.reverse_drift(t, x) + jnp.sqrt(length) * diffusion.mv(noise)
-    return moved.astype(x.dtype)
+    like = score.sde.diffusion(t, x).in_structure()
+    return moved(score.sde, t, earlier, x, score(t, x), 1.0, jr.normal(key, like.shape, like.dtype))
+
+
+def moved(sde: AbstractSDE, t: Scalar, earlier: Scalar, x: Event, score: Event, noise: float, fresh: Event) -> Event:
+    r"""The step of `euler_maruyama_step` with a share $\eta$ of its noise, where the score's value is known [W1],
+
+    $$ x' = x - (t - t')\,\big(f - \tfrac12(1 + \eta^2)(\nabla\cdot(GG^\top) + GG^\top s)\big)
+       + \eta\sqrt{t - t'}\,G\,\epsilon. $$
+
+    The velocity of the probability flow [F0] for $\eta = 0$, where $\epsilon$ is not looked at, and the reverse SDE
+    [S6] for $\eta = 1$. Every $\eta$ has the marginals of the process where the score is exact.
+
+    Args:
+        sde: Any SDE.
+        t: The time.
+        earlier: $t'$.
+        x: The state at $t$.
+        score: $s(t, x)$.
+        noise: $\eta$.
+        fresh: $\epsilon$.
+    """
+    length = t - earlier
+    pull = sde.covariance_divergence(t, x) + sde.covariance(t, x, score)
+    ahead = x - length * (sde.drift(t, x) - 0.5 * (1 + noise**2) * pull)
+    if noise == 0:
+        return ahead.astype(x.dtype)
+    return (ahead + noise * jnp.sqrt(length) * sde.diffusion(t, x).mv(fresh)).astype(x.dtype)
 
 
 def heun_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key) -> Event:

@@ -36,7 +36,7 @@ from ..score import AbstractScore
 from ..score.score import conditioned, require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .euler import EulerMaruyama
-from .sampler import AbstractSampler, at_t1
+from .sampler import AbstractPopulationSampler, AbstractSampler, at_t1
 
 
 def sample(
@@ -44,7 +44,7 @@ def sample(
     n: int,
     *,
     key: Key,
-    method: AbstractSampler = EulerMaruyama(),
+    method: AbstractSampler | AbstractPopulationSampler = EulerMaruyama(),
     shape: tuple[int, ...] | None = None,
     args: Any = None,
     initial: Float[Array, "n *event"] | None = None,
@@ -110,18 +110,12 @@ def sample(
         (True, True)
     """
     flag("throw", throw)
-    x = drawn(
-        score,
-        n,
-        key=key,
-        method=method,
-        shape=shape,
-        args=args,
-        initial=initial,
-        batch_size=batch_size,
-        dtype=dtype,
-        mesh=mesh,
-    )
+    options: Any = {"key": key, "shape": shape, "batch_size": batch_size, "dtype": dtype, "mesh": mesh}
+    if isinstance(method, AbstractPopulationSampler):
+        _check_population(method, args, initial)
+        x = method.samples(score, n, **options)
+    else:
+        x = drawn(score, n, method=method, args=args, initial=initial, **options)
     if is_concrete(x):
         failed = failures(x, len(x), score.sde, initial)
         tell_of_failures(*failed, len(x), score.sde, initial, mesh=mesh, throw=throw)
@@ -238,27 +232,40 @@ def draws_of(
             f"the event shape is not known: score is a {name_of(score)} with shape = None. Call "
             "sample(score, n, shape=(...)), or give the score or its network a shape."
         )
-    _check_args(args, n)
+    check_args(args, n)
     return Draws(score, n, key, method, shape, _available(dtype), mesh)
 
 
-def _check_args(args: Any, n: int) -> None:
+def _check_population(method: AbstractPopulationSampler, args: Any, initial: Any) -> None:
+    """Refuses what differs from sample to sample, where samples are drawn together."""
+    for name, given, remedy in (
+        ("args", args, "Close one conditioning over, score.bind(args=...), or give weighted_samples one for each run"),
+        ("initial", initial, "Its points come from the prior, with their weights"),
+    ):
+        require(
+            given is None,
+            f"{name} is given, one entry a sample, but the samples of {name_of(method)} are one population and do not "
+            f"keep their places. {remedy}.",
+        )
+
+
+def check_args(args: Any, n: int, name: str = "n", each: str = "sample") -> None:
     """Refuses conditioning without an entry for each sample, or with NaN."""
     for leaf in jax.tree.leaves(args):
         if not eqx.is_array(leaf) and not isinstance(leaf, np.ndarray):
             raise TypeError(
-                f"args holds a {type(leaf).__name__}; it is a pytree of arrays with n = {n} as leading axis, one entry "
-                "a sample. A constant is closed over: score.bind(args=...)."
+                f"args holds a {type(leaf).__name__}; it is a pytree of arrays with {name} = {n} as leading axis, one "
+                f"entry a {each}. A constant is closed over: score.bind(args=...)."
             )
         require(
             leaf.ndim >= 1 and leaf.shape[0] == n,
-            f"args holds an array of shape {leaf.shape}; its leading axis must be n = {n}, one entry a sample.",
+            f"args holds an array of shape {leaf.shape}; its leading axis must be {name} = {n}, one entry a {each}.",
         )
         if is_concrete(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact):
             rows = ~np.isfinite(np.asarray(leaf, np.float64)).reshape(n, -1).all(axis=1)
             require(
                 not rows.any(),
-                f"args holds NaN or infinite entries for {rows.sum()} of {n} samples, the first of them sample "
+                f"args holds NaN or infinite entries for {rows.sum()} of {n} {each}s, the first of them {each} "
                 f"{rows.argmax()}. Remove or repair them.",
             )
 
@@ -360,9 +367,14 @@ class _InItsPrecision(AbstractScore):
         return self.score.shape
 
     def __call__(self, t: Time, x: Event) -> Event:
-        own = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(self.score, eqx.is_inexact_array))]
-        inner = x.astype(jnp.result_type(*own)) if own else x
+        inner = in_its_precision(self.score, x)
         return self.score(scalar_time(t, inner), inner).astype(x.dtype)
+
+
+def in_its_precision(score: AbstractScore, x: Event) -> Event:
+    """A state in the precision that the score's own arrays have, where it has any."""
+    own = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(score, eqx.is_inexact_array))]
+    return x.astype(jnp.result_type(*own)) if own else x
 
 
 @eqx.filter_jit

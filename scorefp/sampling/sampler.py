@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from .._checks import function, random_key
@@ -31,6 +33,27 @@ class AbstractSampler(AbstractModule):
     @abstractmethod
     def __call__(self, score: AbstractScore, x1: Event, *, key: Key) -> Event:
         """The sample at `t0` that starts from `x1` at `t1`, or at the first time of a grid that starts later."""
+
+
+class AbstractPopulationSampler(AbstractModule):
+    """A way to draw samples that go from `t1` to `t0` together, such as `FeynmanKac`, and are known by their weights.
+
+    `sample` resamples them.
+    """
+
+    @abstractmethod
+    def samples(
+        self,
+        score: AbstractScore,
+        n: int,
+        *,
+        key: Key,
+        shape: tuple[int, ...] | None,
+        batch_size: int | None,
+        dtype: DTypeLike | None,
+        mesh: Mesh | None,
+    ) -> Float[Array, "n *event"]:
+        """`n` samples of equal weight, for the arguments of `sample`."""
 
 
 class _GridSamplerFields:

@@ -1,0 +1,461 @@
+"""Weighted samples: paths of the reverse process with the weights that correct their law [W1], [W4]."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from .._batches import apart, in_batches, on_mesh
+from .._checks import count, function, is_concrete, kind, random_key, require, scalar_time, single_or_better
+from .._module import AbstractModule
+from .._precision import measures
+from .._types import Event, Key, Scalar
+from ..calculus import AbstractTrace, FiniteDifference
+from ..fokker_planck import AbstractLogResidualMethod
+from ..fokker_planck.residual import resolve_log
+from ..integrals import Estimate
+from ..reverse.paths import check_steps
+from ..reverse.steps import moved
+from ..reverse.weights import (
+    check_weighable,
+    checked_exponent,
+    log_end_density,
+    rates_of,
+    tempered,
+)
+from ..score import AbstractScore
+from ..score.score import conditioned
+from .draw import check_args, draws_of, in_its_precision
+from .euler import EulerMaruyama
+from .grid import Grid, default_grid, from_t1, times_of
+from .sampler import AbstractPopulationSampler
+
+
+class FeynmanKac(AbstractPopulationSampler):
+    r"""Sequential Monte Carlo along the reverse process: samples with the weights that give them the law which a
+    potential or a composition of scores names [W1], [W4] (Skreta 2025).
+
+    A run is a population of particles. They start from the prior, $x \sim \pi^B$ with $B$ the sum of the exponents of
+    the parts, with the weight $e^{\varphi(t_1, x)}/\pi^B(x)$, and take Euler–Maruyama steps of
+
+    $$ dx = \big(f - \tfrac12(1 + \eta^2)(\nabla\cdot(GG^\top) + GG^\top s)\big)\,dt + \eta\,G\,d\bar w $$
+
+    to `t0`, where $\eta$ = `noise`: the reverse SDE for $\eta = 1$, the probability flow for $\eta = 0$. On their way
+    $\log w$ falls by $r\,dt$, with the rate $r$ of `weight_rate`, by the trapezoid rule. The weighted law at each time
+    is $p_t \propto e^{\varphi(t, \cdot)}$ for every $\eta$, and the mean of the weights is unbiased for the ratio of
+    normalisers, up to the order of the steps. Where the effective sample size $(\sum w)^2/\sum w^2$ falls below
+    `threshold` times the particles, they are resampled (systematically), which keeps both.
+
+    Linear combinations and tilts of exact scores need no potential; `weight_rate` says which rate they have. One
+    evaluation of each part a step. All products are in full precision.
+
+    **When it fails.** The variance of $\log w$ grows with the size of the residual and with the number of elements of a
+    sample: in high dimension few particles carry all the weight, and resampling copies them. The curve of the effective
+    sample size shows it, and a warning tells of a population of which next to nothing was left. With $\eta = 0$ copies
+    never part again.
+
+    Args:
+        steps: The number of steps.
+        grid: Called as `grid(sde, steps)`: `default_grid`, even in log-SNR where the SDE is linear, `uniform_grid` or
+            any function that returns `steps + 1` times which go down from `t1` to `t0`.
+        noise: $\eta$, in [0, 1].
+        residual: How the residuals of the parts are taken, which need a potential each: any method of
+            `log_fpe_residual`. With `None` the parts of a composition are exact, and that of a potential by itself, and
+            the derivatives of a reward, are taken by `Exact()` up to 16 elements, else by `Hutchinson()`.
+        threshold: The share of the particles below which the effective sample size has them resampled, in [0, 1];
+            never for zero.
+        particles: The number of particles of a run.
+
+    Raises:
+        TypeError: if `residual` is no method for potentials.
+        ValueError: if `steps` or `particles` is below one, or `noise` or `threshold` outside [0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> data = sfp.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.1]), jnp.array([0.3, 0.7]))
+        >>> sharper = sfp.Annealed(data.score(sfp.VP()), 2.0)
+        >>> x = sfp.sample(sharper, 2000, key=jax.random.key(0), method=sfp.FeynmanKac(steps=100))
+        >>> bool(abs((x < 0).mean() - 0.3**2 / (0.3**2 + 0.7**2)) < 0.05)
+        True
+    """
+
+    steps: int = 400
+    grid: Grid = default_grid
+    noise: float = eqx.field(default=1.0, static=True)
+    residual: AbstractLogResidualMethod | AbstractTrace | FiniteDifference | None = None
+    threshold: float = eqx.field(default=0.5, static=True)
+    particles: int = 1024
+
+    remedy: ClassVar[str] = "It is scorefp.FeynmanKac(steps=400), for example."
+
+    def __check_init__(self) -> None:
+        check_steps(self.steps, "a sampler")
+        count("particles", self.particles, 1)
+        function("grid", self.grid, "sde, steps", "It is scorefp.sampling.log_snr_grid, for example.")
+        require(0 <= self.noise <= 1, f"noise = {self.noise}; the share of the noise lies in [0, 1].")
+        require(0 <= self.threshold <= 1, f"threshold = {self.threshold}; a share of the particles lies in [0, 1].")
+        if self.residual is not None:
+            resolve_log(self.residual)
+
+    def samples(
+        self,
+        score: AbstractScore,
+        n: int,
+        *,
+        key: Key,
+        shape: tuple[int, ...] | None,
+        batch_size: int | None,
+        dtype: DTypeLike | None,
+        mesh: Mesh | None,
+    ) -> Float[Array, "n *event"]:
+        runs = math.ceil(count("n", n, 1) / self.particles)
+        found = weighted_samples(
+            score, runs, key=key, method=self, shape=shape, batch_size=batch_size, dtype=dtype, mesh=mesh
+        )
+        return found.resampled(n, key=apart(key))
+
+
+class WeightedSamples(AbstractModule):
+    r"""Runs of particles with their weights.
+
+    Args:
+        samples: The particles at `t0`, those of a run along the second axis.
+        log_weights: The logarithms of their weights, made to have the sum one over all runs: a run counts by its
+            $Z$, as it must where runs are pooled.
+        times: The times of the grid, from `t1` to `t0`.
+        ess: The effective sample size of each run at these times, as a number of particles, before they are resampled
+            there [W4].
+        log_normalisers: $\log Z$ of each run, that of the mean of its weights: $Z$ is unbiased for $\int
+            e^{\varphi(t_0, x)}\,dx$, up to the order of the steps. Without a potential it is $\int\prod_i
+            q_i^{\beta_i}\,dx$ of the laws that the parts are the scores of.
+    """
+
+    samples: Float[Array, "runs particles *event"]
+    log_weights: Float[Array, "runs particles"]
+    times: Float[Array, " times"]
+    ess: Float[Array, "runs times"]
+    log_normalisers: Float[Array, " runs"]
+
+    @property
+    def log_normaliser(self) -> Estimate:
+        r"""$\log Z$ from the mean of $Z$ over the runs, with its standard error, NaN from one run."""
+        runs = self.log_normalisers.size
+        total = jax.nn.logsumexp(self.log_normalisers) - math.log(runs)
+        shares = jnp.exp(self.log_normalisers - total)
+        return Estimate(total, _over_runs(shares - 1, runs))
+
+    def mean(self, fn: Callable[[Event], Float[Array, "*out"]]) -> Estimate:
+        r"""The weighted mean of a function of one sample over all runs, $\sum w f/\sum w$.
+
+        Its standard error is that of a ratio over independent runs; NaN from one run. Its bias is of the order of one
+        over the particles.
+
+        Args:
+            fn: The function, called with one sample.
+        """
+        function("fn", fn, "x", "It returns an array for one sample.")
+        values = jax.vmap(jax.vmap(fn))(self.samples)
+        runs, weights = len(self.log_weights), jnp.exp(self.log_weights).astype(values.dtype)
+        sums = jnp.einsum("rp,rp...->r...", weights, values)
+        mean = jnp.sum(sums, axis=0)
+        shares = jnp.sum(weights, axis=1).reshape(-1, *(1 for _ in mean.shape))
+        return Estimate(mean, _over_runs(runs * (sums - shares * mean), runs))
+
+    def resampled(self, n: int, *, key: Key) -> Float[Array, "n *event"]:
+        """`n` samples of equal weight, in random order: systematic resampling of all runs together.
+
+        Args:
+            n: How many.
+            key: A random key.
+        """
+        n, key = count("n", n, 1), random_key("resampled", key)
+        place_key, order_key = jr.split(key)
+        which = jr.permutation(order_key, systematic(place_key, self.log_weights.reshape(-1), n))
+        return self.samples.reshape(-1, *self.samples.shape[2:])[which]
+
+
+def weighted_samples(
+    score: AbstractScore,
+    runs: int,
+    *,
+    key: Key,
+    method: FeynmanKac = FeynmanKac(),
+    shape: tuple[int, ...] | None = None,
+    args: Any = None,
+    batch_size: int | None = None,
+    dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
+) -> WeightedSamples:
+    r"""Draws independent runs of particles with the weights that give them the law which the score names [W1], [W4].
+
+    Compiled once for a configuration. A run depends on the key and its number alone, so that more runs add to those
+    that were there. `sample(…, method=FeynmanKac(…))` resamples them.
+
+    Args:
+        score: A potential, or a composition of scores, on any SDE.
+        runs: How many runs of `method.particles`; errors are estimated from the differences of runs, and from one run
+            there are none.
+        key: A random key; the same key gives the same samples.
+        method: `FeynmanKac(…)`.
+        shape: The event shape, where the score does not know it.
+        args: Conditioning, a pytree of arrays with `runs` as leading axis: one for each run, where runs lead to laws of
+            their own. What pools the runs has no meaning then. One for all of them is closed over,
+            `score.bind(args=...)`.
+        batch_size: At most how many particles at once, over all devices, for many or large ones in bounded memory; all
+            of them by default.
+        dtype: The precision of states and weights, float32 or better; the score is evaluated in that of its own arrays.
+        mesh: The devices that share the runs, as `data_mesh` returns them; `None` is one device.
+
+    Returns:
+        The samples with their weights, the curve of the effective sample size and $\log Z$.
+
+    Raises:
+        TypeError: if `score` is no score, or one without a potential and no composition; if `method` asks for residuals
+            and a part has no potential; if `key` is no random key, `runs` or `batch_size` no whole number, `shape` no
+            tuple of them, `mesh` no mesh, or `dtype` not floating or of half precision.
+        ValueError: if `runs` or `batch_size` is below one, the event shape is not known or not that of the score, the
+            exponents of the score do not have a positive sum, `args` has another leading axis or holds NaN, the grid
+            of the method does not go from `t1` down to `t0`, or `mesh` has another axis than `"data"` or is given
+            inside `jit`, `vmap` or `grad`.
+        RuntimeError: if all weights of a run are zero or not finite; the run, the step and the time are named where
+            they are known.
+
+    Warns:
+        UserWarning: if particles were not finite, which have the weight zero; if the effective sample size of a run
+            fell below one hundredth of its particles, or below ten (a tenth of fewer than a hundred).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> data = sfp.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.1]), jnp.array([0.3, 0.7]))
+        >>> sharper, method = sfp.Annealed(data.score(sfp.VP()), 2.0), sfp.FeynmanKac(steps=100)
+        >>> found = sfp.sampling.weighted_samples(sharper, 4, key=jax.random.key(0), method=method)
+        >>> left = found.mean(lambda x: (x[0] < 0).astype(x.dtype))
+        >>> bool(abs(left.value - 0.3**2 / (0.3**2 + 0.7**2)) < 3 * left.error)
+        True
+    """
+    runs = count("runs", runs, 1)
+    kind("method", method, FeynmanKac, FeynmanKac.remedy)
+    check_weighable(score, method.residual)
+    stand_in = EulerMaruyama(method.steps, method.grid)
+    draws = draws_of(score, runs, key=key, method=stand_in, shape=shape, args=None, dtype=dtype, mesh=mesh)
+    check_args(args, runs, "runs", "run")
+    checked_exponent(score)
+    if draws.dtype is not None:
+        single_or_better("dtype", jnp.zeros((), draws.dtype))
+    at_once = runs * method.particles if batch_size is None else count("batch_size", batch_size, 1)
+    population = _Population(score, draws.key, method, draws.shape, draws.dtype)
+    found = on_mesh(_runs, mesh, runs, population, runs, args, at_once)
+    return _told(found, method, mesh)
+
+
+class _Population(AbstractModule):
+    """What all runs have in common, checked."""
+
+    score: AbstractScore
+    key: Key
+    method: FeynmanKac
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+
+
+class _State(NamedTuple):
+    """The particles of a run on their way; their weights have the mean one, and `log_z` is what was divided out.
+
+    `lost` counts particles that were not finite; `failed` is the step at which none was left, or -1, and `broken` how
+    many of them were not finite there.
+    """
+
+    x: Float[Array, "particles *event"]
+    log_w: Float[Array, " particles"]
+    log_z: Scalar
+    lost: Int[Array, ""]
+    failed: Int[Array, ""]
+    broken: Int[Array, ""]
+
+
+class _Run(NamedTuple):
+    """A run at its end."""
+
+    state: _State
+    ess: Float[Array, " times"]
+    times: Float[Array, " times"]
+
+
+@eqx.filter_jit
+def _runs(population: _Population, runs: int, args: Any, at_once: int, mesh: Mesh | None) -> _Run:
+    particles = population.method.particles
+    devices = 1 if mesh is None else mesh.size
+    share = min(particles, max(1, at_once // devices))
+
+    def one(index: Int[Array, ""]) -> _Run:
+        score = conditioned(population.score, args, index)
+        return _run(population, score, jr.fold_in(population.key, index), share)
+
+    return in_batches(one, runs, max(1, at_once // particles), mesh)
+
+
+@measures
+def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) -> _Run:
+    """One run, at most so many particles of which are evaluated at a time."""
+    method, sde, shape = population.method, score.sde, population.shape
+    n, exponent = method.particles, checked_exponent(score)
+    prior_key, steps_key = jr.split(key)
+    draws = jax.vmap(lambda k: sde.prior.sample(k, shape))(jr.split(prior_key, n))
+    if population.dtype is not None:
+        draws = draws.astype(population.dtype)
+    x, log_proposal = jax.vmap(lambda draw: tempered(sde.prior, exponent, draw))(draws)
+    times = times_of(method.grid, sde, method.steps, np.dtype(x.dtype))
+    x = from_t1(method.grid, sde, times, x)
+    rates = rates_of(score, method.residual, math.prod(shape))
+
+    def each(fn: Callable[[Event, Int[Array, ""]], Any], x: Float[Array, "particles *event"]) -> Any:
+        # All at once without a gather, which costs as much as a small network.
+        if at_once >= n:
+            return jax.vmap(fn)(x, jnp.arange(n))
+        return in_batches(lambda i: fn(x[i], i), n, at_once)
+
+    def end_density(x: Event, i: Int[Array, ""]) -> Scalar:
+        return log_end_density(score, in_its_precision(score, x)).astype(x.dtype)
+
+    like = sde.diffusion(times[0], x[0]).in_structure()
+    none = jnp.zeros((), int)
+    start = _State(x, each(end_density, x) - log_proposal, jnp.zeros((), x.dtype), none, none - 1, none)
+
+    def step(state: _State, now: tuple[Scalar, Scalar, Scalar, Scalar, Int[Array, ""]]) -> tuple[_State, Scalar]:
+        t, earlier, before, after, k = now
+        rate_key, place_key, noise_key = jr.split(jr.fold_in(steps_key, k), 3)
+
+        def evaluate(x: Event, i: Int[Array, ""]) -> tuple[Event, Scalar]:
+            inner = in_its_precision(score, x)
+            own_key = jr.fold_in(rate_key, i) if rates.random else None
+            s, rate = rates(score, scalar_time(t, inner), inner, own_key)
+            return s.astype(x.dtype), rate.astype(x.dtype)
+
+        s, rate = each(evaluate, state.x)
+        state, ess = _weighed(state, state.log_w - before * rate, k)
+        here, log_w = state.x, state.log_w
+        if method.threshold > 0:
+            few = ess < method.threshold * n
+            which = jnp.where(few, systematic(place_key, log_w, n), jnp.arange(n))
+            here, s, rate = here[which], s[which], rate[which]
+            log_w = jnp.where(few, 0.0, log_w)
+        fresh = jr.normal(noise_key, (n, *like.shape), like.dtype) if method.noise > 0 else here
+        there = jax.vmap(lambda x, s, fresh: moved(sde, t, earlier, x, s, method.noise, fresh))(here, s, fresh)
+        return state._replace(x=there, log_w=log_w - after * rate), ess
+
+    lengths = times[:-1] - times[1:]
+    # By the trapezoid rule, but for the last step, whose rate at t0 would cost an evaluation, and which some methods
+    # do not have there.
+    before = 0.5 * lengths.at[1:].set(lengths[:-1]).at[0].set(0.0)
+    after = (0.5 * lengths).at[-1].multiply(2)
+    state, ess = jax.lax.scan(step, start, (times[:-1], times[1:], before, after, jnp.arange(method.steps)))
+    state, last = _weighed(state, state.log_w, jnp.asarray(method.steps))
+    # A particle of weight zero may be NaN, and NaN in a sum is not nothing.
+    which = jnp.where(state.log_w > -jnp.inf, jnp.arange(n), jnp.argmax(state.log_w))
+    return _Run(state._replace(x=state.x[which]), jnp.append(ess, last), times)
+
+
+def _weighed(state: _State, log_w: Float[Array, " particles"], k: Int[Array, ""]) -> tuple[_State, Scalar]:
+    """The state with weights of mean one, zero for particles that are not finite, and the effective sample size."""
+    n = log_w.size
+    whole = jnp.all(jnp.isfinite(state.x), axis=tuple(range(1, state.x.ndim))) & (log_w < jnp.inf)
+    kept = whole & (log_w > -jnp.inf)
+    log_w = jnp.where(kept, log_w, -jnp.inf)
+    none = ~jnp.any(kept)
+    total = jax.nn.logsumexp(jnp.where(none, 0.0, log_w)) - math.log(n)
+    log_w = jnp.where(none, 0.0, log_w - total)
+    first = none & (state.failed < 0)
+    lost = jnp.sum(~whole & (state.log_w != -jnp.inf))
+    state = _State(
+        state.x,
+        log_w,
+        jnp.where(none, jnp.nan, state.log_z + total),
+        state.lost + lost,
+        jnp.where(first, k, state.failed),
+        jnp.where(first, jnp.sum(~whole), state.broken),
+    )
+    return state, jnp.where(none, 0.0, n / jnp.mean(jnp.exp(2 * log_w)))
+
+
+def systematic(key: Key, log_w: Float[Array, " particles"], n: int) -> Int[Array, " n"]:
+    r"""Which particles are kept where they are resampled to `n` of equal weight [W4]: those at the quantiles
+    $(u + i)/n$ with one uniform $u$. Particle `j` is kept $\lfloor n\bar w_j\rfloor$ or one more times, $n\bar w_j$ on
+    average.
+    """
+    shares = jnp.cumsum(jnp.exp(log_w - jnp.max(log_w)))
+    places = (jr.uniform(key, (), log_w.dtype) + jnp.arange(n, dtype=log_w.dtype)) / n
+    # Below one after rounding too: particles at the end of weight zero are not kept.
+    below_one = 1 - float(jnp.finfo(log_w.dtype).epsneg)
+    return jnp.searchsorted(shares / shares[-1], jnp.minimum(places, below_one), side="right")
+
+
+def _over_runs(deviations: Float[Array, "runs *out"], runs: int) -> Float[Array, "*out"]:
+    """The standard error of the mean of values with the mean zero, one of each run."""
+    if runs < 2:
+        return jnp.full(deviations.shape[1:], jnp.nan, deviations.dtype)
+    return jnp.sqrt(jnp.sum(deviations**2, axis=0) / (runs * (runs - 1)))
+
+
+def _told(found: _Run, method: FeynmanKac, mesh: Mesh | None) -> WeightedSamples:
+    """The runs as they are returned; raises where one has no particle left, and warns where few are."""
+    state, ess, times = found.state, found.ess, found.times[0]
+    if is_concrete(state.failed):
+        _check_runs(state, times, method)
+        if mesh is None or jax.process_index() == 0:
+            _warn_of_runs(state, ess, times, method)
+    else:
+        message = "all weights of a run are zero or not finite; outside jit, vmap and grad its step and time are named."
+        state = state._replace(x=eqx.error_if(state.x, jnp.any(state.failed >= 0), message))
+    log_weights = state.log_w + state.log_z[:, None]
+    log_weights = log_weights - jax.nn.logsumexp(log_weights)
+    return WeightedSamples(state.x, log_weights, times, ess, state.log_z)
+
+
+def _check_runs(state: _State, times: Float[Array, " times"], method: FeynmanKac) -> None:
+    failed = np.asarray(state.failed)
+    if (failed < 0).all():
+        return
+    run = int(np.argmax(failed >= 0))
+    step, broken = int(failed[run]), int(state.broken[run])
+    others = f" and of {(failed >= 0).sum() - 1} other runs" if (failed >= 0).sum() > 1 else ""
+    raise RuntimeError(
+        f"all weights of run {run}{others} are zero or not finite, of run {run} from step {step} of {method.steps} on, "
+        f"t = {float(times[step]):.6g}: {broken} of its {method.particles} particles are not finite there, the others "
+        "have the weight zero. Look at the score and the reward at that time; take more steps, or another grid."
+    )
+
+
+def _warn_of_runs(
+    state: _State, ess: Float[Array, "runs times"], times: Float[Array, " times"], method: FeynmanKac
+) -> None:
+    lost, n = int(np.sum(state.lost)), method.particles
+    if lost > 0:
+        warnings.warn(
+            f"{lost} particles of {state.x.shape[0]} runs of {n} were not finite and have the weight zero. Look at the "
+            "score along the way, or take more steps.",
+            stacklevel=4,
+        )
+    floor = max(0.01 * n, min(10.0, 0.1 * n))
+    sizes = np.asarray(ess)
+    if n > 1 and (sizes < floor).any():
+        run, step = np.unravel_index(np.argmin(sizes), sizes.shape)
+        remedy = "Take more particles, more steps" + (
+            ", or resample: threshold=0.5."
+            if method.threshold == 0
+            else ", or another noise or reward; a sum over runs of such weights is that of a few."
+        )
+        warnings.warn(
+            f"the effective sample size collapsed in {(sizes < floor).any(axis=1).sum()} of {len(sizes)} runs, to "
+            f"{sizes[run, step]:.3g} of {n} particles in run {run} at t = {float(times[step]):.4g}, with threshold = "
+            f"{method.threshold:g}. {remedy}",
+            stacklevel=4,
+        )
