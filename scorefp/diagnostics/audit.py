@@ -54,8 +54,8 @@ DEFAULT_MEASURES: tuple[AbstractMeasure, ...] = (
     CirculationCurve(),
     CodeLength(),
 )
-"""The measures of an audit by default, of which `CodeLength` is for levels alone. A new one comes last: keys follow from
-places, and the numbers of the others stay."""
+"""The measures of an audit by default, of which `CodeLength` is for levels alone. A new one comes last: keys follow
+from places, and the numbers of the others stay."""
 
 
 class Audit(AbstractModule):
