@@ -61,13 +61,15 @@ class FeynmanKac(AbstractPopulationSampler):
     **When it fails.** The variance of $\log w$ grows with the size of the residual and with the number of elements of a
     sample: in high dimension few particles carry all the weight, and resampling copies them. The curve of the effective
     sample size shows it, and a warning tells of a population of which next to nothing was left. With $\eta = 0$ copies
-    never part again.
+    never part again. **Sharper laws need noise**: with less of it the paths of `Annealed(score, beta)` draw together
+    more than the law does. On VP the weights of a normal law have a variance for $\eta^2 > 1 - 1/\beta$ alone; for
+    $\beta = 2$ that is $\eta > 0.71$. More noise than one makes them more even, and takes more steps.
 
     Args:
         steps: The number of steps.
         grid: Called as `grid(sde, steps)`: `default_grid`, even in log-SNR where the SDE is linear, `uniform_grid` or
             any function that returns `steps + 1` times which go down from `t1` to `t0`.
-        noise: $\eta$, in [0, 1].
+        noise: $\eta$, zero or more.
         residual: How the residuals of the parts are taken, which need a potential each: any method of
             `log_fpe_residual`. With `None` the parts of a composition are exact, and that of a potential by itself, and
             the derivatives of a reward, are taken by `Exact()` up to 16 elements, else by `Hutchinson()`.
@@ -77,13 +79,14 @@ class FeynmanKac(AbstractPopulationSampler):
 
     Raises:
         TypeError: if `residual` is no method for potentials.
-        ValueError: if `steps` or `particles` is below one, or `noise` or `threshold` outside [0, 1].
+        ValueError: if `steps` or `particles` is below one, `noise` negative or not finite, or `threshold` outside
+            [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
         >>> data = sfp.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.1]), jnp.array([0.3, 0.7]))
         >>> sharper = sfp.Annealed(data.score(sfp.VP()), 2.0)
-        >>> x = sfp.sample(sharper, 2000, key=jax.random.key(0), method=sfp.FeynmanKac(steps=100))
+        >>> x = sfp.sample(sharper, 8000, key=jax.random.key(0), method=sfp.FeynmanKac(steps=100))
         >>> bool(abs((x < 0).mean() - 0.3**2 / (0.3**2 + 0.7**2)) < 0.05)
         True
     """
@@ -101,7 +104,7 @@ class FeynmanKac(AbstractPopulationSampler):
         check_steps(self.steps, "a sampler")
         count("particles", self.particles, 1)
         function("grid", self.grid, "sde, steps", "It is scorefp.sampling.log_snr_grid, for example.")
-        require(0 <= self.noise <= 1, f"noise = {self.noise}; the share of the noise lies in [0, 1].")
+        require(0 <= self.noise < math.inf, f"noise = {self.noise}; it is zero or more, one for the reverse SDE.")
         require(0 <= self.threshold <= 1, f"threshold = {self.threshold}; a share of the particles lies in [0, 1].")
         if self.residual is not None:
             resolve_log(self.residual)
@@ -253,7 +256,11 @@ def weighted_samples(
         single_or_better("dtype", jnp.zeros((), draws.dtype))
     at_once = runs * method.particles if batch_size is None else count("batch_size", batch_size, 1)
     population = _Population(score, draws.key, method, draws.shape, draws.dtype)
-    found = on_mesh(_runs, mesh, runs, population, runs, args, at_once)
+    devices = 1 if mesh is None else mesh.size
+    share = max(1, at_once // devices)
+    size = max(1, min(math.ceil(runs / devices), share // method.particles))
+    blocks = on_mesh(_blocks, mesh, math.ceil(runs / size), population, runs, args, size, share)
+    found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:runs], blocks)
     return _told(found, method, mesh)
 
 
@@ -268,75 +275,84 @@ class _Population(AbstractModule):
 
 
 class _State(NamedTuple):
-    """The particles of a run on their way; their weights have the mean one, and `log_z` is what was divided out.
+    """The particles of runs on their way; their weights have the mean one, and `log_z` is what was divided out.
 
     `lost` counts particles that were not finite; `failed` is the step at which none was left, or -1, and `broken` how
     many of them were not finite there.
     """
 
-    x: Float[Array, "particles *event"]
-    log_w: Float[Array, " particles"]
-    log_z: Scalar
-    lost: Int[Array, ""]
-    failed: Int[Array, ""]
-    broken: Int[Array, ""]
+    x: Float[Array, "runs particles *event"]
+    log_w: Float[Array, "runs particles"]
+    log_z: Float[Array, " runs"]
+    lost: Int[Array, " runs"]
+    failed: Int[Array, " runs"]
+    broken: Int[Array, " runs"]
 
 
 class _Run(NamedTuple):
-    """A run at its end."""
+    """Runs at their end."""
 
     state: _State
-    ess: Float[Array, " times"]
-    times: Float[Array, " times"]
+    ess: Float[Array, "runs times"]
+    times: Float[Array, "runs times"]
 
 
 @eqx.filter_jit
-def _runs(population: _Population, runs: int, args: Any, at_once: int, mesh: Mesh | None) -> _Run:
-    particles = population.method.particles
-    devices = 1 if mesh is None else mesh.size
-    share = min(particles, max(1, at_once // devices))
+def _blocks(population: _Population, runs: int, args: Any, size: int, at_once: int, mesh: Mesh | None) -> _Run:
+    """The runs, `size` of them in a block that goes its way together, and of blocks one on a device."""
 
-    def one(index: Int[Array, ""]) -> _Run:
-        score = conditioned(population.score, args, index)
-        return _run(population, score, jr.fold_in(population.key, index), share)
+    def block(index: Int[Array, ""]) -> _Run:
+        return _block(population, args, jnp.minimum(size * index + jnp.arange(size), runs - 1), at_once)
 
-    return in_batches(one, runs, max(1, at_once // particles), mesh)
+    return in_batches(block, math.ceil(runs / size), 1 if mesh is None else mesh.size, mesh)
 
 
 @measures
-def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) -> _Run:
-    """One run, at most so many particles of which are evaluated at a time."""
-    method, sde, shape = population.method, score.sde, population.shape
-    n, exponent = method.particles, checked_exponent(score)
-    prior_key, steps_key = jr.split(key)
-    draws = jax.vmap(lambda k: sde.prior.sample(k, shape))(jr.split(prior_key, n))
+def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_once: int) -> _Run:
+    """The runs of these numbers, at most so many particles of which are evaluated at a time."""
+    method, sde, shape, n = population.method, population.score.sde, population.shape, population.method.particles
+    prior_keys, steps_keys = jax.vmap(lambda run: jr.split(jr.fold_in(population.key, run)), out_axes=1)(runs)
+    draws = jax.vmap(jax.vmap(lambda k: sde.prior.sample(k, shape)))(jax.vmap(lambda k: jr.split(k, n))(prior_keys))
     if population.dtype is not None:
         draws = draws.astype(population.dtype)
-    x, log_proposal = jax.vmap(lambda draw: tempered(sde.prior, exponent, draw))(draws)
+    exponent = checked_exponent(population.score)
+    x, log_proposal = jax.vmap(jax.vmap(lambda draw: tempered(sde.prior, exponent, draw)))(draws)
     times = times_of(method.grid, sde, method.steps, np.dtype(x.dtype))
     x = from_t1(method.grid, sde, times, x)
-    rates = rates_of(score, method.residual, math.prod(shape))
+    rates = rates_of(population.score, method.residual, math.prod(shape))
 
-    def each(fn: Callable[[Event, Int[Array, ""]], Any], x: Float[Array, "particles *event"]) -> Any:
-        # All at once without a gather, which costs as much as a small network.
-        if at_once >= n:
-            return jax.vmap(fn)(x, jnp.arange(n))
-        return in_batches(lambda i: fn(x[i], i), n, at_once)
+    def each(fn: Callable[..., Any], *values: Float[Array, "runs particles ..."]) -> Any:
+        """A function of values of one particle, the number of its run here, and its own there."""
+        # Under one `vmap`: a network under two takes twice the time, and so does a gather, on small ones.
+        flat = [value.reshape(-1, *value.shape[2:]) for value in values]
+        one = lambda *value_and_place: fn(*value_and_place[:-1], *divmod(value_and_place[-1], n))
+        total = len(runs) * n
+        if at_once >= total:
+            found = jax.vmap(one)(*flat, jnp.arange(total))
+        else:
+            found = in_batches(lambda i: one(*(value[i] for value in flat), i), total, at_once)
+        return jax.tree.map(lambda leaf: leaf.reshape(len(runs), n, *leaf.shape[1:]), found)
 
-    def end_density(x: Event, i: Int[Array, ""]) -> Scalar:
+    def end_density(x: Event, run: Int[Array, ""], _: Int[Array, ""]) -> Scalar:
+        score = conditioned(population.score, args, runs[run])
         return log_end_density(score, in_its_precision(score, x)).astype(x.dtype)
 
-    like = sde.diffusion(times[0], x[0]).in_structure()
-    none = jnp.zeros((), int)
-    start = _State(x, each(end_density, x) - log_proposal, jnp.zeros((), x.dtype), none, none - 1, none)
+    like = sde.diffusion(times[0], x[0, 0]).in_structure()
+    none = jnp.zeros(len(runs), int)
+    start = _State(x, each(end_density, x) - log_proposal, jnp.zeros(len(runs), x.dtype), none, none - 1, none)
 
-    def step(state: _State, now: tuple[Scalar, Scalar, Scalar, Scalar, Int[Array, ""]]) -> tuple[_State, Scalar]:
+    def step(
+        state: _State, now: tuple[Scalar, Scalar, Scalar, Scalar, Int[Array, ""]]
+    ) -> tuple[_State, Float[Array, " runs"]]:
         t, earlier, before, after, k = now
-        rate_key, place_key, noise_key = jr.split(jr.fold_in(steps_key, k), 3)
+        rate_keys, place_keys, noise_keys = jax.vmap(lambda key: jr.split(jr.fold_in(key, k), 3), out_axes=1)(
+            steps_keys
+        )
 
-        def evaluate(x: Event, i: Int[Array, ""]) -> tuple[Event, Scalar]:
+        def evaluate(x: Event, run: Int[Array, ""], i: Int[Array, ""]) -> tuple[Event, Scalar]:
+            score = conditioned(population.score, args, runs[run])
             inner = in_its_precision(score, x)
-            own_key = jr.fold_in(rate_key, i) if rates.random else None
+            own_key = jr.fold_in(rate_keys[run], i) if rates.random else None
             s, rate = rates(score, scalar_time(t, inner), inner, own_key)
             return s.astype(x.dtype), rate.astype(x.dtype)
 
@@ -344,13 +360,16 @@ def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) 
         state, ess = _weighed(state, state.log_w - before * rate, k)
         here, log_w = state.x, state.log_w
         if method.threshold > 0:
-            few = ess < method.threshold * n
-            which = jnp.where(few, systematic(place_key, log_w, n), jnp.arange(n))
-            here, s, rate = here[which], s[which], rate[which]
+            few = (ess < method.threshold * n)[:, None]
+            kept = jax.vmap(lambda key, log_w: systematic(key, log_w, n))(place_keys, log_w)
+            which = jnp.where(few, kept, jnp.arange(n))
+            here, s, rate = (jax.vmap(lambda value, which: value[which])(value, which) for value in (here, s, rate))
             log_w = jnp.where(few, 0.0, log_w)
-        fresh = jr.normal(noise_key, (n, *like.shape), like.dtype) if method.noise > 0 else here
-        there = jax.vmap(lambda x, s, fresh: moved(sde, t, earlier, x, s, method.noise, fresh))(here, s, fresh)
-        return state._replace(x=there, log_w=log_w - after * rate), ess
+        fresh = here
+        if method.noise > 0:
+            fresh = jax.vmap(lambda key: jr.normal(key, (n, *like.shape), like.dtype))(noise_keys)
+        move = lambda x, s, fresh, *_: moved(sde, t, earlier, x, s, method.noise, fresh)
+        return state._replace(x=each(move, here, s, fresh), log_w=log_w - after * rate), ess
 
     lengths = times[:-1] - times[1:]
     # By the trapezoid rule, but for the last step, whose rate at t0 would cost an evaluation, and which some methods
@@ -360,30 +379,33 @@ def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) 
     state, ess = jax.lax.scan(step, start, (times[:-1], times[1:], before, after, jnp.arange(method.steps)))
     state, last = _weighed(state, state.log_w, jnp.asarray(method.steps))
     # A particle of weight zero may be NaN, and NaN in a sum is not nothing.
-    which = jnp.where(state.log_w > -jnp.inf, jnp.arange(n), jnp.argmax(state.log_w))
-    return _Run(state._replace(x=state.x[which]), jnp.append(ess, last), times)
+    whole = jnp.where(state.log_w > -jnp.inf, jnp.arange(n), jnp.argmax(state.log_w, axis=1, keepdims=True))
+    state = state._replace(x=jax.vmap(lambda x, which: x[which])(state.x, whole))
+    return _Run(state, jnp.append(ess, last[None], axis=0).T, jnp.broadcast_to(times, (len(runs), len(times))))
 
 
-def _weighed(state: _State, log_w: Float[Array, " particles"], k: Int[Array, ""]) -> tuple[_State, Scalar]:
+def _weighed(
+    state: _State, log_w: Float[Array, "runs particles"], k: Int[Array, ""]
+) -> tuple[_State, Float[Array, " runs"]]:
     """The state with weights of mean one, zero for particles that are not finite, and the effective sample size."""
-    n = log_w.size
-    whole = jnp.all(jnp.isfinite(state.x), axis=tuple(range(1, state.x.ndim))) & (log_w < jnp.inf)
+    n = log_w.shape[1]
+    whole = jnp.all(jnp.isfinite(state.x), axis=tuple(range(2, state.x.ndim))) & (log_w < jnp.inf)
     kept = whole & (log_w > -jnp.inf)
     log_w = jnp.where(kept, log_w, -jnp.inf)
-    none = ~jnp.any(kept)
-    total = jax.nn.logsumexp(jnp.where(none, 0.0, log_w)) - math.log(n)
-    log_w = jnp.where(none, 0.0, log_w - total)
+    none = ~jnp.any(kept, axis=1)
+    total = jax.nn.logsumexp(jnp.where(none[:, None], 0.0, log_w), axis=1) - math.log(n)
+    log_w = jnp.where(none[:, None], 0.0, log_w - total[:, None])
     first = none & (state.failed < 0)
-    lost = jnp.sum(~whole & (state.log_w != -jnp.inf))
+    lost = jnp.sum(~whole & (state.log_w != -jnp.inf), axis=1)
     state = _State(
         state.x,
         log_w,
         jnp.where(none, jnp.nan, state.log_z + total),
         state.lost + lost,
         jnp.where(first, k, state.failed),
-        jnp.where(first, jnp.sum(~whole), state.broken),
+        jnp.where(first, jnp.sum(~whole, axis=1), state.broken),
     )
-    return state, jnp.where(none, 0.0, n / jnp.mean(jnp.exp(2 * log_w)))
+    return state, jnp.where(none, 0.0, n / jnp.mean(jnp.exp(2 * log_w), axis=1))
 
 
 def systematic(key: Key, log_w: Float[Array, " particles"], n: int) -> Int[Array, " n"]:

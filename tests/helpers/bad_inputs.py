@@ -843,7 +843,7 @@ def of_sampling() -> dict[str, Row]:
             method=sfp.FeynmanKac(steps=4, particles=8, threshold=0.0),
             roles={"args": None, "dtype": None, "runs": "count"},
         ),
-        "FeynmanKac": row(sfp.FeynmanKac, roles={"noise": "share", "threshold": "share", "particles": "count"}),
+        "FeynmanKac": row(sfp.FeynmanKac, roles={"noise": "number", "threshold": "share", "particles": "count"}),
         "EulerMaruyama": row(sfp.EulerMaruyama),
         "Euler": row(sp.Euler),
         "Heun": row(sfp.Heun),

@@ -221,11 +221,12 @@ def test_effective_sample_size_and_normaliser_of_known_weights() -> None:
     assert found.samples.shape == (3, 50, 2)
     assert found.ess.shape == (3, 21)
     np.testing.assert_allclose(jnp.exp(found.log_weights).sum(), 1, rtol=1e-5)
-    state = feynman_kac._State(jnp.zeros((4, 1)), jnp.zeros(4), *jnp.zeros(2), jnp.asarray(-1), jnp.asarray(0))  # type: ignore
-    weighed, ess = feynman_kac._weighed(state, jnp.log(jnp.array([1.0, 2.0, 3.0, 2.0])), jnp.asarray(0))
-    np.testing.assert_allclose(ess, 64 / 18, rtol=1e-6)
-    np.testing.assert_allclose(jnp.exp(weighed.log_w), [0.5, 1, 1.5, 1], rtol=1e-6)
-    np.testing.assert_allclose(weighed.log_z, np.log(2), rtol=1e-6)
+    none = jnp.zeros(1, int)
+    state = feynman_kac._State(jnp.zeros((1, 4, 1)), jnp.zeros((1, 4)), jnp.zeros(1), none, none - 1, none)
+    weighed, ess = feynman_kac._weighed(state, jnp.log(jnp.array([[1.0, 2.0, 3.0, 2.0]])), jnp.asarray(0))
+    np.testing.assert_allclose(ess, [64 / 18], rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(weighed.log_w), [[0.5, 1, 1.5, 1]], rtol=1e-6)
+    np.testing.assert_allclose(weighed.log_z, [np.log(2)], rtol=1e-6)
 
 
 def test_errors_over_runs() -> None:
@@ -263,10 +264,10 @@ def test_runs_do_not_depend_on_their_company() -> None:
     np.testing.assert_allclose(
         weighted_samples(score, 2, key=jr.key(0), method=SMALL).log_normalisers, found.log_normalisers[:2], atol=1e-5
     )
-    compiled = feynman_kac._runs._cached._cache_size()
+    compiled = feynman_kac._blocks._cached._cache_size()
     for beta in (0.9, 0.8):
         weighted_samples(sfp.Annealed(parts()[0], beta), 5, key=jr.key(2), method=SMALL)
-    assert feynman_kac._runs._cached._cache_size() == compiled
+    assert feynman_kac._blocks._cached._cache_size() == compiled
 
 
 def test_conditioning_of_each_run() -> None:
@@ -356,7 +357,7 @@ def test_bad_input() -> None:
         method=residual,
         error=TypeError,
     )
-    for wrong in ({"noise": 1.5}, {"threshold": -0.1}, {"particles": 0}, {"steps": 0}):
+    for wrong in ({"noise": -0.5}, {"threshold": -0.1}, {"particles": 0}, {"steps": 0}):
         refused(next(iter(wrong)), sfp.FeynmanKac, **wrong)
     late = sfp.FeynmanKac(steps=2, grid=lambda sde, steps: jnp.linspace(0.5, sde.t0, steps + 1))
     refused("does not start at t1", weighted_samples, annealed, 2, key=jr.key(0), method=late)
