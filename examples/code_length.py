@@ -82,7 +82,9 @@ SIDES = {"digits": 8, "mnist": 28}
 def main(arguments: list[str] | None = None) -> None:
     parser = _cells.parser(__doc__, out="docs/assets/code_length")
     parser.add_argument("--cache", type=Path, default=Path(".cache/code_length"), help="where trained models are kept")
-    parser.add_argument("--data", nargs="+", choices=tuple(SETTINGS), default=["digits"], help="the sets of the tables")
+    parser.add_argument(
+        "--data", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS), help="the sets of the tables"
+    )
     parser.add_argument("--steps", type=int, help="training steps of both models, in place of their own")
     options = parser.parse_args(arguments)
     cells = dict[str, dict[str, Any]]()
