@@ -70,15 +70,20 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     settings = Settings(steps=options.steps, particles=options.particles)
     names = [Cell("line", law, "resampled") for law in LINE]
-    names += [Cell("digits", law, way) for law in DIGITS for way in (*WAYS[:2], *(WAYS[2:] if law in DENSE else ()))]
+    names += [Cell("digits", law, way) for law in DIGITS for way in ways_of(law)]
     make = {"line": on_the_line, "digits": of_digits}
     found = _cells.cells(options.out, names, settings, lambda name, s: make[name.family](name, s, options.models))
     report(found, settings, options.out)
 
 
 WAYS = ("carried", "resampled", "resampled, four times the steps")
-DENSE = ("w = 2", "β = 1.5")
+DENSE = ("β = 1.5",)
 """What is sampled with more steps too."""
+
+
+def ways_of(law: str) -> tuple[str, ...]:
+    """A class by itself has no weights."""
+    return WAYS[:1] if law == "class 3" else WAYS if law in DENSE else WAYS[:2]
 
 
 def weighted(score: sfp.score.AbstractScore, runs: int, method: sfp.FeynmanKac) -> WeightedSamples:

@@ -70,6 +70,11 @@ class Cell(_cells.Named):
     model: str
     seed: int = 0
 
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return super().name.replace("β", "beta").replace("=-", "")
+
 
 def main(arguments: list[str] | None = None) -> None:
     parser = _cells.parser(__doc__, out="docs/assets/weights", seeds=(0, 1))
@@ -82,11 +87,11 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Settings(steps=options.steps, particles=options.particles)
     make = {"dimension": of_dimension, "potential": of_potential}
     found = _cells.cells(options.out, of, settings, lambda name, s: make[name.family](name, s, options.models))
-    text = tables(found, settings)
-    _cells.write(options.out / "weights.md", text)
+    for name, table in {"dimension": dimension_table(found), "weights": residual_table(found)}.items():
+        _cells.write(options.out / f"{name}.md", table)
+        print(table)
     _cells.save_figure(dimension_figure(found, settings), options.out / "dimension.png")
     _cells.save_figure(residual_figure(found), options.out / "residual.png")
-    print(text)
 
 
 def weighted(score: sfp.score.AbstractScore, settings: Settings, threshold: float, **options: Any) -> Any:
@@ -270,7 +275,7 @@ def of_potential(name: Cell, settings: Settings, models: Path) -> dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------ tables and figures
-def tables(found: dict[Cell, dict[str, Any]], settings: Settings) -> str:
+def dimension_table(found: dict[Cell, dict[str, Any]]) -> str:
     heading = ["", "weights", *(f"D = {size}" for size in SIZES)]
     body: list[list[str]] = []
     for name, cell in found.items():
@@ -282,7 +287,10 @@ def tables(found: dict[Cell, dict[str, Any]], settings: Settings) -> str:
             body.append([name.model, "bias without weights", *(f"{row['bias']:.2f}" for row in carried)])
             body.append([name.model, "error, weights carried", *(f"{row['error']:.2f}" for row in carried)])
             body.append([name.model, "error, resampled", *(f"{row['error']:.2f}" for row in resampled)])
-    first = _cells.markdown(heading, body, left=2)
+    return _cells.markdown(heading, body, left=2)
+
+
+def residual_table(found: dict[Cell, dict[str, Any]]) -> str:
     heading = [
         "law",
         "model",
@@ -292,7 +300,7 @@ def tables(found: dict[Cell, dict[str, Any]], settings: Settings) -> str:
         "masses off: unweighted",
         "weighted",
     ]
-    body = []
+    body: list[list[str]] = []
     for law in LAWS:
         for model in MODELS:
             runs = [cell for name, cell in found.items() if (name.law, name.model) == (law, model)]
@@ -306,7 +314,7 @@ def tables(found: dict[Cell, dict[str, Any]], settings: Settings) -> str:
                     share(runs, "{:.3f}", "resampled", "off"),
                 ]
             )
-    return first + "\n" + _cells.markdown(heading, body, left=2)
+    return _cells.markdown(heading, body, left=2)
 
 
 def read(value: Any, *keys: str) -> Any:
