@@ -32,7 +32,7 @@ import scorefp as sfp
 from scorefp import train
 from scorefp.calculus import Exact, Hutchinson
 from scorefp.densities import eight_modes
-from scorefp.sampling import weighted_samples
+from scorefp.sampling import WeightedSamples, weighted_samples
 
 # ------------------------------------------------------------------------------------------------ settings
 SDE = sfp.VP(t0=1e-3)
@@ -56,9 +56,10 @@ class Settings:
     batch_size: int = 256
     rate: float = 2e-3
     fraction: float = 0.5
-    sampler_steps: int = 400
-    particles: int = 512
+    sampler_steps: int = 200
+    particles: int = 256
     runs: int = 8
+    runs_of_potentials: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +95,14 @@ def main(arguments: list[str] | None = None) -> None:
     _cells.save_figure(residual_figure(found), options.out / "residual.png")
 
 
-def weighted(score: sfp.score.AbstractScore, settings: Settings, threshold: float, **options: Any) -> Any:
+def weighted(
+    score: sfp.score.AbstractScore, settings: Settings, runs: int, threshold: float, **options: Any
+) -> WeightedSamples:
     """Runs of particles; that their weights collapse is what is measured here, and no news."""
     method = sfp.FeynmanKac(settings.sampler_steps, threshold=threshold, particles=settings.particles, **options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the effective sample size collapsed")
-        return weighted_samples(score, settings.runs, key=jr.key(7), method=method, batch_size=4 * settings.particles)
+        return weighted_samples(score, runs, key=jr.key(7), method=method)
 
 
 # ------------------------------------------------------------------------------------------------ dimension
@@ -150,7 +153,7 @@ def of_dimension(name: Cell, settings: Settings, models: Path) -> dict[str, Any]
     rows: list[dict[str, Any]] = []
     for size in SIZES:
         for threshold in THRESHOLDS:
-            found = weighted(CASES[name.model](size), settings, threshold, **options)
+            found = weighted(CASES[name.model](size), settings, settings.runs, threshold, **options)
             log_w = np.asarray(found.log_weights, np.float64)
             w = np.exp(log_w - log_w.max(axis=1, keepdims=True))
             x = np.asarray(found.samples)
@@ -260,7 +263,7 @@ def of_potential(name: Cell, settings: Settings, models: Path) -> dict[str, Any]
         "truth": masses(grid, np.exp(log_p), law).tolist(),
     }
     for threshold, way in zip(THRESHOLDS, ("carried", "resampled"), strict=True):
-        found = weighted(potential, settings, threshold, residual=Exact())
+        found = weighted(potential, settings, settings.runs_of_potentials, threshold, residual=Exact())
         x, w = np.asarray(found.samples), np.exp(np.asarray(found.log_weights, np.float64))
         by_run = w / w.sum(axis=1, keepdims=True)
         ess = np.asarray(found.ess) / settings.particles
