@@ -315,7 +315,7 @@ def ess_figure(of_law: dict[str, dict[str, dict[str, Any]]]) -> Figure:
         axes.grid(visible=True)
         axes.invert_xaxis()
     left.set_ylabel("effective share")
-    view.legend(*left.get_legend_handles_labels(), loc="outside right")
+    view.legend(*left.get_legend_handles_labels(), loc="outside right upper")
     return view
 
 

@@ -100,7 +100,7 @@ def posterior(law: sfp.GaussianMixture, a: jax.Array, y: jax.Array) -> tuple[jax
         spread = a @ covariance @ a.T + NOISE**2 * jnp.eye(len(a))
         gain = jnp.linalg.solve(spread, a @ covariance).T
         evidence = jax.scipy.stats.multivariate_normal.logpdf(y, a @ mean, spread)
-        return mean + gain @ (y - a @ mean), covariance - gain @ a @ covariance, evidence
+        return mean + gain @ (y - a @ mean), covariance - gain @ a @ covariance, jnp.asarray(evidence)
 
     means, covariances, evidence = jax.vmap(of)(law.means, covariances)
     return means, covariances, jax.nn.softmax(jnp.log(law.weights) + evidence)
@@ -257,9 +257,8 @@ def figure(found: dict[tuple[str, int, str], dict[str, Any]]) -> Figure:
     means, covariances, weights = (
         np.asarray(part) for part in posterior(law, operator(2), jnp.asarray(plane["y"], jnp.float32))
     )
-    density = sum(
-        w * stats.multivariate_normal(m, c).pdf(grid) for m, c, w in zip(means, covariances, weights, strict=True)
-    )
+    parts = [w * stats.multivariate_normal(m, c).pdf(grid) for m, c, w in zip(means, covariances, weights, strict=True)]
+    density = np.sum(parts, axis=0)
     before = np.exp(np.asarray(jax.vmap(law.log_prob)(jnp.asarray(grid.reshape(-1, 2), jnp.float32)))).reshape(161, 161)
     levels = np.array([0.01, 0.1, 0.5])
     above[0].contour(side, side, before, before.max() * levels, colors="black", linewidths=1.0)

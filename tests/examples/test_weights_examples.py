@@ -21,7 +21,7 @@ def test_the_laws_that_compositions_name(example: Callable[[str], ModuleType]) -
     pairs = 0.0
     for m, v, w in zip(*(np.ravel(part) for part in (compose.ONE.means, [0.04, 0.25], [0.3, 0.7])), strict=True):
         for n, u, z in zip(*(np.ravel(part) for part in (compose.OTHER.means, [0.04, 0.36], [0.4, 0.6])), strict=True):
-            pairs += w * z * stats.norm(n, np.sqrt(u + v)).pdf(m)
+            pairs += w * z * stats.norm.pdf(m, n, np.sqrt(u + v))
     x, density, log_z = compose.named("product")
     assert log_z == pytest.approx(np.log(pairs), abs=1e-5)
     assert density.sum() * (x[1] - x[0]) == pytest.approx(1.0)
@@ -56,7 +56,7 @@ def test_the_exact_posterior(example: Callable[[str], ModuleType]) -> None:
         w * stats.multivariate_normal(m, c).pdf(points) for m, c, w in zip(means, covariances, weights, strict=True)
     )
     wanted = np.exp(jax.vmap(law.log_prob)(jnp.asarray(points, jnp.float32)))
-    wanted = wanted * stats.norm(float(y[0]), posterior.NOISE).pdf(points.sum(axis=1) / np.sqrt(2))
+    wanted = wanted * stats.norm.pdf(points.sum(axis=1) / np.sqrt(2), float(y[0]), posterior.NOISE)
     np.testing.assert_allclose(density / wanted, (density / wanted)[0], rtol=1e-3)
     x = np.asarray(posterior.exact_samples(law, a, y, jr.key(0), 40_000))
     error = x.std(axis=0) / 200
