@@ -60,7 +60,7 @@ PUBLIC = """
     DSM ScoreFPE LogFPE TimeDerivativeTaming HighOrderDSM Consistency ZeroCurl CauchyInitial Restricted Lazy edm_loss
     UniformTime UniformLogSNR LogNormalNoise likelihood_weighting noise_weighting unit_weighting
     log_likelihood flow_likelihood likelihood_bound evaluate_bound BoundEstimator entropy kl_decomposition Integrator
-    sample flow_samples encode decode Heun DPMSolver ProbabilityFlow EulerMaruyama ExponentialIntegrator
+    sample flow_samples encode decode Heun DPMSolver ProbabilityFlow EulerMaruyama ExponentialIntegrator FeynmanKac
     PredictorCorrector Langevin
     audit Audit evaluate ode_sde_gap wasserstein2 Estimate Box
     data_mesh citation

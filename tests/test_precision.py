@@ -121,6 +121,12 @@ MEASURES: dict[str, Callable[[Any], Any]] = {
     "sample": lambda s: sfp.sample(s, 2, key=KEY, method=sfp.ProbabilityFlow(sfp.Integrator(throw=False))),
     "flow_map": lambda s: reverse.flow_map(s, X, start=0.5, stop=0.2, integrator=sfp.Integrator()).state,
     "flow_samples": lambda s: sfp.flow_samples(s, 2, key=KEY, integrator=sfp.Integrator(throw=False)).log_prob,
+    "weighted_samples": lambda s: (
+        sfp.sampling.weighted_samples(
+            sfp.Annealed(s, 1.5), 2, key=KEY, method=sfp.FeynmanKac(steps=2, particles=2)
+        ).log_normalisers
+    ),
+    "weight_rate": lambda s: reverse.weight_rate(sfp.Annealed(s, 1.5), T, X),
     "encode": lambda s: sfp.encode(s, X),
     "decode": lambda s: sfp.decode(s, X),
     "round_trip": lambda s: reverse.round_trip(s, X).returned,
@@ -333,7 +339,8 @@ EXEMPT = {
     **dict.fromkeys(("GaussianKernel", "PolynomialKernel"), "float64, where it is measured"),
     **dict.fromkeys(("Audit", "Curve", "Number", "OdeSdeGap", "Section", "GridDensity", "MatchingErrors"), "a result"),
     **dict.fromkeys(("ResidualSuprema", "FlowLikelihood", "KLDecomposition", "LikelihoodBound", "Solved"), "a result"),
-    **dict.fromkeys(("FlowSamples", "RoundTrip"), "a result"),
+    **dict.fromkeys(("FlowSamples", "RoundTrip", "WeightedSamples"), "a result"),
+    "FeynmanKac": "settings; measured by weighted_samples",
     **dict.fromkeys(("TorchCall", "TorchNetwork", "from_torch"), "torch in its own precision, set at each call"),
     **dict.fromkeys(("log_snr_midpoints", "uniform_midpoints", "log_snr_grid", "uniform_grid"), "elementwise"),
     **dict.fromkeys(("RhoGrid", "NodeGrid", "default_grid", "prior_kl_bound", "PriorDivergence"), "elementwise"),

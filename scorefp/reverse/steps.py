@@ -36,17 +36,18 @@ def euler_maruyama_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Eve
         ValueError: if `x` is no sample of the score, or known times are outside the horizon or not in order.
     """
     t, earlier, x, key = checked_step(score, t, earlier, x, key)
-    return moved(score.sde, t, earlier, x, score(t, x), 1.0, key)
+    like = score.sde.diffusion(t, x).in_structure()
+    return moved(score.sde, t, earlier, x, score(t, x), 1.0, jr.normal(key, like.shape, like.dtype))
 
 
-def moved(sde: AbstractSDE, t: Scalar, earlier: Scalar, x: Event, score: Event, noise: float, key: Key) -> Event:
+def moved(sde: AbstractSDE, t: Scalar, earlier: Scalar, x: Event, score: Event, noise: float, fresh: Event) -> Event:
     r"""The step of `euler_maruyama_step` with a share $\eta$ of its noise, where the score's value is known [W1],
 
     $$ x' = x - (t - t')\,\big(f - \tfrac12(1 + \eta^2)(\nabla\cdot(GG^\top) + GG^\top s)\big)
        + \eta\sqrt{t - t'}\,G\,\epsilon. $$
 
-    The velocity of the probability flow [F0] for $\eta = 0$, where nothing is drawn, and the reverse SDE [S6] for
-    $\eta = 1$. Every $\eta$ has the marginals of the process where the score is exact.
+    The velocity of the probability flow [F0] for $\eta = 0$, where $\epsilon$ is not looked at, and the reverse SDE
+    [S6] for $\eta = 1$. Every $\eta$ has the marginals of the process where the score is exact.
 
     Args:
         sde: Any SDE.
@@ -55,17 +56,14 @@ def moved(sde: AbstractSDE, t: Scalar, earlier: Scalar, x: Event, score: Event, 
         x: The state at $t$.
         score: $s(t, x)$.
         noise: $\eta$.
-        key: A random key.
+        fresh: $\epsilon$.
     """
     length = t - earlier
     pull = sde.covariance_divergence(t, x) + sde.covariance(t, x, score)
     ahead = x - length * (sde.drift(t, x) - 0.5 * (1 + noise**2) * pull)
     if noise == 0:
         return ahead.astype(x.dtype)
-    diffusion = sde.diffusion(t, x)
-    like = diffusion.in_structure()
-    fresh = noise * jnp.sqrt(length) * diffusion.mv(jr.normal(key, like.shape, like.dtype))
-    return (ahead + fresh).astype(x.dtype)
+    return (ahead + noise * jnp.sqrt(length) * sde.diffusion(t, x).mv(fresh)).astype(x.dtype)
 
 
 def heun_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: Key) -> Event:

@@ -1,7 +1,6 @@
 """Weights along paths of the reverse process: their rates, and where they start [W1], [W2], [W3]."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -184,23 +183,23 @@ def _parts(name: str, score: AbstractScore) -> Iterator[tuple[str, AbstractScore
         yield from _parts(f"{name}.score", score.score)
 
 
-def total_exponent(score: AbstractScore) -> Any:
+def total_exponent(score: AbstractScore) -> Scalar:
     r"""The exponent of the prior in the law that a score names at `t1`, $B = \sum_i\beta_i$ over all levels."""
     if isinstance(score, AbstractComposition):
         shares = [total_exponent(part) for part in score.scores]
-        return sum(beta * share for beta, share in zip(score.exponents, shares, strict=True))
+        return jnp.sum(score.exponents * jnp.stack(shares))
     return total_exponent(score.score) if isinstance(score, Tilted) else jnp.ones(())
 
 
-def check_exponent(score: AbstractScore) -> AbstractScore:
-    """The score, refused where its law at `t1` is a power of the prior that is none."""
+def checked_exponent(score: AbstractScore) -> Scalar:
+    """`total_exponent`, refused where the law of the score at `t1` is a power of the prior that is none."""
     total = total_exponent(score)
     value = f" {float(total):g}" if is_concrete(total) else ""
     message = (
         f"the exponents of score have the sum{value}, which must be positive: at t1 the score names the law prior^sum, "
         "which has no normaliser else. Give positive parts more weight."
     )
-    return checked(score, ~(total > 0), message)
+    return checked(total, ~(total > 0), message)
 
 
 def tempered(prior: AbstractPrior, exponent: Scalar, draw: Event) -> tuple[Event, Scalar]:

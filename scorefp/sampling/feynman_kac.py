@@ -26,16 +26,14 @@ from ..integrals import Estimate
 from ..reverse.paths import check_steps
 from ..reverse.steps import moved
 from ..reverse.weights import (
-    check_exponent,
     check_weighable,
+    checked_exponent,
     log_end_density,
     rates_of,
     tempered,
-    total_exponent,
 )
 from ..score import AbstractScore
 from ..score.score import conditioned
-from ..sde import AbstractSDE
 from .draw import check_args, draws_of, in_its_precision
 from .euler import EulerMaruyama
 from .grid import Grid, default_grid, from_t1, times_of
@@ -250,13 +248,13 @@ def weighted_samples(
     stand_in = EulerMaruyama(method.steps, method.grid)
     draws = draws_of(score, runs, key=key, method=stand_in, shape=shape, args=None, dtype=dtype, mesh=mesh)
     check_args(args, runs, "runs", "run")
-    check_exponent(score)
+    checked_exponent(score)
     if draws.dtype is not None:
         single_or_better("dtype", jnp.zeros((), draws.dtype))
     at_once = runs * method.particles if batch_size is None else count("batch_size", batch_size, 1)
     population = _Population(score, draws.key, method, draws.shape, draws.dtype)
     found = on_mesh(_runs, mesh, runs, population, runs, args, at_once)
-    return _told(found, method, score.sde, mesh)
+    return _told(found, method, mesh)
 
 
 class _Population(AbstractModule):
@@ -289,6 +287,7 @@ class _Run(NamedTuple):
 
     state: _State
     ess: Float[Array, " times"]
+    times: Float[Array, " times"]
 
 
 @eqx.filter_jit
@@ -308,7 +307,7 @@ def _runs(population: _Population, runs: int, args: Any, at_once: int, mesh: Mes
 def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) -> _Run:
     """One run, at most so many particles of which are evaluated at a time."""
     method, sde, shape = population.method, score.sde, population.shape
-    n, exponent = method.particles, total_exponent(check_exponent(score))
+    n, exponent = method.particles, checked_exponent(score)
     prior_key, steps_key = jr.split(key)
     draws = jax.vmap(lambda k: sde.prior.sample(k, shape))(jr.split(prior_key, n))
     if population.dtype is not None:
@@ -318,26 +317,30 @@ def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) 
     x = from_t1(method.grid, sde, times, x)
     rates = rates_of(score, method.residual, math.prod(shape))
 
-    def each(fn: Callable[[Int[Array, ""]], Any]) -> Any:
-        return jax.vmap(fn)(jnp.arange(n)) if at_once >= n else in_batches(fn, n, at_once)
+    def each(fn: Callable[[Event, Int[Array, ""]], Any], x: Float[Array, "particles *event"]) -> Any:
+        # All at once without a gather, which costs as much as a small network.
+        if at_once >= n:
+            return jax.vmap(fn)(x, jnp.arange(n))
+        return in_batches(lambda i: fn(x[i], i), n, at_once)
 
-    def end_density(i: Int[Array, ""]) -> Scalar:
-        return log_end_density(score, in_its_precision(score, x[i])).astype(x.dtype)
+    def end_density(x: Event, i: Int[Array, ""]) -> Scalar:
+        return log_end_density(score, in_its_precision(score, x)).astype(x.dtype)
 
+    like = sde.diffusion(times[0], x[0]).in_structure()
     none = jnp.zeros((), int)
-    start = _State(x, each(end_density) - log_proposal, jnp.zeros((), x.dtype), none, none - 1, none)
+    start = _State(x, each(end_density, x) - log_proposal, jnp.zeros((), x.dtype), none, none - 1, none)
 
     def step(state: _State, now: tuple[Scalar, Scalar, Scalar, Scalar, Int[Array, ""]]) -> tuple[_State, Scalar]:
         t, earlier, before, after, k = now
         rate_key, place_key, noise_key = jr.split(jr.fold_in(steps_key, k), 3)
 
-        def evaluate(i: Int[Array, ""]) -> tuple[Event, Scalar]:
-            inner = in_its_precision(score, state.x[i])
+        def evaluate(x: Event, i: Int[Array, ""]) -> tuple[Event, Scalar]:
+            inner = in_its_precision(score, x)
             own_key = jr.fold_in(rate_key, i) if rates.random else None
             s, rate = rates(score, scalar_time(t, inner), inner, own_key)
             return s.astype(x.dtype), rate.astype(x.dtype)
 
-        s, rate = each(evaluate)
+        s, rate = each(evaluate, state.x)
         state, ess = _weighed(state, state.log_w - before * rate, k)
         here, log_w = state.x, state.log_w
         if method.threshold > 0:
@@ -345,8 +348,8 @@ def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) 
             which = jnp.where(few, systematic(place_key, log_w, n), jnp.arange(n))
             here, s, rate = here[which], s[which], rate[which]
             log_w = jnp.where(few, 0.0, log_w)
-        move = lambda x, s, key: moved(sde, t, earlier, x, s, method.noise, key)
-        there = jax.vmap(move)(here, s, jr.split(noise_key, n))
+        fresh = jr.normal(noise_key, (n, *like.shape), like.dtype) if method.noise > 0 else here
+        there = jax.vmap(lambda x, s, fresh: moved(sde, t, earlier, x, s, method.noise, fresh))(here, s, fresh)
         return state._replace(x=there, log_w=log_w - after * rate), ess
 
     lengths = times[:-1] - times[1:]
@@ -358,7 +361,7 @@ def _run(population: _Population, score: AbstractScore, key: Key, at_once: int) 
     state, last = _weighed(state, state.log_w, jnp.asarray(method.steps))
     # A particle of weight zero may be NaN, and NaN in a sum is not nothing.
     which = jnp.where(state.log_w > -jnp.inf, jnp.arange(n), jnp.argmax(state.log_w))
-    return _Run(state._replace(x=state.x[which]), jnp.append(ess, last))
+    return _Run(state._replace(x=state.x[which]), jnp.append(ess, last), times)
 
 
 def _weighed(state: _State, log_w: Float[Array, " particles"], k: Int[Array, ""]) -> tuple[_State, Scalar]:
@@ -371,7 +374,7 @@ def _weighed(state: _State, log_w: Float[Array, " particles"], k: Int[Array, ""]
     total = jax.nn.logsumexp(jnp.where(none, 0.0, log_w)) - math.log(n)
     log_w = jnp.where(none, 0.0, log_w - total)
     first = none & (state.failed < 0)
-    lost = jnp.sum(~whole & (state.log_w > -jnp.inf))
+    lost = jnp.sum(~whole & (state.log_w != -jnp.inf))
     state = _State(
         state.x,
         log_w,
@@ -402,10 +405,9 @@ def _over_runs(deviations: Float[Array, "runs *out"], runs: int) -> Float[Array,
     return jnp.sqrt(jnp.sum(deviations**2, axis=0) / (runs * (runs - 1)))
 
 
-def _told(found: _Run, method: FeynmanKac, sde: AbstractSDE, mesh: Mesh | None) -> WeightedSamples:
+def _told(found: _Run, method: FeynmanKac, mesh: Mesh | None) -> WeightedSamples:
     """The runs as they are returned; raises where one has no particle left, and warns where few are."""
-    state, ess = found
-    times = times_of(method.grid, sde, method.steps, np.dtype(state.x.dtype))
+    state, ess, times = found.state, found.ess, found.times[0]
     if is_concrete(state.failed):
         _check_runs(state, times, method)
         if mesh is None or jax.process_index() == 0:

@@ -786,6 +786,7 @@ def of_reverse() -> dict[str, Row]:
         "reverse_path": row(
             r.reverse_path, score=SCORE, t=0.5, earlier=0.4, x=X, key=KEY, roles={"step": "callable"}, legal=half("x")
         ),
+        "weight_rate": row(r.weight_rate, score=TRUTH, t=0.5, x=X),
         "ancestral_step": row(r.ancestral_step, **STEP, legal=half("x")),
         "euler_maruyama_step": row(r.euler_maruyama_step, **STEP, legal=half("x")),
         "heun_step": row(r.heun_step, **STEP, legal=half("x")),
@@ -814,6 +815,15 @@ def of_sampling() -> dict[str, Row]:
             key=KEY,
             roles={"args": None, "initial": "samples", "dtype": None},
         ),
+        "weighted_samples": row(
+            sp.weighted_samples,
+            score=TRUTH,
+            runs=2,
+            key=KEY,
+            method=sfp.FeynmanKac(steps=4, particles=8, threshold=0.0),
+            roles={"args": None, "dtype": None, "runs": "count"},
+        ),
+        "FeynmanKac": row(sfp.FeynmanKac, roles={"noise": "share", "threshold": "share", "particles": "count"}),
         "EulerMaruyama": row(sfp.EulerMaruyama),
         "Euler": row(sp.Euler),
         "Heun": row(sfp.Heun),
@@ -1113,6 +1123,7 @@ EXEMPT: dict[str, str] = {
             "FlowLikelihood",
             "Solved",
             "FlowSamples",
+            "WeightedSamples",
             "RoundTrip",
         ),
         "a result, made by the library",

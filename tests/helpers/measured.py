@@ -85,6 +85,9 @@ def samples(mesh: Mesh | None, folder: Path) -> dict[str, np.ndarray]:
     for name, given in SAMPLERS.items():
         settings = {option: jnp.asarray(v) if option == "initial" else v for option, v in given.items()}
         found[name] = np.asarray(sfp.sample(score(), N, key=jr.key(7), shape=(3,), mesh=mesh, **settings))
+    flat, method = sfp.Annealed(score(), 0.9), sfp.FeynmanKac(4, particles=8, threshold=1.0)
+    weighted = sfp.sampling.weighted_samples(flat, 5, key=jr.key(7), method=method, shape=(3,), mesh=mesh)
+    found |= {"weighted": np.asarray(weighted.samples), "their weights": np.asarray(weighted.log_weights)}
     path = folder / f"{'one' if mesh is None else 'many'}.npy"
     settings = SAMPLERS["EulerMaruyama"] | {"shape": (3,), "progress": False}
     return found | {"to a file": np.load(data.sample_to(path, score(), N, key=jr.key(7), mesh=mesh, **settings))}
