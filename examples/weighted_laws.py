@@ -9,7 +9,8 @@ Exact scores of mixtures, no training; no seed is tuned.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import _cells
@@ -70,12 +71,11 @@ LAWS = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = _cells.parser(__doc__, out="docs/assets/weighted_laws")
-    parser.add_argument("--runs", type=int, default=20, help="populations")
-    parser.add_argument("--particles", type=int, default=2500, help="samples of each")
-    options = parser.parse_args()
-    settings = Settings(options.runs, options.particles)
+    parser.add_argument("--steps", type=int, default=500, help="steps of the sampler")
+    options = parser.parse_args(arguments)
+    settings = Settings(steps=options.steps)
     report(_cells.cells(options.out, [Cell(name) for name in LAWS], settings, measured), options.out)
 
 
@@ -117,7 +117,7 @@ def measured(name: Cell, settings: Settings) -> dict[str, Any]:
     )
 
 
-def report(found: dict[Cell, dict[str, Any]], out: Any) -> None:
+def report(found: dict[Cell, dict[str, Any]], out: Path) -> None:
     headings = ["", "", "mass left of 0", "mean", "log Z"]
     body = []
     for name, f in found.items():
