@@ -328,7 +328,7 @@ def dimension_figure(found: dict[Cell, dict[str, Any]], settings: Settings) -> F
     view = Figure(figsize=(10.5, 4.6), layout="constrained")
     left, right = view.subplots(1, 2)
     of = {name.model: cell["rows"] for name, cell in found.items() if name.family == "dimension"}
-    for (case, rows), colour in zip(of.items(), COLOURS, strict=True):
+    for (case, rows), colour in zip(of.items(), COLOURS, strict=False):
         carried, resampled = ([row for row in rows if row["threshold"] == threshold] for threshold in THRESHOLDS)
         sizes = [row["size"] for row in carried]
         left.plot(sizes, [row["end"] for row in carried], "o-", color=colour, label=case)
@@ -340,11 +340,14 @@ def dimension_figure(found: dict[Cell, dict[str, Any]], settings: Settings) -> F
     left.axhline(least, color="black", lw=0.8)
     left.annotate("one particle", (1, least), xytext=(0, 4), textcoords="offset points")
     right.axhline(settings.particles**-0.5, color="black", lw=0.8)
-    right.annotate("independent samples", (1, settings.particles**-0.5), xytext=(0, 4), textcoords="offset points")
-    left.set(
-        yscale="log", ylim=(0.6 * least, 1.5), title="effective share, no resampling (dotted: share at D = 1, to D)"
+    right.annotate(
+        "independent samples", (64, settings.particles**-0.5), (0, 4), textcoords="offset points", ha="right"
     )
-    right.set(yscale="log", title="error of a mean, deviations")
+    left.set(yscale="log", ylim=(0.6 * least, 1.5), title="effective share, no resampling\n(dotted: to the power D)")
+    right.set(
+        yscale="log",
+        title="error of a mean, deviations (solid: resampled,\ndashed: weights carried, dotted: no weights)",
+    )
     for axes in (left, right):
         axes.set(xscale="log", xlabel="D", xticks=SIZES, xticklabels=[str(size) for size in SIZES])
         axes.minorticks_off()
@@ -365,7 +368,9 @@ def residual_figure(found: dict[Cell, dict[str, Any]]) -> Figure:
     left.set(title="effective share, no resampling", ylim=(0.5, 1.02))
     right.set(title="KL(truth ‖ exp φ(t0, ·)), nats", yscale="log")
     for axes in (left, right):
-        axes.set(xscale="log", xlabel="deviation of the residual, nats")
+        ticks = (0.3, 0.5, 1, 2, 5)
+        axes.set(xscale="log", xlabel="deviation of the residual, nats", xticks=ticks, xticklabels=map(str, ticks))
+        axes.minorticks_off()
         axes.grid(visible=True)
     view.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(MODELS))
     return view
