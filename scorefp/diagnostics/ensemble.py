@@ -1,6 +1,6 @@
 """The diffused samples at which the curves of an audit are taken."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -131,6 +131,34 @@ class Ensemble(AbstractModule):
         Raises:
             TypeError: if the SDE has no Gaussian kernel.
         """
+        t, slices = self.slices(integrand, score, data, key=key, mesh=mesh, together=self.times)
+        (values,) = slices
+        return t, {name: value.astype(np.float64) for name, value in values.items()}
+
+    def slices(
+        self,
+        integrand: Integrand,
+        score: AbstractScore,
+        data: Dataset,
+        *,
+        key: Key,
+        mesh: Mesh | None = None,
+        together: int = 1,
+    ) -> tuple[Float[np.ndarray, " times"], Iterator[dict[str, Float[np.ndarray, "times n ..."]]]]:
+        """The times, and the values of `evaluate` for so many of them together, in order: whole samples need the memory
+        of these alone.
+
+        Args:
+            integrand: As for `evaluate`.
+            score: Likewise.
+            data: Likewise.
+            key: Likewise.
+            mesh: Likewise.
+            together: How many times, a divisor of their number.
+
+        Raises:
+            TypeError: if the SDE has no Gaussian kernel.
+        """
         sde = linear_sde(score)
         sample_key, key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=sample_key)
@@ -144,12 +172,19 @@ class Ensemble(AbstractModule):
             f"inside [t0, t1] = [{sde.t0:g}, {sde.t1:g}].",
         )
         t = jnp.clip(t, sde.t0, sde.t1).astype(chosen.values.dtype)
-        arguments = (integrand, score, chosen.values, chosen.args, t, key, self.batch_size)
-        values = on_mesh(_evaluate, mesh, t.size * len(chosen), *arguments)
-        return np.asarray(t, np.float64), {
-            name: np.asarray(value, np.float64).reshape(t.size, len(chosen), *value.shape[1:])
-            for name, value in values.items()
-        }
+        count = together * len(chosen)
+
+        def values(first: int) -> dict[str, Float[np.ndarray, "times n ..."]]:
+            at = (jnp.asarray(first * len(chosen)), count)
+            found = on_mesh(
+                _evaluate, mesh, count, integrand, score, chosen.values, chosen.args, t, key, at, self.batch_size
+            )
+            return {
+                name: np.asarray(value).reshape(together, len(chosen), *value.shape[1:])
+                for name, value in found.items()
+            }
+
+        return np.asarray(t, np.float64), (values(first) for first in range(0, t.size, together))
 
 
 @eqx.filter_jit
@@ -165,20 +200,23 @@ def _evaluate(
     args: Any,
     times: Float[Array, " times"],
     key: Key,
+    at: tuple[Int[Array, ""], int],
     batch_size: int,
     mesh: Mesh | None,
 ) -> dict[str, Float[Array, "index ..."]]:
-    sde = linear_sde(score)
+    """The values at so many indices from the first on."""
+    sde, (first, count) = linear_sde(score), at
     noise_key, own_key = jr.split(key)
 
-    def one(index: Int[Array, ""]) -> dict[str, Event]:
+    def one(place: Int[Array, ""]) -> dict[str, Event]:
+        index = first + place
         row, t = index % len(x), times[index // len(x)]
         clean = x[row]
         noise = jr.normal(jr.fold_in(noise_key, index), clean.shape, clean.dtype)
         diffused = sde.diffuse(t, clean, noise)
         return integrand(conditioned(score, args, row), t, diffused, noise, jr.fold_in(own_key, index))
 
-    return in_batches(one, times.size * len(x), batch_size, mesh)
+    return in_batches(one, count, batch_size, mesh)
 
 
 def _midpoints(times: int) -> Float[Array, " times"]:

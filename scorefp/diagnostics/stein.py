@@ -37,7 +37,8 @@ class ScoreError(AbstractMeasure):
     error of the noise prediction, over the entries of a sample: a pure number, on the scale of `r_DSM_scale_free`.
 
     The values of the samples are the squares, of any sign; a mean square that is negative counts as zero. The interval
-    is that of the bound: with a probability of 97.5 % the error is above its lower end.
+    is that of the bound: with a probability of nominally 97.5 % the error is above its lower end, with less where a
+    sample has more elements than there are samples (`score_error_bound`).
 
     **The samples** are independent, and not those that the score was trained on. A thousand or more show errors of a
     few per cent; with a hundred the fields that can be fitted are few. Of a score with conditioning the fields see the
@@ -85,12 +86,12 @@ class ScoreError(AbstractMeasure):
         size, n = data.size, min(self.ensemble.samples, len(data))
         if n < 2 * self.folds:
             return Section("error", {}, {}, (f"There are none: {n} samples for {self.folds} folds of two and more.",))
-        t, values = self.ensemble.evaluate(_at, score, data, key=key, mesh=mesh)
+        t, slices = self.ensemble.slices(_at, score, data, key=key, mesh=mesh)
         sde = linear_sde(score)
         trace = default_trace(size) if self.trace is None else self.trace
         squares = np.zeros((2, len(t), n))
-        for i, time in enumerate(t):
-            x, s, noise = (jnp.asarray(values[name][i], data.values.dtype) for name in ("x", "score", "noise"))
+        for i, (time, values) in enumerate(zip(t, slices, strict=True)):
+            x, s, noise = (jnp.asarray(values[name][0], data.values.dtype) for name in ("x", "score", "noise"))
             now = jnp.asarray(time, x.dtype)
             bounds = lower_bounds(
                 now,
@@ -167,10 +168,11 @@ class SteinTest(AbstractMeasure):
             positive("width", self.width)
 
     def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
-        t, values = self.ensemble.evaluate(_at, score, data, key=key, mesh=mesh)
+        t, slices = self.ensemble.slices(_at, score, data, key=key, mesh=mesh)
+        own, batch = apart(key), self.ensemble.batch_size
         found = [
-            discrepancy_of(x, s, jr.fold_in(apart(key), i), self.width, self.draws, self.ensemble.batch_size)
-            for i, (x, s) in enumerate(zip(values["x"], values["score"], strict=True))
+            discrepancy_of(at["x"][0], at["score"][0], jr.fold_in(own, i), self.width, self.draws, batch)
+            for i, at in enumerate(slices)
         ]
         scale = np.asarray(linear_sde(score).sigma(jnp.asarray(t)), np.float64) ** 2 / data.size
         squared = scale * np.asarray([float(one.squared.value) for one in found])

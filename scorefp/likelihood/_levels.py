@@ -82,19 +82,24 @@ def log_interval(centre: Event, width: Scalar) -> Event:
     r"""$\log\big[\Phi(c + \tfrac w2) - \Phi(c - \tfrac w2)\big]$ without cancellation, finite in both tails.
 
     A narrow interval is taken by quadrature of its density, since the difference of two nearly equal logarithms has few
-    digits; a wide one by that difference, in the lower tail.
+    digits; a wide one by that difference, in the lower tail; and one far out by the leading term of the tail, where the
+    squares in the two logarithms have lost their difference.
     """
-    c = jnp.abs(centre)
+    c = jnp.minimum(jnp.abs(centre), 1e18)  # whose square float32 holds
     wide = width * jnp.maximum(c, 1) > 1
-    # Values of the case that is not taken are kept harmless, for the sake of the gradient.
-    upper = log_ndtr(0.5 * width - c)
-    apart = jnp.where(wide, log_ndtr(-0.5 * width - c) - upper, -1.0)
+    near_end = c - 0.5 * width
+    far = wide & (near_end > 100)
+    # Values of the cases that are not taken are kept harmless, for the sake of the gradient.
+    upper = log_ndtr(jnp.where(far, 0.0, -near_end))
+    apart = jnp.where(wide & ~far, log_ndtr(-0.5 * width - c) - upper, -1.0)
     difference = upper + jnp.log(-jnp.expm1(apart))
+    end, ratio = jnp.where(far, near_end, 1.0), jnp.where(far, width * c, 1.0)
+    tail = -0.5 * end**2 - jnp.log(end) - 0.5 * math.log(2 * math.pi) + jnp.log(-jnp.expm1(-ratio))
     narrow, near = jnp.where(wide, 1.0, width), jnp.where(wide, 0.0, c)
     u = jnp.asarray(_NODES, c.dtype) * narrow[..., None]
     mean = jnp.exp(-u * (near[..., None] + 0.5 * u)) @ jnp.asarray(_WEIGHTS, c.dtype)
     density = -0.5 * near**2 - 0.5 * math.log(2 * math.pi)
-    return jnp.where(wide, difference, density + jnp.log(narrow * mean))
+    return jnp.where(far, tail, jnp.where(wide, difference, density + jnp.log(narrow * mean)))
 
 
 def _information(delta: Scalar) -> Scalar:

@@ -56,7 +56,8 @@ def sample(
     r"""Draws samples: $x_{t_1}$ from the prior, then the reverse process from `t1` to `t0` [G1].
 
     Compiled once for a configuration. The same key draws the same points of the prior for every method, so that two
-    methods can be compared sample by sample. The model gets no key, so that dropout is off; to keep it, give `bind` a
+    methods can be compared sample by sample, but for `FeynmanKac`, whose samples are resampled from a population. The
+    model gets no key, so that dropout is off; to keep it, give `bind` a
     key first.
 
     **Samples that failed** are told of: those that are not finite, and those that are exploded, beyond five times the
@@ -74,7 +75,7 @@ def sample(
         key: A random key; the same key gives the same samples.
         method: `EulerMaruyama()` by default, a thousand steps even in log-SNR, or in time where the SDE is not linear;
             `EulerMaruyama(steps, grid)`, `ProbabilityFlow(integrator)`, `Heun(steps)`, `DPMSolver(steps)` or
-            another sampler.
+            another sampler; `FeynmanKac(steps)` for the law that a composition or a potential names.
         shape: The event shape, where the score does not know it.
         args: Conditioning, a pytree of arrays with `n` as leading axis, given to the model.
         initial: The starting points of the samples, in place of draws from the prior: states at the first time of the
@@ -219,6 +220,11 @@ def draws_of(
     """The arguments of `sample`, checked; `like` is the shape of an event where nothing else says it."""
     require_score(score)
     one_row(mesh)
+    if isinstance(method, AbstractPopulationSampler):
+        raise TypeError(
+            f"method is a {name_of(method)}, whose samples are drawn together and weighted; sample and "
+            "weighted_samples take it. Here each sample is drawn by itself, for example by scorefp.Heun(steps=20)."
+        )
     kind("method", method, AbstractSampler, "It is a sampler, for example scorefp.Heun(steps=20).")
     key, n = random_key("sample", key), count("n", n, 1)
     if shape is not None:

@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from .._batches import apart, in_batches, on_mesh
 from .._checks import count, function, is_concrete, kind, random_key, require, scalar_time, single_or_better
@@ -50,10 +50,11 @@ class FeynmanKac(AbstractPopulationSampler):
     $$ dx = \big(f - \tfrac12(1 + \eta^2)(\nabla\cdot(GG^\top) + GG^\top s)\big)\,dt + \eta\,G\,d\bar w $$
 
     to `t0`, where $\eta$ = `noise`: the reverse SDE for $\eta = 1$, the probability flow for $\eta = 0$. On their way
-    $\log w$ falls by $r\,dt$, with the rate $r$ of `weight_rate`, by the trapezoid rule. The weighted law at each time
-    is $p_t \propto e^{\varphi(t, \cdot)}$ for every $\eta$, and the mean of the weights is unbiased for the ratio of
-    normalisers, up to the order of the steps. Where the effective sample size $(\sum w)^2/\sum w^2$ falls below
-    `threshold` times the particles, they are resampled (systematically), which keeps both.
+    $\log w$ falls by $r\,dt$, with the rate $r$ of `weight_rate`, by the trapezoid rule but for the last step. The
+    weighted law at each time is $p_t \propto e^{\varphi(t, \cdot)}$ for every $\eta$, and the mean of the weights is
+    unbiased for the ratio of normalisers, up to the order of the steps. Where the effective sample size
+    $(\sum w)^2/\sum w^2$ falls below `threshold` times the particles, they are resampled (systematically), which keeps
+    both.
 
     Linear combinations and tilts of exact scores need no potential; `weight_rate` says which rate they have. One
     evaluation of each part a step. All products are in full precision.
@@ -61,9 +62,13 @@ class FeynmanKac(AbstractPopulationSampler):
     **When it fails.** The variance of $\log w$ grows with the size of the residual and with the number of elements of a
     sample: in high dimension few particles carry all the weight, and resampling copies them. The curve of the effective
     sample size shows it, and a warning tells of a population of which next to nothing was left. With $\eta = 0$ copies
-    never part again. **Sharper laws need noise**: with less of it the paths of `Annealed(score, beta)` draw together
-    more than the law does. On VP the weights of a normal law have a variance for $\eta^2 > 1 - 1/\beta$ alone; for
-    $\beta = 2$ that is $\eta > 0.71$. More noise than one makes them more even, and takes more steps.
+    never part again.
+
+    **Sharper laws need more noise.** The paths of `Annealed(score, beta)` with $\beta > 1$ draw together more than the
+    law does, and the weights are heavy-tailed where $\eta$ is small. Of a normal law on VP they have a variance for
+    $\eta^2 > 2(1 - 1/\beta)$ with resampling, for $\eta^2 \ge 5.83\,(1 - 1/\beta)$ without: for $\beta = 2$ above one
+    and 1.71. The effective sample size after resampling does not show it, the spread of $\log Z$ over runs does. More
+    noise takes more steps.
 
     Args:
         steps: The number of steps.
@@ -104,6 +109,10 @@ class FeynmanKac(AbstractPopulationSampler):
         check_steps(self.steps, "a sampler")
         count("particles", self.particles, 1)
         function("grid", self.grid, "sde, steps", "It is scorefp.sampling.log_snr_grid, for example.")
+        for name in ("noise", "threshold"):
+            kind(
+                name, getattr(self, name), (int, float), "It is a number of Python, for one program is compiled for it."
+            )
         require(0 <= self.noise < math.inf, f"noise = {self.noise}; it is zero or more, one for the reverse SDE.")
         require(0 <= self.threshold <= 1, f"threshold = {self.threshold}; a share of the particles lies in [0, 1].")
         if self.residual is not None:
@@ -156,17 +165,19 @@ class WeightedSamples(AbstractModule):
         shares = jnp.exp(self.log_normalisers - total)
         return Estimate(total, _over_runs(shares - 1, runs))
 
-    def mean(self, fn: Callable[[Event], Float[Array, "*out"]]) -> Estimate:
+    @measures
+    def mean(self, fn: Callable[[Event], Shaped[Array, "*out"]]) -> Estimate:
         r"""The weighted mean of a function of one sample over all runs, $\sum w f/\sum w$.
 
         Its standard error is that of a ratio over independent runs; NaN from one run. Its bias is of the order of one
         over the particles.
 
         Args:
-            fn: The function, called with one sample.
+            fn: The function, called with one sample; its value is an array of numbers or of truth values.
         """
         function("fn", fn, "x", "It returns an array for one sample.")
-        values = jax.vmap(jax.vmap(fn))(self.samples)
+        values = jnp.asarray(jax.vmap(jax.vmap(fn))(self.samples))
+        values = values.astype(jnp.promote_types(values.dtype, self.log_weights.dtype))
         runs, weights = len(self.log_weights), jnp.exp(self.log_weights).astype(values.dtype)
         sums = jnp.einsum("rp,rp...->r...", weights, values)
         mean = jnp.sum(sums, axis=0)
@@ -335,7 +346,7 @@ def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_onc
 
     def end_density(x: Event, run: Int[Array, ""], _: Int[Array, ""]) -> Scalar:
         score = conditioned(population.score, args, runs[run])
-        return log_end_density(score, in_its_precision(score, x)).astype(x.dtype)
+        return log_end_density(score, weighable(score, x)).astype(x.dtype)
 
     like = sde.diffusion(times[0], x[0, 0]).in_structure()
     none = jnp.zeros(len(runs), int)
@@ -351,7 +362,7 @@ def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_onc
 
         def evaluate(x: Event, run: Int[Array, ""], i: Int[Array, ""]) -> tuple[Event, Scalar]:
             score = conditioned(population.score, args, runs[run])
-            inner = in_its_precision(score, x)
+            inner = weighable(score, x)
             own_key = jr.fold_in(rate_keys[run], i) if rates.random else None
             s, rate = rates(score, scalar_time(t, inner), inner, own_key)
             return s.astype(x.dtype), rate.astype(x.dtype)
@@ -369,7 +380,8 @@ def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_onc
         if method.noise > 0:
             fresh = jax.vmap(lambda key: jr.normal(key, (n, *like.shape), like.dtype))(noise_keys)
         move = lambda x, s, fresh, *_: moved(sde, t, earlier, x, s, method.noise, fresh)
-        return state._replace(x=each(move, here, s, fresh), log_w=log_w - after * rate), ess
+        log_w = jnp.where(log_w > -jnp.inf, log_w - after * rate, -jnp.inf)
+        return state._replace(x=each(move, here, s, fresh), log_w=log_w), ess
 
     lengths = times[:-1] - times[1:]
     # By the trapezoid rule, but for the last step, whose rate at t0 would cost an evaluation, and which some methods
@@ -393,8 +405,11 @@ def _weighed(
     kept = whole & (log_w > -jnp.inf)
     log_w = jnp.where(kept, log_w, -jnp.inf)
     none = ~jnp.any(kept, axis=1)
-    total = jax.nn.logsumexp(jnp.where(none[:, None], 0.0, log_w), axis=1) - math.log(n)
-    log_w = jnp.where(none[:, None], 0.0, log_w - total[:, None])
+    # The largest first, as the rest is small beside a large one.
+    largest = jnp.where(none, 0.0, jnp.max(log_w, axis=1))
+    log_w = jnp.where(none[:, None], 0.0, log_w - largest[:, None])
+    mean = jax.nn.logsumexp(log_w, axis=1) - math.log(n)
+    log_w, total = log_w - mean[:, None], largest + mean
     first = none & (state.failed < 0)
     lost = jnp.sum(~whole & (state.log_w != -jnp.inf), axis=1)
     state = _State(
@@ -406,6 +421,12 @@ def _weighed(
         jnp.where(first, jnp.sum(~whole, axis=1), state.broken),
     )
     return state, jnp.where(none, 0.0, n / jnp.mean(jnp.exp(2 * log_w), axis=1))
+
+
+def weighable(score: AbstractScore, x: Event) -> Event:
+    """A state in the score's own precision, or in float32 where that is less."""
+    inner = in_its_precision(score, x)
+    return inner.astype(jnp.promote_types(inner.dtype, jnp.float32))
 
 
 def systematic(key: Key, log_w: Float[Array, " particles"], n: int) -> Int[Array, " n"]:
@@ -430,14 +451,14 @@ def _over_runs(deviations: Float[Array, "runs *out"], runs: int) -> Float[Array,
 def _told(found: _Run, method: FeynmanKac, mesh: Mesh | None) -> WeightedSamples:
     """The runs as they are returned; raises where one has no particle left, and warns where few are."""
     state, ess, times = found.state, found.ess, found.times[0]
-    if is_concrete(state.failed):
+    if all(map(is_concrete, jax.tree.leaves(found))):
         _check_runs(state, times, method)
         if mesh is None or jax.process_index() == 0:
             _warn_of_runs(state, ess, times, method)
     else:
         message = "all weights of a run are zero or not finite; outside jit, vmap and grad its step and time are named."
         state = state._replace(x=eqx.error_if(state.x, jnp.any(state.failed >= 0), message))
-    log_weights = state.log_w + state.log_z[:, None]
+    log_weights = state.log_w + (state.log_z - jnp.max(state.log_z))[:, None]
     log_weights = log_weights - jax.nn.logsumexp(log_weights)
     return WeightedSamples(state.x, log_weights, times, ess, state.log_z)
 
@@ -462,8 +483,8 @@ def _warn_of_runs(
     lost, n = int(np.sum(state.lost)), method.particles
     if lost > 0:
         warnings.warn(
-            f"{lost} particles of {state.x.shape[0]} runs of {n} were not finite and have the weight zero. Look at the "
-            "score along the way, or take more steps.",
+            f"{lost} times a particle of {state.x.shape[0]} runs of {n} was not finite and got the weight zero. Look "
+            "at the score along the way, or take more steps.",
             stacklevel=4,
         )
     floor = max(0.01 * n, min(10.0, 0.1 * n))

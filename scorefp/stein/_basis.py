@@ -37,7 +37,7 @@ class Basis(AbstractModule):
     $\sin\langle\omega, z\rangle$ of $z = (x - \text{centre})/\text{scale}$; further functions after them.
 
     Args:
-        centre: The mean of the samples, flat.
+        centre: The mean of the samples, flat; zero where the entries are no functions of the basis.
         scale: The root mean square of their entries about it.
         frequencies: The $\omega$ as rows.
         further: Functions of `(t, x)`, or `None`.
@@ -76,6 +76,9 @@ def basis_of(x: Float[Array, "n *event"], waves: int, further: Features | None, 
     rows = x.reshape(len(x), -1)
     centre = rows.mean(axis=0)
     scale = jnp.sqrt(jnp.mean((rows - centre) ** 2))
+    # The entries take up a shift of the other functions. Without them the centre would be a part of the fields which
+    # knows the samples that measure them.
+    centre = centre if rows.shape[1] <= _ENTRIES_UP_TO else jnp.zeros_like(centre)
     scale = jnp.where(scale > 0, scale, 1)
     least, largest = _PHASES
     # In one precision for all, in which the same key gives the same.

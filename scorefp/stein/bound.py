@@ -78,7 +78,9 @@ def score_error_bound(
     **Cross-fitting.** The samples are parted into folds. Of each the mean is taken with a field fitted on the others,
     by ridge regression; the ridge is the one with the largest mean over folds left out in turn. The mean is linear in
     the samples of its fold and the field is fixed there, so that its expectation is never above the error: there is no
-    bias to correct. It is near zero for the exact score, mostly below it, and negative values are no error.
+    bias to correct. It is near zero for the exact score, mostly below it, and negative values are no error. The
+    standard error is that of the mean over samples; it leaves out that a sample helps to fit the fields of the other
+    folds, which matters where a sample has more elements than there are samples. With few samples take few waves.
 
     **With the noise** of $x = \alpha x_0 + \sigma\epsilon$ at hand the mean of
     $\langle\epsilon/\sigma, v\rangle - \nabla\cdot v$, which is zero, is added with the share $\sigma^2/(\alpha^2 +
@@ -269,7 +271,7 @@ def _fitted(gram: Float[Array, "folds K K"], functional: Float[Array, "folds K R
     """
     folds = len(gram)
     squares = jnp.diagonal(gram.sum(axis=0))
-    seen = squares > 1e-10 * squares.max()
+    seen = squares > jnp.finfo(gram.dtype).tiny
     unit = jnp.where(seen, jax.lax.rsqrt(jnp.where(seen, squares, 1)), 0)
     gram, functional = gram * unit[:, None] * unit, functional * unit[:, None]
     ridges = jnp.asarray(_RIDGES, gram.dtype)

@@ -158,7 +158,7 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("time_first", "channels_last", "learned_variance"), "flag"),
     **dict.fromkeys(("module", "output"), "callable"),
     **dict.fromkeys(("progress", "throw", "from_zero", "labels", "skip_corrupt"), "flag"),
-    **dict.fromkeys(("form", "truncation", "process", "split", "shard"), "word"),
+    **dict.fromkeys(("form", "truncation", "process", "split", "shard", "encoder"), "word"),
     **dict.fromkeys(("sde", "trace", "probes", "law", "method", "integrator", "time", "estimator", "rule"), "thing"),
     **dict.fromkeys(("residual", "box", "window", "points", "domain", "term", "mixture", "proposal", "flow"), "thing"),
     "call": "thing",

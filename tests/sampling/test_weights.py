@@ -282,7 +282,9 @@ def test_samples_are_resampled() -> None:
     """Any number of them, in random order, of the weighted law; float64 states of a float32 score too."""
     score = sfp.Annealed(parts()[0], 2.0)
     law = law_of(score)
-    x = sfp.sample(score, RUNS * METHOD.particles, key=jr.key(1), method=METHOD)[:5000]
+    # With a noise for which the weights of a sharper law have a variance.
+    method = sfp.FeynmanKac(steps=200, noise=1.5)
+    x = sfp.sample(score, RUNS * method.particles, key=jr.key(1), method=method)[:5000]
     assert x.shape == (5000, 1)
     np.testing.assert_allclose(np.asarray(jax.vmap(law.statistics)(x)).mean(axis=0), law.values, atol=0.1)
     assert len(jnp.unique(x)) > 1000
@@ -314,11 +316,35 @@ def test_some_particles_left() -> None:
     score = sfp.Tilted(
         sfp.Score(lambda t, x: -x, sfp.VP(), (1,)), lambda t, x: jnp.where(x[0] > 1.0, jnp.nan, 1.0) * x[0] * 1e-3
     )
-    method = sfp.FeynmanKac(steps=10, particles=200)
-    with pytest.warns(UserWarning, match=r"particles of 2 runs of 200 were not finite and have the weight zero"):
+    method = sfp.FeynmanKac(steps=10, particles=200, threshold=0.0)
+    with pytest.warns(UserWarning, match=r"a particle of 2 runs of 200 was not finite") as told:
         found = weighted_samples(score, 2, key=jr.key(0), method=method)
+    times = next(int(str(one.message).split()[0]) for one in told if "was not finite" in str(one.message))
+    assert 0 < times <= 400  # none of them twice
     assert bool(jnp.isfinite(found.samples).all())
     assert bool(jnp.isfinite(found.mean(lambda x: x).value).all())
+
+
+def test_means_of_any_kind_and_gradients() -> None:
+    """Truth values and whole numbers are averaged like floats; log Z has a derivative, that of differences."""
+    score = parts()[0]
+    found = weighted_samples(sfp.Annealed(score, 0.8), 2, key=jr.key(0), method=SMALL)
+    want = found.mean(lambda x: (x[0] < 0).astype(x.dtype))
+    for kind in (bool, int):
+        again = found.mean(lambda x, kind=kind: (x[0] < 0).astype(kind))
+        np.testing.assert_allclose([again.value, again.error], [want.value, want.error], rtol=1e-6)
+    assert 0 < want.value < 1
+    method = sfp.FeynmanKac(steps=10, particles=16, threshold=0.0)
+
+    @jax.jit
+    def log_z(beta: Array) -> Array:
+        annealed = sfp.Annealed(score, beta)
+        return weighted_samples(annealed, 2, key=jr.key(1), method=method).log_normaliser.value
+
+    step = 0.02
+    difference = (log_z(jnp.asarray(0.8 + step)) - log_z(jnp.asarray(0.8 - step))) / (2 * step)
+    eager = lambda beta: weighted_samples(sfp.Annealed(score, beta), 2, key=jr.key(1), method=method).log_normaliser
+    np.testing.assert_allclose(jax.grad(lambda beta: eager(beta).value)(0.8), difference, rtol=0.02)
 
 
 def test_a_collapsed_population() -> None:

@@ -105,6 +105,19 @@ def test_the_bound_of_an_exact_score_is_not_above_zero(noise: bool) -> None:
     assert error.mean() < 0.1
 
 
+def test_more_elements_than_samples() -> None:
+    """Where the basis has no entries, nothing of the samples that measure a field is in it."""
+    exact = sfp.Score(lambda t, x: -x, VP)
+
+    def of(key: Array) -> Array:
+        x = jr.normal(key, (64, 300))
+        return score_error_bound(exact, 0.5, x, key=jr.key(5), waves=0).gradient.value
+
+    value = np.asarray(jax.jit(lambda keys: jax.lax.map(of, keys))(jr.split(jr.key(3), 60)))
+    assert value.mean() < 2 * value.std(ddof=1) / len(value) ** 0.5
+    assert np.median(abs(value)) < 0.1
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("a", "b"), [(0.5, 0.0), (0.0, 0.4), (0.5, 0.4)])
 def test_the_bound_is_the_planted_error_from_below(a: float, b: float) -> None:
@@ -169,7 +182,7 @@ def test_bounds_are_those_of_a_regression_by_numpy() -> None:
     fields = np.einsum("nk,ij->nkij", psi, eye).reshape(n, -1, 2), psi[..., None] * field[:, None] + grad
     for values, (v, c) in zip(found, (gradients, (fields[0], fields[1].reshape(n, -1))), strict=True):
         square = np.einsum("nkd,nkd->k", v, v) / n
-        unit = np.where(square > 1e-10, 1 / np.sqrt(np.maximum(square, 1e-300)), 0)
+        unit = np.where(square > 0, 1 / np.sqrt(np.maximum(square, 1e-300)), 0)
         v, c, fold = v * unit[:, None], c * unit, np.arange(n) % folds
 
         def fit(rows: np.ndarray, ridge: float, v: np.ndarray = v, c: np.ndarray = c) -> np.ndarray:
