@@ -38,6 +38,8 @@ def in_batches(fn: Callable[[Int[Array, ""]], _T], count: int, batch_size: int, 
     indices = jnp.minimum(jnp.arange(batches * size * devices), count - 1)
 
     def share(indices: Int[Array, " share"]) -> _T:
+        if size == 1:  # without `vmap`, under which a branch becomes two
+            return jax.lax.map(fn, indices)
         values = jax.lax.map(jax.vmap(fn), indices.reshape(batches, size))
         return jax.tree.map(lambda value: value.reshape(batches * size, *value.shape[2:]), values)
 

@@ -372,9 +372,13 @@ def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_onc
         here, log_w = state.x, state.log_w
         if method.threshold > 0:
             few = (ess < method.threshold * n)[:, None]
-            kept = jax.vmap(lambda key, log_w: systematic(key, log_w, n))(place_keys, log_w)
-            which = jnp.where(few, kept, jnp.arange(n))
-            here, s, rate = (jax.vmap(lambda value, which: value[which])(value, which) for value in (here, s, rate))
+
+            def resample(values: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+                kept = jax.vmap(lambda key, log_w: systematic(key, log_w, n))(place_keys, log_w)
+                which = jnp.where(few, kept, jnp.arange(n))
+                return jax.tree.map(lambda value: jax.vmap(lambda v, i: v[i])(value, which), values)
+
+            here, s, rate = jax.lax.cond(jnp.any(few), resample, lambda values: values, (here, s, rate))
             log_w = jnp.where(few, 0.0, log_w)
         fresh = here
         if method.noise > 0:
