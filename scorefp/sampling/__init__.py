@@ -4,11 +4,7 @@ from .corrector import PredictorCorrector as PredictorCorrector
 from .draw import sample as sample
 from .euler import Euler as Euler, EulerMaruyama as EulerMaruyama, ProbabilityFlow as ProbabilityFlow
 from .exponential import DPMSolver as DPMSolver, ExponentialIntegrator as ExponentialIntegrator
-from .feynman_kac import (
-    FeynmanKac as FeynmanKac,
-    WeightedSamples as WeightedSamples,
-    weighted_samples as weighted_samples,
-)
+from .feynman_kac import FeynmanKac as FeynmanKac, weighted_samples as weighted_samples
 from .flow import FlowSamples as FlowSamples, flow_samples as flow_samples
 from .grid import (
     Grid as Grid,
@@ -27,3 +23,4 @@ from .sampler import (
     AbstractStepSampler as AbstractStepSampler,
     Denoised as Denoised,
 )
+from .weighted import WeightedSamples as WeightedSamples

@@ -1,9 +1,8 @@
 """Weighted samples: paths of the reverse process with the weights that correct their law [W1], [W4]."""
 
 import math
-import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,17 +11,16 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from .._batches import apart, in_batches, on_mesh
-from .._checks import count, function, is_concrete, kind, random_key, require, scalar_time, single_or_better
+from .._checks import count, function, is_concrete, kind, require, scalar_time, single_or_better
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, FiniteDifference
 from ..fokker_planck import AbstractLogResidualMethod
 from ..fokker_planck.residual import resolve_log
-from ..integrals import Estimate
 from ..reverse.paths import check_steps
 from ..reverse.steps import moved
 from ..reverse.weights import (
@@ -34,10 +32,12 @@ from ..reverse.weights import (
 )
 from ..score import AbstractScore
 from ..score.score import conditioned
+from ._particles import Run, State, check_runs, warn_of_runs, weighed
 from .draw import check_args, draws_of, in_its_precision
 from .euler import EulerMaruyama
 from .grid import Grid, default_grid, from_t1, times_of
 from .sampler import AbstractPopulationSampler
+from .weighted import WeightedSamples, systematic
 
 
 class FeynmanKac(AbstractPopulationSampler):
@@ -136,67 +136,6 @@ class FeynmanKac(AbstractPopulationSampler):
         return found.resampled(n, key=apart(key))
 
 
-class WeightedSamples(AbstractModule):
-    r"""Runs of particles with their weights.
-
-    Args:
-        samples: The particles at `t0`, those of a run along the second axis.
-        log_weights: The logarithms of their weights, made to have the sum one over all runs: a run counts by its
-            $Z$, as it must where runs are pooled.
-        times: The times of the grid, from `t1` to `t0`.
-        ess: The effective sample size of each run at these times, as a number of particles, before they are resampled
-            there [W4].
-        log_normalisers: $\log Z$ of each run, that of the mean of its weights: $Z$ is unbiased for $\int
-            e^{\varphi(t_0, x)}\,dx$, up to the order of the steps. Without a potential it is $\int\prod_i
-            q_i^{\beta_i}\,dx$ of the laws that the parts are the scores of.
-    """
-
-    samples: Float[Array, "runs particles *event"]
-    log_weights: Float[Array, "runs particles"]
-    times: Float[Array, " times"]
-    ess: Float[Array, "runs times"]
-    log_normalisers: Float[Array, " runs"]
-
-    @property
-    def log_normaliser(self) -> Estimate:
-        r"""$\log Z$ from the mean of $Z$ over the runs, with its standard error, NaN from one run."""
-        runs = self.log_normalisers.size
-        total = jax.nn.logsumexp(self.log_normalisers) - math.log(runs)
-        shares = jnp.exp(self.log_normalisers - total)
-        return Estimate(total, _over_runs(shares - 1, runs))
-
-    @measures
-    def mean(self, fn: Callable[[Event], Shaped[Array, "*out"]]) -> Estimate:
-        r"""The weighted mean of a function of one sample over all runs, $\sum w f/\sum w$.
-
-        Its standard error is that of a ratio over independent runs; NaN from one run. Its bias is of the order of one
-        over the particles.
-
-        Args:
-            fn: The function, called with one sample; its value is an array of numbers or of truth values.
-        """
-        function("fn", fn, "x", "It returns an array for one sample.")
-        values = jnp.asarray(jax.vmap(jax.vmap(fn))(self.samples))
-        values = values.astype(jnp.promote_types(values.dtype, self.log_weights.dtype))
-        runs, weights = len(self.log_weights), jnp.exp(self.log_weights).astype(values.dtype)
-        sums = jnp.einsum("rp,rp...->r...", weights, values)
-        mean = jnp.sum(sums, axis=0)
-        shares = jnp.sum(weights, axis=1).reshape(-1, *(1 for _ in mean.shape))
-        return Estimate(mean, _over_runs(runs * (sums - shares * mean), runs))
-
-    def resampled(self, n: int, *, key: Key) -> Float[Array, "n *event"]:
-        """`n` samples of equal weight, in random order: systematic resampling of all runs together.
-
-        Args:
-            n: How many.
-            key: A random key.
-        """
-        n, key = count("n", n, 1), random_key("resampled", key)
-        place_key, order_key = jr.split(key)
-        which = jr.permutation(order_key, systematic(place_key, self.log_weights.reshape(-1), n))
-        return self.samples.reshape(-1, *self.samples.shape[2:])[which]
-
-
 def weighted_samples(
     score: AbstractScore,
     runs: int,
@@ -285,41 +224,18 @@ class _Population(AbstractModule):
     dtype: np.dtype[Any] | None
 
 
-class _State(NamedTuple):
-    """The particles of runs on their way; their weights have the mean one, and `log_z` is what was divided out.
-
-    `lost` counts particles that were not finite; `failed` is the step at which none was left, or -1, and `broken` how
-    many of them were not finite there.
-    """
-
-    x: Float[Array, "runs particles *event"]
-    log_w: Float[Array, "runs particles"]
-    log_z: Float[Array, " runs"]
-    lost: Int[Array, " runs"]
-    failed: Int[Array, " runs"]
-    broken: Int[Array, " runs"]
-
-
-class _Run(NamedTuple):
-    """Runs at their end."""
-
-    state: _State
-    ess: Float[Array, "runs times"]
-    times: Float[Array, "runs times"]
-
-
 @eqx.filter_jit
-def _blocks(population: _Population, runs: int, args: Any, size: int, at_once: int, mesh: Mesh | None) -> _Run:
+def _blocks(population: _Population, runs: int, args: Any, size: int, at_once: int, mesh: Mesh | None) -> Run:
     """The runs, `size` of them in a block that goes its way together, and of blocks one on a device."""
 
-    def block(index: Int[Array, ""]) -> _Run:
+    def block(index: Int[Array, ""]) -> Run:
         return _block(population, args, jnp.minimum(size * index + jnp.arange(size), runs - 1), at_once)
 
     return in_batches(block, math.ceil(runs / size), 1 if mesh is None else mesh.size, mesh)
 
 
 @measures
-def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_once: int) -> _Run:
+def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_once: int) -> Run:
     """The runs of these numbers, at most so many particles of which are evaluated at a time."""
     method, sde, shape, n = population.method, population.score.sde, population.shape, population.method.particles
     prior_keys, steps_keys = jax.vmap(lambda run: jr.split(jr.fold_in(population.key, run)), out_axes=1)(runs)
@@ -350,11 +266,11 @@ def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_onc
 
     like = sde.diffusion(times[0], x[0, 0]).in_structure()
     none = jnp.zeros(len(runs), int)
-    start = _State(x, each(end_density, x) - log_proposal, jnp.zeros(len(runs), x.dtype), none, none - 1, none)
+    start = State(x, each(end_density, x) - log_proposal, jnp.zeros(len(runs), x.dtype), none, none - 1, none)
 
     def step(
-        state: _State, now: tuple[Scalar, Scalar, Scalar, Scalar, Int[Array, ""]]
-    ) -> tuple[_State, Float[Array, " runs"]]:
+        state: State, now: tuple[Scalar, Scalar, Scalar, Scalar, Int[Array, ""]]
+    ) -> tuple[State, Float[Array, " runs"]]:
         t, earlier, before, after, k = now
         rate_keys, place_keys, noise_keys = jax.vmap(lambda key: jr.split(jr.fold_in(key, k), 3), out_axes=1)(
             steps_keys
@@ -368,7 +284,7 @@ def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_onc
             return s.astype(x.dtype), rate.astype(x.dtype)
 
         s, rate = each(evaluate, state.x)
-        state, ess = _weighed(state, state.log_w - before * rate, k)
+        state, ess = weighed(state, state.log_w - before * rate, k)
         here, log_w = state.x, state.log_w
         if method.threshold > 0:
             few = (ess < method.threshold * n)[:, None]
@@ -393,38 +309,11 @@ def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_onc
     before = 0.5 * lengths.at[1:].set(lengths[:-1]).at[0].set(0.0)
     after = (0.5 * lengths).at[-1].multiply(2)
     state, ess = jax.lax.scan(step, start, (times[:-1], times[1:], before, after, jnp.arange(method.steps)))
-    state, last = _weighed(state, state.log_w, jnp.asarray(method.steps))
+    state, last = weighed(state, state.log_w, jnp.asarray(method.steps))
     # A particle of weight zero may be NaN, and NaN in a sum is not nothing.
     whole = jnp.where(state.log_w > -jnp.inf, jnp.arange(n), jnp.argmax(state.log_w, axis=1, keepdims=True))
     state = state._replace(x=jax.vmap(lambda x, which: x[which])(state.x, whole))
-    return _Run(state, jnp.append(ess, last[None], axis=0).T, jnp.broadcast_to(times, (len(runs), len(times))))
-
-
-def _weighed(
-    state: _State, log_w: Float[Array, "runs particles"], k: Int[Array, ""]
-) -> tuple[_State, Float[Array, " runs"]]:
-    """The state with weights of mean one, zero for particles that are not finite, and the effective sample size."""
-    n = log_w.shape[1]
-    whole = jnp.all(jnp.isfinite(state.x), axis=tuple(range(2, state.x.ndim))) & (log_w < jnp.inf)
-    kept = whole & (log_w > -jnp.inf)
-    log_w = jnp.where(kept, log_w, -jnp.inf)
-    none = ~jnp.any(kept, axis=1)
-    # The largest first, as the rest is small beside a large one.
-    largest = jnp.where(none, 0.0, jnp.max(log_w, axis=1))
-    log_w = jnp.where(none[:, None], 0.0, log_w - largest[:, None])
-    mean = jax.nn.logsumexp(log_w, axis=1) - math.log(n)
-    log_w, total = log_w - mean[:, None], largest + mean
-    first = none & (state.failed < 0)
-    lost = jnp.sum(~whole & (state.log_w != -jnp.inf), axis=1)
-    state = _State(
-        state.x,
-        log_w,
-        jnp.where(none, jnp.nan, state.log_z + total),
-        state.lost + lost,
-        jnp.where(first, k, state.failed),
-        jnp.where(first, jnp.sum(~whole, axis=1), state.broken),
-    )
-    return state, jnp.where(none, 0.0, n / jnp.mean(jnp.exp(2 * log_w), axis=1))
+    return Run(state, jnp.append(ess, last[None], axis=0).T, jnp.broadcast_to(times, (len(runs), len(times))))
 
 
 def weighable(score: AbstractScore, x: Event) -> Event:
@@ -433,76 +322,16 @@ def weighable(score: AbstractScore, x: Event) -> Event:
     return inner.astype(jnp.promote_types(inner.dtype, jnp.float32))
 
 
-def systematic(key: Key, log_w: Float[Array, " particles"], n: int) -> Int[Array, " n"]:
-    r"""Which particles are kept where they are resampled to `n` of equal weight [W4]: those at the quantiles
-    $(u + i)/n$ with one uniform $u$. Particle `j` is kept $\lfloor n\bar w_j\rfloor$ or one more times, $n\bar w_j$ on
-    average.
-    """
-    shares = jnp.cumsum(jnp.exp(log_w - jnp.max(log_w)))
-    places = (jr.uniform(key, (), log_w.dtype) + jnp.arange(n, dtype=log_w.dtype)) / n
-    # Below one after rounding too: particles at the end of weight zero are not kept.
-    below_one = 1 - float(jnp.finfo(log_w.dtype).epsneg)
-    return jnp.searchsorted(shares / shares[-1], jnp.minimum(places, below_one), side="right")
-
-
-def _over_runs(deviations: Float[Array, "runs *out"], runs: int) -> Float[Array, "*out"]:
-    """The standard error of the mean of values with the mean zero, one of each run."""
-    if runs < 2:
-        return jnp.full(deviations.shape[1:], jnp.nan, deviations.dtype)
-    return jnp.sqrt(jnp.sum(deviations**2, axis=0) / (runs * (runs - 1)))
-
-
-def _told(found: _Run, method: FeynmanKac, mesh: Mesh | None) -> WeightedSamples:
+def _told(found: Run, method: FeynmanKac, mesh: Mesh | None) -> WeightedSamples:
     """The runs as they are returned; raises where one has no particle left, and warns where few are."""
     state, ess, times = found.state, found.ess, found.times[0]
     if all(map(is_concrete, jax.tree.leaves(found))):
-        _check_runs(state, times, method)
+        check_runs(state, times)
         if mesh is None or jax.process_index() == 0:
-            _warn_of_runs(state, ess, times, method)
+            warn_of_runs(state, ess, times, method.threshold)
     else:
         message = "all weights of a run are zero or not finite; outside jit, vmap and grad its step and time are named."
         state = state._replace(x=eqx.error_if(state.x, jnp.any(state.failed >= 0), message))
     log_weights = state.log_w + (state.log_z - jnp.max(state.log_z))[:, None]
     log_weights = log_weights - jax.nn.logsumexp(log_weights)
     return WeightedSamples(state.x, log_weights, times, ess, state.log_z)
-
-
-def _check_runs(state: _State, times: Float[Array, " times"], method: FeynmanKac) -> None:
-    failed = np.asarray(state.failed)
-    if (failed < 0).all():
-        return
-    run = int(np.argmax(failed >= 0))
-    step, broken = int(failed[run]), int(state.broken[run])
-    others = f" and of {(failed >= 0).sum() - 1} other runs" if (failed >= 0).sum() > 1 else ""
-    raise RuntimeError(
-        f"all weights of run {run}{others} are zero or not finite, of run {run} from step {step} of {method.steps} on, "
-        f"t = {float(times[step]):.6g}: {broken} of its {method.particles} particles are not finite there, the others "
-        "have the weight zero. Look at the score and the reward at that time; take more steps, or another grid."
-    )
-
-
-def _warn_of_runs(
-    state: _State, ess: Float[Array, "runs times"], times: Float[Array, " times"], method: FeynmanKac
-) -> None:
-    lost, n = int(np.sum(state.lost)), method.particles
-    if lost > 0:
-        warnings.warn(
-            f"{lost} times a particle of {state.x.shape[0]} runs of {n} was not finite and got the weight zero. Look "
-            "at the score along the way, or take more steps.",
-            stacklevel=4,
-        )
-    floor = max(0.01 * n, min(10.0, 0.1 * n))
-    sizes = np.asarray(ess)
-    if n > 1 and (sizes < floor).any():
-        run, step = np.unravel_index(np.argmin(sizes), sizes.shape)
-        remedy = "Take more particles, more steps" + (
-            ", or resample: threshold=0.5."
-            if method.threshold == 0
-            else ", or another noise or reward; a sum over runs of such weights is that of a few."
-        )
-        warnings.warn(
-            f"the effective sample size collapsed in {(sizes < floor).any(axis=1).sum()} of {len(sizes)} runs, to "
-            f"{sizes[run, step]:.3g} of {n} particles in run {run} at t = {float(times[step]):.4g}, with threshold = "
-            f"{method.threshold:g}. {remedy}",
-            stacklevel=4,
-        )

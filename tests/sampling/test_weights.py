@@ -13,7 +13,8 @@ from helpers.tempered import Law, assert_law, line, line_law, other_line, potent
 from jaxtyping import Array
 
 import scorefp as sfp
-from scorefp.sampling import WeightedSamples, feynman_kac, weighted_samples
+from scorefp.sampling import WeightedSamples, _particles, feynman_kac, weighted_samples
+from scorefp.sampling.weighted import systematic
 
 SDE = sfp.VP(t0=1e-3)
 METHOD = sfp.FeynmanKac(steps=200)
@@ -200,13 +201,13 @@ def test_systematic_resampling() -> None:
     """
     log_w = jnp.array([-jnp.inf, 0.3, -2.0, 1.5, -jnp.inf, 0.0, -40.0, -jnp.inf])
     n, draws = 12, 20_000
-    which = jax.vmap(lambda key: feynman_kac.systematic(key, log_w, n))(jr.split(jr.key(0), draws))
+    which = jax.vmap(lambda key: systematic(key, log_w, n))(jr.split(jr.key(0), draws))
     counts = np.asarray(jax.vmap(lambda row: jnp.bincount(row, length=8))(which))
     expected = n * np.asarray(jax.nn.softmax(log_w))
     assert np.all(np.abs(counts - expected) < 1)
     np.testing.assert_allclose(counts.mean(axis=0), expected, atol=4 * 0.5 / np.sqrt(draws))
     assert counts[:, [0, 4, 7]].sum() == 0
-    last = feynman_kac.systematic(jr.key(0), jnp.array([0.0, -jnp.inf], jnp.float32), 1 << 20)
+    last = systematic(jr.key(0), jnp.array([0.0, -jnp.inf], jnp.float32), 1 << 20)
     assert int(last.max()) == 0
 
 
@@ -222,8 +223,8 @@ def test_effective_sample_size_and_normaliser_of_known_weights() -> None:
     assert found.ess.shape == (3, 21)
     np.testing.assert_allclose(jnp.exp(found.log_weights).sum(), 1, rtol=1e-5)
     none = jnp.zeros(1, int)
-    state = feynman_kac._State(jnp.zeros((1, 4, 1)), jnp.zeros((1, 4)), jnp.zeros(1), none, none - 1, none)
-    weighed, ess = feynman_kac._weighed(state, jnp.log(jnp.array([[1.0, 2.0, 3.0, 2.0]])), jnp.asarray(0))
+    state = _particles.State(jnp.zeros((1, 4, 1)), jnp.zeros((1, 4)), jnp.zeros(1), none, none - 1, none)
+    weighed, ess = _particles.weighed(state, jnp.log(jnp.array([[1.0, 2.0, 3.0, 2.0]])), jnp.asarray(0))
     np.testing.assert_allclose(ess, [64 / 18], rtol=1e-6)
     np.testing.assert_allclose(jnp.exp(weighed.log_w), [[0.5, 1, 1.5, 1]], rtol=1e-6)
     np.testing.assert_allclose(weighed.log_z, [np.log(2)], rtol=1e-6)
