@@ -72,7 +72,7 @@ def sample_to(
         score: Any score on any SDE.
         n: How many samples.
         key: A random key; the same key gives the same samples.
-        method: The sampler, as in `sample`.
+        method: The sampler, as in `sample`, of single samples.
         shape: The event shape, where the score does not know it.
         args: Conditioning, a pytree of arrays with `n` as leading axis, given to the model. On the device there are
             the rows of one batch.

@@ -21,6 +21,7 @@ from ..integrals import Box, Estimate
 from ..reverse import Integrator
 from ..sampling import AbstractSampler, EulerMaruyama, Langevin, ProbabilityFlow
 from ..sampling.draw import drawn as draw
+from ..sampling.sampler import require_sampler
 from ..score import AbstractScore
 from ..score.score import require_score
 from ..transport import AbstractTransport, Histogram, wasserstein2
@@ -167,7 +168,7 @@ def ode_sde_gap(
     require_score(score)
     one_row(mesh)
     for name, method in (("ode", ode), ("sde", sde)):
-        kind(name, method, AbstractSampler, "It is a sampler, for example scorefp.EulerMaruyama(512).")
+        require_sampler(name, method, "scorefp.EulerMaruyama(512)")
     _check_optional(langevin=(langevin, Langevin), box=(box, Box), transport=(transport, AbstractTransport))
     bins, resamples, batch_size = (
         count("bins", bins, 1),

@@ -6,6 +6,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jaxtyping import Array, Float
 
 from .._checks import is_concrete, known_time_within, number, random_key, require, scalar_time
 from .._types import Event, Key, Scalar, Time
@@ -40,7 +41,9 @@ def euler_maruyama_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Eve
     return moved(score.sde, t, earlier, x, score(t, x), 1.0, jr.normal(key, like.shape, like.dtype))
 
 
-def moved(sde: AbstractSDE, t: Scalar, earlier: Scalar, x: Event, score: Event, noise: float, fresh: Event) -> Event:
+def moved(
+    sde: AbstractSDE, t: Scalar, earlier: Scalar, x: Event, score: Event, noise: float, fresh: Float[Array, "..."]
+) -> Event:
     r"""The step of `euler_maruyama_step` with a share $\eta$ of its noise, where the score's value is known [W1],
 
     $$ x' = x - (t - t')\,\big(f - \tfrac12(1 + \eta^2)(\nabla\cdot(GG^\top) + GG^\top s)\big)
@@ -56,7 +59,7 @@ def moved(sde: AbstractSDE, t: Scalar, earlier: Scalar, x: Event, score: Event, 
         x: The state at $t$.
         score: $s(t, x)$.
         noise: $\eta$.
-        fresh: $\epsilon$.
+        fresh: $\epsilon$, which may have more entries than the state.
     """
     length = t - earlier
     pull = sde.covariance_divergence(t, x) + sde.covariance(t, x, score)

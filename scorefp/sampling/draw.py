@@ -21,7 +21,6 @@ from .._checks import (
     flag,
     floating,
     is_concrete,
-    kind,
     random_key,
     require,
     same_shape,
@@ -36,7 +35,7 @@ from ..score import AbstractScore
 from ..score.score import conditioned, require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .euler import EulerMaruyama
-from .sampler import AbstractPopulationSampler, AbstractSampler, at_t1
+from .sampler import AbstractPopulationSampler, AbstractSampler, at_t1, require_sampler
 
 
 def sample(
@@ -220,12 +219,7 @@ def draws_of(
     """The arguments of `sample`, checked; `like` is the shape of an event where nothing else says it."""
     require_score(score)
     one_row(mesh)
-    if isinstance(method, AbstractPopulationSampler):
-        raise TypeError(
-            f"method is a {name_of(method)}, whose samples are drawn together and weighted; sample and "
-            "weighted_samples take it. Here each sample is drawn by itself, for example by scorefp.Heun(steps=20)."
-        )
-    kind("method", method, AbstractSampler, "It is a sampler, for example scorefp.Heun(steps=20).")
+    require_sampler("method", method, "scorefp.Heun(steps=20)")
     key, n = random_key("sample", key), count("n", n, 1)
     if shape is not None:
         shape = event_shape(shape)

@@ -83,7 +83,7 @@ class FeynmanKac(AbstractPopulationSampler):
         particles: The number of particles of a run.
 
     Raises:
-        TypeError: if `residual` is no method for potentials.
+        TypeError: if `residual` is no method for potentials, or `noise` or `threshold` no number of Python.
         ValueError: if `steps` or `particles` is below one, `noise` negative or not finite, or `threshold` outside
             [0, 1].
 
@@ -151,7 +151,8 @@ def weighted_samples(
     r"""Draws independent runs of particles with the weights that give them the law which the score names [W1], [W4].
 
     Compiled once for a configuration. A run depends on the key and its number alone, so that more runs add to those
-    that were there. `sample(…, method=FeynmanKac(…))` resamples them.
+    that were there. `sample(…, method=FeynmanKac(…))` resamples them. With `threshold=0` derivatives are those along
+    the paths; where particles are resampled, what their choice depends on is left out of them.
 
     Args:
         score: A potential, or a composition of scores, on any SDE.
@@ -165,7 +166,8 @@ def weighted_samples(
             `score.bind(args=...)`.
         batch_size: At most how many particles at once, over all devices, for many or large ones in bounded memory; all
             of them by default.
-        dtype: The precision of states and weights, float32 or better; the score is evaluated in that of its own arrays.
+        dtype: The precision of states and weights, float32 or better; the score is evaluated in that of its own arrays,
+            in float32 at least.
         mesh: The devices that share the runs, as `data_mesh` returns them; `None` is one device.
 
     Returns:

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from .._checks import function, random_key
+from .._checks import function, kind, random_key
+from .._describe import name_of
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..reverse.paths import check_steps
@@ -54,6 +55,16 @@ class AbstractPopulationSampler(AbstractModule):
         mesh: Mesh | None,
     ) -> Float[Array, "n *event"]:
         """`n` samples of equal weight, for the arguments of `sample`."""
+
+
+def require_sampler(name: str, method: Any, example: str) -> AbstractSampler:
+    """`method`, refused unless it draws each sample by itself."""
+    if isinstance(method, AbstractPopulationSampler):
+        raise TypeError(
+            f"{name} is a {name_of(method)}, whose samples are drawn together and weighted; sample and "
+            f"weighted_samples take it. Here each sample is drawn by itself, for example by {example}."
+        )
+    return kind(name, method, AbstractSampler, f"It is a sampler, for example {example}.")
 
 
 class _GridSamplerFields:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import lineax as lx
 import numpy as np
 import pytest
 from helpers.refusals import refused
@@ -388,3 +389,34 @@ def test_bad_input() -> None:
         refused(next(iter(wrong)), sfp.FeynmanKac, **wrong)
     late = sfp.FeynmanKac(steps=2, grid=lambda sde, steps: jnp.linspace(0.5, sde.t0, steps + 1))
     refused("does not start at t1", weighted_samples, annealed, 2, key=jr.key(0), method=late)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_where_samples_are_drawn_one_by_one() -> None:
+    score = sfp.Annealed(parts()[0], 2.0)
+    alone = "is a FeynmanKac, whose samples are drawn together"
+    refused(alone, sfp.ode_sde_gap, score, key=jr.key(0), sde=SMALL, error=TypeError)
+    refused("method is a FeynmanKac", sfp.diagnostics.SampleQuality, method=SMALL, error=TypeError)
+    refused(alone, sfp.data.sample_to, "x.npy", score, 2, key=jr.key(0), method=SMALL, error=TypeError)
+
+
+def test_more_noises_than_elements() -> None:
+    """A tilt by a linear function of a law that noise spreads: its mean is the tilt times the variance."""
+    mixing = jnp.array([[0.6, 0.0, 0.8], [0.6, 0.8, 0.0]])
+    still = sfp.sde.Normal(1.0)
+    wide = sfp.GeneralSDE(
+        lambda t, x: jnp.zeros_like(x), lambda t, x: lx.MatrixLinearOperator(mixing), still, t0=0.5, t1=1.0
+    )
+
+    def covariance(t: Array) -> Array:
+        return jnp.eye(2) + (t - 1.0) * mixing @ mixing.T  # that of the prior at t1
+
+    exact = sfp.Potential(
+        lambda t, x: -0.5 * x @ jnp.linalg.solve(covariance(t), x) - 0.5 * jnp.linalg.slogdet(covariance(t))[1], wide
+    )
+    slope = jnp.array([0.5, -0.3])
+    tilted = sfp.Tilted(exact, lambda t, x: slope @ x)
+    found = weighted_samples(tilted, 16, key=jr.key(0), method=sfp.FeynmanKac(steps=50, particles=512), shape=(2,))
+    mean, want = found.mean(lambda x: x), covariance(jnp.asarray(wide.t0)) @ slope
+    assert np.all(abs(mean.value - want) < 4 * mean.error)
+    assert np.all(abs(want) > 10 * mean.error)
