@@ -179,6 +179,7 @@ def programs(mesh: Mesh | None) -> dict[str, list[Any]]:
     devices do together.
     """
     model, key, t = score(), jr.key(0), jnp.linspace(0.1, 0.9, 4)
+    clean, first, count = jnp.zeros((4, 3)), jnp.asarray(0), 16
     draws = draw.draws_of(model, ROWS, key=key, method=sfp.DPMSolver(2), shape=(3,), args=None, dtype=None, mesh=None)
     params, skeleton = dequantiser._parted(flow())
     step = dequantiser._Step(skeleton, model, SGD, sfp.BoundEstimator(1), ROWS, 0.9, mesh)
@@ -186,7 +187,7 @@ def programs(mesh: Mesh | None) -> dict[str, list[Any]]:
     loop = eqx.filter_jit(lambda step, state, samples, mesh: repeated(step.step, samples, state, jnp.asarray(1), 1))
     calls = {
         "sample": (draw._rows, (draws, 0, ROWS, None, None, ROWS)),
-        "residual": (ensemble._evaluate, (d.MatchingCurve()._at, model, jnp.zeros((4, 3)), None, t, key, ROWS)),
+        "residual": (ensemble._evaluate, (d.MatchingCurve()._at, model, clean, None, t, key, (first, count), ROWS)),
         "dequantiser": (loop, (step, state, (HELD_OUT.values, HELD_OUT.args))),
     }
     found = dict[str, list[Any]]()
