@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .._checks import finite, same_shape, sample, scalar_time
+from .._checks import finite, number, require, same_shape, sample, scalar_time
 from .._describe import outlined
 from .._module import AbstractModule
 from .._precision import measuring
@@ -156,6 +156,17 @@ def inputs(t: Time, x: Event, shape: tuple[int, ...]) -> tuple[Scalar, Event]:
     x = sample("x", x)
     same_shape("x", x.shape, "a sample of this network", shape)
     return finite("t", scalar_time(t, x), known=True), x
+
+
+def dropped(x: Float[Array, "*shape"], share: float, key: Key | None) -> Float[Array, "*shape"]:
+    """A share of the entries set to zero and the others as much larger; all as they are without a key."""
+    return eqx.nn.Dropout(share)(x, key=key, inference=key is None)
+
+
+def check_dropout(share: float) -> None:
+    """Refuses a share out of range."""
+    number("dropout", share)
+    require(0 <= share < 1, f"dropout = {share}; the share of entries that are dropped is in [0, 1).")
 
 
 def affine(layer: eqx.nn.Linear, x: Float[Array, " inputs"], dtype: DTypeLike | None) -> Float[Array, " outputs"]:

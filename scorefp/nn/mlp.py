@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from .._checks import count, event_shape, random_key, require
 from .._types import Event, Key, Scalar, Time
 from ..calculus._smoothness import require_smooth_activation
-from ._layers import AbstractNetwork, affine, inputs, kept, rounded_to
+from ._layers import AbstractNetwork, affine, check_dropout, dropped, inputs, kept, rounded_to
 from .activation import silu, softplus
 from .embedding import FEATURES, fourier_features
 
@@ -26,12 +26,16 @@ class MLP(AbstractNetwork):
     $$ h_0 = \phi(W_0 x + U_0 e), \qquad h_{k} = h_{k-1} + \phi(W_k h_{k-1} + U_k e), \qquad F(t, x) =
        W_{\text{out}} h_{\text{depth}}. $$
 
+    With dropout each $\phi$ loses entries.
+
     The last layer starts at zero, so that a preconditioned score starts as the score of a Gaussian.
 
     Args:
         shape: The event shape.
         width: The size of $h$.
         depth: The number of residual layers.
+        dropout: The share of the entries of each $\phi$ that is dropped, where the call gets a key; a call without one
+            drops nothing.
         activation: A smooth function; second derivatives of the network are taken.
         dtype: The precision of the products, such as `jnp.bfloat16`; `None` for that of parameters and sample. What
             one layer hands to the next is of a half precision too; parameters and the value keep theirs, and sums and
@@ -39,8 +43,8 @@ class MLP(AbstractNetwork):
         key: A random key for the weights.
 
     Raises:
-        ValueError: if `width` or `depth` is below one, or the activation is piecewise linear; on a call, if `x` has
-            another shape than `shape`.
+        ValueError: if `width` or `depth` is below one, `dropout` is not in [0, 1), or the activation is piecewise
+            linear; on a call, if `x` has another shape than `shape`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -56,6 +60,7 @@ class MLP(AbstractNetwork):
     times: eqx.nn.Linear
     layers: tuple[eqx.nn.Linear, ...]
     leave: eqx.nn.Linear
+    dropout: float = eqx.field(static=True)
     activation: Callable[[Array], Array] = eqx.field(static=True)
     dtype: DTypeLike | None = eqx.field(static=True)
 
@@ -65,11 +70,13 @@ class MLP(AbstractNetwork):
         *,
         width: int = 128,
         depth: int = 3,
+        dropout: float = 0.0,
         activation: Callable[[Array], Array] = silu,
         dtype: DTypeLike | None = None,
         key: Key,
     ) -> None:
         shape, width, depth = _checked(shape, width, depth, activation, key)
+        check_dropout(dropout)
         size = int(np.prod(shape))
         enter_key, time_key, leave_key, *layer_keys = jr.split(key, 3 + depth)
         self.shape, self.width, self.depth = shape, width, depth
@@ -78,23 +85,30 @@ class MLP(AbstractNetwork):
         self.layers = tuple(eqx.nn.Linear(width, width, key=k) for k in layer_keys)
         leave = eqx.nn.Linear(width, size, key=leave_key)
         self.leave = jax.tree.map(jnp.zeros_like, leave)
+        self.dropout = dropout
         self.activation = activation
         self.dtype = dtype
 
-    def __call__(self, t: Time, x: Event) -> Event:
+    def __call__(self, t: Time, x: Event, *, key: Key | None = None) -> Event:
         """The value of the network at one time and one sample.
 
         Args:
             t: The time, or whatever the score conditions on.
             x: One sample.
+            key: A random key for dropout; `None` drops nothing.
         """
         t, x = inputs(t, x, self.shape)
         shifts = affine(self.times, fourier_features(t), self.dtype)
         shifts = shifts.reshape((1 + len(self.layers), -1))
         dtype = rounded_to(self.dtype)
-        h = kept(self.activation(affine(self.enter, x.reshape(-1), self.dtype) + shifts[0]), dtype)
-        for layer, shift in zip(self.layers, shifts[1:], strict=True):
-            h = kept(h + self.activation(affine(layer, h, self.dtype) + shift), dtype)
+        drop, *drops = [None] * len(shifts) if key is None else jr.split(key, len(shifts))
+
+        def phi(z: Float[Array, " width"], drop: Key | None) -> Float[Array, " width"]:
+            return dropped(self.activation(z), self.dropout, drop)
+
+        h = kept(phi(affine(self.enter, x.reshape(-1), self.dtype) + shifts[0], drop), dtype)
+        for layer, shift, drop in zip(self.layers, shifts[1:], drops, strict=True):
+            h = kept(h + phi(affine(layer, h, self.dtype) + shift, drop), dtype)
         return affine(self.leave, h, self.dtype).reshape(self.shape)
 
 

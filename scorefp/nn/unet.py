@@ -9,7 +9,7 @@ import jax.random as jr
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import count, event_shape, is_concrete, number, random_key, require
+from .._checks import count, event_shape, is_concrete, random_key, require
 from .._types import Event, Key, Scalar, Time
 from ..calculus._smoothness import require_smooth_activation
 from ._layers import (
@@ -20,7 +20,9 @@ from ._layers import (
     Image,
     affine,
     balanced,
+    check_dropout,
     doubled,
+    dropped,
     halved,
     inputs,
     wide,
@@ -247,7 +249,7 @@ class _Block(AbstractNetwork):
         # The sum, the norm and the activation in float32 or better, as one pass; what a convolution reads is as `x`.
         h = self.convs[0](self.activation(self.norms[0](x)).astype(x.dtype))
         h = self.activation(self.norms[1](wide(h) + affine(self.shift, e, self.dtype))).astype(h.dtype)
-        h = self.convs[1](eqx.nn.Dropout(self.dropout)(h, key=key, inference=key is None))
+        h = self.convs[1](dropped(h, self.dropout, key))
         h = balanced(x if self.shortcut is None else self.shortcut(x), h)
         return h if self.attention is None else balanced(h, self.attention(h))
 
@@ -276,11 +278,10 @@ def _check(
         count(name, n)
     if classes is not None:
         count("classes", classes)
-    number("dropout", dropout)
+    check_dropout(dropout)
     require(
         channels >= 1 and blocks >= 1 and min(multipliers) >= 1,
         f"channels = {channels}, multipliers = {tuple(multipliers)} and blocks = {blocks}; each is at least one.",
     )
-    require(0 <= dropout < 1, f"dropout = {dropout}; the share of entries that are dropped is in [0, 1).")
     require(octaves >= 0, f"octaves = {octaves}; give zero for none.")
     require(classes is None or classes >= 1, f"classes = {classes}; give at least one, or None for no labels.")

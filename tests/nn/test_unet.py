@@ -168,9 +168,14 @@ def test_gradient_of_the_residual_in_the_parameters() -> None:
 
 
 @pytest.mark.quick
-def test_dropout() -> None:
+@pytest.mark.parametrize(
+    "make",
+    [one_resolution, lambda dropout=0.0: lambda: MLP((1, 4, 4), width=8, dropout=dropout, key=jr.key(0))],
+    ids=["UNet", "MLP"],
+)
+def test_dropout(make: Any) -> None:
     """The same key drops the same, another other entries, none nothing; it reaches the network through `bind`."""
-    network, without = filled(one_resolution(dropout=0.5)), filled(one_resolution())
+    network, without = filled(make(dropout=0.5)), filled(make())
     x = jnp.asarray(image(shape=(1, 4, 4)), jnp.float32)
     keys = jr.split(jr.key(1))[jnp.array([0, 0, 1])]
 
