@@ -20,7 +20,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +96,18 @@ def digits(seed: int) -> tuple[data.Dataset, ...]:
     return tuple(data.Dataset(jnp.asarray(part), digits.quantisation) for part in parts)
 
 
-def nuclei(seed: int) -> tuple[data.Dataset, ...]:
+def nuclei_features() -> np.ndarray:
     """The means of ten measurements of cell nuclei of 569 patients; logarithms of what is a length or an area."""
     from sklearn.datasets import load_breast_cancer
 
     x = np.asarray(load_breast_cancer().data)[:, :10]
     x[:, [0, 2, 3]] = np.log(x[:, [0, 2, 3]])
-    training, validation, test = shuffled(x, 96, 128, seed)
+    return x
+
+
+def nuclei(seed: int) -> tuple[data.Dataset, ...]:
+    """The `nuclei_features` of 345 patients, of 96 to validate and of 128 to test, standardised by the first."""
+    training, validation, test = shuffled(nuclei_features(), 96, 128, seed)
     mean, std = training.mean(axis=0), training.std(axis=0)
     parts = (training, validation, test)
     return tuple(data.Dataset(jnp.asarray((part - mean) / std, jnp.float32)) for part in parts)
@@ -301,7 +306,12 @@ def all_times(path: Path, name: str, methods: list[str], rounds: int) -> dict[st
     known = _cells.read_json(path)["milliseconds a step"] if path.exists() else {}
     missing = [key for key in map(timed_as, ("dsm", *methods)) if key not in known]
     if missing:
-        found = step_times(name, missing, rounds)
+        training = PROBLEMS[name].parts(0)[0]
+
+        def steps(key: str, count: int) -> None:
+            fitted(PROBLEMS[name], METHODS[key], METHODS[key].strengths[0], training, count, 0)
+
+        found = step_times(steps, list(dict.fromkeys(("dsm", *missing))), rounds, PART)
         scale = known.get("dsm", found["dsm"]) / found["dsm"]
         known = {key: round(scale * value, 5) for key, value in found.items()} | known
         _cells.write_json(path, {"milliseconds a step": known}, indent=1)
@@ -309,21 +319,22 @@ def all_times(path: Path, name: str, methods: list[str], rounds: int) -> dict[st
     return known
 
 
-def step_times(name: str, methods: list[str], rounds: int) -> dict[str, float]:
-    """Milliseconds of computing for one step of each method: the least over rounds in which all take turns."""
-    training = PROBLEMS[name].parts(0)[0]
-    found: dict[str, list[float]] = {key: [] for key in ("dsm", *methods)}
+def step_times(steps: Callable[[str, int], Any], keys: Sequence[str], rounds: int, part: int) -> dict[str, float]:
+    """Milliseconds of computing for one step of each method: the least over rounds in which all take turns.
+
+    `steps` makes so many steps of a method.
+    """
+    found: dict[str, list[float]] = {key: [] for key in keys}
     for round_ in range(rounds + 1):
         for key in found:
-            method = METHODS[key]
             # The first part of a run is not counted: the first round compiles, every part starts the loop.
             begin = time.process_time()
-            fitted(PROBLEMS[name], method, method.strengths[0], training, PART, 0)
+            steps(key, part)
             half = time.process_time()
-            fitted(PROBLEMS[name], method, method.strengths[0], training, 3 * PART, 0)
+            steps(key, 3 * part)
             end = time.process_time()
             if round_:
-                found[key].append(1e3 * ((end - half) - (half - begin)) / (2 * PART))
+                found[key].append(1e3 * ((end - half) - (half - begin)) / (2 * part))
     return {key: min(values) for key, values in found.items()}
 
 
@@ -351,10 +362,10 @@ def measured(name: str, key: str, strength: float, seed: int, steps: int, cache:
     report = sfp.audit(model, test, key=jr.key(1000 + seed), measures=MEASURES)
     chosen = sfp.audit(model, validation, key=jr.key(2000 + seed), measures=(Likelihood(),))
     seconds = {"audit seconds": round(time.process_time() - begin, 2)}
-    return facts | seconds | {"test": numbers(report), "validation": numbers(chosen)}
+    return facts | seconds | {"test": measured_numbers(report), "validation": measured_numbers(chosen)}
 
 
-def numbers(report: sfp.Audit) -> dict[str, list[float | None]]:
+def measured_numbers(report: sfp.Audit) -> dict[str, list[float | None]]:
     return {
         f"{title}.{name}": [rounded(number.value), rounded(number.half_width)]
         for title, section in report.sections.items()

@@ -1,0 +1,411 @@
+"""How many samples is a regulariser worth? Likelihood, residual and samples against the number of training samples.
+
+Each method trains on the first `n` samples of a seed's order, a fifth of which it holds back. All have the same
+network, start and batches, and the same computing time; ten times on the way the loss of denoising score matching is
+taken on the samples held back, and the model with the least is kept: every method stops at its best, and so does the
+one that they are compared with, `DSM`.
+
+    taskset --cpu-list 1 python examples/data_efficiency.py
+
+The time of a step is measured first, all methods in turns, and its least value over the rounds counts. Each cell then
+takes so many steps as fit into the budget, on one thread. Each is one JSON file in `docs/assets/data_efficiency/`, and
+is skipped when the file is there: a killed run goes on where it stopped. Tables and figures are made from these files,
+with `--tables-only` from those alone. Files made with another budget are refused; give `--out` another folder then.
+"""
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# One thread: what counts is computing time. It is read when jax first makes a backend.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
+
+import _cells
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+from regularisers import Offset, log_weighting, measured_numbers, nuclei_features, step_times
+
+import scorefp as sfp
+from scorefp import data, train
+from scorefp.diagnostics import Bound, CurlCurve, Ensemble, Likelihood, MatchingCurve, ResidualCurve, SampleQuality
+from scorefp.objective import TimeDerivativeSize
+
+ENSEMBLE = Ensemble(times=16, samples=128)
+MEASURES = (
+    Likelihood(),
+    Bound(),
+    ResidualCurve(ensemble=ENSEMBLE),
+    CurlCurve(ensemble=ENSEMBLE),
+    SampleQuality(method=sfp.DPMSolver(32)),
+)
+HELD_BACK = 5
+"""One of so many samples chooses the model."""
+LOOKS = 10
+"""How often the samples held back are looked at."""
+PART = 100
+
+
+# ------------------------------------------------------------------------------------------------ data
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A data set.
+
+    Attributes:
+        title: Its name for a reader.
+        unit: That of its negative log-likelihood.
+        sde: The forward process.
+        width: The width of the network.
+        sizes: How many samples there are to learn from.
+        parts: The samples to learn from, in the order of a seed, and the test data.
+    """
+
+    title: str
+    unit: str
+    sde: sfp.VP
+    width: int
+    sizes: tuple[int, ...]
+    parts: Callable[[int], tuple[data.Dataset, data.Dataset]]
+
+
+def ordered(dataset: data.Dataset, seed: int) -> data.Dataset:
+    return dataset.rows(np.random.default_rng(9000 + seed).permutation(len(dataset)))
+
+
+def digits(seed: int) -> tuple[data.Dataset, data.Dataset]:
+    return ordered(data.digits("train"), seed), data.digits("test")
+
+
+def nuclei(seed: int) -> tuple[data.Dataset, data.Dataset]:
+    """The same 128 test samples for all seeds; standardised by the others."""
+    x = np.random.default_rng(9000).permutation(nuclei_features())
+    x = (x - x[128:].mean(axis=0)) / x[128:].std(axis=0)
+    rest, test = (data.Dataset(jnp.asarray(part, jnp.float32)) for part in (x[128:], x[:128]))
+    return ordered(rest, seed), test
+
+
+PROBLEMS = {
+    "digits": Problem("Digits, 8×8", "bits/dim", sfp.VP(), 128, (100, 250, 600, 1437), digits),
+    "nuclei": Problem("Cell nuclei, ten features", "nats", sfp.VP(t0=1e-3), 96, (50, 100, 200, 441), nuclei),
+}
+
+
+# ------------------------------------------------------------------------------------------------ methods
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What is trained.
+
+    Attributes:
+        title: Its name for a reader.
+        penalty: What is added to the loss for samples of so many elements; `None` for nothing.
+        decay: That of the weights.
+        dropout: The share of the network's entries that a step drops.
+        average: The decay of the average of the parameters.
+        potential: Whether the model is a potential.
+    """
+
+    title: str
+    penalty: Callable[[int], Any] | None = None
+    decay: float = 0.0
+    dropout: float = 0.0
+    average: float = 0.999
+    potential: bool = False
+
+
+def lazy(weight: float) -> Callable[[int], Any]:
+    """The recommended setting: a sixteenth of the batch at every fourth step."""
+    return lambda d: weight * sfp.Lazy(sfp.ScoreFPE(fraction=1 / 16), every=4)
+
+
+METHODS = {
+    "dsm": Method("DSM"),
+    "last": Method("DSM, not averaged", average=0.0),
+    "decay": Method("weight decay 0.1", decay=0.1),
+    "dropout": Method("dropout 0.1", dropout=0.1),
+    "fp-0.1": Method("0.1 FP, lazy", lazy(0.1)),
+    "fp": Method("0.5 FP, lazy", lazy(0.5)),
+    "fp-2.5": Method("2.5 FP, lazy", lazy(2.5)),
+    "fp-quarter": Method("0.5 FP, a quarter", lambda d: 0.5 * sfp.ScoreFPE(fraction=0.25)),
+    "both": Method("0.5 FP, lazy, and weight decay 0.1", lazy(0.5), decay=0.1),
+    "consistency": Method("0.1 consistency, path-wise", lambda d: 0.1 * sfp.Consistency(pathwise=True, fraction=0.25)),
+    "dsm-2": Method("0.5 DSM-2", lambda d: 0.5 * sfp.HighOrderDSM(2, sfp.Hutchinson(), fraction=0.25)),
+    "slope": Method("0.1 ‖∂ₜs‖²", lambda d: 0.1 * TimeDerivativeSize(fraction=0.25)),
+    "potential": Method("DSM of a potential", potential=True),
+    "log-fpe": Method(
+        "0.02 log-FPE of a potential",
+        lambda d: 0.02 / d * sfp.LogFPE(sfp.Ito(), weighting=log_weighting, unbiased=True, fraction=0.25),
+        potential=True,
+    ),
+}
+
+
+def untrained(problem: Problem, method: Method, rows: data.Dataset, seed: int) -> sfp.score.AbstractScore:
+    """The model to start from; all methods of a seed share the network's arrays."""
+    network = sfp.nn.MLP(rows.shape, width=problem.width, depth=2, dropout=method.dropout, key=jr.key(seed))
+    # An array, so that all seeds share what is compiled.
+    data_std = jnp.asarray(rows.std)
+    if not method.potential:
+        return sfp.NoiseScore(network, problem.sde, data_std=data_std)
+    offset = Offset(jnp.zeros(sfp.nn.fourier_features(jnp.zeros(())).size))
+    return sfp.InnerPotential(network, problem.sde, data_std=data_std, offset=offset)
+
+
+@functools.cache
+def optimizer(decay: float) -> optax.GradientTransformation:
+    """One object for all cells, so that what they share is compiled once."""
+    return optax.adamw(1e-3, weight_decay=decay) if decay else optax.adam(1e-3)
+
+
+def fitted(problem: Problem, method: Method, rows: data.Dataset, steps: int, seed: int, **watch: Any) -> train.Run:
+    """A model trained for so many steps; cells of one seed share their batches."""
+    penalty = None if method.penalty is None else method.penalty(int(np.prod(rows.shape)))
+    return train.fit(
+        untrained(problem, method, rows, seed),
+        sfp.DSM() if penalty is None else sfp.DSM() + penalty,
+        rows,
+        optimizer=optimizer(method.decay),
+        steps=steps,
+        # Batches are drawn with replacement: there may be fewer samples than a batch has.
+        batch_size=min(128, len(rows)),
+        decay=method.average,
+        dropout=method.dropout > 0,
+        key=jr.key(100 + seed),
+        progress=False,
+        report_every=PART,
+        **watch,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ one cell
+@dataclasses.dataclass
+class Best:
+    """The model with the least loss on the samples held back, of those that a run reports."""
+
+    loss: float = np.inf
+    step: int = 0
+    model: Any = None
+
+    def __call__(self, report: train.Report) -> None:
+        loss = report.metrics.get("matching/r_DSM_scale_free", np.inf)
+        if loss < self.loss:
+            self.loss, self.step, self.model = loss, report.step, report.model
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell(_cells.Named):
+    """One method with so many samples of one data set and one seed."""
+
+    data: str
+    method: str
+    size: str
+    seed: int
+
+
+def measured(cell: Cell, settings: Any, times: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Trains one model, keeps the best of it, and audits that and the last."""
+    problem, method = PROBLEMS[cell.data], METHODS[cell.method]
+    known, test = problem.parts(cell.seed)
+    size = int(cell.size)
+    held_back, rows = known.rows(np.arange(size // HELD_BACK)), known.rows(np.arange(size // HELD_BACK, size))
+    # The samples held back are repeated, each time with a noise of its own.
+    often = held_back.rows(np.arange(512) % len(held_back))
+    steps = max(PART * LOOKS, PART * round(1e3 * settings.budget / times[cell.data][cell.method] / PART))
+    look = train.audit_on(often, key=jr.key(2000 + cell.seed), measures=(MatchingCurve(ensemble=Ensemble(16, 512)),))
+    best, every = Best(), PART * max(1, steps // PART // LOOKS)
+    run = fitted(problem, method, rows, steps, cell.seed, evaluate=look, evaluate_every=every, callbacks=(best,))
+    found = {"steps": steps, "best step": best.step}
+    audit = functools.partial(sfp.audit, data=test, key=jr.key(1000 + cell.seed))
+    found["best"] = measured_numbers(audit(best.model, measures=MEASURES))
+    last = MEASURES[:2]
+    found["last"] = found["best"] if best.step == steps else measured_numbers(audit(run.model, measures=last))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ all cells
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a cell depends on beside its name: the seconds of one core for the steps of a method."""
+
+    budget: float
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _cells.parser(__doc__, out="docs/assets/data_efficiency", seeds=(0, 1, 2))
+    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--sizes", type=int, nargs="+", help="how many samples there are; four by default")
+    parser.add_argument("--budget", type=float, default=8.0, help="seconds of one core for the steps of a cell")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds in which the time of a step is taken")
+    parser.add_argument("--tables-only", action="store_true", help="run no cell; tables and figures from those there")
+    options = parser.parse_args(arguments)
+    settings = Settings(options.budget)
+    for name in options.problems:
+        sizes = [str(size) for size in options.sizes or PROBLEMS[name].sizes]
+        of = [Cell(name, key, size, seed) for seed, size, key in itertools.product(options.seeds, sizes, METHODS)]
+        there = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
+        if not options.tables_only:
+            there = [cell for cell in of if cell.method in options.methods or cell in there]
+        times = {name: {}} if options.tables_only else {name: step_times_of(name, options.out, options.rounds)}
+        found = _cells.cells(options.out, there, settings, functools.partial(measured, times=times))
+        if not found:
+            continue
+        for ending, table in {"": changes, "-numbers": numbers}.items():
+            _cells.write(options.out / f"{name}{ending}.md", table(name, found))
+            print(f"\n{PROBLEMS[name].title}\n\n{table(name, found)}")
+        _cells.save_figure(figure(name, found), options.out / f"{name}.png")
+
+
+def step_times_of(name: str, out: Path, rounds: int) -> dict[str, float]:
+    """Milliseconds of a step of each method, measured where the file is not there."""
+    path = out / f"{name}.json"
+    if not path.exists():
+        rows, _ = PROBLEMS[name].parts(0)
+
+        def steps(key: str, count: int) -> None:
+            fitted(PROBLEMS[name], METHODS[key], rows, count, 0)
+
+        times = step_times(steps, list(METHODS), rounds, PART)
+        _cells.write_json(
+            path, {"milliseconds a step": {key: _cells.rounded(ms) for key, ms in times.items()}}, indent=1
+        )
+    return _cells.read_json(path)["milliseconds a step"]
+
+
+# ------------------------------------------------------------------------------------------------ tables
+Found = dict[Cell, dict[str, Any]]
+Reading = Callable[[dict[str, Any]], float]
+
+
+def by_method(found: Found, size: str) -> dict[str, list[dict[str, Any]]]:
+    """The cells of one size by method, in the order of seeds; those of `DSM` first."""
+    of: dict[str, list[dict[str, Any]]] = {}
+    for cell, result in found.items():
+        if cell.size == size:
+            of.setdefault(cell.method, []).append(result)
+    return {key: of[key] for key in METHODS if key in of}
+
+
+def sizes_of(found: Found) -> list[str]:
+    return sorted({cell.size for cell in found}, key=int)
+
+
+def reading(*names: str, of: str = "best", factor: float = 1.0) -> Reading:
+    """A number of a cell by the first name that it has; one that is not finite as infinity."""
+
+    def read(result: dict[str, Any]) -> float:
+        value = next(result[of][name][0] for name in names if name in result[of])
+        return np.inf if value is None else factor * value
+
+    return read
+
+
+NLL = ("likelihood.median_bits_per_dim", "likelihood.median_negative_log_likelihood")
+MEDIAN, BOUND, LAST = reading(*NLL), reading("bound.bound"), reading("bound.bound", of="last")
+
+
+def paired(results: list[dict[str, Any]], base: list[dict[str, Any]], read: Reading, other: Reading) -> np.ndarray:
+    """The differences to `DSM`, by seed."""
+    return np.asarray([read(result) - other(control) for result, control in zip(results, base, strict=False)])
+
+
+def written(differences: np.ndarray) -> str:
+    """The mean over seeds with the half-width of its 95 % interval; bold where that excludes zero."""
+    mean, half = _cells.interval(differences) if len(differences) > 1 else (float(differences[0]), np.inf)
+    said = f"{mean:+.3f} ± {half:.3f}"
+    return f"**{said}**" if abs(mean) > half else said
+
+
+def changes(name: str, found: Found) -> str:
+    """Bound and median against those of `DSM` stopped at its best, with as many samples; the value of that above."""
+    sizes = sizes_of(found)
+    headings = ["", *(f"bound, n = {size}" for size in sizes), *(f"median, n = {size}" for size in sizes)]
+    columns = [(by_method(found, size), read) for read in (BOUND, MEDIAN) for size in sizes]
+    body = [["DSM, stopped at its best"]]
+    body[0] += [f"{np.mean([read(result) for result in of['dsm']]):.3f}" for of, read in columns]
+    body.append(["… not stopped"])
+    last = {BOUND: LAST, MEDIAN: reading(*NLL, of="last")}
+    body[1] += [written(paired(of["dsm"], of["dsm"], last[read], read)) for of, read in columns]
+    for key in [key for key in METHODS if key != "dsm" and all(key in of for of, _ in columns)]:
+        body.append([METHODS[key].title])
+        body[-1] += [written(paired(of[key], of["dsm"], read, read)) for of, read in columns]
+    return _cells.markdown(headings, body, left=1)
+
+
+COLUMNS: dict[str, tuple[Reading, str]] = {
+    "steps": (lambda result: result["steps"], ".0f"),
+    "of which kept, %": (lambda result: 100 * result["best step"] / result["steps"], ".0f"),
+    "bound": (BOUND, ".3f"),
+    "NLL, median": (MEDIAN, ".3f"),
+    "exploded, %": (reading("likelihood.exploded", factor=100), ".2f"),
+    "residual": (reading("residual.r_FP_scale_free"), ".4f"),
+    "curl": (reading("curl.curl_scale_free"), ".4f"),
+    "kernel distance": (reading("quality.kernel"), ".4f"),
+}
+
+
+def numbers(name: str, found: Found) -> str:
+    """Means over seeds of all that is measured, of the models that are kept."""
+    body = [
+        [
+            METHODS[key].title,
+            size,
+            *(f"{np.mean([read(result) for result in results]):{form}}" for read, form in COLUMNS.values()),
+        ]
+        for size in sizes_of(found)
+        for key, results in by_method(found, size).items()
+    ]
+    return _cells.markdown(["method", "n", *COLUMNS], body, left=1)
+
+
+# ------------------------------------------------------------------------------------------------ figures
+SHOWN = {"dsm": "C7", "decay": "C0", "fp": "C1", "both": "C3", "slope": "C2", "log-fpe": "C4"}
+
+
+def figure(name: str, found: Found) -> Figure:
+    """Against the number of samples: bound and median beside those of `DSM`, residual and kernel distance."""
+    view = Figure(figsize=(9.5, 7.5), layout="constrained")
+    panels = view.subplots(2, 2, sharex=True)
+    unit, sizes = PROBLEMS[name].unit, sizes_of(found)
+    of = {size: by_method(found, size) for size in sizes}
+    shown = [key for key in SHOWN if all(key in of[size] for size in sizes)]
+    rows: dict[str, tuple[Reading, bool]] = {
+        f"bound − DSM's, {unit}": (BOUND, True),
+        f"NLL, median − DSM's, {unit}": (MEDIAN, True),
+        "residual, scale-free": (COLUMNS["residual"][0], False),
+        "kernel distance": (COLUMNS["kernel distance"][0], False),
+    }
+    for axes, (title, (read, difference)) in zip(panels.flat, rows.items(), strict=True):
+        for i, key in enumerate(shown):
+            values = [
+                paired(of[size][key], of[size]["dsm"], read, read)
+                if difference
+                else np.asarray([read(result) for result in of[size][key]])
+                for size in sizes
+            ]
+            x = np.asarray([float(size) for size in sizes]) * 1.04 ** (i - len(shown) / 2)
+            axes.plot(x, [v.mean() for v in values], color=SHOWN[key], label=METHODS[key].title)
+            for place, seeds in zip(x, values, strict=True):
+                axes.scatter(np.full(len(seeds), place), seeds, color=SHOWN[key], s=14)
+        axes.set(title=title, xscale="log")
+        axes.set_xticks([float(size) for size in sizes], sizes)
+        axes.minorticks_off()
+        axes.grid(True)
+        if not difference:
+            axes.set_yscale("log")
+    for axes in panels[1]:
+        axes.set_xlabel("samples")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    view.legend(handles, labels, loc="outside lower center", ncols=3)
+    return view
+
+
+if __name__ == "__main__":
+    main()
