@@ -81,7 +81,7 @@ class Named:
         """The name of the file."""
         *parts, seed = dataclasses.astuple(self)
         words = "-".join([*parts, f"seed{seed}"]).lower()
-        for old, new in {"ü": "ue", "–": "-", ",": "", " + ": "-", " ": "-", "sub-vp": "subvp"}.items():
+        for old, new in {"ü": "ue", "–": "-", ",": "", " + ": "-", " = ": "-", " ": "-", "sub-vp": "subvp"}.items():
             words = words.replace(old, new)
         return words
 

@@ -16,15 +16,9 @@ with `--tables-only` from those alone. Files made with another budget are refuse
 import dataclasses
 import functools
 import itertools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-# One thread: what counts is computing time. It is read when jax first makes a backend.
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-)
 
 import _cells
 import jax.numpy as jnp
