@@ -252,6 +252,18 @@ def test_failed_trajectories_are_named_and_leave_the_mean() -> None:
         Likelihood(integrator=sfp.Integrator(max_steps=32))(broken, x, key=jr.key(0))
 
 
+def test_failed_trajectories_of_levels_leave_the_mean() -> None:
+    """Half of the samples fail; the others are of one level, under the standard normal law."""
+    levels = jnp.repeat(jnp.asarray([[1, 1], [7, 7]], jnp.uint8), 10, axis=0)
+    data = Dataset(levels, sfp.Quantisation(8, -4.0, 4.0))
+    section = Likelihood(samples=None)(linear_score(2, 0.0, 0.0, radius=4.25), data, key=jr.key(0))
+    number = section.numbers["bits_per_dim"]
+    law = stats.norm.cdf(-2) - stats.norm.cdf(-3)
+    assert section.numbers["exploded"].value == 0.5
+    # By Jensen's inequality above the bits of the level, by less than a bit over a cell of this width.
+    assert 0 < number.value + math.log2(law) < 0.5
+
+
 def test_all_failed_is_not_a_number() -> None:
     nowhere = linear_score(2, radius=-1.0)
     report = sfp.audit(nowhere, normal_samples(40, 2).values, key=jr.key(0), measures=(Likelihood(),))
