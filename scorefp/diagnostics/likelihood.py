@@ -117,7 +117,7 @@ class Likelihood(AbstractMeasure):
 
         unit, failed, exploded = Unit(data.size, data.quantisation), solved.failed(), solved.exploded(self.threshold)
         name = "negative_log_likelihood" if data.quantisation is None else "bits_per_dim"
-        log_prob = np.where(failed, 0, np.asarray(solved.log_prob - log_noise))
+        log_prob = jnp.where(failed, 0, solved.log_prob - log_noise)
         values = np.where(failed, np.nan, unit.negative(log_prob)).mean(axis=0)
         evaluations = np.asarray(solved.evaluations, np.float64).mean(axis=0)
         without = np.isnan(values)
