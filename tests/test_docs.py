@@ -27,6 +27,12 @@ NUMBER = re.compile(r"(?<![\w.])([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?![\w.]*[A-Za
 RTOL = 0.02
 NEEDS = {"torch": "torch"}
 """Pages that need what not every environment has."""
+SLOW = {"docs/guides/frameworks.md", "docs/tutorials/trust.md", "docs/math/likelihood.md", "docs/math/residuals.md"}
+"""Pages that take half a minute; a change of one is tried with `-m ''`."""
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def close(page: str, printed: str, rtol: float | None) -> bool:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES if p.exists() and blocks(p)]
+    "page", [pytest.param(p, id=name(p), marks=pytest.mark.slow if name(p) in SLOW else ()) for p in PAGES if blocks(p)]
 )
 def test_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -101,7 +107,7 @@ def test_page_runs(
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("page", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES])
+@pytest.mark.parametrize("page", [pytest.param(p, id=name(p)) for p in PAGES])
 def test_python_is_no_wider_than_its_box(page: Path) -> None:
     """88 columns fit beside the menus."""
     fence = r"^(?P<indent> *)(?P<ticks>`{3,})python.*\n(?P<code>(?:.*\n)*?)(?P=indent)(?P=ticks) *$"

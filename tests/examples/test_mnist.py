@@ -74,6 +74,7 @@ def test_own_data(mnist: ModuleType, tmp_path: Path) -> None:
     assert (len(found.training), len(found.test), found.test.shape) == (27, 3, (1, 8, 8))
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_the_checkpoint(mnist: ModuleType, tmp_path: Path) -> None:
     settings = mnist.SMALL
     settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, steps=8, fine_steps=4))

@@ -129,7 +129,7 @@ def products(compiled: Any) -> int:
 QUARTER = sfp.ScoreFPE(fraction=0.25)
 
 
-@pytest.mark.parametrize("kind", ["MLP", "UNet"])
+@pytest.mark.parametrize("kind", ["MLP", pytest.param("UNet", marks=pytest.mark.slow)])
 def test_operations_of_a_step(kind: str) -> None:
     """A share of a quarter is two more evaluations of a quarter, up to what the compiler computes twice; every fourth
     step alone, an eighth in the mean."""
@@ -178,6 +178,7 @@ def noise_of(term: AbstractObjective, network: Any, exact: Any) -> float:
     return float(np.sqrt(np.mean((np.asarray(values(network)) - full) ** 2)) / np.mean(full))
 
 
+@pytest.mark.slow
 def test_a_penalty_of_a_network_that_rounds_is_the_residual() -> None:
     """`Antithetic` takes its three points in float32 and `Ito` has no difference; `DSM` is that of the network."""
     half, exact = mlp(jnp.bfloat16), mlp()

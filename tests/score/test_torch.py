@@ -256,6 +256,7 @@ def test_a_batch_is_one_call_and_one_compilation() -> None:
     assert batch._cached._cache_size() == traced
 
 
+@pytest.mark.slow
 def test_calls_leak_nothing() -> None:
     module = torch_unet.made(dtype=torch.float32)
     score = from_torch(module, table(), shape=SHAPE)

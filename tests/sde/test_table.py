@@ -50,6 +50,7 @@ def test_the_curve_holds_the_table_and_is_twice_differentiable(name: str) -> Non
     np.testing.assert_allclose(sde.time_of_log_snr(sde.log_snr(fine)), fine, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_likelihood_costs_what_the_smooth_process_does() -> None:
     """`shared/cases/ddpm_table.py`: a broken line through the table took 781 evaluations, and 6.6e-3 nats."""
     point = jnp.array([0.7, 0.3])

@@ -150,6 +150,7 @@ def test_the_noise_makes_the_error_small_where_it_dominates() -> None:
     assert np.abs(without[:, 0, 0].mean()) < 3 * without[:, 0, 1].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_single_precision_sees_the_same() -> None:
     found = list[np.ndarray]()

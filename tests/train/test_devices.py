@@ -78,8 +78,9 @@ def check_told(told: dict[str, list[str]], process: int, total: int, processes: 
 
 
 SEVERAL = [
-    pytest.param(4, 1, ["resident", "source", *measured.PARTS], id="four devices"),
-    pytest.param(1, 2, ["source", "samples", "audit in fit"], id="two processes"),
+    pytest.param(4, 1, ["resident", "source", "samples", "audit in fit"], id="four devices"),
+    pytest.param(4, 1, ["resident", "source", *measured.PARTS], id="four devices, all", marks=pytest.mark.slow),
+    pytest.param(1, 2, ["source", "samples"], id="two processes"),
     pytest.param(4, 1, ["float64", "source"], id="four devices, float64", marks=pytest.mark.slow),
     pytest.param(2, 2, [*worker.RUNS, *measured.PARTS], id="two processes of two devices", marks=pytest.mark.slow),
 ]

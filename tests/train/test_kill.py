@@ -180,6 +180,7 @@ def kill_often(kills: int, folder: Path, longest: float, *, second: int) -> Coun
     return hit
 
 
+@pytest.mark.slow
 def test_killed_twice(tmp_path: Path) -> None:
     hit = kill_often(2, tmp_path, 0.5, second=2)
     assert hit["during a save"] >= 1

@@ -119,6 +119,7 @@ def test_a_run_that_goes_on_has_the_same_bits(tmp_path: Path) -> None:
     refused(message, fitted, data, 6, error=train.CheckpointError, label_dropout=LabelDropout(0.4, NULL), **settings)
 
 
+@pytest.mark.slow
 def test_one_network_learns_both_scores() -> None:
     """Those of the modes and of the mixture: the errors are small against the difference of the two."""
     run = fitted(

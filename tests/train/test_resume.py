@@ -157,6 +157,7 @@ def test_itself_within_and_many_and_deep() -> None:
         assert all(part.startswith("a part of it") for part in look.unseen)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_another_process(tmp_path: Path, root: Path) -> None:
     code = (
         "import json; from helpers.kill_training import *; from scorefp.train._configuration import _Look\n"

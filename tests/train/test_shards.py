@@ -38,7 +38,7 @@ def off(found: Any, name: str, run: train.Run, start: int = 0) -> list[float]:
 
 SEVERAL = [
     pytest.param(4, 1, id="four devices"),
-    pytest.param(1, 2, id="two processes"),
+    pytest.param(1, 2, id="two processes", marks=pytest.mark.slow),
     pytest.param(2, 2, id="two processes of two devices", marks=pytest.mark.slow),
 ]
 

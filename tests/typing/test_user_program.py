@@ -28,6 +28,7 @@ def test_basedpyright_finds_nothing(root: Path, tmp_path: Path) -> None:
     assert "0 errors, 0 warnings" in out
 
 
+@pytest.mark.slow
 def test_mypy_finds_nothing(root: Path, tmp_path: Path) -> None:
     # optax and lineax ship no types; what mypy says of the packages that the program imports is not the user's concern.
     options = ("--disable-error-code=import-untyped", "--follow-imports=silent", "--cache-dir", f"{root}/.cache/mypy")
