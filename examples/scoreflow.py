@@ -97,9 +97,8 @@ class Cell(_cells.Named):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = _cells.parser(__doc__, out="docs/assets/scoreflow")
+    parser = _cells.parser(__doc__, out="docs/assets/scoreflow", seeds=(0, 1, 2))
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
-    parser.add_argument("--seeds", type=int, nargs="+", help="0, 1 and 2 on the 8×8 digits and 0 on MNIST")
     parser.add_argument("--steps", type=int, help="training steps of each score")
     parser.add_argument("--cache", type=Path, default=Path(".cache/scoreflow"), help="where trained models are kept")
     parser.add_argument("--quick", action="store_true", help="few steps and points, to see that it runs")
@@ -111,8 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         settings = QUICK if options.quick else DEFAULT[name]
         if options.steps is not None:
             settings = dataclasses.replace(settings, steps=options.steps)
-        seeds = options.seeds if options.seeds is not None else [0, 1, 2] if name == "digits" else [0]
-        of = [Cell(name, sde, row, seed) for seed in seeds for sde in SDES for row in ROWS]
+        of = [Cell(name, sde, row, seed) for seed in options.seeds for sde in SDES for row in ROWS]
         if options.tables_only:
             of = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
         found: Found = {}
