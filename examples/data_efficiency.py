@@ -1,9 +1,9 @@
 """How many samples is a regulariser worth? Likelihood, residual and samples against the number of training samples.
 
 Each method trains on the first `n` samples of a seed's order, a fifth of which it holds back. All have the same
-network, start and batches, and the same computing time; ten times on the way the loss of denoising score matching is
-taken on the samples held back, and the model with the least is kept: every method stops at its best, and so does the
-one that they are compared with, `DSM`.
+network, start and batches, and the same computing time. At steps that grow by a quarter from one to the next the loss
+of denoising score matching is taken on the samples held back, and the model with the least is kept: every method stops
+at its best, and so does the one that they are compared with, `DSM`.
 
     taskset --cpu-list 1 python examples/data_efficiency.py
 
@@ -41,11 +41,12 @@ MEASURES = (
     CurlCurve(ensemble=ENSEMBLE),
     SampleQuality(method=sfp.DPMSolver(32)),
 )
+LOOK = Ensemble(times=16, samples=512)
 HELD_BACK = 5
 """One of so many samples chooses the model."""
-LOOKS = 10
-"""How often the samples held back are looked at."""
 PART = 100
+GROWTH = 1.25
+"""From one look at the samples held back to the next."""
 
 
 # ------------------------------------------------------------------------------------------------ data
@@ -59,6 +60,7 @@ class Problem:
         sde: The forward process.
         width: The width of the network.
         sizes: How many samples there are to learn from.
+        budget: Seconds of one core for the steps of a method.
         parts: The samples to learn from, in the order of a seed, and the test data.
     """
 
@@ -67,6 +69,7 @@ class Problem:
     sde: sfp.VP
     width: int
     sizes: tuple[int, ...]
+    budget: float
     parts: Callable[[int], tuple[data.Dataset, data.Dataset]]
 
 
@@ -87,8 +90,8 @@ def nuclei(seed: int) -> tuple[data.Dataset, data.Dataset]:
 
 
 PROBLEMS = {
-    "digits": Problem("Digits, 8×8", "bits/dim", sfp.VP(), 128, (100, 250, 600, 1437), digits),
-    "nuclei": Problem("Cell nuclei, ten features", "nats", sfp.VP(t0=1e-3), 96, (50, 100, 200, 441), nuclei),
+    "digits": Problem("Digits, 8×8", "bits/dim", sfp.VP(), 128, (100, 250, 600, 1437), 8.0, digits),
+    "nuclei": Problem("Cell nuclei, ten features", "nats", sfp.VP(t0=1e-3), 96, (50, 100, 200, 441), 4.0, nuclei),
 }
 
 
@@ -179,18 +182,18 @@ def fitted(problem: Problem, method: Method, rows: data.Dataset, steps: int, see
 
 
 # ------------------------------------------------------------------------------------------------ one cell
-@dataclasses.dataclass
 class Best:
-    """The model with the least loss on the samples held back, of those that a run reports."""
+    """The model with the least loss on the samples held back, of those that are looked at."""
 
-    loss: float = np.inf
-    step: int = 0
-    model: Any = None
+    def __init__(self, look: Callable[[Any], dict[str, float]]) -> None:
+        self.look, self.next, self.loss, self.step, self.model = look, PART, np.inf, 0, None
 
     def __call__(self, report: train.Report) -> None:
-        loss = report.metrics.get("matching/r_DSM_scale_free", np.inf)
-        if loss < self.loss:
-            self.loss, self.step, self.model = loss, report.step, report.model
+        if report.step >= self.next or report.step == report.steps:
+            self.next = GROWTH * report.step
+            loss = self.look(report.model)["matching/r_DSM_scale_free"]
+            if loss < self.loss:
+                self.loss, self.step, self.model = loss, report.step, report.model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,10 +214,9 @@ def measured(cell: Cell, settings: Any, times: dict[str, dict[str, float]]) -> d
     held_back, rows = known.rows(np.arange(size // HELD_BACK)), known.rows(np.arange(size // HELD_BACK, size))
     # The samples held back are repeated, each time with a noise of its own.
     often = held_back.rows(np.arange(512) % len(held_back))
-    steps = max(PART * LOOKS, PART * round(1e3 * settings.budget / times[cell.data][cell.method] / PART))
-    look = train.audit_on(often, key=jr.key(2000 + cell.seed), measures=(MatchingCurve(ensemble=Ensemble(16, 512)),))
-    best, every = Best(), PART * max(1, steps // PART // LOOKS)
-    run = fitted(problem, method, rows, steps, cell.seed, evaluate=look, evaluate_every=every, callbacks=(best,))
+    steps = max(PART, PART * round(1e3 * settings.budget / times[cell.data][cell.method] / PART))
+    best = Best(train.audit_on(often, key=jr.key(2000 + cell.seed), measures=(MatchingCurve(ensemble=LOOK),)))
+    run = fitted(problem, method, rows, steps, cell.seed, callbacks=(best,))
     found = {"steps": steps, "best step": best.step}
     audit = functools.partial(sfp.audit, data=test, key=jr.key(1000 + cell.seed))
     found["best"] = measured_numbers(audit(best.model, measures=MEASURES))
@@ -226,7 +228,7 @@ def measured(cell: Cell, settings: Any, times: dict[str, dict[str, float]]) -> d
 # ------------------------------------------------------------------------------------------------ all cells
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a cell depends on beside its name: the seconds of one core for the steps of a method."""
+    """What a cell depends on beside its name: the budget."""
 
     budget: float
 
@@ -236,12 +238,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--sizes", type=int, nargs="+", help="how many samples there are; four by default")
-    parser.add_argument("--budget", type=float, default=8.0, help="seconds of one core for the steps of a cell")
+    parser.add_argument("--budget", type=float, help="seconds of one core for the steps of a cell; by data set without")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which the time of a step is taken")
     parser.add_argument("--tables-only", action="store_true", help="run no cell; tables and figures from those there")
     options = parser.parse_args(arguments)
-    settings = Settings(options.budget)
     for name in options.problems:
+        settings = Settings(options.budget or PROBLEMS[name].budget)
         sizes = [str(size) for size in options.sizes or PROBLEMS[name].sizes]
         of = [Cell(name, key, size, seed) for seed, size, key in itertools.product(options.seeds, sizes, METHODS)]
         there = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
