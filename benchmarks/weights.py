@@ -1,6 +1,6 @@
 """Time of weighted samples over that of unweighted ones with the same steps.
 
-    python benchmarks/weights.py --out docs/assets
+    python benchmarks/weights.py --rounds 5 --out docs/assets
 
 One run of `FeynmanKac` beside `EulerMaruyama`, both with the same score, grid and number of samples, on VP in float32:
 the library's `MLP` of width 128 in 2 and 64 dimensions with 4,096 particles and 40 steps, and a small `UNet` on images
@@ -8,7 +8,7 @@ of 16 x 16 pixels with 64 particles and 8 steps. Compositions have the rate [W2]
 (`InnerPotential`) has its residual [F3] by each method; `Exact()` where a sample has few elements. What the network
 costs is in the time of a particle, which beside the smallest ones goes into draws of noise. The median ratio of the
 times in a round, in brackets deciles 1 and 9. Both take turns in a round, so that a machine that slows down slows both
-of them. Four minutes on one core.
+of them. Five minutes on one core, and with three rounds, the default, less than that; half of it is compiling.
 """
 
 from collections.abc import Callable
@@ -102,7 +102,7 @@ def compared(name: str, rounds: int) -> list[Row]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, 5, "weights_speed")
+    parser = arguments(__doc__, 3, "weights_speed")
     parser.add_argument("--networks", nargs="+", default=list(SETTINGS), help="which rows")
     options = parser.parse_args()
     rows = [row for name in options.networks for row in compared(name, options.rounds)]

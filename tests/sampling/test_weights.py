@@ -359,6 +359,36 @@ def test_samples_are_resampled() -> None:
     np.testing.assert_allclose(inside, sfp.sample(flat, 7, key=jr.key(3), method=SMALL), atol=1e-5)
 
 
+def test_a_network_stays_in_its_precision() -> None:
+    """Under a state in float64 too, with exponents that are numbers of Python; exact scores in float64 stay so."""
+    seen: set[Any] = set()
+
+    class Watched(sfp.score.AbstractScore):
+        slope: Array
+
+        @property
+        def sde(self) -> sfp.VP:
+            return SDE
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return (1,)
+
+        def __call__(self, t: Array, x: Array) -> Array:
+            seen.add(x.dtype)
+            return self.slope * x
+
+    single = Watched(jnp.array(-1.0, jnp.float32))
+    method = sfp.FeynmanKac(steps=2, particles=4)
+    with jax.enable_x64(True):
+        nested = sfp.Product((sfp.Annealed(single, 1.1), single), [0.5, 0.5])
+        assert weighted_samples(nested, 1, key=jr.key(0), method=method).samples.dtype == jnp.float64
+        assert seen == {jnp.dtype(jnp.float32)}
+        double = Watched(jnp.array(-1.0, jnp.float64))
+        weighted_samples(sfp.Annealed(double, 1.1), 1, key=jr.key(0), method=method)
+        assert seen == {jnp.dtype(jnp.float32), jnp.dtype(jnp.float64)}
+
+
 # ------------------------------------------------------------------------------------------------ when it fails
 def test_no_particle_left() -> None:
     """It is named with run, step and time, and stops a compiled program."""
