@@ -1,11 +1,11 @@
 """When weights fail: the effective sample size against the dimension, and against the residual of trained potentials.
 
-Two families. *Dimension*: laws whose D elements are independent and known, annealed, multiplied, guided, or named by one
-of two wrong potentials, for D = 1 … 64. A weight is then a product over the elements, so that without resampling the effective share
-of the particles is the D-th power of that of one element; the error of a weighted moment is taken against quadrature.
-*Potentials*: on a mixture in the plane a potential is trained by denoising score matching, alone and with the
-residual of the log-Fokker–Planck equation at three weights. The residual is measured on diffused data, and the
-effective share by `FeynmanKac` with the residual as the rate; the law exp(potential) at t0 is taken by quadrature.
+Two families. *Dimension*: laws whose D elements are independent and known, annealed, multiplied, guided, or named by
+one of two wrong potentials, for D = 1 … 64. A weight is then a product over the elements, so that without resampling
+the effective share of the particles is the D-th power of that of one element; the error of a weighted moment is taken
+against quadrature. *Potentials*: on two mixtures in the plane a potential is trained by denoising score matching, alone
+and with the residual of the log-Fokker–Planck equation at three weights. The residual is measured on diffused data, and
+the effective share by `FeynmanKac` with the residual as the rate; the law exp(potential) at t0 is taken by quadrature.
 
     python examples/weights.py --out docs/assets/weights
 
@@ -388,11 +388,14 @@ def residual_figure(found: dict[Cell, dict[str, Any]]) -> Figure:
     view = Figure(figsize=(10.5, 4.2), layout="constrained")
     left, right = view.subplots(1, 2)
     for (model, colour), marker in zip(zip(MODELS, COLOURS, strict=False), "osD^", strict=True):
-        cells = [cell for name, cell in found.items() if name.model == model]
-        residuals = [cell["residual"] for cell in cells]
-        left.plot(residuals, [cell["carried"]["end"] for cell in cells], marker, color=colour, ms=9, label=model)
-        right.plot(residuals, [cell["kl"] for cell in cells], marker, color=colour, ms=9)
-    left.set(title="effective share, no resampling", ylim=(0.5, 1.02))
+        for law, filling in zip(LAWS, ("full", "none"), strict=True):
+            cells = [cell for name, cell in found.items() if (name.model, name.law) == (model, law)]
+            residuals = [cell["residual"] for cell in cells]
+            label = model if law == next(iter(LAWS)) else None
+            shares = [cell["carried"]["end"] for cell in cells]
+            left.plot(residuals, shares, marker, color=colour, ms=9, fillstyle=filling, label=label)
+            right.plot(residuals, [cell["kl"] for cell in cells], marker, color=colour, ms=9, fillstyle=filling)
+    left.set(title="effective share, no resampling", ylim=(0.35, 1.03))
     right.set(title="KL(truth ‖ exp φ(t0, ·)), nats", yscale="log")
     for axes in (left, right):
         ticks = (0.3, 0.5, 1, 2, 5)

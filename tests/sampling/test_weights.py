@@ -119,8 +119,9 @@ def test_every_level_of_noise() -> None:
 
 
 def log_moment(noise: float, beta: float, horizon: float, power: float) -> float:
-    r"""$\log E[w^p]$ of `Annealed` on N(0, 1), VP and the time $\int g^2$, without the start's weight and the divergence: by
-    the Riccati equation of $E[\exp(c\int x^2)\,|\,x] = \exp(\tfrac12 p\,x^2 + q)$; infinite where it explodes.
+    r"""$\log E[w^p]$ of `Annealed` on N(0, 1), VP and the time $\int g^2$, but for the weight of the start and the
+    divergence: by the Riccati equation of $E[\exp(c\int x^2)\,|\,x] = \exp(\tfrac12 p\,x^2 + q)$; infinite where it
+    explodes.
     """
     kappa, c = beta - 1 + noise**2 * beta, 0.5 * power * beta * (beta - 1)
     gone = lambda _, y: y[0] - beta  # of which N(0, 1 / beta) has no mean
