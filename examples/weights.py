@@ -1,11 +1,11 @@
 """When weights fail: the effective sample size against the dimension, and against the residual of trained potentials.
 
-Two families. *Dimension*: laws whose D elements are independent and known, annealed, guided, or named by a wrong
-potential, for D = 1 … 64. A weight is then a product over the elements, so that without resampling the effective share
-of the particles is the D-th power of that of one element; the error of a weighted moment is taken against quadrature.
-*Potentials*: on a mixture in the plane a potential is trained by denoising score matching, alone and with the
-residual of the log-Fokker–Planck equation at three weights. The residual is measured on diffused data, and the
-effective share by `FeynmanKac` with the residual as the rate; the law exp(potential) at t0 is taken by quadrature.
+Two families. *Dimension*: laws whose D elements are independent and known, annealed, multiplied, guided, or named by
+one of two wrong potentials, for D = 1 … 64. A weight is then a product over the elements, so that without resampling
+the effective share of the particles is the D-th power of that of one element; the error of a weighted moment is taken
+against quadrature. *Potentials*: on two mixtures in the plane a potential is trained by denoising score matching, alone
+and with the residual of the log-Fokker–Planck equation at three weights. The residual is measured on diffused data, and
+the effective share by `FeynmanKac` with the residual as the rate; the law exp(potential) at t0 is taken by quadrature.
 
     python examples/weights.py --out docs/assets/weights
 
@@ -14,6 +14,7 @@ Each law of the first family, and each model with each seed of the second, is on
 """
 
 import dataclasses
+import functools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,12 @@ ELEMENT = sfp.GaussianMixture(jnp.array([-1.0, 1.0]), jnp.array([0.04, 0.25]), j
 """The law of one element."""
 ASKED = sfp.GaussianMixture(jnp.array([1.0]), jnp.array([0.25]), jnp.array([1.0]))
 """Its mode on the right, which guidance asks for."""
+OTHER = sfp.GaussianMixture(jnp.array([-0.5, 1.5]), jnp.array([0.25, 0.25]), jnp.array([0.5, 0.5]))
+"""The other factor of the product."""
 SIZES = (1, 4, 16, 64)
 THRESHOLDS = (0.0, 0.5)
 SIDE, POINTS = 5.0, 4001
-COLOURS = ("#0072B2", "#009E73", "#E69F00", "#D55E00")
+COLOURS = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,17 +118,34 @@ def bump(t: jax.Array, x: jax.Array) -> jax.Array:
     return 0.5 * SDE.alpha(t) * jnp.cos(2 * x)
 
 
+def push(t: jax.Array, x: jax.Array) -> jax.Array:
+    """What the potential with a wrong mean adds, of one element; nearly nothing at t1."""
+    return 0.5 * SDE.alpha(t) * x
+
+
 def wrong(size: int) -> sfp.Potential:
     right = elements(ELEMENT, size)
     return sfp.Potential(lambda t, x: right.potential(t, x) + jnp.sum(bump(t, x)), SDE, (size,))
 
 
+def shifted(size: int) -> sfp.Potential:
+    """Another wrong potential, whose error is linear in the sample and moves every mode."""
+    right = elements(ELEMENT, size)
+    return sfp.Potential(lambda t, x: right.potential(t, x) + jnp.sum(push(t, x)), SDE, (size,))
+
+
 CASES = {
     "annealed, β = 1.5": lambda size: sfp.Annealed(elements(ELEMENT, size), 1.5),
+    "product of two": lambda size: sfp.Product((elements(ELEMENT, size), elements(OTHER, size))),
     "guided, w = 1": lambda size: sfp.Guided(elements(ASKED, size), elements(ELEMENT, size), 1.0),
     "wrong potential": wrong,
+    "wrong mean": shifted,
 }
 """The scores, of so many elements."""
+
+
+WRONG = {"wrong potential": bump, "wrong mean": push}
+"""What wrong potentials add to the right one, of one element."""
 
 
 def named(case: str) -> tuple[float, float]:
@@ -136,8 +156,12 @@ def named(case: str) -> tuple[float, float]:
     all_of_it = of(ELEMENT)
     log_p = {
         "annealed, β = 1.5": 1.5 * all_of_it,
+        "product of two": all_of_it + of(OTHER),
         "guided, w = 1": 2 * of(ASKED) - all_of_it,
-        "wrong potential": all_of_it + np.asarray(jax.vmap(lambda y: bump(t0, y))(jnp.asarray(x)), np.float64),
+        **{
+            case: all_of_it + np.asarray(jax.vmap(functools.partial(added, t0))(jnp.asarray(x)), np.float64)
+            for case, added in WRONG.items()
+        },
     }[case]
     mass = np.exp(log_softmax(log_p))
     return float(mass @ x), float(np.sqrt(mass @ (x - mass @ x) ** 2))
@@ -147,7 +171,7 @@ def of_dimension(name: Cell, settings: Settings, models: Path) -> dict[str, Any]
     """The effective share, and the root mean square of the mean's error over runs and elements, in deviations."""
     truth, deviation = named(name.model)
     # The Hessian is diagonal, so that signs as probes give its trace without error.
-    options = {"residual": Hutchinson()} if name.model == "wrong potential" else {}
+    options = {"residual": Hutchinson()} if name.model in WRONG else {}
     rows: list[dict[str, Any]] = []
     for size in SIZES:
         for threshold in THRESHOLDS:
@@ -175,6 +199,9 @@ def of_dimension(name: Cell, settings: Settings, models: Path) -> dict[str, Any]
 # ------------------------------------------------------------------------------------------------ potentials
 LAWS = {
     "two modes": sfp.GaussianMixture(jnp.array([[-1.0, -1.0], [1.0, 1.0]]), jnp.full(2, 0.04), jnp.array([0.2, 0.8])),
+    "three modes": sfp.GaussianMixture(
+        jnp.array([[-1.0, 0.8], [1.0, 0.8], [0.0, -1.0]]), jnp.array([0.04, 0.1, 0.2]), jnp.array([0.2, 0.5, 0.3])
+    ),
 }
 MODELS = {"DSM": 0.0, "DSM + 0.01 LogFPE": 0.01, "DSM + 0.1 LogFPE": 0.1, "DSM + 1 LogFPE": 1.0}
 """The weight of LogFPE."""
@@ -352,7 +379,7 @@ def dimension_figure(found: dict[Cell, dict[str, Any]], settings: Settings) -> F
         axes.set(xscale="log", xlabel="D", xticks=SIZES, xticklabels=[str(size) for size in SIZES])
         axes.minorticks_off()
         axes.grid(visible=True)
-    view.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    view.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(CASES))
     return view
 
 
@@ -360,12 +387,15 @@ def residual_figure(found: dict[Cell, dict[str, Any]]) -> Figure:
     """The effective share against the residual, of all models."""
     view = Figure(figsize=(10.5, 4.2), layout="constrained")
     left, right = view.subplots(1, 2)
-    for (model, colour), marker in zip(zip(MODELS, COLOURS, strict=True), "osD^", strict=True):
-        cells = [cell for name, cell in found.items() if name.model == model]
-        residuals = [cell["residual"] for cell in cells]
-        left.plot(residuals, [cell["carried"]["end"] for cell in cells], marker, color=colour, ms=9, label=model)
-        right.plot(residuals, [cell["kl"] for cell in cells], marker, color=colour, ms=9)
-    left.set(title="effective share, no resampling", ylim=(0.5, 1.02))
+    for (model, colour), marker in zip(zip(MODELS, COLOURS, strict=False), "osD^", strict=True):
+        for law, filling in zip(LAWS, ("full", "none"), strict=True):
+            cells = [cell for name, cell in found.items() if (name.model, name.law) == (model, law)]
+            residuals = [cell["residual"] for cell in cells]
+            label = model if law == next(iter(LAWS)) else None
+            shares = [cell["carried"]["end"] for cell in cells]
+            left.plot(residuals, shares, marker, color=colour, ms=9, fillstyle=filling, label=label)
+            right.plot(residuals, [cell["kl"] for cell in cells], marker, color=colour, ms=9, fillstyle=filling)
+    left.set(title="effective share, no resampling", ylim=(0.35, 1.03))
     right.set(title="KL(truth ‖ exp φ(t0, ·)), nats", yscale="log")
     for axes in (left, right):
         ticks = (0.3, 0.5, 1, 2, 5)

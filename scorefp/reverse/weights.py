@@ -113,11 +113,12 @@ class Rates(AbstractModule):
             )
             s = sum((beta * value for beta, value in zip(betas, values, strict=True)), jnp.zeros_like(x))
             # With the sum of the exponents B: sum b |s_i|^2 - |s|^2 = sum b |s_i - s|^2 + (1 - B) |s|^2, which loses no
-            # digits for guidance, where B is one.
-            spread = lambda v: jnp.sum(v * sde.covariance(t, x, v))
-            others = [beta * (r + 0.5 * spread(v - s)) for beta, v, r in zip(betas, values, rates, strict=True)]
+            # digits for guidance, where B is one. One sum over the elements: beside a small network each costs time.
+            spread = lambda v: v * sde.covariance(t, x, v)
             excess = 1 - jnp.sum(betas)
-            return s, sum(others, excess * (0.5 * spread(s) + advection_divergence(sde, t, x)))
+            spreads = sum((beta * spread(v - s) for beta, v in zip(betas, values, strict=True)), excess * spread(s))
+            own = sum((beta * rate for beta, rate in zip(betas, rates, strict=True)), jnp.zeros((), x.dtype))
+            return s, own + 0.5 * jnp.sum(spreads) + excess * advection_divergence(sde, t, x)
         if isinstance(score, Tilted):
             keys = (None, None) if key is None else jr.split(key)
             s, rate = self(score.score, t, x, keys[0])

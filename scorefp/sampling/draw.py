@@ -1,7 +1,7 @@
 """Batches of samples from a score."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -31,7 +31,7 @@ from .._devices import one_row
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..reverse._explosion import EXPLODED, distance
-from ..score import AbstractScore
+from ..score import AbstractComposition, AbstractScore
 from ..score.score import conditioned, require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
 from .euler import EulerMaruyama
@@ -373,8 +373,18 @@ class _InItsPrecision(AbstractScore):
 
 def in_its_precision(score: AbstractScore, x: Event) -> Event:
     """A state in the precision that the score's own arrays have, where it has any."""
-    own = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(score, eqx.is_inexact_array))]
+    own = [leaf.dtype for leaf in _own_arrays(score)]
     return x.astype(jnp.result_type(*own)) if own else x
+
+
+def _own_arrays(part: Any) -> Iterator[Array]:
+    """The floats of a score but for exponents, which follow the state: a number of Python has no precision to set."""
+    composed = lambda node: isinstance(node, AbstractComposition)
+    for leaf in jax.tree.leaves(part, is_leaf=composed):
+        if composed(leaf):
+            yield from _own_arrays(leaf.scores)
+        elif eqx.is_inexact_array(leaf):
+            yield leaf
 
 
 @eqx.filter_jit

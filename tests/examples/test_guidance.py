@@ -26,7 +26,7 @@ def test_the_law_that_guidance_names(example: Callable[[str], ModuleType]) -> No
     ("name", "options", "count"),
     [
         ("guidance", ["--steps", "20", "--samples", "200"], 10),
-        ("inpainting", ["--steps", "20", "--sampler-steps", "10"], 2),
+        ("inpainting", ["--steps", "20", "--sampler-steps", "10"], 6),
     ],
 )
 def test_example_in_short(root: Path, tmp_path: Path, name: str, options: list[str], count: int) -> None:

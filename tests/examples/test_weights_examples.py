@@ -87,7 +87,7 @@ def test_the_deviation_of_a_residual(example: Callable[[str], ModuleType]) -> No
     assert weights.spread(planted, x, 64) == pytest.approx(0.05 * np.trapezoid(g2, t), rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["compose", "posterior", "weighted_laws", "weights"])
+@pytest.mark.parametrize("name", ["compose", "inpainting", "posterior", "weighted_laws", "weights"])
 def test_the_table_says_what_the_cells_say(
     example: Callable[[str], ModuleType], root: Path, tmp_path: Path, name: str
 ) -> None:
