@@ -14,6 +14,7 @@ from .handwritten import digits as digits, mnist as mnist
 from .hugging_face import HuggingFace as HuggingFace
 from .loader import Loader as Loader
 from .on_host import OnHost as OnHost
+from .photographs import photographs as photographs
 from .source import AbstractRows as AbstractRows, AbstractSource as AbstractSource, Batches as Batches
 from .split import Part as Part, split as split
 from .to_file import sample_to as sample_to

@@ -1019,6 +1019,7 @@ def of_data() -> dict[str, Row]:
         ),
         "digits": row(data.digits, split="test"),
         "mnist": row(data.mnist, split="test", elsewhere=True),
+        "photographs": row(data.photographs, split="test", size=16),
         "read_arrays": row(data.read_arrays, path=folder / "x.npy", roles={"name": None, "args": None}),
         "ImageFolder": row(
             data.ImageFolder, path=folder / "pictures", roles={"size": "shape", "threads": "count"}, legal=NO_THREADS
