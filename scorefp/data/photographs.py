@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from .._checks import count, one_of, require
 from ..dataset import Dataset
-from ._pictures import BYTES
+from ._pictures import BYTES, needs_pillow
 
 # The test photographs were chosen once, before anything was trained: an animal and a landscape, one of each package.
 _NAMES = {
@@ -23,8 +23,8 @@ def photographs(split: Literal["train", "test"], *, size: Literal[16, 32] = 16) 
     """Patches of real photographs in colour with 256 levels, as samples of shape `(3, size, size)` on [-1, 1].
 
     A photograph is cut into tiles side by side from its upper left corner; what is left at its right and lower edges is
-    dropped. The split is by photograph, so that no test patch comes from a photograph of the training, and fixed; within
-    a part patches are mixed.
+    dropped. The split is fixed, by photograph, so that no test patch comes from a photograph of the training; within a
+    part patches are mixed.
 
     | part | photographs | 16×16 | 32×32 |
     | --- | --- | --- | --- |
@@ -75,14 +75,13 @@ def _tiles(picture: UInt8[np.ndarray, "height width 3"], size: int) -> Iterator[
 
 
 def _photograph(name: str) -> UInt8[np.ndarray, "height width 3"]:
+    needs_pillow("photographs")  # both packages decode by it
     try:
-        import PIL.Image  # noqa: F401  # both packages decode by it
         import skimage.data
         from sklearn.datasets import load_sample_image
     except ImportError as error:
         raise ImportError(
-            "photographs needs scikit-image, scikit-learn and Pillow; install them with: "
-            "pip install 'scorefp[examples,images]'"
+            "photographs needs scikit-image and scikit-learn; install them with: pip install 'scorefp[examples]'"
         ) from error
     if name in ("china", "flower"):
         return cast(Any, load_sample_image)(f"{name}.jpg")

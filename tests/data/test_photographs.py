@@ -65,10 +65,12 @@ def test_refused() -> None:
     refused(r"size = 16\.0; it is a count", photographs, "test", size=16.0, error=TypeError)
 
 
-@pytest.mark.parametrize("package", ["skimage.data", "sklearn.datasets", "PIL.Image"])
-def test_without_a_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+@pytest.mark.parametrize(
+    ("package", "extra"), [("skimage.data", "examples"), ("sklearn.datasets", "examples"), ("PIL.Image", "images")]
+)
+def test_without_a_package(monkeypatch: pytest.MonkeyPatch, package: str, extra: str) -> None:
     module = importlib.import_module("scorefp.data.photographs")
     monkeypatch.setattr(module, "_patches", module._patches.__wrapped__)
     monkeypatch.setitem(sys.modules, package, None)
-    message = r"photographs needs .*; install them with: pip install 'scorefp\[examples,images\]'"
+    message = rf"photographs needs .*; install (them|it) with: pip install 'scorefp\[{extra}\]'"
     refused(message, photographs, "train", error=ImportError)
