@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,7 +36,7 @@ class _Version:
         found = [checked_labels(path, word, labels[word], len(pixels), range(n)) for word, n in self.labels.items()]
         return pixels, found[-1]
 
-    def _of_bytes(self, path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _of_bytes(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         content, size = np.fromfile(path, np.uint8), len(self.labels) + _PIXELS
         require(
             len(content) > 0 and len(content) % size == 0,
@@ -46,7 +46,7 @@ class _Version:
         rows = content.reshape(-1, size)
         return rows[:, -_PIXELS:], {word: rows[:, i] for i, word in enumerate(self.labels)}
 
-    def _of_pickle(self, path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _of_pickle(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         found = read_pickled(path)
         missing = [name for name in ("data", *self.labels) if name not in found]
         require(not missing, f"{path} has no {missing}; the {self.name} has them, and this file has {sorted(found)}.")
@@ -55,7 +55,7 @@ class _Version:
             isinstance(pixels, np.ndarray) and pixels.ndim == 2 and pixels.shape[1] == _PIXELS and len(pixels) > 0,
             f"data in {path} has shape {np.shape(pixels)}; the {self.name} has a row of {_PIXELS} pixels an image.",
         )
-        return pixels, {word: np.asarray(found[word]) for word in self.labels}
+        return pixels, found
 
 
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
