@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _cells
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,13 @@ class Clock:
         if self.each:
             kept.write_text(f"{np.median(self.each)}\n", encoding="utf-8")
         return float(kept.read_text(encoding="utf-8")) * steps
+
+
+def shown(report: train.Report) -> None:
+    """One line in ten reports."""
+    if report.step % (10 * (report.step - report.first)) == 0 or report.step == report.steps:
+        metrics = {name: f"{value:.4g}" for name, value in report.metrics.items()}
+        print(f"  step {report.step} of {report.steps}: {metrics}", flush=True)
 
 
 class Logits(eqx.Module):

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from _flows import Clock, Flow, Logits, fitted_flow, flat
+from _flows import Clock, Flow, Logits, fitted_flow, flat, shown
 
 import scorefp as sfp
 from scorefp import data, plot, train
@@ -372,13 +372,6 @@ class Experiment:
             drawn = sfp.sample(model, count, key=jr.key(5000 + self.seed), method=method)
             groups[ROWS[row]] = np.clip(np.asarray(drawn), -1, 1)
         _cells.save_figure(plot.image_grid(groups, columns=5), self.out / "samples.png")
-
-
-def shown(report: train.Report) -> None:
-    """One line in ten reports."""
-    if report.step % (10 * (report.step - report.first)) == 0 or report.step == report.steps:
-        metrics = {name: f"{value:.4g}" for name, value in report.metrics.items()}
-        print(f"  step {report.step} of {report.steps}: {metrics}", flush=True)
 
 
 def logged(path: Path, count: int = 60) -> dict[str, list[float]]:
