@@ -461,8 +461,9 @@ def table(cells: Found) -> str:
                 own = [each[name] for each in found]
                 title = found[0]["settings"]["title"] + (", variational" if name == "variational" else "")
                 exploded = f"{100 * np.mean([each['exploded'] for each in own]):.1f} %"
-                line = [title, interval(own, "nll"), median(own), exploded, interval(own, "bound")]
-                body.append([*line, interval(own, "code"), minutes])
+                # The code length has no dequantisation.
+                code = interval(own, "code") if name == "uniform" else ""
+                body.append([title, interval(own, "nll"), median(own), exploded, interval(own, "bound"), code, minutes])
     for name, (single, mosaic) in cells["codecs"][0]["codecs"].items():
         body.append([f"{name}, each image", "", "", "", "", f"{single:.3f}", ""])
         body.append([f"{name}, one mosaic", "", "", "", "", f"{mosaic:.3f}", ""])
