@@ -150,7 +150,7 @@ DDPM = Network()
 # those of the trained model. Its NCSN++ has another halving, and the image at each resolution.
 FP_LOSS = (
     sfp.DSM(weighting=sfp.noise_weighting)
-    + 0.15 * sfp.ScoreFPE(scale=sfp.likelihood_weighting, power=2, size_exponent=1.0)
+    + 0.15 * sfp.ScoreFPE(scale=sfp.likelihood_weighting, power=2.0, size_exponent=1.0)
     + 0.01 * sfp.TimeDerivativeTaming()
 )
 # Karras 2022, Table 7 and its code: 128 channels times (2, 2, 2), dropout 0.13, batches of 512, Adam at 1e-3 after a
