@@ -296,15 +296,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["scoreflow"])
     parser.add_argument("--small", action="store_true", help="networks and trainings for one CPU core")
     parser.add_argument("--cache", type=Path, default=Path(".cache/images"), help="where checkpoints are kept")
+    parser.add_argument("--tables-only", action="store_true", help="make no cell; the table is that of those there are")
     options = parser.parse_args(arguments)
     images = read_data(options.data, options.size or (16 if options.small else 32))
     presets = {name: small(PRESETS[name]) if options.small else PRESETS[name] for name in options.presets}
     evaluation, flow = (SMALL, SMALL_FLOW) if options.small else (Evaluation(), FLOW)
     run = Experiment(images, presets, evaluation, flow, options.out, options.cache)
-    cells: Found = {"codecs": [run.cell("codecs", 0)]}
-    for name in presets:
-        cells[name] = [run.cell(name, seed) for seed in options.seeds]
-    cells["flow"] = [run.cell("flow", seed) for seed in options.seeds]
+    wanted = {"codecs": [0], **dict.fromkeys(presets, options.seeds), "flow": options.seeds}
+    if options.tables_only:
+        wanted = {row: [seed for seed in seeds if run.path(row, seed).exists()] for row, seeds in wanted.items()}
+    cells = {row: [run.cell(row, seed) for seed in seeds] for row, seeds in wanted.items() if seeds}
     text = table(cells)
     _cells.write(options.out / f"{images.name}.md", text)
     print(f"\n{text}", end="")
@@ -321,14 +322,16 @@ class Experiment:
     out: Path
     cache: Path
 
+    def path(self, row: str, seed: int) -> Path:
+        return self.out / f"{Cell(self.images.name, row, seed).name}.json"
+
     def cell(self, row: str, seed: int) -> dict[str, Any]:
         """The file of a row, which is made if it is not there."""
-        name = Cell(self.images.name, row, seed)
         baselines = {"codecs": self.written, "flow": self.density}
         make = functools.partial(baselines.get(row, functools.partial(self.score, row)), seed)
-        return _cells.cell(self.out / f"{name.name}.json", self.facts(row, name), make)
+        return _cells.cell(self.path(row, seed), self.facts(row, seed), make)
 
-    def facts(self, row: str, name: Cell) -> dict[str, Any]:
+    def facts(self, row: str, seed: int) -> dict[str, Any]:
         """What a row is made with."""
         baselines = {
             "codecs": {"codecs": USED},
@@ -336,7 +339,8 @@ class Experiment:
         }
         own = baselines[row] if row in baselines else self.presets[row].facts
         evaluation = dataclasses.asdict(self.evaluation)
-        return {"cell": dataclasses.asdict(name), "data": self.images.facts, "evaluation": evaluation, "settings": own}
+        name = dataclasses.asdict(Cell(self.images.name, row, seed))
+        return {"cell": name, "data": self.images.facts, "evaluation": evaluation, "settings": own}
 
     # -------------------------------------------------------------------------------------------- scores
 
@@ -464,7 +468,8 @@ def table(cells: Found) -> str:
                 # The code length has no dequantisation.
                 code = interval(own, "code") if name == "uniform" else ""
                 body.append([title, interval(own, "nll"), median(own), exploded, interval(own, "bound"), code, minutes])
-    for name, (single, mosaic) in cells["codecs"][0]["codecs"].items():
+    written = cells["codecs"][0]["codecs"] if "codecs" in cells else {}
+    for name, (single, mosaic) in written.items():
         body.append([f"{name}, each image", "", "", "", "", f"{single:.3f}", ""])
         body.append([f"{name}, one mosaic", "", "", "", "", f"{mosaic:.3f}", ""])
     heading = ["bits per dimension", "NLL, mean", "NLL, median", "exploded", "bound", "code length", "CPU minutes"]

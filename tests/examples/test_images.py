@@ -161,8 +161,7 @@ def test_the_table_says_what_the_cells_say(images: ModuleType, root: Path, tmp_p
     pytest.importorskip("skimage")
     committed, out = root / "docs/assets/images", tmp_path / "images"
     shutil.copytree(committed, out)
-    seeds = sorted(path.stem[-1] for path in out.glob("photographs-16-flow-seed*.json"))
-    command = ["--small", "--out", str(out), "--seeds", *seeds]
+    command = ["--small", "--tables-only", "--out", str(out), "--seeds", "0", "1", "2"]
     (out / "photographs-16.md").unlink()
     images.main(command)
     written = (out / "photographs-16.md").read_text(encoding="utf-8")
@@ -171,8 +170,8 @@ def test_the_table_says_what_the_cells_say(images: ModuleType, root: Path, tmp_p
         cell = json.loads(path.read_text(encoding="utf-8"))
         # A bound is one: in the mean it is above the likelihood of its own score's ODE, but for their difference.
         assert np.mean(cell["uniform"]["points"]["code"]) < np.mean(cell["uniform"]["points"]["bound"]) + 0.1
-    cell = out / "photographs-16-flow-seed0.json"
-    cell.write_text(cell.read_text(encoding="utf-8").replace('"patience": 8', '"patience": 9'), encoding="utf-8")
+    cell = out / "photographs-16-scoreflow-seed0.json"
+    cell.write_text(cell.read_text(encoding="utf-8").replace('"octaves": 6', '"octaves": 5'), encoding="utf-8")
     refused("was made with other settings; remove it", images.main, command, error=SystemExit)
 
 
