@@ -488,7 +488,8 @@ def median(found: list[dict[str, Any]]) -> str:
 def interval(found: list[dict[str, Any]], name: str) -> str:
     """The mean over seeds and images with its 95 % interval over images."""
     mean, half = _cells.interval(of_images(found, name))
-    return f"{mean:.3f} ± {half:.3f}"
+    form = ".3f" if mean < 100 else ".1e"  # what a few images make of a mean
+    return f"{mean:{form}} ± {half:{form}}"
 
 
 if __name__ == "__main__":
