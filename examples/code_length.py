@@ -12,10 +12,7 @@ in `.cache/code_length/`, and a killed run goes on from the last one. The tables
 made with other settings is refused; give `--out` another folder then.
 """
 
-import bz2
 import dataclasses
-import io
-import lzma
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +22,7 @@ import _cells
 import equinox as eqx
 import jax.random as jr
 import numpy as np
+from _lossless import CODECS, codecs
 
 import scorefp as sfp
 from scorefp import data, train
@@ -105,7 +103,7 @@ def made(name: Name, settings: Settings, cache: Path) -> dict[str, Any]:
     images = np.asarray(test.values[:, 0], np.uint8)
     model = trained(name, settings, rows, cache)
     found = measured(model, test.rows(np.arange(settings.images)), settings, SHARES[name.data])
-    return {"codecs": codecs(images, settings.columns), "model": found, "written": len(images)}
+    return {"codecs": codecs(images, settings.columns, CODECS), "model": found, "written": len(images)}
 
 
 # ------------------------------------------------------------------------------------------------ the score
@@ -161,75 +159,6 @@ def measured(
 def told(number: Number) -> list[float]:
     """The value and the half-width of its 95 % interval."""
     return _cells.rounded([number.value, number.half_width])
-
-
-# ------------------------------------------------------------------------------------------------ the codecs
-
-
-def codecs(images: np.ndarray, columns: int) -> dict[str, Any]:
-    """Bits a pixel of each codec: of the images by themselves, and of one mosaic of them."""
-    count, side, _ = images.shape
-    tiles = images.reshape(count // columns, columns, side, side)
-    mosaic = tiles.transpose(0, 2, 1, 3).reshape(-1, columns * side)
-    found = dict[str, Any]()
-    for name, (written, read) in CODECS.items():
-        sizes = list[int]()
-        for picture in (*images, mosaic):
-            code = written(picture)
-            if not np.array_equal(read(code, picture.shape), picture):
-                raise RuntimeError(f"{name} is not lossless here.")
-            sizes.append(len(code))
-        found[name] = _cells.rounded([8 * sum(sizes[:-1]) / images.size, 8 * sizes[-1] / images.size])
-    return found
-
-
-Codec = tuple[Callable[[np.ndarray], bytes], Callable[[bytes, tuple[int, ...]], np.ndarray]]
-
-
-def of_pillow(format: str, *, mode: str = "L", settings: Callable[[np.ndarray], dict[str, Any]]) -> Codec:
-    """A codec that Pillow brings; the images are grey, written in `mode`."""
-
-    def written(picture: np.ndarray) -> bytes:
-        from PIL import Image
-
-        file = io.BytesIO()
-        Image.fromarray(picture).convert(mode).save(file, format, **settings(picture))
-        return file.getvalue()
-
-    def read(code: bytes, shape: tuple[int, ...]) -> np.ndarray:
-        from PIL import Image
-
-        return np.asarray(Image.open(io.BytesIO(code)).convert("L"))
-
-    return written, read
-
-
-def of_bytes(written: Callable[[bytes], bytes], read: Callable[[bytes], bytes]) -> Codec:
-    """A compressor of the bytes, row by row."""
-    return (
-        lambda picture: written(picture.tobytes()),
-        lambda code, shape: np.frombuffer(read(code), np.uint8).reshape(shape),
-    )
-
-
-def wavelet(picture: np.ndarray) -> dict[str, Any]:
-    """The code stream alone, with the reversible transform, and as many halvings as the picture allows up to five."""
-    return {"no_jp2": True, "irreversible": False, "num_resolutions": min(6, int(math.log2(min(picture.shape))) - 1)}
-
-
-ALONE = {"format": lzma.FORMAT_ALONE, "preset": 9 | lzma.PRESET_EXTREME}
-CODECS: dict[str, Codec] = {
-    "PNG": of_pillow("PNG", settings=lambda picture: {"optimize": True}),
-    "WebP, lossless": of_pillow(
-        "WEBP", mode="RGB", settings=lambda picture: {"lossless": True, "quality": 100, "method": 6, "exact": True}
-    ),
-    "JPEG 2000, reversible": of_pillow("JPEG2000", settings=wavelet),
-    "AVIF, lossless": of_pillow(
-        "AVIF", settings=lambda picture: {"quality": 100, "subsampling": "4:4:4", "speed": 4, "max_threads": 1}
-    ),
-    "bz2 of the bytes": of_bytes(bz2.compress, bz2.decompress),
-    "LZMA of the bytes": of_bytes(lambda raw: lzma.compress(raw, **ALONE), lzma.decompress),
-}
 
 
 # ------------------------------------------------------------------------------------------------ the tables

@@ -21,6 +21,7 @@ UNWANTED = [
     "rich",
     "matplotlib",
     "sklearn",
+    "skimage",
     "mlxtend",
     "flowjax",
     "ot",

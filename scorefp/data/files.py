@@ -16,7 +16,7 @@ from .on_host import OnHost
 
 _T = TypeVar("_T")
 
-_DEFLATED = 1032
+DEFLATED = 1032
 """How many times smaller DEFLATE makes a file at most (zlib's technical details)."""
 
 
@@ -70,7 +70,7 @@ def read_arrays(
     with Path(path).open("rb") as file:  # closed here: numpy leaves a damaged one open
         packed = file.read(2) == b"PK"  # a .npz file is a zip file
         if packed:
-            values, fields = _unpacked(path, file, name, conditioning)
+            values, fields = unpacked(path, file, name, conditioning)
             found = fields[0] if isinstance(args, str) else dict(zip(conditioning, fields, strict=True)) or None
             return OnHost(Dataset(values, quantisation, found, interval))
         require(
@@ -85,7 +85,7 @@ def read_arrays(
     )
 
 
-def _unpacked(
+def unpacked(
     path: str | Path, file: IO[bytes], name: str | None, conditioning: tuple[str, ...]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The samples and their conditioning from a `.npz` file."""
@@ -109,7 +109,7 @@ def _unpacked(
 
 def _member(packed: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> np.ndarray:
     """One array of a zip file of so many bytes."""
-    most = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATED}.get(info.compress_type)
+    most = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATED}.get(info.compress_type)
     require(most is not None, "it is compressed in a way that numpy does not write")
     assert most is not None
     require(

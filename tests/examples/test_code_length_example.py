@@ -20,15 +20,15 @@ def test_codecs_are_lossless(codes: ModuleType, monkeypatch: pytest.MonkeyPatch)
     """Noise costs what it has, and one grey costs nearly nothing; a codec that loses something is refused."""
     pytest.importorskip("PIL")
     noise = np.random.default_rng(0).integers(0, 256, (4, 16, 16)).astype(np.uint8)
-    found = codes.codecs(noise, columns=2)
+    found = codes.codecs(noise, 2, codes.CODECS)
     assert list(found) == list(codes.CODECS)
     for single, mosaic in found.values():
         assert 8 <= mosaic <= single + 1e-9
-    for _, mosaic in codes.codecs(np.full((4, 16, 16), 7, np.uint8), columns=2).values():
+    for _, mosaic in codes.codecs(np.full((4, 16, 16), 7, np.uint8), 2, codes.CODECS).values():
         assert 0 < mosaic < 4
     monkeypatch.setitem(codes.CODECS, "lossy", (lambda picture: b"", lambda code, shape: np.zeros(shape, np.uint8)))
     with pytest.raises(RuntimeError, match="lossy is not lossless here"):
-        codes.codecs(noise, columns=2)
+        codes.codecs(noise, 2, codes.CODECS)
 
 
 def test_the_tables_say_what_the_cells_say(codes: ModuleType, root: Path, tmp_path: Path) -> None:

@@ -990,6 +990,7 @@ def of_data() -> dict[str, Row]:
     folder = Path(tempfile.mkdtemp())
     np.save(folder / "x.npy", np.asarray(XS))
     images(folder / "pictures")
+    published(folder / "published")
     return {
         "Dataset": row(
             sfp.Dataset,
@@ -1019,6 +1020,15 @@ def of_data() -> dict[str, Row]:
         ),
         "digits": row(data.digits, split="test"),
         "mnist": row(data.mnist, split="test", elsewhere=True),
+        "photographs": row(data.photographs, split="test", size=16),
+        "read_cifar": row(data.read_cifar, path=folder / "published", split="test"),
+        "read_imagenet": row(data.read_imagenet, path=folder / "published", split="test"),
+        "read_idx": row(
+            data.read_idx,
+            images=folder / "published/idx3",
+            labels=folder / "published/idx1",
+            roles={"images": "path", "labels": "path"},
+        ),
         "read_arrays": row(data.read_arrays, path=folder / "x.npy", roles={"name": None, "args": None}),
         "ImageFolder": row(
             data.ImageFolder, path=folder / "pictures", roles={"size": "shape", "threads": "count"}, legal=NO_THREADS
@@ -1136,6 +1146,15 @@ def of_train() -> dict[str, Row]:
             legal={"data: broadcastable": "no model is known yet"},
         ),
     }
+
+
+def published(folder: Path) -> None:
+    """Two images in each of the formats in which sets are published."""
+    folder.mkdir()
+    np.zeros((2, 3073), np.uint8).tofile(folder / "test_batch.bin")
+    np.savez(folder / "val_data.npz", data=np.zeros((2, 3072), np.uint8), labels=np.array([1, 2]))
+    (folder / "idx3").write_bytes(np.array([0x803, 2, 4, 4], ">u4").tobytes() + bytes(32))
+    (folder / "idx1").write_bytes(np.array([0x801, 2], ">u4").tobytes() + bytes(2))
 
 
 def images(folder: Path) -> None:

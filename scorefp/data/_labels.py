@@ -1,0 +1,37 @@
+"""Labels in published files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from .._checks import require
+
+
+def checked_labels(path: Path, name: str, labels: Any, images: int, classes: range) -> Int32[np.ndarray, " images"]:
+    """Labels counted from 0, refused unless each image has one and it is that of a class.
+
+    Args:
+        path: The file that they are from.
+        name: What they are called there.
+        labels: As the file has them.
+        images: How many images there are.
+        classes: The labels of the classes in the file.
+    """
+    try:
+        found = np.asarray(labels)
+    except ValueError:  # lists of different lengths
+        found = np.asarray(None)
+    require(
+        found.shape == (images,) and found.dtype.kind in "iu",
+        f"{name} in {path} is an array {found.dtype}{list(found.shape)}; it is a whole number for each of {images} "
+        "images.",
+    )
+    outside = (found < classes[0]) | (found > classes[-1])
+    require(
+        not outside.any(),
+        f"{name} in {path} holds {found[outside.argmax()]} at image {outside.argmax()}; classes are {classes[0]} to "
+        f"{classes[-1]}.",
+    )
+    return (found.astype(np.int64) - classes[0]).astype(np.int32)

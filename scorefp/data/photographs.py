@@ -1,0 +1,89 @@
+"""Patches of the photographs that ship inside scikit-image and scikit-learn."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, Literal, cast
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from .._checks import count, one_of, require
+from ..dataset import Dataset
+from ._pictures import BYTES, needs_pillow
+
+# The test photographs were chosen once, before anything was trained: an animal and a landscape, one of each package.
+_NAMES = {
+    "train": ("astronaut", "coffee", "rocket", "stereo_motorcycle", "flower"),
+    "test": ("chelsea", "china"),
+}
+
+
+def photographs(split: Literal["train", "test"], *, size: Literal[16, 32] = 16) -> Dataset:
+    """Patches of real photographs in colour with 256 levels, as samples of shape `(3, size, size)` on [-1, 1].
+
+    A photograph is cut into tiles side by side from its upper left corner; what is left at its right and lower edges is
+    dropped. The split is fixed, by photograph, so that no test patch comes from a photograph of the training; within a
+    part patches are mixed.
+
+    | part | photographs | 16×16 | 32×32 |
+    | --- | --- | --- | --- |
+    | `"train"` | `astronaut`, `coffee`, `rocket`, `stereo_motorcycle` (its left picture), `flower` | 5,455 | 1,337 |
+    | `"test"` | `chelsea`, `china` | 1,544 | 386 |
+
+    They are the colour photographs of everyday scenes in the wheels of scikit-image (`skimage.data`) and scikit-learn
+    (`china`, `flower`); nothing is fetched. Grey ones, textures, and pictures by microscope or telescope are left out.
+    `china`, `flower` and `rocket` were JPEG files, with blocks of 8×8 that the patches are aligned with.
+
+    Licences, as the packages state them: `astronaut` (NASA) and `rocket` (SpaceX) are in the public domain, `chelsea`
+    (Stefan van der Walt) and `coffee` (Rachel Michetti) CC0, `china` and `flower` CC BY 2.0 (danielbuechele,
+    vultilion); `stereo_motorcycle` is of the Middlebury 2014 stereo benchmark (Scharstein and others), without a
+    licence named.
+
+    There are seven photographs, and patches of one are alike: an interval over test patches says less than it seems.
+
+    Args:
+        split: `"train"` or `"test"`.
+        size: The side of a patch, 16 or 32.
+
+    Raises:
+        ImportError: if scikit-image, scikit-learn or Pillow is not installed.
+        TypeError: if `size` is no whole number.
+        ValueError: if `split` is another word, or `size` another number.
+
+    Example:
+        >>> from scorefp import data
+        >>> len(data.photographs("train")), data.photographs("test", size=32).shape
+        (5455, (3, 32, 32))
+    """
+    one_of("split", split, ("train", "test"))
+    require(count("size", size) in (16, 32), f"size = {size}; it is 16 or 32.")
+    return Dataset(jnp.asarray(_patches(split, size)), BYTES)
+
+
+@functools.cache
+def _patches(split: str, size: int) -> UInt8[np.ndarray, "patches 3 size size"]:
+    patches = np.concatenate([tile for name in _NAMES[split] for tile in _tiles(_photograph(name), size)])
+    return patches[np.random.default_rng(0).permutation(len(patches))]
+
+
+def _tiles(picture: UInt8[np.ndarray, "height width 3"], size: int) -> Iterator[UInt8[np.ndarray, "row 3 size size"]]:
+    """The rows of tiles."""
+    height, width = (side // size for side in picture.shape[:2])
+    for row in picture[: height * size, : width * size].reshape(height, size, width, size, 3):
+        yield row.transpose(1, 3, 0, 2)
+
+
+def _photograph(name: str) -> UInt8[np.ndarray, "height width 3"]:
+    needs_pillow("photographs")  # both packages decode by it
+    try:
+        import skimage.data
+        from sklearn.datasets import load_sample_image
+    except ImportError as error:
+        raise ImportError(
+            "photographs needs scikit-image and scikit-learn; install them with: pip install 'scorefp[examples]'"
+        ) from error
+    if name in ("china", "flower"):
+        return cast(Any, load_sample_image)(f"{name}.jpg")
+    found = getattr(cast(Any, skimage.data), name)()
+    return found[0] if name == "stereo_motorcycle" else found
