@@ -49,8 +49,8 @@ ENSEMBLE = Ensemble(times=16, samples=48)
 class Settings:
     """What a cell depends on beside its name."""
 
-    steps: int = 2000
-    fine_steps: int = 800
+    steps: int = 1500
+    fine_steps: int = 600
     longer: float = 1.7
     """The steps of score matching that take the time of a penalised one."""
     width: int = 256
