@@ -11,6 +11,7 @@
 #   make docs | bench       the site in site/ | the benchmark tables
 #   make reproduce-deveney  Tables 1–3 and Figures 2–5 of Deveney 2023; resumes from docs/assets/deveney/
 #   make mnist              a U-Net on real MNIST, fine-tuned with the Fokker–Planck term; resumes from docs/assets/mnist/
+#   make data-efficiency  regularisers against the number of samples; resumes from docs/assets/data_efficiency/
 #   make compare-regularisers  every regulariser at equal computing time; resumes from docs/assets/regularisers/
 
 PYTHON ?= python3
@@ -38,7 +39,7 @@ PYTEST = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax$(VENV)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types layers unit docs test-slow test-pages test-quick test-latest \
-        test-latest-quick test-device test-lowest coverage latest-python bench reproduce-deveney mnist compare-regularisers serve clean
+        test-latest-quick test-device test-lowest coverage latest-python bench reproduce-deveney mnist data-efficiency compare-regularisers serve clean
 
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -133,6 +134,9 @@ reproduce-deveney: $(STAMP)
 
 mnist: $(STAMP)
 	$(BIN)/python examples/mnist.py
+
+data-efficiency: $(STAMP)
+	$(BIN)/python examples/data_efficiency.py
 
 compare-regularisers: $(STAMP)
 	$(BIN)/python examples/regularisers.py

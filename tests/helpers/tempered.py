@@ -74,17 +74,22 @@ def assert_law(
     coarse: sfp.sampling.WeightedSamples | None = None,
     slack: float = 0.03,
 ) -> None:
-    """Weighted means within three standard errors of those of the law, and the normaliser too, but for `slack`. The
-    error of the normaliser is of order one in the steps; with `coarse`, of half the steps, it is extrapolated.
+    """Weighted means and the normaliser within three standard errors of those of the law, the normaliser but for
+    `slack`. Their errors are of order one in the steps; with `coarse`, of half the steps, they are extrapolated.
     """
-    mean, total = found.mean(law.statistics), found.log_normaliser
-    off = (np.asarray(mean.value, np.float64) - law.values) / np.asarray(mean.error)
+
+    def estimate(of: Callable[[sfp.sampling.WeightedSamples], Any]) -> tuple[np.ndarray, np.ndarray]:
+        value, error = (np.asarray(part, np.float64) for part in of(found))
+        if coarse is None:
+            return value, error
+        half, half_error = (np.asarray(part, np.float64) for part in of(coarse))
+        return 2 * value - half, np.hypot(2 * error, half_error)
+
+    value, error = estimate(lambda run: ((mean := run.mean(law.statistics)).value, mean.error))
+    off = (value - law.values) / error
     assert np.all(np.abs(off) < 3), off
-    value, error = float(total.value), float(total.error)
-    if coarse is not None:
-        half = coarse.log_normaliser
-        value, error = 2 * value - float(half.value), math.hypot(2 * error, float(half.error))
-    assert abs(value - law.log_normaliser) < 3 * error + slack, (value, error, law.log_normaliser)
+    total, error = estimate(lambda run: (run.log_normaliser.value, run.log_normaliser.error))
+    assert abs(total - law.log_normaliser) < 3 * error + slack, (total, error, law.log_normaliser)
 
 
 def potential_of(score: Any) -> sfp.Potential:
