@@ -26,6 +26,7 @@ import jax.random as jr
 import numpy as np
 import optax
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from regularisers import Offset, log_weighting, measured_numbers, nuclei_features, step_times
 
 import scorefp as sfp
@@ -315,7 +316,9 @@ def paired(results: list[dict[str, Any]], base: list[dict[str, Any]], read: Read
 def written(differences: np.ndarray) -> str:
     """The mean over seeds with the half-width of its 95 % interval; bold where that excludes zero."""
     mean, half = _cells.interval(differences) if len(differences) > 1 else (float(differences[0]), np.inf)
-    said = f"{mean:+.3f} ± {half:.3f}"
+    # Not stopped, some models are off by orders of magnitude.
+    form = ".3f" if half < 100 else ".0e"
+    said = f"{mean:+{form}} ± {half:{form}}"
     return f"**{said}**" if abs(mean) > half else said
 
 
@@ -362,7 +365,7 @@ def numbers(name: str, found: Found) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ figures
-SHOWN = {"dsm": "C7", "decay": "C0", "fp": "C1", "both": "C3", "slope": "C2", "log-fpe": "C4"}
+SHOWN = {"dsm": "C7", "decay": "C0", "dropout": "C2", "fp": "C1", "fp-2.5": "C3", "both": "C4"}
 
 
 def figure(name: str, found: Found) -> Figure:
@@ -394,8 +397,10 @@ def figure(name: str, found: Found) -> Figure:
         axes.set_xticks([float(size) for size in sizes], sizes)
         axes.minorticks_off()
         axes.grid(True)
-        if not difference:
-            axes.set_yscale("log")
+    panels[1, 0].set_yscale("log")
+    panels[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6, 8)))
+    panels[1, 0].yaxis.set_major_formatter("{x:g}")
+    panels[1, 0].yaxis.set_minor_formatter(NullFormatter())
     for axes in panels[1]:
         axes.set_xlabel("samples")
     handles, labels = panels[0, 0].get_legend_handles_labels()
