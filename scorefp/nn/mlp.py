@@ -101,7 +101,7 @@ class MLP(AbstractNetwork):
         shifts = affine(self.times, fourier_features(t), self.dtype)
         shifts = shifts.reshape((1 + len(self.layers), -1))
         dtype = rounded_to(self.dtype)
-        drop, *drops = [None] * len(shifts) if key is None else jr.split(key, len(shifts))
+        drop, *drops = [None] * len(shifts) if key is None else jr.split(random_key("dropout", key), len(shifts))
 
         def phi(z: Float[Array, " width"], drop: Key | None) -> Float[Array, " width"]:
             return dropped(self.activation(z), self.dropout, drop)
