@@ -11,7 +11,7 @@
 #   make docs | bench       the site in site/ | the benchmark tables
 #   make reproduce-deveney  Tables 1–3 and Figures 2–5 of Deveney 2023; resumes from docs/assets/deveney/
 #   make mnist              a U-Net on real MNIST, fine-tuned with the Fokker–Planck term; resumes from docs/assets/mnist/
-#   make data-efficiency  regularisers against the number of samples; resumes from docs/assets/data_efficiency/
+#   make data-efficiency    regularisers against the number of samples; resumes from docs/assets/data_efficiency/
 #   make compare-regularisers  every regulariser at equal computing time; resumes from docs/assets/regularisers/
 
 PYTHON ?= python3
