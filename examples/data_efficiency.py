@@ -195,7 +195,7 @@ class Best:
         if report.step >= self.next or report.step == report.steps:
             self.next = GROWTH * report.step
             loss = self.look(report.model)["matching/r_DSM_scale_free"]
-            if loss < self.loss:
+            if self.model is None or loss < self.loss:
                 self.loss, self.step, self.model = loss, report.step, report.model
 
 
@@ -256,7 +256,8 @@ def main(arguments: list[str] | None = None) -> None:
             there = [cell for cell in of if cell.method in options.methods or cell in there]
         times = {name: {}} if options.tables_only else {name: step_times_of(name, options.out, options.rounds)}
         found = _cells.cells(options.out, there, settings, functools.partial(measured, times=times))
-        if not found:
+        if not any(cell.method == "dsm" for cell in found):
+            print(f"{name}: no table without cells of dsm, with which the others are compared")
             continue
         for ending, table in {"": changes, "-numbers": numbers}.items():
             _cells.write(options.out / f"{name}{ending}.md", table(name, found))
@@ -313,12 +314,17 @@ MEDIAN, BOUND, LAST = reading(*NLL), reading("bound.bound"), reading("bound.boun
 
 
 def paired(results: list[dict[str, Any]], base: list[dict[str, Any]], read: Reading, other: Reading) -> np.ndarray:
-    """The differences to `DSM`, by seed."""
-    return np.asarray([read(result) - other(control) for result, control in zip(results, base, strict=False)])
+    """The differences to `DSM` with the same seed, of the seeds that both have."""
+    controls = {control["cell"]["seed"]: control for control in base}
+    both = [(result, controls[seed]) for result in results if (seed := result["cell"]["seed"]) in controls]
+    return np.asarray([read(result) - other(control) for result, control in both])
 
 
 def written(differences: np.ndarray) -> str:
     """The mean over seeds with the half-width of its 95 % interval; bold where that excludes zero."""
+    failed = int(np.sum(~np.isfinite(differences)))
+    if failed or not len(differences):
+        return f"fails in {failed} of {len(differences)}"
     mean, half = _cells.interval(differences) if len(differences) > 1 else (float(differences[0]), np.inf)
     # Not stopped, some models are off by orders of magnitude.
     form = ".3f" if half < 100 else ".0e"

@@ -19,14 +19,16 @@ def checked_labels(path: Path, name: str, labels: Any, images: int, classes: ran
         images: How many images there are.
         classes: The labels of the classes in the file.
     """
-    try:
-        found = np.asarray(labels)
-    except ValueError:  # lists of different lengths
-        found = np.asarray(None)
+    # A list is looked at before memory is taken for it: one of lists may stand for far more than the file holds.
+    if isinstance(labels, np.ndarray):
+        found, told = labels, f"an array {labels.dtype}{list(labels.shape)}"
+    elif isinstance(labels, list) and all(type(label) is int for label in labels):
+        found, told = np.asarray(labels, np.int64), f"a list of {len(labels)}"
+    else:
+        found, told = np.asarray(None), f"a {type(labels).__name__} of more than whole numbers"
     require(
-        found.shape == (images,) and found.dtype.kind in "iu",
-        f"{name} in {path} is an array {found.dtype}{list(found.shape)}; it is a whole number for each of {images} "
-        "images.",
+        found.shape == (images,) and found.dtype.kind in "iu" and images > 0,
+        f"{name} in {path} is {told}; it is a whole number for each of {images} images.",
     )
     outside = (found < classes[0]) | (found > classes[-1])
     require(

@@ -162,5 +162,10 @@ def _value(value: Any) -> Any:
 
 def _bytes(raw: Any) -> bytes | bytearray:
     """Bytes, which Python 2 writes as a word, and Python 3 with an old protocol as a word to encode."""
+    if isinstance(raw, _Called):
+        require(
+            raw.name == "_codecs encode" and raw.args[1:] in ((), ("latin1",), ("latin-1",)),
+            f"an array in it has the content {raw.name.replace(' ', '.')}, and not bytes",
+        )
     held = raw.args[0] if isinstance(raw, _Called) else raw
     return held.encode("latin-1") if isinstance(held, str) else held

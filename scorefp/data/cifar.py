@@ -51,9 +51,10 @@ class _Version:
         missing = [name for name in ("data", *self.labels) if name not in found]
         require(not missing, f"{path} has no {missing}; the {self.name} has them, and this file has {sorted(found)}.")
         pixels = found["data"]
+        told = f"has shape {pixels.shape}" if isinstance(pixels, np.ndarray) else f"is a {type(pixels).__name__}"
         require(
             isinstance(pixels, np.ndarray) and pixels.ndim == 2 and pixels.shape[1] == _PIXELS and len(pixels) > 0,
-            f"data in {path} has shape {np.shape(pixels)}; the {self.name} has a row of {_PIXELS} pixels an image.",
+            f"data in {path} {told}; the {self.name} has a row of {_PIXELS} pixels an image.",
         )
         return pixels, found
 

@@ -63,6 +63,7 @@ def read_idx(images: str | Path, labels: str | Path | None = None) -> OnHost:
 
 def _array(path: Path) -> UInt8[np.ndarray, "..."]:
     """The array in a file, for which memory is taken once the file can hold it."""
+    require(not path.is_dir(), f"{path} is a folder; give the IDX file itself.")
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)

@@ -54,6 +54,8 @@ def read_imagenet(path: str | Path, split: Literal["train", "test"], *, labels: 
         raise FileNotFoundError(f"{folder} has no {missing}; give the folder with the .npz files of the {split} part.")
     # Labels first, which say how much memory the images take: these are then held once, and one file of them twice.
     classes = [_array(file, "labels") for file in files]
+    for file, found in zip(files, classes, strict=True):
+        require(found.ndim == 1, f"labels in {file} have shape {found.shape}; there is one for each image.")
     values, side, done = np.empty((0, 0), np.uint8), 0, 0
     for file, found in zip(files, classes, strict=True):
         pixels = _array(file, "data")

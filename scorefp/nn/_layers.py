@@ -163,10 +163,11 @@ def dropped(x: Float[Array, "*shape"], share: float, key: Key | None) -> Float[A
     return eqx.nn.Dropout(share)(x, key=key, inference=key is None)
 
 
-def check_dropout(share: float) -> None:
-    """Refuses a share out of range."""
+def dropout_share(share: float) -> float:
+    """The share that is dropped, as a plain number, refused where it is out of range."""
     number("dropout", share)
     require(0 <= share < 1, f"dropout = {share}; the share of entries that are dropped is in [0, 1).")
+    return float(share)
 
 
 def affine(layer: eqx.nn.Linear, x: Float[Array, " inputs"], dtype: DTypeLike | None) -> Float[Array, " outputs"]:

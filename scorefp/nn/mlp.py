@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from .._checks import count, event_shape, random_key, require
 from .._types import Event, Key, Scalar, Time
 from ..calculus._smoothness import require_smooth_activation
-from ._layers import AbstractNetwork, affine, check_dropout, dropped, inputs, kept, rounded_to
+from ._layers import AbstractNetwork, affine, dropout_share, dropped, inputs, kept, rounded_to
 from .activation import silu, softplus
 from .embedding import FEATURES, fourier_features
 
@@ -76,7 +76,6 @@ class MLP(AbstractNetwork):
         key: Key,
     ) -> None:
         shape, width, depth = _checked(shape, width, depth, activation, key)
-        check_dropout(dropout)
         size = int(np.prod(shape))
         enter_key, time_key, leave_key, *layer_keys = jr.split(key, 3 + depth)
         self.shape, self.width, self.depth = shape, width, depth
@@ -85,7 +84,7 @@ class MLP(AbstractNetwork):
         self.layers = tuple(eqx.nn.Linear(width, width, key=k) for k in layer_keys)
         leave = eqx.nn.Linear(width, size, key=leave_key)
         self.leave = jax.tree.map(jnp.zeros_like, leave)
-        self.dropout = dropout
+        self.dropout = dropout_share(dropout)
         self.activation = activation
         self.dtype = dtype
 

@@ -20,8 +20,8 @@ from ._layers import (
     Image,
     affine,
     balanced,
-    check_dropout,
     doubled,
+    dropout_share,
     dropped,
     halved,
     inputs,
@@ -112,7 +112,8 @@ class UNet(AbstractNetwork):
         multipliers, attention = event_shape(multipliers, "multipliers"), event_shape(attention, "attention")
         sizes = _resolutions(shape, multipliers)
         random_key("the weights of a network", key)
-        _check(channels, multipliers, blocks, dropout, octaves, classes)
+        _check(channels, multipliers, blocks, octaves, classes)
+        dropout = dropout_share(dropout)
         strange = [size for size in attention if size not in sizes]
         require(not strange, f"attention = {tuple(attention)}; {strange} do not occur, the resolutions are {sizes}.")
         require_smooth_activation(activation)
@@ -271,14 +272,11 @@ def _resolutions(shape: tuple[int, ...], multipliers: Sequence[int]) -> list[int
     return [size // 2**level for level in range(len(multipliers))]
 
 
-def _check(
-    channels: int, multipliers: Sequence[int], blocks: int, dropout: float, octaves: int, classes: int | None
-) -> None:
+def _check(channels: int, multipliers: Sequence[int], blocks: int, octaves: int, classes: int | None) -> None:
     for name, n in (("channels", channels), ("blocks", blocks), ("octaves", octaves)):
         count(name, n)
     if classes is not None:
         count("classes", classes)
-    check_dropout(dropout)
     require(
         channels >= 1 and blocks >= 1 and min(multipliers) >= 1,
         f"channels = {channels}, multipliers = {tuple(multipliers)} and blocks = {blocks}; each is at least one.",
