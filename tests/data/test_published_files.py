@@ -277,6 +277,7 @@ def test_imagenet_refuses_bad_files(tmp_path: Path) -> None:
         r"labels in .*batch_10.npz holds 0 at image 1; classes are 1 to 1000": {"labels": np.array([1, 0, 2, 3])},
         r"labels in .*batch_10.npz holds 1001 at image 3": {"labels": np.array([1, 1, 2, 1001])},
         r"labels in .*batch_10.npz is an array int64\[3\]": {"labels": np.array([1, 2, 3])},
+        r"labels in .*batch_10.npz have shape \(4, 1\)": {"labels": np.ones((4, 1), int)},
         r"data in .*batch_10.npz has images of side 16, and .*batch_1.npz of side 32": {"data": made(4, side=16)[0]},
         r"data in .*batch_10.npz is an array uint8\[4, 3000\]": {"data": np.zeros((4, 3000), np.uint8)},
         r"data in .*batch_10.npz is an array float64\[4, 3072\]": {"data": np.zeros((4, 3072))},
