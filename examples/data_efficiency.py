@@ -310,7 +310,8 @@ def reading(*names: str, of: str = "best", factor: float = 1.0) -> Reading:
 
 
 NLL = ("likelihood.median_bits_per_dim", "likelihood.median_negative_log_likelihood")
-MEDIAN, BOUND, LAST = reading(*NLL), reading("bound.bound"), reading("bound.bound", of="last")
+MEDIAN, LAST_MEDIAN = reading(*NLL), reading(*NLL, of="last")
+BOUND, LAST = reading("bound.bound"), reading("bound.bound", of="last")
 
 
 def paired(results: list[dict[str, Any]], base: list[dict[str, Any]], read: Reading, other: Reading) -> np.ndarray:
@@ -334,18 +335,19 @@ def written(differences: np.ndarray) -> str:
 
 def changes(name: str, found: Found) -> str:
     """Bound and median against those of `DSM` stopped at its best, with as many samples; the value of that above."""
-    sizes = sizes_of(found)
-    headings = ["", *(f"bound, n = {size}" for size in sizes), *(f"median, n = {size}" for size in sizes)]
-    columns = [(by_method(found, size), read) for read in (BOUND, MEDIAN) for size in sizes]
-    body = [["DSM, stopped at its best"]]
-    body[0] += [f"{np.mean([read(result) for result in of['dsm']]):.3f}" for of, read in columns]
-    body.append(["… not stopped"])
-    last = {BOUND: LAST, MEDIAN: reading(*NLL, of="last")}
-    body[1] += [written(paired(of["dsm"], of["dsm"], last[read], read)) for of, read in columns]
-    for key in [key for key in METHODS if key != "dsm" and all(key in of for of, _ in columns)]:
-        body.append([METHODS[key].title])
-        body[-1] += [written(paired(of[key], of["dsm"], read, read)) for of, read in columns]
-    return _cells.markdown(headings, body, left=1)
+    sizes = {size: by_method(found, size) for size in sizes_of(found)}
+    shown = [key for key in METHODS if key != "dsm" and all(key in of for of in sizes.values())]
+    tables: list[str] = []
+    for title, read, last in (("bound", BOUND, LAST), ("median NLL", MEDIAN, LAST_MEDIAN)):
+        means = [f"{np.mean([read(result) for result in of['dsm']]):.3f}" for of in sizes.values()]
+        ends = [written(paired(of["dsm"], of["dsm"], last, read)) for of in sizes.values()]
+        body = [["DSM, stopped at its best", *means], ["… not stopped", *ends]]
+        for key in shown:
+            body.append([METHODS[key].title])
+            body[-1] += [written(paired(of[key], of["dsm"], read, read)) for of in sizes.values()]
+        headings = [f"{title}, {PROBLEMS[name].unit}", *(f"n = {size}" for size in sizes)]
+        tables.append(_cells.markdown(headings, body, left=1))
+    return "\n".join(tables)
 
 
 COLUMNS: dict[str, tuple[Reading, str]] = {
