@@ -37,7 +37,7 @@ def photographs(split: Literal["train", "test"], *, size: Literal[16, 32] = 16) 
 
     Licences, as the packages state them: `astronaut` (NASA) and `rocket` (SpaceX) are in the public domain, `chelsea`
     (Stefan van der Walt) and `coffee` (Rachel Michetti) CC0, `china` and `flower` CC BY 2.0 (danielbuechele,
-    vultilion); `stereo_motorcycle` is of the Middlebury 2014 stereo benchmark (Scharstein and others), without a
+    vultilion); `stereo_motorcycle` is of the Middlebury stereo benchmark of 2014 (Scharstein and others), without a
     licence named.
 
     There are seven photographs, and patches of one are alike: an interval over test patches says less than it seems.
