@@ -290,7 +290,7 @@ Found = dict[str, list[dict[str, Any]]]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = _cells.parser(__doc__, out="docs/assets/images", seeds=[0])
+    parser = _cells.parser(__doc__, out="docs/assets/images", seeds=(0, 1, 2))
     parser.add_argument("--data", default="photographs", help="photographs, mnist, or cifar10=PATH and the like")
     parser.add_argument("--size", type=int, choices=(16, 32), help="of patches; 16 for --small, else 32")
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["scoreflow"])
