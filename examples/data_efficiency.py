@@ -24,10 +24,9 @@ import _cells
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from regularisers import Offset, log_weighting, measured_numbers, nuclei_features, step_times
+from regularisers import log_weighting, measured_numbers, nuclei_features, optimizer, step_times, untrained
 
 import scorefp as sfp
 from scorefp import data, train
@@ -147,28 +146,11 @@ METHODS = {
 }
 
 
-def untrained(problem: Problem, method: Method, rows: data.Dataset, seed: int) -> sfp.score.AbstractScore:
-    """The model to start from; all methods of a seed share the network's arrays."""
-    network = sfp.nn.MLP(rows.shape, width=problem.width, depth=2, dropout=method.dropout, key=jr.key(seed))
-    # An array, so that all seeds share what is compiled.
-    data_std = jnp.asarray(rows.std)
-    if not method.potential:
-        return sfp.NoiseScore(network, problem.sde, data_std=data_std)
-    offset = Offset(jnp.zeros(sfp.nn.fourier_features(jnp.zeros(())).size))
-    return sfp.InnerPotential(network, problem.sde, data_std=data_std, offset=offset)
-
-
-@functools.cache
-def optimizer(decay: float) -> optax.GradientTransformation:
-    """One object for all cells, so that what they share is compiled once."""
-    return optax.adamw(1e-3, weight_decay=decay) if decay else optax.adam(1e-3)
-
-
 def fitted(problem: Problem, method: Method, rows: data.Dataset, steps: int, seed: int, **watch: Any) -> train.Run:
     """A model trained for so many steps; cells of one seed share their batches."""
     penalty = None if method.penalty is None else method.penalty(int(np.prod(rows.shape)))
     return train.fit(
-        untrained(problem, method, rows, seed),
+        untrained(problem, method.potential, rows, seed, dropout=method.dropout),
         sfp.DSM() if penalty is None else sfp.DSM() + penalty,
         rows,
         optimizer=optimizer(method.decay),

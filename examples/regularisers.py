@@ -217,12 +217,14 @@ class Offset(eqx.Module):
         return self.weights @ sfp.nn.fourier_features(c_noise)
 
 
-def untrained(problem: Problem, method: Method, training: data.Dataset, seed: int) -> sfp.score.AbstractScore:
-    """The model to start from; all methods of a seed share the network's arrays."""
-    network = sfp.nn.MLP(training.shape, width=problem.width, depth=2, key=jr.key(seed))
+def untrained(
+    problem: Any, potential: bool, training: data.Dataset, seed: int, *, dropout: float = 0.0
+) -> sfp.score.AbstractScore:
+    """The score or potential to start from; all methods of a seed share the network's arrays."""
+    network = sfp.nn.MLP(training.shape, width=problem.width, depth=2, dropout=dropout, key=jr.key(seed))
     # An array, so that all seeds share what is compiled.
     data_std = jnp.asarray(training.std)
-    if not method.potential:
+    if not potential:
         return sfp.NoiseScore(network, problem.sde, data_std=data_std)
     offset = Offset(jnp.zeros(sfp.nn.fourier_features(jnp.zeros(())).size))
     return sfp.InnerPotential(network, problem.sde, data_std=data_std, offset=offset)
@@ -240,7 +242,7 @@ def fitted(
     """A model trained for so many steps; cells of one seed share their batches."""
     penalty = None if method.penalty is None else method.penalty(int(np.prod(training.shape)))
     return train.fit(
-        untrained(problem, method, training, seed),
+        untrained(problem, method.potential, training, seed),
         sfp.DSM() if penalty is None else sfp.DSM() + strength * penalty,
         training,
         optimizer=optimizer(strength if method.strength is Strength.DECAY else 0.0),
@@ -350,7 +352,7 @@ def trained(name: str, key: str, strength: float, seed: int, steps: int, cache: 
         losses = {term: rounded(float(values[-1000:].mean())) for term, values in run.history.items()}
         return run.model, {"steps": steps, "training seconds": seconds, "last losses": losses}
 
-    start = untrained(problem, method, training, seed)
+    start = untrained(problem, method.potential, training, seed)
     return _cells.kept(cache / f"{name}-{key}-{strength:g}-{seed}-{steps}", start, made)
 
 
