@@ -164,6 +164,14 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
 
 
+def with_same_seed(
+    results: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each result beside that of the base with its seed, of the seeds that both have."""
+    controls = {control["cell"]["seed"]: control for control in base}
+    return [(result, controls[seed]) for result in results if (seed := result["cell"]["seed"]) in controls]
+
+
 EVALUATED = {
     "nll": ("likelihood", "bits_per_dim"),
     "nll_median": ("likelihood", "median_bits_per_dim"),

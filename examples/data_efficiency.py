@@ -182,6 +182,13 @@ class Best:
 
 
 @dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a cell depends on beside its name: the budget."""
+
+    budget: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Cell(_cells.Named):
     """One method with so many samples of one data set and one seed."""
 
@@ -191,7 +198,7 @@ class Cell(_cells.Named):
     seed: int
 
 
-def measured(cell: Cell, settings: Any, times: dict[str, dict[str, float]]) -> dict[str, Any]:
+def measured(cell: Cell, settings: Settings, times: dict[str, float]) -> dict[str, Any]:
     """Trains one model, keeps the best of it, and audits that and the last."""
     problem, method = PROBLEMS[cell.data], METHODS[cell.method]
     known, test = problem.parts(cell.seed)
@@ -199,7 +206,7 @@ def measured(cell: Cell, settings: Any, times: dict[str, dict[str, float]]) -> d
     held_back, rows = known.rows(np.arange(size // HELD_BACK)), known.rows(np.arange(size // HELD_BACK, size))
     # The samples held back are repeated, each time with a noise of its own.
     often = held_back.rows(np.arange(512) % len(held_back))
-    steps = max(PART, PART * round(1e3 * settings.budget / times[cell.data][cell.method] / PART))
+    steps = max(PART, PART * round(1e3 * settings.budget / times[cell.method] / PART))
     best = Best(train.audit_on(often, key=jr.key(2000 + cell.seed), measures=(MatchingCurve(ensemble=LOOK),)))
     run = fitted(problem, method, rows, steps, cell.seed, callbacks=(best,))
     found = {"steps": steps, "best step": best.step}
@@ -211,13 +218,6 @@ def measured(cell: Cell, settings: Any, times: dict[str, dict[str, float]]) -> d
 
 
 # ------------------------------------------------------------------------------------------------ all cells
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a cell depends on beside its name: the budget."""
-
-    budget: float
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = _cells.parser(__doc__, out="docs/assets/data_efficiency")
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
         there = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
         if not options.tables_only:
             there = [cell for cell in of if cell.method in options.methods or cell in there]
-        times = {name: {}} if options.tables_only else {name: step_times_of(name, options.out, options.rounds)}
+        times = {} if options.tables_only else step_times_of(name, options.out, options.rounds)
         found = _cells.cells(options.out, there, settings, functools.partial(measured, times=times))
         if not any(cell.method == "dsm" for cell in found):
             print(f"{name}: no table without cells of dsm, with which the others are compared")
@@ -298,9 +298,7 @@ BOUND, LAST = reading("bound.bound"), reading("bound.bound", of="last")
 
 def paired(results: list[dict[str, Any]], base: list[dict[str, Any]], read: Reading, other: Reading) -> np.ndarray:
     """The differences to `DSM` with the same seed, of the seeds that both have."""
-    controls = {control["cell"]["seed"]: control for control in base}
-    both = [(result, controls[seed]) for result in results if (seed := result["cell"]["seed"]) in controls]
-    return np.asarray([read(result) - other(control) for result, control in both])
+    return np.asarray([read(result) - other(control) for result, control in _cells.with_same_seed(results, base)])
 
 
 def written(differences: np.ndarray) -> str:

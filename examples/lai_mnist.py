@@ -188,9 +188,7 @@ def points(results: list[dict[str, Any]], name: str) -> np.ndarray:
 
 def change(results: list[dict[str, Any]], base: list[dict[str, Any]], name: str) -> str:
     """The mean difference with its 95 % interval, bold where this excludes zero and all seeds have one sign."""
-    controls = {run["cell"]["seed"]: run for run in base}
-    both = [(run, controls[seed]) for run in results if (seed := run["cell"]["seed"]) in controls]
-    pairs = [np.asarray(a["points"][name], float) - np.asarray(b["points"][name], float) for a, b in both]
+    pairs = [points([a], name) - points([b], name) for a, b in _cells.with_same_seed(results, base)]
     if not pairs or not np.isfinite(pairs).all():
         return "fails"
     mean, half = _cells.interval(np.mean(pairs, axis=0))
@@ -213,7 +211,10 @@ def figure(rows: Rows) -> Figure:
         for row, color in SHOWN.items():
             if row in rows and STEPS in rows:
                 t = np.asarray(rows[row][0]["curves"][title][0])
-                values, base = (np.asarray([run["curves"][title][1] for run in rows[key]]) for key in (row, STEPS))
+                both = _cells.with_same_seed(rows[row], rows[STEPS])
+                values, base = (
+                    np.asarray([run["curves"][title][1] for run in runs]) for runs in zip(*both, strict=True)
+                )
                 ratio = np.where((values > 0) & (base > 0), values, np.nan) / base
                 whole = np.isfinite(ratio).all(axis=0)
                 axes.plot(t[whole], ratio[:, whole].mean(axis=0), color=color, label=row)

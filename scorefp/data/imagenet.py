@@ -56,7 +56,7 @@ def read_imagenet(path: str | Path, split: Literal["train", "test"], *, labels: 
     classes = [_array(file, "labels") for file in files]
     for file, found in zip(files, classes, strict=True):
         require(found.ndim == 1, f"labels in {file} have shape {found.shape}; there is one for each image.")
-    values, side, done = np.empty((0, 0), np.uint8), 0, 0
+    values, side, done, args = np.empty((0, 0), np.uint8), 0, 0, list[np.ndarray]()
     for file, found in zip(files, classes, strict=True):
         pixels = _array(file, "data")
         require(
@@ -70,11 +70,10 @@ def read_imagenet(path: str | Path, split: Literal["train", "test"], *, labels: 
             pixels.shape[1] == values.shape[1],
             f"data in {file} has images of side {_SIDES[pixels.shape[1]]}, and {files[0]} of side {side}.",
         )
-        checked_labels(file, "labels", found, len(pixels), range(1, 1001))
+        args.append(checked_labels(file, "labels", found, len(pixels), range(1, 1001)))
         values[done : done + len(pixels)] = pixels
         done += len(pixels)
-    args = np.concatenate(classes).astype(np.int32) - 1 if labels else None
-    return OnHost(Dataset(values.reshape(-1, 3, side, side), BYTES, args))
+    return OnHost(Dataset(values.reshape(-1, 3, side, side), BYTES, np.concatenate(args) if labels else None))
 
 
 def _array(path: Path, name: str) -> np.ndarray:
