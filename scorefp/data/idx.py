@@ -18,6 +18,8 @@ from .files import DEFLATED
 from .on_host import OnHost
 
 _UBYTE = 8
+_DIMENSIONS = 32
+"""Of an array in any numpy."""
 
 
 def read_idx(images: str | Path, labels: str | Path | None = None) -> OnHost:
@@ -81,9 +83,9 @@ def _content(path: Path, file: IO[bytes] | gzip.GzipFile, most: int) -> UInt8[np
     """The array in an open file that holds no more than `most` bytes."""
     head = file.read(4)
     require(
-        len(head) == 4 and head[:2] == b"\0\0" and head[3] > 0,
+        len(head) == 4 and head[:2] == b"\0\0" and 0 < head[3] <= _DIMENSIONS,
         f"{path} starts with {head.hex(' ') or 'nothing'}; an IDX file starts with 00 00, its type and its number of "
-        "dimensions.",
+        f"dimensions, {_DIMENSIONS} at most.",
     )
     require(head[2] == _UBYTE, f"{path} has the type {head[2]:02x}; images and labels are unsigned bytes, 08.")
     sizes = file.read(4 * head[3])

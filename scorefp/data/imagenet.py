@@ -60,9 +60,9 @@ def read_imagenet(path: str | Path, split: Literal["train", "test"], *, labels: 
     for file, found in zip(files, classes, strict=True):
         pixels = _array(file, "data")
         require(
-            pixels.dtype == np.uint8 and pixels.ndim == 2 and pixels.shape[1] in _SIDES,
-            f"data in {file} is an array {pixels.dtype}{list(pixels.shape)}; it has a row of uint8 an image, with "
-            f"{' or '.join(map(str, _SIDES))} entries.",
+            pixels.dtype == np.uint8 and pixels.ndim == 2 and pixels.shape[1] in _SIDES and len(pixels) > 0,
+            f"data in {file} is an array {pixels.dtype}{list(pixels.shape)}; it has a row of uint8 an image, one or "
+            f"more, with {' or '.join(map(str, _SIDES))} entries.",
         )
         if not side:
             side, values = _SIDES[pixels.shape[1]], np.empty((sum(map(np.size, classes)), pixels.shape[1]), np.uint8)

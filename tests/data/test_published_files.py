@@ -281,6 +281,7 @@ def test_imagenet_refuses_bad_files(tmp_path: Path) -> None:
         r"data in .*batch_10.npz has images of side 16, and .*batch_1.npz of side 32": {"data": made(4, side=16)[0]},
         r"data in .*batch_10.npz is an array uint8\[4, 3000\]": {"data": np.zeros((4, 3000), np.uint8)},
         r"data in .*batch_10.npz is an array float64\[4, 3072\]": {"data": np.zeros((4, 3072))},
+        r"data in .*batch_10.npz is an array uint8\[0, 3072\]": {"data": made(4)[0][:0], "labels": np.zeros(0, int)},
         r"holds Python objects": {"data": np.array([Calls(print, ())])},
     }.items():
         imagenet(tmp_path, "train", **changed)
@@ -324,6 +325,7 @@ def test_idx(packed: bool, tmp_path: Path) -> None:
     bad = {
         "starts with (nothing|00.*)": [b"", b"\0", b"\0\0\x08", b"\0\0\x08\0"],
         "starts with 89 50 4e 47": [b"\x89PNG" + whole],
+        "starts with 00 00 08 41; .* 32 at most": [b"\0\0\x08\x41" + 65 * b"\0\0\0\1" + b"\0"],
         "has the type 0d; images and labels are unsigned bytes, 08": [whole[:2] + b"\x0d" + whole[3:]],
         "ends in its head, which has 4 sizes": [whole[:5], whole[:19]],
         r"says \(5, 4, 6, 3\), 360 bytes, and fewer follow": [whole[:20], whole[:-1]],

@@ -112,6 +112,8 @@ def test_dropout_without_a_key() -> None:
     assert [idle in message for message in told(unet(0.1), images)] == [True]
     assert told(unet(0.1), images, dropout=True) == []
     assert told(unet(0.0), images) == []
+    vain = "the network has dropout = 0, and fit was called with dropout=True"
+    assert [vain in message for message in told(unet(0.0), images, dropout=True)] == [True]
 
 
 def test_dropout_of_equinox() -> None:
@@ -127,6 +129,7 @@ def test_dropout_of_equinox() -> None:
     )
     assert ["dropout = 0.25" in message for message in told(model(), X)] == [True]
     assert told(model(inference=True), X) == []
+    assert ["drops nothing" in message for message in told(model(inference=True), X, dropout=True)] == [True]
     assert told(model(), X, dropout=True) == []
 
 
