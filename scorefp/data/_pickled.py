@@ -117,7 +117,7 @@ def _followed(path: Path, data: bytes) -> Any:
             case "STOP":
                 return stack.pop()
             case name:
-                raise ValueError(f"it has the instruction {name}, which no array or plain value of protocol 2 or later has")
+                raise ValueError(f"it has the instruction {name}, which arrays and values of protocol 2 do not need")
     raise AssertionError("genops ends with STOP")
 
 
