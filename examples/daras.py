@@ -17,6 +17,7 @@ steps, 5.81 by score matching, 5.45 with consistency, 6.59 where some times are 
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
     for part in LOSSES:
         rows = {row: [found[cell] for cell in there if (cell.part, cell.row) == (part, row)] for row in LOSSES[part]}
         if rows[BASE[part]]:
-            text = table(rows, BASE[part])
-            _cells.write(options.out / f"{part}.md", text)
-            print(f"\n{text}", end="")
+            for name, text in ((part, table(rows, BASE[part])), (f"{part}-samples", samples(rows, BASE[part]))):
+                _cells.write(options.out / f"{name}.md", text)
+                print(f"\n{text}", end="")
             if part == "fine":
                 _cells.save_figure(figure(rows), options.out / "daras.png")
 
@@ -230,49 +231,58 @@ def trained(cell: Cell, settings: Settings, cache: Path) -> tuple[sfp.score.Abst
 # ------------------------------------------------------------------------------------------------ tables and figure
 Rows = dict[str, list[dict[str, Any]]]
 EARLY = "defect, t < 1"
-COLUMNS = ("defect", EARLY, *SAMPLERS, "stopped", "frechet", "nll_median", "bound")
+MODEL = {"defect": "defect · 10³", EARLY: "…, t < 1", "nll_median": "NLL, median", "bound": "bound"}
+SAMPLES = {name: f"kernel · 10³, {name}" for name in (*SAMPLERS, "stopped")} | {"frechet": "Fréchet"}
 
 
 def number(result: dict[str, Any], name: str) -> float:
     """A number of a cell; NaN where it has none."""
     if name == EARLY:
         t, defect = np.asarray(result["curves"]["to_t0"])
-        return float(np.sqrt(np.mean(defect[t < 1] ** 2)))
+        return 1e3 * float(np.sqrt(np.mean(defect[t < 1] ** 2)))
     if name == "frechet":
         return result["samples"]["35"]["frechet"]
     if name in (*SAMPLERS, "stopped"):
         return 1e3 * result["samples"].get(name, {"kernel": np.nan})["kernel"]
-    return result[name]
+    return 1e3 * result[name] if name == "defect" else result[name]
 
 
 def table(rows: Rows, base: str) -> str:
-    """The numbers of the base; of other rows the differences from it, means over seeds with 95 % intervals by t.
-
-    What consistency adds where some times are not matched is the difference from the row without it.
-    """
-    there = [run for runs in rows.values() for run in runs]
-    names = [name for name in COLUMNS if any(np.isfinite(number(run, name)) for run in there)]
+    """What is measured of the scores themselves."""
     body: list[list[str]] = []
     for row, runs in rows.items():
         if runs:
             seconds = np.median([run["seconds"] for run in runs])
             exploded = 100 * np.mean([run["exploded"] for run in runs])
-            values = [entry(row, name, rows, base) for name in names]
+            values = [entry(row, name, rows, base) for name in MODEL]
             body.append([row, f"{runs[0]['steps']:,}", f"{seconds:.0f}", *values, f"{exploded:.1f}"])
-    if rows.get(SOME) and rows.get(ALONE):
-        body.append([f"{SOME} − {ALONE}", "", "", *(entry(SOME, name, rows, ALONE) for name in names), ""])
-    words = {name: f"kernel · 10³, {name}" for name in (*SAMPLERS, "stopped")}
-    words |= {"frechet": "Fréchet", "nll_median": "NLL, median"}
-    headings = ["", "steps", "CPU s", *(words.get(name, name) for name in names), "exploded, %"]
-    return _cells.markdown(headings, body, left=1)
+    body += [[label, "", "", *values, ""] for label, *values in added(rows, MODEL)]
+    return _cells.markdown(["", "steps", "CPU s", *MODEL.values(), "exploded, %"], body, left=1)
+
+
+def samples(rows: Rows, base: str) -> str:
+    """The distances of samples to the digits."""
+    shown = {name: title for name, title in SAMPLES.items() if name != "stopped" or base == START}
+    body = [[row, *(entry(row, name, rows, base) for name in shown)] for row, runs in rows.items() if runs]
+    return _cells.markdown(["", *shown.values()], [*body, *added(rows, shown)], left=1)
+
+
+def added(rows: Rows, names: Iterable[str]) -> list[list[str]]:
+    """What consistency adds where some times are not matched: the differences from the row without it."""
+    if not (rows.get(SOME) and rows.get(ALONE)):
+        return []
+    return [[f"{SOME} − {ALONE}", *(entry(SOME, name, rows, ALONE) for name in names)]]
 
 
 def entry(row: str, name: str, rows: Rows, base: str) -> str:
-    """A mean of the base, or the mean difference from it, bold where its interval excludes zero."""
+    """The mean of the base; the mean difference from it, paired by seed, with its 95 % interval by t over seeds.
+
+    Bold where the interval excludes zero.
+    """
     # The base has no samples that are stopped early: they are compared with its whole ones.
     of = "35" if name == "stopped" and base != ALONE else name
     if row == base:
-        return "" if name == "stopped" else f"{np.mean([number(run, of) for run in rows[base]]):.3g}"
+        return "" if name == "stopped" else f"{np.mean([number(run, of) for run in rows[base]]):.4g}"
     pairs = _cells.with_same_seed(rows[row], rows[base])
     found = np.array([number(run, name) - number(control, of) for run, control in pairs])
     if not np.isfinite(found).all():

@@ -42,9 +42,15 @@ def test_table(daras: ModuleType) -> None:
     }
     first, second = daras.table(rows, daras.START).splitlines()[2:]
     # The root mean square of 3 and 4. The mean of 1, 2, 3 with t_{0.975, 2} = 4.303 times 1 / sqrt(3).
-    assert first.startswith("| EDM | 2,000 | 3 | 1 | 3.54 | 1 |")
+    assert first == "| EDM | 2,000 | 3 | 1000 | 3536 | 5 | 6 | 25.0 |"
     assert "| +2.0 ± 2.5 |" in second
-    assert "| **+10.0" in second
+    first, second = daras.samples(rows, daras.START).splitlines()[2:]
+    assert first == "| EDM | 1 | 1 | 1 |  | 1 |"
+    # The base has no samples that are stopped: the row's are compared with its whole ones.
+    assert second.startswith("| CDM, some times | +2.0 ± 2.5 | +2.0 ± 2.5 | +2.0 ± 2.5 | **+10.0")
+    rows[daras.ALONE] = [cell(seed, 1.0, stopped=9.0) for seed in (0, 1, 2)]
+    last = daras.samples(rows, daras.START).splitlines()[-1]
+    assert last.startswith("| CDM, some times − EDM, some times | +1.0 ± 2.5 | +1.0 ± 2.5 | +1.0 ± 2.5 | **+1.0")
 
 
 @pytest.mark.quick
