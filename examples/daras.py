@@ -121,7 +121,7 @@ class Cell(_cells.Named):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = _cells.parser(__doc__, out="docs/assets/daras", seeds=range(5))
+    parser = _cells.parser(__doc__, out="docs/assets/daras", seeds=range(4))
     parser.add_argument("--cache", type=Path, default=Path(".cache/daras"), help="where trained models are kept")
     parser.add_argument("--parts", nargs="+", choices=list(LOSSES), default=list(LOSSES))
     parser.add_argument("--quick", action="store_true", help="few steps and samples, to see that it runs")
