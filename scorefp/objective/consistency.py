@@ -188,7 +188,9 @@ class Consistency(AbstractTerm):
     likelihood-weighted `DSM`. A longer window averages the residual over itself, costs no more and has less noise: that
     of an estimate falls like one over the length.
 
-    **The paper's** is `Consistency(NoiseWindow(0.05), weighting=unit_weighting)` on `EDM()`.
+    **The paper's** is a mean over EDM's law of noise levels, `Consistency(NoiseWindow(0.05),
+    weighting=ExpectedWeighting(unit_weighting, LogNormalNoise()))` on `EDM()`, and beside `edm_loss()` has no weight in
+    the paper; its public code has 20 times it by default.
 
     **The gradient** of the paper leaves out how the law of $x_{t'}$ depends on the parameters: the path is stopped, the
     score in it too. It is the gradient of no function and may climb: at small noise an error of the noise prediction

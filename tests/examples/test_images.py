@@ -148,7 +148,7 @@ def test_table(images: ModuleType) -> None:
         return {"settings": {"title": "T"}, "cpu_seconds": 60.0, "uniform": made, "variational": made, "points": points}
 
     codec = {"codecs": {"PNG": [6.0, 5.0]}}
-    written = images.table({"codecs": [codec], "scoreflow": [cell(0.0), cell(2.0)], "flow": [cell(0.0)]})
+    written = images.table({"codecs": [codec], "scoreflow": [cell(0.0), cell(2.0)], "flow-scoreflow": [cell(0.0)]})
     # Means over seeds 4, 4, 4 for the score; 3, 4, 5 for the flow, with t_{0.975, 2} = 4.303 times 1 / sqrt(3).
     assert "| T | 4.000 ± 0.000 | 4.000 | 12.5 % | 4.500 ± 2.484 | 4.000 ± 0.000 | 1.0 |" in written
     assert "| T, variational | 4.000 ± 0.000 | 4.000 | 12.5 % | 4.500 ± 2.484 |  | 1.0 |" in written
@@ -166,13 +166,43 @@ def test_the_table_says_what_the_cells_say(images: ModuleType, root: Path, tmp_p
     images.main(command)
     written = (out / "photographs-16.md").read_text(encoding="utf-8")
     assert written == (committed / "photographs-16.md").read_text(encoding="utf-8")
-    for path in out.glob("*scoreflow*.json"):
+    for path in out.glob("photographs-??-scoreflow-*.json"):
         cell = json.loads(path.read_text(encoding="utf-8"))
         # A bound is one: in the mean it is above the likelihood of its own score's ODE, but for their difference.
         assert np.mean(cell["uniform"]["points"]["code"]) < np.mean(cell["uniform"]["points"]["bound"]) + 0.1
     cell = out / "photographs-16-scoreflow-seed0.json"
     cell.write_text(cell.read_text(encoding="utf-8").replace('"octaves": 6', '"octaves": 5'), encoding="utf-8")
     refused("was made with other settings; remove it", images.main, command, error=SystemExit)
+
+
+@pytest.mark.quick
+def test_presets_beside_each_other(images: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another preset in the same folder has its own flow; what is refused is refused before anything is trained."""
+    made: list[tuple[str, str]] = []
+    rows = images.data.Dataset(RNG.integers(0, 256, (3, 3, 16, 16), np.uint8), BYTES)
+    points = {"nll": [3.0, 4.0], "bound": [3.5, 4.5], "code": [4.0, 4.0]}
+
+    def cell(kind: str) -> Callable[..., dict[str, Any]]:
+        def make(self: Any, preset: str, seed: int) -> dict[str, Any]:
+            made.append((kind, preset))
+            return {"cpu_seconds": 6.0, "points": points, "uniform": {"exploded": 0.0, "points": points}}
+
+        return make
+
+    monkeypatch.setattr(images, "read_data", lambda *of: images.Data("noise", rows, rows))
+    monkeypatch.setattr(images.Experiment, "score", cell("score"))
+    monkeypatch.setattr(images.Experiment, "density", cell("flow"))
+    monkeypatch.setattr(images.Experiment, "written", lambda self: {"codecs": {}})
+    command = ["--small", "--seeds", "0", "--out", str(tmp_path), "--presets"]
+    for presets in (["scoreflow"], ["edm", "scoreflow"], ["edm"]):
+        images.main([*command, *presets])
+    assert made == [(kind, preset) for preset in ("scoreflow", "edm") for kind in ("score", "flow")]
+    assert "| EDM | 3.500" in (tmp_path / "noise.md").read_text(encoding="utf-8")
+    (tmp_path / "noise-edm-seed0.json").unlink()
+    flow = tmp_path / "noise-flow-edm-seed0.json"
+    flow.write_text(flow.read_text(encoding="utf-8").replace("512", "511"), encoding="utf-8")
+    refused("noise-flow-edm-seed0.json was made with other settings", images.main, [*command, "edm"], error=SystemExit)
+    assert len(made) == 4
 
 
 @pytest.mark.slow
@@ -189,11 +219,12 @@ def test_it_runs_and_resumes(images: ModuleType, tmp_path: Path, monkeypatch: py
 
     presets = ("scoreflow", "fp", "edm", "cdm")
     monkeypatch.setattr(images, "PRESETS", {name: tiny(name) for name in presets})
-    monkeypatch.setattr(images, "small", lambda preset: preset)
+    monkeypatch.setattr(images, "small", lambda preset, side: preset)
     few = {"points": 8, "columns": 4, "draws": 2, "tolerance": 0.1, "at_once": 8}
     monkeypatch.setattr(images, "SMALL", images.Evaluation(**few))
     monkeypatch.setattr(images, "SMALL_FLOW", images.Flow(sizes=((1, 8),), decays=(0.0,), patience=1))
-    command = ["--small", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--presets", *presets]
+    command = ["--small", "--seeds", "0", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    command += ["--presets", *presets]
     images.main(command)
     written = (tmp_path / "out/photographs-16.md").read_text()
     assert written.count("\n") == 2 + 4 + 1 + 1 + 6  # scores, a dequantiser, the flow, codecs

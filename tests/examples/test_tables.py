@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 
-@pytest.mark.parametrize("name", ["scoreflow", "regularisers", "data_efficiency", "lai_mnist"])
+@pytest.mark.parametrize("name", ["scoreflow", "regularisers", "data_efficiency", "lai_mnist", "daras"])
 def test_tables_are_those_of_the_cells(
     name: str, example: Callable[[str], ModuleType], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
