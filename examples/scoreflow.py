@@ -14,10 +14,11 @@ made from these files alone. A file made with other settings is refused; give `-
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import _cells
 import equinox as eqx
@@ -497,7 +498,8 @@ def observations(found: Found) -> str:
         checks: list[Check] = []
         for by_nll, by_bound in zip(*[iter(compared(a, b))] * 2, strict=True):
             # Undecided if one of the two is.
-            checks.append((by_nll[0].removeprefix("NLL of ").replace(" less ", " and "), by_nll[1] * by_bound[1]))
+            name = by_nll.name.removeprefix("NLL of ").replace(" less ", " and ")
+            checks.append(Check(name, by_nll.sign * by_bound.sign, max(by_nll.half, by_bound.half)))
         return checks
 
     lines = {
@@ -524,21 +526,28 @@ def observations(found: Found) -> str:
     }
     body: list[list[str]] = []
     for title, checks in lines.items():
-        counts = [str(sum(sign == wanted for _, sign in checks)) for wanted in (1, 0, -1)]
-        body.append([title, "; ".join(name for name, sign in checks if sign < 0) or "nowhere", *counts])
-    return _cells.markdown(["observation", "fails for", "holds", "undecided", "fails"], body, left=2)
+        counts = [str(sum(check.sign == wanted for check in checks)) for wanted in (1, -1, 0)]
+        halves = [check.half for check in checks if check.sign == 0]
+        power = f"± {np.median(halves):.2g}, ± {max(halves):.2g}" if halves else ""
+        body.append([title, "; ".join(check.name for check in checks if check.sign < 0) or "nowhere", *counts, power])
+    headings = ["observation", "fails for", "holds", "fails", "undecided", "their median and widest interval"]
+    return _cells.markdown(headings, body, left=2)
 
 
-Check = tuple[str, int]
-"""What is compared, and 1 where it holds, -1 where it fails, 0 where the interval of the difference contains zero."""
+class Check(NamedTuple):
+    """What is compared: 1 where it holds, -1 where it fails, 0 where the interval of the difference contains zero."""
+
+    name: str
+    sign: int
+    half: float
 
 
 def check(name: str, lower: np.ndarray, higher: np.ndarray) -> Check:
     """Whether the first is lower than the second in the mean over images."""
     mean, half = _cells.interval(lower - higher)
     if abs(mean) <= half:
-        return name, 0
-    return f"{name}: {mean:+.3f} ± {half:.3f}", 1 if mean < 0 else -1
+        return Check(name, 0, half)
+    return Check(f"{name}: {mean:+.3f} ± {half:.3f}", 1 if mean < 0 else -1, half)
 
 
 def variances(found: Found) -> str:
@@ -566,28 +575,30 @@ def ratio(without: float, with_: float) -> list[str]:
 
 def learning_curves(out: Path) -> None:
     """Figure 2 of the paper: the likelihood-weighted loss of training with and without importance sampling."""
-    panels: list[tuple[str, dict[str, Any]]] = []
-    for name in DATA:
-        for sde in SDES:
-            files = {row: out / f"{Cell(name, sde, row, 0).name}.json" for row in ("LW", "LW + IS")}
-            if all(path.exists() for path in files.values()):
-                cells = {row: _cells.read_json(path) for row, path in files.items()}
-                panels.append((f"{NAMES[name]}, {sde}", cells))
-    if not panels:
+
+    def files(name: str, sde: str) -> dict[str, Path]:
+        return {row: out / f"{Cell(name, sde, row, 0).name}.json" for row in ("LW", "LW + IS")}
+
+    names = [name for name in DATA if all(path.exists() for sde in SDES for path in files(name, sde).values())]
+    if not names:
         return
-    view = Figure(figsize=(3.1 * len(panels), 3.2), layout="constrained")
-    for axes, (title, cells) in zip(np.ravel(view.subplots(1, len(panels))), panels, strict=True):
+    view = Figure(figsize=(3.4 * len(names), 3.0 * len(SDES)), layout="constrained")
+    grid = view.subplots(len(SDES), len(names), squeeze=False)
+    for axes, (sde, name) in zip(grid.flat, itertools.product(SDES, names), strict=True):
         for row, color in (("LW", "tab:orange"), ("LW + IS", "tab:blue")):
-            history, steps = cells[row]["history"], cells[row]["settings"]["steps"]
+            cell = _cells.read_json(files(name, sde)[row])
+            history, steps = cell["history"], cell["settings"]["steps"]
             mean, std = np.asarray(history["mean"]), np.asarray(history["std"])
             at = (np.arange(len(mean)) + 0.5) * steps / len(mean)
             axes.plot(at, mean, color=color, label=row)
             axes.fill_between(at, np.maximum(mean - std, mean.min() / 2), mean + std, color=color, alpha=0.25, lw=0)
-        axes.set(title=title, xlabel="step", yscale="log")
+        axes.set(title=f"{NAMES[name]}, {sde}", yscale="log")
         axes.grid(alpha=0.3)
-    first = view.axes[0]
-    first.set_ylabel("loss, nats a sample")
-    view.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("loss, nats a sample")
+    view.legend(*view.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     _cells.save_figure(view, out / "importance_sampling.png")
 
 

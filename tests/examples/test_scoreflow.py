@@ -41,15 +41,19 @@ def test_tables(scoreflow: ModuleType) -> None:
     # t_{0.975, 2} = 4.303 times the standard error 0.1 / sqrt(3).
     assert "| VP | LW + IS | 1.000 ± 0.248 | 1.500 ± 0.248 | 0.750 ± 0.248 | 1.250 ± 0.248 |" in scoreflow.table(found)
     lines = [line.split("|")[1:-1] for line in scoreflow.observations(found).splitlines()[2:]]
-    counts = [tuple(int(cell) for cell in line[2:]) for line in lines]
-    assert counts == [(12, 0, 0), (12, 0, 0), (0, 0, 8), (16, 0, 0), (6, 0, 6)]
+    counts = [tuple(int(cell) for cell in line[2:5]) for line in lines]
+    assert counts == [(12, 0, 0), (12, 0, 0), (0, 8, 0), (16, 0, 0), (6, 6, 0)]
     assert "NLL of sub-VP, LW: +0.250 ± 0.000;" in lines[4][1]
     assert lines[0][1].strip() == "nowhere"
     # A difference that its interval does not tell from zero decides nothing.
     for parts in found["VP", "LW"]:
         parts["uniform"]["points"]["nll"] = [1.9, 2.0, 2.2]
-    undecided = [line.split("|")[-3].strip() for line in scoreflow.observations(found).splitlines()[2:]]
-    assert undecided == ["0", "1", "1", "0", "0"]
+    undecided = [line.split("|")[-3:-1] for line in scoreflow.observations(found).splitlines()[2:]]
+    half = 4.302653 * np.std([0.0, 0.0, 0.1], ddof=1) / np.sqrt(3)
+    spread = f"± {half:.2g}, ± {half:.2g}"
+    assert [[word.strip() for word in words] for words in undecided] == [
+        *(["0", ""], ["1", spread], ["1", spread], ["0", ""], ["0", ""])
+    ]
     assert "| VP | both trainings, last half of the steps, stratified | 8 | 2 | 4 |" in scoreflow.variances(found)
 
 
