@@ -225,7 +225,7 @@ def figure(made: Found) -> Figure:
     Estimates of the square of a curl have any sign; times at which one is negative are left out.
     """
     view = Figure(figsize=(4.2 * len(made), 6.6), layout="constrained")
-    columns = view.subplots(2, len(made), squeeze=False, sharex="col").T
+    columns = view.subplots(2, len(made), squeeze=False).T
     for panels, ((start, sde), rows) in zip(columns, made.items(), strict=True):
         panels[0].set_title(f"{start}, {sde}")
         panels[-1].set_xlabel("t")
@@ -241,15 +241,18 @@ def figure(made: Found) -> Figure:
                     whole = np.isfinite(ratio).all(axis=0)
                     axes.plot(t[whole], ratio[:, whole].mean(axis=0), color=color, label=row)
                     axes.scatter(np.tile(t[whole], len(ratio)), ratio[:, whole], color=color, s=8)
-            axes.set(xscale="log", yscale="log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            # Under VE equal steps of time are equal steps of log(sigma).
+            axes.set_xscale("linear" if sde == "VE" else "log")
             axes.grid(True)
+        panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
     for axes, title in zip(columns[0], ("residual", "curl"), strict=True):
         axes.set_ylabel(f"{title} over that of alpha = 0")
-    handles, labels = view.axes[0].get_legend_handles_labels()
-    view.legend(handles, labels, loc="outside lower center", ncols=4)
+    lines = {line.get_label(): line for axes in view.axes for line in axes.get_lines()}
+    shown = [row for row in SHOWN if row in lines]
+    view.legend([lines[row] for row in shown], shown, loc="outside lower center", ncols=4)
     return view
 
 

@@ -237,7 +237,7 @@ class ComponentMixture(eqx.Module):
 
     What tells patches of photographs apart is their contrast: a smooth one has a hundredth of the variance of a rough
     one in all fine components at once, and noise has the same law in every orthonormal basis. Scales of a component are
-    those of the training data; the three laws start at 0.2, 0.8 and 2.7 of them. All of them depends on the context.
+    those of the training data; the three laws start at 0.2, 0.8 and 2.7 of them, and depend on the context.
     """
 
     trunk: eqx.nn.MLP
