@@ -530,7 +530,7 @@ def observations(found: Found) -> str:
         halves = [check.half for check in checks if check.sign == 0]
         power = f"± {np.median(halves):.2g}, ± {max(halves):.2g}" if halves else ""
         body.append([title, "; ".join(check.name for check in checks if check.sign < 0) or "nowhere", *counts, power])
-    headings = ["observation", "fails for", "holds", "fails", "undecided", "their median and widest interval"]
+    headings = ["observation", "fails for", "holds", "fails", "undecided", "their intervals"]
     return _cells.markdown(headings, body, left=2)
 
 
