@@ -1,17 +1,18 @@
-"""Lai 2023, Tables 1 and 5 and Figure 3 at the scale of MNIST: fine-tuning with the Fokker–Planck penalty.
+"""Lai 2023, Tables 1 and 5 and Figure 3 at the scale of MNIST: the Fokker–Planck penalty for each of its weights.
 
-A score of real MNIST digits is trained by denoising score matching. From there it goes on with the paper's penalty, for
-each of its weights `alpha`, with this library's penalty, and with score matching alone: for as many steps, and for as
-many as take the time of the penalised ones. The score is the mixture a pixel of `scoreflow.py`, the process is VP.
+A score of real MNIST digits is trained with the paper's penalty, for each of its weights `alpha`, with this library's
+penalty, and with score matching alone: for as many steps, and for as many as take the time of the penalised ones. It
+starts from scratch, under VP and VE, or from a score that is trained by score matching, under VP. The score is the
+mixture a pixel of `scoreflow.py`.
 
     python examples/lai_mnist.py
 
-Each cell, one row and one seed, is a JSON file in `docs/assets/lai_mnist/` and is skipped when the file is there: a
-killed run goes on where it stopped, its models are in `.cache/lai_mnist/`. Table and figure are made from these files
-alone. A file made with other settings is refused; give `--out` another folder then.
+Each cell, one row and one seed of one table, is a JSON file in `docs/assets/lai_mnist/` and is skipped when the file is
+there: a killed run goes on where it stopped, its models are in `.cache/lai_mnist/`. Tables and figure are made from
+these files alone. A file made with other settings is refused; give `--out` another folder then.
 
-The paper has 3.24 bits/dim without the penalty and 2.98 with `alpha = 0.1` for VP (Table 1; fine-tuned, Table 5: 3.27
-and 3.01).
+The paper has 3.24 bits/dim without the penalty and 2.98 with `alpha = 0.1` for VP, 3.73 and 3.42 for VE (Table 1;
+fine-tuned, Table 5: 3.27 and 3.01, 3.67 and 3.47).
 """
 
 import dataclasses
@@ -32,7 +33,8 @@ import scorefp as sfp
 from scorefp import data, train
 from scorefp.diagnostics import CurlCurve, Ensemble, ResidualCurve, evaluate
 
-SDE = sfp.VP()
+SDES = {"VP": sfp.VP(), "VE": sfp.VE()}
+SCRATCH, FINE_TUNED = "scratch", "fine-tuned"
 ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0)
 START, STEPS, TIME = "score matching", "alpha = 0", "alpha = 0, as long"
 LOSSES: dict[str, Any] = {
@@ -42,7 +44,12 @@ LOSSES: dict[str, Any] = {
     "0.02 FP": sfp.DSM() + 0.02 * sfp.ScoreFPE(fraction=0.25),
     "0.5 FP, lazy": sfp.DSM() + 0.5 * sfp.Lazy(sfp.ScoreFPE(fraction=1 / 16), every=4),
 }
-ROWS = (START, *LOSSES)
+TABLES = {
+    (SCRATCH, "VP"): tuple(row for row in LOSSES if row != "0.02 FP"),
+    (SCRATCH, "VE"): (STEPS, TIME, "alpha = 0.1", "alpha = 1", "alpha = 10", "0.5 FP, lazy"),
+    (FINE_TUNED, "VP"): (START, *LOSSES),
+}
+"""The rows of each table."""
 ENSEMBLE = Ensemble(times=16, samples=48)
 
 
@@ -67,8 +74,10 @@ QUICK = Settings(steps=20, fine_steps=10, width=8, batch_size=16, points=4, draw
 
 @dataclasses.dataclass(frozen=True)
 class Cell(_cells.Named):
-    """One row and one seed."""
+    """One row and one seed of a table: where training starts from, and under which process."""
 
+    start: str
+    sde: str
     row: str
     seed: int
 
@@ -76,21 +85,26 @@ class Cell(_cells.Named):
 def main(arguments: list[str] | None = None) -> None:
     parser = _cells.parser(__doc__, out="docs/assets/lai_mnist", seeds=(0, 1, 2))
     parser.add_argument("--cache", type=Path, default=Path(".cache/lai_mnist"), help="where trained models are kept")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--starts", nargs="+", choices=[SCRATCH, FINE_TUNED], default=[SCRATCH, FINE_TUNED])
+    parser.add_argument("--sdes", nargs="+", choices=list(SDES), default=list(SDES))
+    parser.add_argument("--rows", nargs="+", choices=[START, *LOSSES], default=[START, *LOSSES])
     parser.add_argument("--quick", action="store_true", help="few steps and points, to see that it runs")
     parser.add_argument("--tables-only", action="store_true", help="run no cell; table and figure from those there are")
     options = parser.parse_args(arguments)
     settings = QUICK if options.quick else Settings()
-    of = [Cell(row, seed) for seed in options.seeds for row in ROWS]
-    there = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
-    if not options.tables_only:
-        there = [cell for cell in of if cell.row in options.rows or cell in there]
-    found = _cells.cells(options.out, there, settings, functools.partial(measured, cache=options.cache))
-    rows = {row: [found[cell] for cell in there if cell.row == row] for row in ROWS}
-    rows = {row: results for row, results in rows.items() if results}
-    _cells.write(options.out / "lai_mnist.md", table(rows))
-    print(table(rows))
-    _cells.save_figure(figure(rows), options.out / "lai_mnist.png")
+    made: Found = {}
+    for (start, sde), rows in TABLES.items():
+        of = [Cell(start, sde, row, seed) for seed in options.seeds for row in rows]
+        there = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
+        if not options.tables_only and start in options.starts and sde in options.sdes:
+            there = [cell for cell in of if cell.row in options.rows or cell in there]
+        found = _cells.cells(options.out, there, settings, functools.partial(measured, cache=options.cache))
+        results = {row: [found[cell] for cell in there if cell.row == row] for row in rows}
+        if found:
+            made[start, sde] = {row: of for row, of in results.items() if of}
+            _cells.write(options.out / f"{start}-{sde.lower()}.md", table(made[start, sde]))
+            print(f"\n{start}, {sde}\n\n{table(made[start, sde])}")
+    _cells.save_figure(figure(made), options.out / "lai_mnist.png")
 
 
 # ------------------------------------------------------------------------------------------------ one cell
@@ -123,17 +137,21 @@ def measured(cell: Cell, settings: Settings, cache: Path) -> dict[str, Any]:
 
 
 def trained(cell: Cell, settings: Settings, cache: Path) -> tuple[sfp.score.AbstractScore, dict[str, Any]]:
-    """The score of a row, and the seconds that its training took; all rows of a seed start from the first."""
-    training = data.mnist("train")
-    folder = cache / f"seed{cell.seed}-{_cells.fingerprint(dataclasses.asdict(settings))}"
-    network = PixelMixture(training, SDE, width=settings.width, key=jr.key(cell.seed))
-    untrained = sfp.Score(network, SDE, shape=training.shape)
+    """The score of a row, and the seconds that its training took.
 
-    def run(model: Any, loss: Any, rate: float, steps: int, seed: int) -> tuple[Any, dict[str, Any]]:
+    All rows of a seed start from the same parameters; to be fine-tuned, from those of score matching from scratch.
+    """
+    training, sde = data.mnist("train"), SDES[cell.sde]
+    folder = cache / f"{cell.sde}-seed{cell.seed}-{_cells.fingerprint(dataclasses.asdict(settings))}"
+    network = PixelMixture(training, sde, width=settings.width, key=jr.key(cell.seed))
+    untrained = sfp.Score(network, sde, shape=training.shape)
+
+    def run(model: Any, row: str, rate: float, steps: int, seed: int) -> tuple[Any, dict[str, Any]]:
+        steps = round(settings.longer * steps) if row == TIME else steps
         begin = time.process_time()
         found = train.fit(
             model,
-            loss,
+            LOSSES[row],
             training,
             optimizer=_cells.adam(rate, steps),
             steps=steps,
@@ -143,23 +161,24 @@ def trained(cell: Cell, settings: Settings, cache: Path) -> tuple[sfp.score.Abst
         )
         return found.model, {"steps": steps, "seconds": round(time.process_time() - begin, 1)}
 
-    start, said = _cells.kept(
-        folder / "start",
-        untrained,
-        lambda: run(untrained, sfp.DSM(), settings.rate, settings.steps, 100 + cell.seed),
-    )
+    def from_scratch(row: str) -> tuple[Any, dict[str, Any]]:
+        first = functools.partial(run, untrained, row, settings.rate, settings.steps, 100 + cell.seed)
+        return _cells.kept(folder / Cell(SCRATCH, cell.sde, row, cell.seed).name, untrained, first)
+
+    if cell.start == SCRATCH:
+        return from_scratch(cell.row)
+    start, said = from_scratch(STEPS)
     if cell.row == START:
         return start, said
-    steps = round(settings.longer * settings.fine_steps) if cell.row == TIME else settings.fine_steps
-    return _cells.kept(
-        folder / cell.name,
-        untrained,
-        lambda: run(start, LOSSES[cell.row], settings.fine_rate, steps, 200 + cell.seed),
-    )
+    further = functools.partial(run, start, cell.row, settings.fine_rate, settings.fine_steps, 200 + cell.seed)
+    return _cells.kept(folder / cell.name, untrained, further)
 
 
-# ------------------------------------------------------------------------------------------------ table and figure
+# ------------------------------------------------------------------------------------------------ tables and figure
 Rows = dict[str, list[dict[str, Any]]]
+"""The results of all seeds, by row."""
+Found = dict[tuple[str, str], Rows]
+"""The rows, by start and SDE."""
 
 
 def table(rows: Rows) -> str:
@@ -200,32 +219,40 @@ def change(results: list[dict[str, Any]], base: list[dict[str, Any]], name: str)
 SHOWN = {TIME: "C7", "alpha = 1": "C0", "alpha = 10": "C3", "0.5 FP, lazy": "C2"}
 
 
-def figure(rows: Rows) -> Figure:
+def figure(made: Found) -> Figure:
     """Residual and curl over time, over those of score matching for as many steps: one point a seed, and their mean.
 
     Estimates of the square of a curl have any sign; times at which one is negative are left out.
     """
-    view = Figure(figsize=(9.5, 4.2), layout="constrained")
-    panels = view.subplots(1, 2)
-    for axes, title in zip(panels, ("residual", "curl"), strict=True):
-        for row, color in SHOWN.items():
-            if row in rows and STEPS in rows:
-                t = np.asarray(rows[row][0]["curves"][title][0])
-                both = _cells.with_same_seed(rows[row], rows[STEPS])
-                values, base = (
-                    np.asarray([run["curves"][title][1] for run in runs]) for runs in zip(*both, strict=True)
-                )
-                ratio = np.where((values > 0) & (base > 0), values, np.nan) / base
-                whole = np.isfinite(ratio).all(axis=0)
-                axes.plot(t[whole], ratio[:, whole].mean(axis=0), color=color, label=row)
-                axes.scatter(np.tile(t[whole], len(ratio)), ratio[:, whole], color=color, s=8)
-        axes.set(title=f"{title} over that of alpha = 0", xlabel="t", xscale="log", yscale="log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.grid(True)
-    handles, labels = panels[0].get_legend_handles_labels()
-    view.legend(handles, labels, loc="outside lower center", ncols=4)
+    view = Figure(figsize=(4.2 * len(made), 6.6), layout="constrained")
+    columns = view.subplots(2, len(made), squeeze=False).T
+    for panels, ((start, sde), rows) in zip(columns, made.items(), strict=True):
+        panels[0].set_title(f"{start}, {sde}")
+        panels[-1].set_xlabel("t")
+        for axes, title in zip(panels, ("residual", "curl"), strict=True):
+            for row, color in SHOWN.items():
+                if row in rows and STEPS in rows:
+                    t = np.asarray(rows[row][0]["curves"][title][0])
+                    both = _cells.with_same_seed(rows[row], rows[STEPS])
+                    values, base = (
+                        np.asarray([run["curves"][title][1] for run in runs]) for runs in zip(*both, strict=True)
+                    )
+                    ratio = np.where((values > 0) & (base > 0), values, np.nan) / base
+                    whole = np.isfinite(ratio).all(axis=0)
+                    axes.plot(t[whole], ratio[:, whole].mean(axis=0), color=color, label=row)
+                    axes.scatter(np.tile(t[whole], len(ratio)), ratio[:, whole], color=color, s=8)
+            # Under VE equal steps of time are equal steps of log(sigma).
+            axes.set_xscale("linear" if sde == "VE" else "log")
+            axes.grid(True)
+        panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
+    for axes, title in zip(columns[0], ("residual", "curl"), strict=True):
+        axes.set_ylabel(f"{title} over that of alpha = 0")
+    lines = {line.get_label(): line for axes in view.axes for line in axes.get_lines()}
+    shown = [row for row in SHOWN if row in lines]
+    view.legend([lines[row] for row in shown], shown, loc="outside lower center", ncols=4)
     return view
 
 

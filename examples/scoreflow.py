@@ -1,4 +1,4 @@
-"""ScoreFlow at a small scale: Table 2 and Figure 2 of Song 2021 on real handwritten digits.
+"""ScoreFlow at a small scale: Table 2 and Figure 2 of Song 2021 on real handwritten digits and photographs.
 
 Rows are score matching with the common weighting (baseline), with the likelihood weighting (LW), and with importance
 sampling of times on top (LW + IS), each for VP and sub-VP. Columns are the negative log-likelihood of the
@@ -14,10 +14,11 @@ made from these files alone. A file made with other settings is refused; give `-
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import _cells
 import equinox as eqx
@@ -39,8 +40,12 @@ ROWS = {
     "LW": (sfp.DSM(), sfp.UniformTime()),
     "LW + IS": (sfp.DSM(), sfp.UniformLogSNR()),
 }
-DATA: dict[str, Callable[[Any], data.Dataset]] = {"digits": data.digits, "mnist": data.mnist}
-NAMES = {"digits": "digits, 8×8", "mnist": "MNIST, 28×28"}
+DATA: dict[str, Callable[[Any], data.Dataset]] = {
+    "digits": data.digits,
+    "mnist": data.mnist,
+    "photographs": functools.partial(data.photographs, size=8),
+}
+NAMES = {"digits": "digits, 8×8", "mnist": "MNIST, 28×28", "photographs": "photographs, 8×8"}
 DEQUANTISATIONS = ("uniform", "variational")
 # How the time of a loss is drawn, for its variance.
 TIMES = {
@@ -72,6 +77,7 @@ class Settings:
 DEFAULT = {
     "digits": Settings(steps=4000, width=256, points=360, draws=64, dequantiser_steps=500),
     "mnist": Settings(steps=2500, width=256, points=150, draws=16, dequantiser_steps=150),
+    "photographs": Settings(steps=1200, width=256, points=100, draws=16, dequantiser_steps=100),
 }
 QUICK = Settings(
     steps=200,
@@ -223,17 +229,74 @@ class PixelMixture(eqx.Module):
         logits = self.logits + out[:3]
         means = self.means.at[2].add(out[3])
         log_stds = self.log_stds.at[2].add(out[4])
-        variances = (alpha * jnp.exp(log_stds)) ** 2 + sigma**2
-        offsets = x - alpha * means
-        shares = jax.nn.softmax(jax.nn.log_softmax(logits, 0) - 0.5 * (jnp.log(variances) + offsets**2 / variances), 0)
-        return -jnp.sum(shares * offsets / variances, axis=0)
+        return mixture_score(self.sde, t, x, logits, means, log_stds)
+
+
+class ComponentMixture(eqx.Module):
+    r"""The score of independent mixtures of three normal laws, one a principal component, given the whole noisy image.
+
+    What tells patches of photographs apart is their contrast: a smooth one has a hundredth of the variance of a rough
+    one in all fine components at once, and noise has the same law in every orthonormal basis. Scales of a component are
+    those of the training data; the three laws start at 0.2, 0.8 and 2.7 of them, and depend on the context.
+    """
+
+    trunk: eqx.nn.MLP
+    leave: eqx.nn.Linear
+    mean: jax.Array
+    axes: jax.Array
+    stds: jax.Array
+    sde: sfp.LinearSDE | sfp.VP | sfp.SubVP
+
+    def __init__(self, training: data.Dataset, sde: Any, *, width: int, key: Any) -> None:
+        assert training.quantisation is not None
+        low, span = training.quantisation.low, training.quantisation.width
+        values = low + span * (np.asarray(training.values, np.float64).reshape(len(training), -1) + 0.5)
+        size = values.shape[1]
+        # What uniform noise inside the levels adds to the covariance.
+        spectrum, axes = np.linalg.eigh(np.cov(values.T) + np.eye(size) * span**2 / 12)
+        self.mean, self.axes, self.stds = (
+            jnp.asarray(part, jnp.float32) for part in (values.mean(axis=0), axes, np.sqrt(spectrum))
+        )
+        trunk_key, leave_key = jr.split(key)
+        features = sfp.nn.fourier_features(jnp.zeros(())).size
+        self.trunk = eqx.nn.MLP(
+            size + features, width, width, 2, activation=jax.nn.silu, final_activation=jax.nn.silu, key=trunk_key
+        )
+        self.leave = jax.tree.map(jnp.zeros_like, eqx.nn.Linear(width, 9 * size, key=leave_key))
+        self.sde = sde
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        mean, axes, stds = jax.lax.stop_gradient((self.mean, self.axes, self.stds))
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        components = (x.reshape(-1) - alpha * mean) @ axes
+        scaled = components / jnp.sqrt((alpha * stds) ** 2 + sigma**2)
+        context = jnp.concatenate([scaled, sfp.nn.fourier_features(jnp.log(sigma / alpha) / 4)])
+        logits, means, log_scales = self.leave(self.trunk(context)).reshape(3, 3, -1)
+        log_stds = jnp.log(stds) + jnp.asarray([-1.5, -0.25, 1.0])[:, None] + log_scales
+        return (axes @ mixture_score(self.sde, t, components, logits, stds * means, log_stds)).reshape(x.shape)
+
+
+def mixture_score(
+    sde: Any, t: jax.Array, x: jax.Array, logits: jax.Array, means: jax.Array, log_stds: jax.Array
+) -> jax.Array:
+    """The score of independent mixtures, one an entry of `x`; the laws of a mixture come first in the other arrays."""
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    variances = (alpha * jnp.exp(log_stds)) ** 2 + sigma**2
+    offsets = x - alpha * means
+    shares = jax.nn.softmax(jax.nn.log_softmax(logits, 0) - 0.5 * (jnp.log(variances) + offsets**2 / variances), 0)
+    return -jnp.sum(shares * offsets / variances, axis=0)
+
+
+MIXTURES = {"mnist": PixelMixture, "photographs": ComponentMixture}
+"""The networks of data that a perceptron hardly learns."""
 
 
 def untrained(cell: Cell, settings: Settings, training: data.Dataset) -> sfp.score.AbstractScore:
     """The score to start from; cells of one seed share its arrays."""
     sde, key = SDES[cell.sde], jr.key(cell.seed)
-    if cell.data == "mnist":
-        return sfp.Score(PixelMixture(training, sde, width=settings.width, key=key), sde, shape=training.shape)
+    if cell.data in MIXTURES:
+        network = MIXTURES[cell.data](training, sde, width=settings.width, key=key)
+        return sfp.Score(network, sde, shape=training.shape)
     return sfp.NoiseScore(sfp.nn.MLP(training.shape, width=settings.width, key=key), sde, data_std=training.std)
 
 
@@ -435,7 +498,8 @@ def observations(found: Found) -> str:
         checks: list[Check] = []
         for by_nll, by_bound in zip(*[iter(compared(a, b))] * 2, strict=True):
             # Undecided if one of the two is.
-            checks.append((by_nll[0].removeprefix("NLL of ").replace(" less ", " and "), by_nll[1] * by_bound[1]))
+            name = by_nll.name.removeprefix("NLL of ").replace(" less ", " and ")
+            checks.append(Check(name, by_nll.sign * by_bound.sign, max(by_nll.half, by_bound.half)))
         return checks
 
     lines = {
@@ -462,21 +526,28 @@ def observations(found: Found) -> str:
     }
     body: list[list[str]] = []
     for title, checks in lines.items():
-        counts = [str(sum(sign == wanted for _, sign in checks)) for wanted in (1, 0, -1)]
-        body.append([title, "; ".join(name for name, sign in checks if sign < 0) or "nowhere", *counts])
-    return _cells.markdown(["observation", "fails for", "holds", "undecided", "fails"], body, left=2)
+        counts = [str(sum(check.sign == wanted for check in checks)) for wanted in (1, -1, 0)]
+        halves = [check.half for check in checks if check.sign == 0]
+        power = f"± {np.median(halves):.2g}, ± {max(halves):.2g}" if halves else ""
+        body.append([title, "; ".join(check.name for check in checks if check.sign < 0) or "nowhere", *counts, power])
+    headings = ["observation", "fails for", "holds", "fails", "undecided", "their intervals"]
+    return _cells.markdown(headings, body, left=2)
 
 
-Check = tuple[str, int]
-"""What is compared, and 1 where it holds, -1 where it fails, 0 where the interval of the difference contains zero."""
+class Check(NamedTuple):
+    """What is compared: 1 where it holds, -1 where it fails, 0 where the interval of the difference contains zero."""
+
+    name: str
+    sign: int
+    half: float
 
 
 def check(name: str, lower: np.ndarray, higher: np.ndarray) -> Check:
     """Whether the first is lower than the second in the mean over images."""
     mean, half = _cells.interval(lower - higher)
     if abs(mean) <= half:
-        return name, 0
-    return f"{name}: {mean:+.3f} ± {half:.3f}", 1 if mean < 0 else -1
+        return Check(name, 0, half)
+    return Check(f"{name}: {mean:+.3f} ± {half:.3f}", 1 if mean < 0 else -1, half)
 
 
 def variances(found: Found) -> str:
@@ -504,28 +575,31 @@ def ratio(without: float, with_: float) -> list[str]:
 
 def learning_curves(out: Path) -> None:
     """Figure 2 of the paper: the likelihood-weighted loss of training with and without importance sampling."""
-    panels: list[tuple[str, dict[str, Any]]] = []
-    for name in DATA:
-        for sde in SDES:
-            files = {row: out / f"{Cell(name, sde, row, 0).name}.json" for row in ("LW", "LW + IS")}
-            if all(path.exists() for path in files.values()):
-                cells = {row: _cells.read_json(path) for row, path in files.items()}
-                panels.append((f"{NAMES[name]}, {sde}", cells))
-    if not panels:
+
+    def files(name: str, sde: str) -> dict[str, Path]:
+        return {row: out / f"{Cell(name, sde, row, 0).name}.json" for row in ("LW", "LW + IS")}
+
+    names = [name for name in DATA if all(path.exists() for sde in SDES for path in files(name, sde).values())]
+    if not names:
         return
-    view = Figure(figsize=(3.1 * len(panels), 3.2), layout="constrained")
-    for axes, (title, cells) in zip(np.ravel(view.subplots(1, len(panels))), panels, strict=True):
+    view = Figure(figsize=(3.4 * len(names), 3.0 * len(SDES)), layout="constrained")
+    grid = view.subplots(len(SDES), len(names), squeeze=False)
+    for axes, (sde, name) in zip(grid.flat, itertools.product(SDES, names), strict=True):
         for row, color in (("LW", "tab:orange"), ("LW + IS", "tab:blue")):
-            history, steps = cells[row]["history"], cells[row]["settings"]["steps"]
+            cell = _cells.read_json(files(name, sde)[row])
+            history, steps = cell["history"], cell["settings"]["steps"]
             mean, std = np.asarray(history["mean"]), np.asarray(history["std"])
             at = (np.arange(len(mean)) + 0.5) * steps / len(mean)
             axes.plot(at, mean, color=color, label=row)
             axes.fill_between(at, np.maximum(mean - std, mean.min() / 2), mean + std, color=color, alpha=0.25, lw=0)
-        axes.set(title=title, xlabel="step", yscale="log")
+        # Under VP the loss of LW alone ranges over decades.
+        axes.set(title=f"{NAMES[name]}, {sde}", yscale="log" if sde == "VP" else "linear")
         axes.grid(alpha=0.3)
-    first = view.axes[0]
-    first.set_ylabel("loss, nats a sample")
-    view.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("loss, nats a sample")
+    view.legend(*view.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     _cells.save_figure(view, out / "importance_sampling.png")
 
 

@@ -6,9 +6,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 from helpers.refusals import refused
+
+import scorefp as sfp
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +46,40 @@ def test_tables(scoreflow: ModuleType) -> None:
     # t_{0.975, 2} = 4.303 times the standard error 0.1 / sqrt(3).
     assert "| VP | LW + IS | 1.000 ± 0.248 | 1.500 ± 0.248 | 0.750 ± 0.248 | 1.250 ± 0.248 |" in scoreflow.table(found)
     lines = [line.split("|")[1:-1] for line in scoreflow.observations(found).splitlines()[2:]]
-    counts = [tuple(int(cell) for cell in line[2:]) for line in lines]
-    assert counts == [(12, 0, 0), (12, 0, 0), (0, 0, 8), (16, 0, 0), (6, 0, 6)]
+    counts = [tuple(int(cell) for cell in line[2:5]) for line in lines]
+    assert counts == [(12, 0, 0), (12, 0, 0), (0, 8, 0), (16, 0, 0), (6, 6, 0)]
     assert "NLL of sub-VP, LW: +0.250 ± 0.000;" in lines[4][1]
     assert lines[0][1].strip() == "nowhere"
     # A difference that its interval does not tell from zero decides nothing.
     for parts in found["VP", "LW"]:
         parts["uniform"]["points"]["nll"] = [1.9, 2.0, 2.2]
-    undecided = [line.split("|")[-3].strip() for line in scoreflow.observations(found).splitlines()[2:]]
-    assert undecided == ["0", "1", "1", "0", "0"]
+    undecided = [line.split("|")[-3:-1] for line in scoreflow.observations(found).splitlines()[2:]]
+    half = 4.302653 * np.std([0.0, 0.0, 0.1], ddof=1) / np.sqrt(3)
+    spread = f"± {half:.2g}, ± {half:.2g}"
+    assert [[word.strip() for word in words] for words in undecided] == [
+        *(["0", ""], ["1", spread], ["1", spread], ["0", ""], ["0", ""])
+    ]
     assert "| VP | both trainings, last half of the steps, stratified | 8 | 2 | 4 |" in scoreflow.variances(found)
+
+
+def test_mixture_in_principal_components(scoreflow: ModuleType) -> None:
+    """The score to start from is the gradient of a density: a rotation of independent mixtures, plus the noise."""
+    levels = np.random.default_rng(0).integers(0, 256, (60, 2, 2)).astype(np.uint8)
+    training = sfp.data.Dataset(levels, sfp.data.Quantisation(256, -1.0, 1.0))
+    score = scoreflow.ComponentMixture(training, sfp.VP(), width=8, key=jr.key(0))
+    centre = 2 * (levels.reshape(60, 4) + 0.5) / 256 - 1
+    variances, axes = np.linalg.eigh(np.cov(centre.T) + np.eye(4) * (2 / 256) ** 2 / 12)
+    t, x = jnp.asarray(0.1), jr.normal(jr.key(1), (2, 2))
+    alpha, sigma = sfp.VP().alpha(t), sfp.VP().sigma(t)
+
+    def log_density(x: jax.Array) -> jax.Array:
+        components = (x.reshape(-1) - alpha * centre.mean(axis=0)) @ axes
+        stds = [jnp.sqrt(alpha**2 * np.exp(2 * step) * variances + sigma**2) for step in (-1.5, -0.25, 1.0)]
+        return jnp.log(sum(jax.scipy.stats.norm.pdf(components, scale=std) for std in stds) / 3).sum()
+
+    want = jax.grad(log_density)(x)
+    np.testing.assert_allclose(score(t, x), want, rtol=1e-4, atol=1e-5)
+    assert np.abs(want).max() > 0.5
 
 
 @pytest.mark.slow
