@@ -19,17 +19,17 @@ _NAMES = {
 }
 
 
-def photographs(split: Literal["train", "test"], *, size: Literal[16, 32] = 16) -> Dataset:
+def photographs(split: Literal["train", "test"], *, size: Literal[8, 16, 32] = 16) -> Dataset:
     """Patches of real photographs in colour with 256 levels, as samples of shape `(3, size, size)` on [-1, 1].
 
     A photograph is cut into tiles side by side from its upper left corner; what is left at its right and lower edges is
     dropped. The split is fixed, by photograph, so that no test patch comes from a photograph of the training; within a
     part patches are mixed.
 
-    | part | photographs | 16×16 | 32×32 |
-    | --- | --- | --- | --- |
-    | `"train"` | `astronaut`, `coffee`, `rocket`, `stereo_motorcycle` (its left picture), `flower` | 5,455 | 1,337 |
-    | `"test"` | `chelsea`, `china` | 1,544 | 386 |
+    | part | photographs | 8×8 | 16×16 | 32×32 |
+    | --- | --- | --- | --- | --- |
+    | `"train"` | `astronaut`, `coffee`, `rocket`, `stereo_motorcycle` (its left picture), `flower` | 22,030 | 5,455 | 1,337 |
+    | `"test"` | `chelsea`, `china` | 6,312 | 1,544 | 386 |
 
     They are the colour photographs of everyday scenes in the wheels of scikit-image (`skimage.data`) and scikit-learn
     (`china`, `flower`); nothing is fetched. Grey ones, textures, and pictures by microscope or telescope are left out.
@@ -44,7 +44,7 @@ def photographs(split: Literal["train", "test"], *, size: Literal[16, 32] = 16) 
 
     Args:
         split: `"train"` or `"test"`.
-        size: The side of a patch, 16 or 32.
+        size: The side of a patch, 8, 16 or 32.
 
     Raises:
         ImportError: if scikit-image, scikit-learn or Pillow is not installed.
@@ -57,7 +57,7 @@ def photographs(split: Literal["train", "test"], *, size: Literal[16, 32] = 16) 
         (5455, (3, 32, 32))
     """
     one_of("split", split, ("train", "test"))
-    require(count("size", size) in (16, 32), f"size = {size}; it is 16 or 32.")
+    require(count("size", size) in (8, 16, 32), f"size = {size}; it is 8, 16 or 32.")
     return Dataset(jnp.asarray(_patches(split, size)), BYTES)
 
 

@@ -13,7 +13,14 @@ data = pytest.importorskip("skimage.data")
 pytest.importorskip("PIL")
 pytestmark = pytest.mark.quick
 
-COUNTS = {(16, "train"): 5455, (16, "test"): 1544, (32, "train"): 1337, (32, "test"): 386}
+COUNTS = {
+    (8, "train"): 22030,
+    (8, "test"): 6312,
+    (16, "train"): 5455,
+    (16, "test"): 1544,
+    (32, "train"): 1337,
+    (32, "test"): 386,
+}
 
 
 def pictures(part: str) -> list[np.ndarray]:
@@ -49,7 +56,7 @@ def test_every_patch_is_a_tile_of_one_photograph(size: int, part: str) -> None:
 
 def test_parts_share_no_patch() -> None:
     """Those of one colour apart, of which black ones may be in any photograph."""
-    for size in (16, 32):
+    for size in (8, 16, 32):
         train, test = (
             {p.tobytes() for p in np.asarray(photographs(part, size=size).values) if np.ptp(p, axis=(1, 2)).any()}
             for part in ("train", "test")
@@ -60,8 +67,8 @@ def test_parts_share_no_patch() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_refused() -> None:
     refused("split = 'all'; it is 'train' or 'test'", photographs, "all")
-    for size in (8, 0, 64):
-        refused(f"size = {size}; it is 16 or 32", photographs, "test", size=size)
+    for size in (4, 0, 64):
+        refused(f"size = {size}; it is 8, 16 or 32", photographs, "test", size=size)
     refused(r"size = 16\.0; it is a count", photographs, "test", size=16.0, error=TypeError)
 
 
