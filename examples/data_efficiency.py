@@ -16,17 +16,21 @@ with `--tables-only` from those alone. Files made with another budget are refuse
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import _cells
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from regularisers import log_weighting, measured_numbers, nuclei_features, optimizer, step_times, untrained
+from scipy.fft import dctn
+from scoreflow import PixelMixture
 
 import scorefp as sfp
 from scorefp import data, train
@@ -41,15 +45,20 @@ MEASURES = (
     CurlCurve(ensemble=ENSEMBLE),
     SampleQuality(method=sfp.DPMSolver(32)),
 )
+FEW_STEPS = Likelihood(integrator=sfp.Integrator(throw=False, max_steps=256))
+"""For potentials, of which many trajectories explode: one that needs more steps has failed, which counts as exploded.
+Others need about twenty; without this the slowest of a batch make a cell take minutes."""
 LOOK = Ensemble(times=16, samples=512)
 HELD_BACK = 5
 """One of so many samples chooses the model."""
-PART = 100
 GROWTH = 1.25
 """From one look at the samples held back to the next."""
 
 
 # ------------------------------------------------------------------------------------------------ data
+Parts = tuple[data.Dataset, data.Dataset, data.Dataset]
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A data set.
@@ -62,7 +71,9 @@ class Problem:
         sizes: How many samples there are to learn from.
         budget: Seconds of one core for the steps of a method.
         seeds: How many there are.
-        parts: The samples to learn from, in the order of a seed, and the test data.
+        parts: Of so many samples of a seed, those held back and those learnt from; and the test data.
+        every: At multiples of so many steps the samples held back are looked at.
+        network: The score to start from, of the problem, the method, the samples learnt from and a seed.
     """
 
     title: str
@@ -72,28 +83,118 @@ class Problem:
     sizes: tuple[int, ...]
     budget: float
     seeds: int
-    parts: Callable[[int], tuple[data.Dataset, data.Dataset]]
+    parts: Callable[[int, int], Parts]
+    network: Callable[["Problem", "Method", data.Dataset, int], sfp.score.AbstractScore]
+    every: int = 100
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that are compared: mixtures have no dropout, and are no potentials."""
+        dropped = () if self.network is perceptron else ("dropout", "potential", "log-fpe")
+        return [key for key in METHODS if key not in dropped]
 
 
 def ordered(dataset: data.Dataset, seed: int) -> data.Dataset:
     return dataset.rows(np.random.default_rng(9000 + seed).permutation(len(dataset)))
 
 
-def digits(seed: int) -> tuple[data.Dataset, data.Dataset]:
-    return ordered(data.digits("train"), seed), data.digits("test")
+def first(dataset: data.Dataset, size: int, test: data.Dataset) -> Parts:
+    """The first so many, a fifth of them held back."""
+    held_back = size // HELD_BACK
+    return dataset.rows(np.arange(held_back)), dataset.rows(np.arange(held_back, size)), test
 
 
-def nuclei(seed: int) -> tuple[data.Dataset, data.Dataset]:
+def digits(seed: int, size: int) -> Parts:
+    return first(ordered(data.digits("train"), seed), size, data.digits("test"))
+
+
+def nuclei(seed: int, size: int) -> Parts:
     """The same 128 test samples for all seeds; standardised by the others."""
     x = np.random.default_rng(9000).permutation(nuclei_features())
     x = (x - x[128:].mean(axis=0)) / x[128:].std(axis=0)
     rest, test = (data.Dataset(jnp.asarray(part, jnp.float32)) for part in (x[128:], x[:128]))
-    return ordered(rest, seed), test
+    return first(ordered(rest, seed), size, test)
+
+
+def mnist(seed: int, size: int) -> Parts:
+    return first(ordered(data.mnist("train"), seed), size, data.mnist("test").rows(np.arange(64)))
+
+
+def photographs(seed: int, size: int) -> Parts:
+    """Those held back are of one photograph, another for each seed, those learnt from of the four others; so are the
+    test patches. Cosine coefficients, each standardised over all patches to learn from."""
+    known, test = (cosines(data.photographs(part, size=8, labels=True)) for part in ("train", "test"))
+    x = np.asarray(known.values)
+    mean, std = x.mean(axis=0), x.std(axis=0)
+    known, test = (data.Dataset((part.values - mean) / std, args=part.args) for part in (known, test))
+    known = ordered(known, seed)
+    one, other = (np.flatnonzero(of) for of in (known.args == seed % 5, known.args != seed % 5))
+    rows = (one[: size // HELD_BACK], other[: size - size // HELD_BACK])
+    return *(data.Dataset(known.values[of]) for of in rows), data.Dataset(test.values[:128])
+
+
+def cosines(patches: data.Dataset) -> data.Dataset:
+    """The coefficients of an orthonormal cosine transform over rows, columns and colours."""
+    x = patches.dequantised(jr.key(9000))
+    return data.Dataset(jnp.asarray(dctn(np.asarray(x.values), axes=(1, 2, 3), norm="ortho")), args=x.args)
+
+
+class Coefficients(eqx.Module):
+    r"""The score of independent mixtures of three normal laws, one a coefficient, given what a perceptron sees of all.
+
+    What tells patches apart is their contrast: a smooth one has a hundredth of the variance of a rough one, in all
+    coefficients at once. The score has a closed form given the weights, means and scales of the three laws, which the
+    perceptron makes of all coefficients; scales start at 0.2, 0.8 and 2.7.
+    """
+
+    trunk: eqx.nn.MLP
+    sde: sfp.VP
+
+    def __init__(self, size: int, sde: sfp.VP, width: int, key: Any) -> None:
+        features = sfp.nn.fourier_features(jnp.zeros(())).size
+        trunk = eqx.nn.MLP(size + features, 9 * size, width, 3, activation=jax.nn.silu, key=key)
+        self.trunk = eqx.tree_at(
+            lambda net: net.layers[-1], trunk, replace_fn=functools.partial(jax.tree.map, jnp.zeros_like)
+        )
+        self.sde = sde
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        # Tails are heavy.
+        seen = jnp.arcsinh(x.reshape(-1) / jnp.sqrt(alpha**2 + sigma**2))
+        out = self.trunk(jnp.concatenate([seen, sfp.nn.fourier_features(jnp.log(sigma / alpha) / 4)]))
+        logits, means, log_stds = out.reshape(3, 3, *x.shape)
+        log_stds += jnp.asarray([-1.5, -0.25, 1.0]).reshape(3, *(1 for _ in x.shape))
+        variances = (alpha * jnp.exp(log_stds)) ** 2 + sigma**2
+        offsets = x - alpha * means
+        shares = jax.nn.softmax(jax.nn.log_softmax(logits, 0) - 0.5 * (jnp.log(variances) + offsets**2 / variances), 0)
+        return -jnp.sum(shares * offsets / variances, axis=0)
+
+
+def perceptron(problem: Problem, method: "Method", rows: data.Dataset, seed: int) -> sfp.score.AbstractScore:
+    return untrained(problem, method.potential, rows, seed, dropout=method.dropout)
+
+
+def coefficients(problem: Problem, _: "Method", rows: data.Dataset, seed: int) -> sfp.Score:
+    return sfp.Score(Coefficients(rows.size, problem.sde, problem.width, jr.key(seed)), problem.sde, shape=rows.shape)
+
+
+def pixels(problem: Problem, _: "Method", rows: data.Dataset, seed: int) -> sfp.Score:
+    """A perceptron hardly learns pixels of two values. The first weights of the mixtures count those of these samples,
+    and all sizes and seeds have one scale, so that they share what is compiled."""
+    network = PixelMixture(rows, problem.sde, width=problem.width, data_std=1.0, key=jr.key(seed))
+    return sfp.Score(network, problem.sde, shape=rows.shape)
 
 
 PROBLEMS = {
-    "digits": Problem("Digits, 8×8", "bits/dim", sfp.VP(), 128, (100, 250, 600, 1437), 8.0, 3, digits),
-    "nuclei": Problem("Cell nuclei, ten features", "nats", sfp.VP(t0=1e-3), 96, (50, 100, 200, 441), 4.0, 5, nuclei),
+    "digits": Problem("Digits, 8×8", "bits/dim", sfp.VP(), 128, (100, 250, 600, 1437), 8.0, 3, digits, perceptron),
+    "nuclei": Problem(
+        "Cell nuclei, ten features", "nats", sfp.VP(t0=1e-3), 96, (50, 100, 200, 441), 4.0, 5, nuclei, perceptron
+    ),
+    "mnist": Problem("MNIST, 28×28", "bits/dim", sfp.VP(), 128, (100, 600, 4000), 8.0, 3, mnist, pixels, 20),
+    "photographs": Problem(
+        "Photographs, 8×8", "nats", sfp.VP(), 128, (250, 1000, 4000, 16000), 4.0, 3, photographs, coefficients, 20
+    ),
 }
 
 
@@ -150,7 +251,7 @@ def fitted(problem: Problem, method: Method, rows: data.Dataset, steps: int, see
     """A model trained for so many steps; cells of one seed share their batches."""
     penalty = None if method.penalty is None else method.penalty(int(np.prod(rows.shape)))
     return train.fit(
-        untrained(problem, method.potential, rows, seed, dropout=method.dropout),
+        problem.network(problem, method, rows, seed),
         sfp.DSM() if penalty is None else sfp.DSM() + penalty,
         rows,
         optimizer=optimizer(method.decay),
@@ -161,7 +262,7 @@ def fitted(problem: Problem, method: Method, rows: data.Dataset, steps: int, see
         dropout=method.dropout > 0,
         key=jr.key(100 + seed),
         progress=False,
-        report_every=PART,
+        report_every=problem.every,
         **watch,
     )
 
@@ -171,7 +272,7 @@ class Best:
     """The model with the least loss on the samples held back, of those that are looked at."""
 
     def __init__(self, look: Callable[[Any], dict[str, float]]) -> None:
-        self.look, self.next, self.loss, self.step, self.model = look, PART, np.inf, 0, None
+        self.look, self.next, self.loss, self.step, self.model = look, 0.0, np.inf, 0, None
 
     def __call__(self, report: train.Report) -> None:
         if report.step >= self.next or report.step == report.steps:
@@ -183,9 +284,13 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a cell depends on beside its name: the budget."""
+    """What a cell depends on beside its name."""
 
     budget: float
+    sde: str
+    network: str
+    every: int
+    measures: str = _cells.fingerprint(repr((*MEASURES, FEW_STEPS, LOOK)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,18 +306,17 @@ class Cell(_cells.Named):
 def measured(cell: Cell, settings: Settings, times: dict[str, float]) -> dict[str, Any]:
     """Trains one model, keeps the best of it, and audits that and the last."""
     problem, method = PROBLEMS[cell.data], METHODS[cell.method]
-    known, test = problem.parts(cell.seed)
-    size = int(cell.size)
-    held_back, rows = known.rows(np.arange(size // HELD_BACK)), known.rows(np.arange(size // HELD_BACK, size))
+    held_back, rows, test = problem.parts(cell.seed, int(cell.size))
     # The samples held back are repeated, each time with a noise of its own.
     often = held_back.rows(np.arange(512) % len(held_back))
-    steps = max(PART, PART * round(1e3 * settings.budget / times[cell.method] / PART))
+    steps = max(1, round(1e3 * settings.budget / times[cell.method] / problem.every)) * problem.every
     best = Best(train.audit_on(often, key=jr.key(2000 + cell.seed), measures=(MatchingCurve(ensemble=LOOK),)))
     run = fitted(problem, method, rows, steps, cell.seed, callbacks=(best,))
-    found = {"steps": steps, "best step": best.step}
+    found = {"device": jax.devices()[0].device_kind, "steps": steps, "best step": best.step}
     audit = functools.partial(sfp.audit, data=test, key=jr.key(1000 + cell.seed))
-    found["best"] = measured_numbers(audit(best.model, measures=MEASURES))
-    last = MEASURES[:2]
+    measures = (FEW_STEPS if method.potential else MEASURES[0], *MEASURES[1:])
+    found["best"] = measured_numbers(audit(best.model, measures=measures))
+    last = measures[:2]
     found["last"] = found["best"] if best.step == steps else measured_numbers(audit(run.model, measures=last))
     return found
 
@@ -229,14 +333,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tables-only", action="store_true", help="run no cell; tables and figures from those there")
     options = parser.parse_args(arguments)
     for name in options.problems:
-        settings = Settings(options.budget or PROBLEMS[name].budget)
-        sizes = [str(size) for size in options.sizes or PROBLEMS[name].sizes]
-        seeds = options.seeds or range(PROBLEMS[name].seeds)
-        of = [Cell(name, key, size, seed) for seed, size, key in itertools.product(seeds, sizes, METHODS)]
+        problem = PROBLEMS[name]
+        network = f"{problem.network.__name__}, {problem.width}"
+        settings = Settings(options.budget or problem.budget, repr(problem.sde), network, problem.every)
+        sizes = [str(size) for size in options.sizes or problem.sizes]
+        seeds = options.seeds or range(problem.seeds)
+        of = [Cell(name, key, size, seed) for seed, size, key in itertools.product(seeds, sizes, problem.methods)]
         there = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
         if not options.tables_only:
             there = [cell for cell in of if cell.method in options.methods or cell in there]
-        times = {} if options.tables_only else step_times_of(name, options.out, options.rounds)
+        ran = dict.fromkeys(cell.method for cell in there)
+        times = {} if options.tables_only else step_times_of(name, ran, options.out, options.rounds)
         found = _cells.cells(options.out, there, settings, functools.partial(measured, times=times))
         if not any(cell.method == "dsm" for cell in found):
             print(f"{name}: no table without cells of dsm, with which the others are compared")
@@ -247,20 +354,25 @@ def main(arguments: list[str] | None = None) -> None:
         _cells.save_figure(figure(name, found), options.out / f"{name}.png")
 
 
-def step_times_of(name: str, out: Path, rounds: int) -> dict[str, float]:
-    """Milliseconds of a step of each method, measured where the file is not there."""
-    path = out / f"{name}.json"
-    if not path.exists():
-        rows, _ = PROBLEMS[name].parts(0)
+def step_times_of(name: str, methods: Iterable[str], out: Path, rounds: int) -> dict[str, float]:
+    """Milliseconds of a step of each method, from the file and, where it is not there, measured.
+
+    Methods that are added later take their turns with `DSM`, whose time in the file counts.
+    """
+    path, problem = out / f"{name}.json", PROBLEMS[name]
+    known = _cells.read_json(path)["milliseconds a step"] if path.exists() else {}
+    missing = [key for key in methods if key not in known]
+    if missing:
+        _, rows, _ = problem.parts(0, max(problem.sizes))
 
         def steps(key: str, count: int) -> None:
-            fitted(PROBLEMS[name], METHODS[key], rows, count, 0)
+            fitted(problem, METHODS[key], rows, count, 0)
 
-        times = step_times(steps, list(METHODS), rounds, PART)
-        _cells.write_json(
-            path, {"milliseconds a step": {key: _cells.rounded(ms) for key, ms in times.items()}}, indent=1
-        )
-    return _cells.read_json(path)["milliseconds a step"]
+        found = step_times(steps, list(dict.fromkeys(("dsm", *missing))), rounds, problem.every)
+        scale = known.get("dsm", found["dsm"]) / found["dsm"]
+        known = _cells.rounded({key: scale * ms for key, ms in found.items()}) | known
+        _cells.write_json(path, {"milliseconds a step": known}, indent=1)
+    return known
 
 
 # ------------------------------------------------------------------------------------------------ tables
