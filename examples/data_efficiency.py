@@ -10,7 +10,7 @@ at its best, and so does the one that they are compared with, `DSM`.
 The time of a step is measured first, all methods in turns, and its least value over the rounds counts. Each cell then
 takes so many steps as fit into the budget, on one thread. Each is one JSON file in `docs/assets/data_efficiency/`, and
 is skipped when the file is there: a killed run goes on where it stopped. Tables and figures are made from these files,
-with `--tables-only` from those alone. Files made with another budget are refused; give `--out` another folder then.
+with `--tables-only` from those alone. Files made with other settings are refused; give `--out` another folder then.
 """
 
 import dataclasses
@@ -128,9 +128,10 @@ def photographs(seed: int, size: int) -> Parts:
     mean, std = x.mean(axis=0), x.std(axis=0)
     known, test = (data.Dataset((part.values - mean) / std, args=part.args) for part in (known, test))
     known = ordered(known, seed)
-    one, other = (np.flatnonzero(of) for of in (known.args == seed % 5, known.args != seed % 5))
-    rows = (one[: size // HELD_BACK], other[: size - size // HELD_BACK])
-    return *(data.Dataset(known.values[of]) for of in rows), data.Dataset(test.values[:128])
+    one, count = np.asarray(known.args) == seed % 5, size // HELD_BACK
+    parts = known.values[one][:count], known.values[~one][: size - count], test.values[:128]
+    held_back, rows, test = (data.Dataset(part) for part in parts)
+    return held_back, rows, test
 
 
 def cosines(patches: data.Dataset) -> data.Dataset:
@@ -272,7 +273,8 @@ class Best:
     """The model with the least loss on the samples held back, of those that are looked at."""
 
     def __init__(self, look: Callable[[Any], dict[str, float]]) -> None:
-        self.look, self.next, self.loss, self.step, self.model = look, 0.0, np.inf, 0, None
+        self.look, self.next, self.loss, self.step = look, 0.0, np.inf, 0
+        self.model: Any = None
 
     def __call__(self, report: train.Report) -> None:
         if report.step >= self.next or report.step == report.steps:

@@ -28,7 +28,7 @@ def photographs(split: Literal["train", "test"], *, size: Literal[8, 16, 32] = 1
 
     | part | photographs | 8×8 | 16×16 | 32×32 |
     | --- | --- | --- | --- | --- |
-    | `"train"` | `astronaut`, `coffee`, `rocket`, `stereo_motorcycle` (its left picture), `flower` | 22,030 | 5,455 | 1,337 |
+    | `"train"` | `astronaut`, `coffee`, `rocket`, `stereo_motorcycle` (left), `flower` | 22,030 | 5,455 | 1,337 |
     | `"test"` | `chelsea`, `china` | 6,312 | 1,544 | 386 |
 
     They are the colour photographs of everyday scenes in the wheels of scikit-image (`skimage.data`) and scikit-learn
