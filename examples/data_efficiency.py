@@ -194,7 +194,7 @@ PROBLEMS = {
     ),
     "mnist": Problem("MNIST, 28×28", "bits/dim", sfp.VP(), 128, (100, 600, 4000), 8.0, 3, mnist, pixels, 20),
     "photographs": Problem(
-        "Photographs, 8×8", "nats", sfp.VP(), 128, (250, 1000, 4000, 16000), 4.0, 3, photographs, coefficients, 20
+        "Photographs, 8×8", "nats", sfp.VP(), 128, (250, 1000, 16000), 6.0, 3, photographs, coefficients, 20
     ),
 }
 
@@ -334,6 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which the time of a step is taken")
     parser.add_argument("--tables-only", action="store_true", help="run no cell; tables and figures from those there")
     options = parser.parse_args(arguments)
+    of_all: dict[str, Found] = {}
     for name in options.problems:
         problem = PROBLEMS[name]
         network = f"{problem.network.__name__}, {problem.width}"
@@ -354,6 +355,11 @@ def main(arguments: list[str] | None = None) -> None:
             _cells.write(options.out / f"{name}{ending}.md", table(name, found))
             print(f"\n{PROBLEMS[name].title}\n\n{table(name, found)}")
         _cells.save_figure(figure(name, found), options.out / f"{name}.png")
+        of_all[name] = found
+    if list(of_all) == list(PROBLEMS):
+        for ending, table in {"cases": cases, "counts": counts}.items():
+            _cells.write(options.out / f"{ending}.md", table(of_all))
+            print(f"\n{table(of_all)}")
 
 
 def step_times_of(name: str, methods: Iterable[str], out: Path, rounds: int) -> dict[str, float]:
@@ -430,7 +436,7 @@ def written(differences: np.ndarray) -> str:
 def changes(name: str, found: Found) -> str:
     """Bound and median against those of `DSM` stopped at its best, with as many samples; the value of that above."""
     sizes = {size: by_method(found, size) for size in sizes_of(found)}
-    shown = [key for key in METHODS if key != "dsm" and all(key in of for of in sizes.values())]
+    shown = [key for key in METHODS if key != "dsm" and any(key in of for of in sizes.values())]
     tables: list[str] = []
     for title, read, last in (("bound", BOUND, LAST), ("median NLL", MEDIAN, LAST_MEDIAN)):
         means = [f"{np.mean([read(result) for result in of['dsm']]):.3f}" for of in sizes.values()]
@@ -438,7 +444,7 @@ def changes(name: str, found: Found) -> str:
         body = [["DSM, stopped at its best", *means], ["… not stopped", *ends]]
         for key in shown:
             body.append([METHODS[key].title])
-            body[-1] += [written(paired(of[key], of["dsm"], read, read)) for of in sizes.values()]
+            body[-1] += [written(paired(of[key], of["dsm"], read, read)) if key in of else "" for of in sizes.values()]
         headings = [f"{title}, {PROBLEMS[name].unit}", *(f"n = {size}" for size in sizes)]
         tables.append(_cells.markdown(headings, body, left=1))
     return "\n".join(tables)
@@ -468,6 +474,65 @@ def numbers(name: str, found: Found) -> str:
         for key, results in by_method(found, size).items()
     ]
     return _cells.markdown(["method", "n", *COLUMNS], body, left=1)
+
+
+EARLY = 0.9
+"""Of its steps, where `DSM` is at its best before the time is over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One number of samples of one data set."""
+
+    data: str
+    size: str
+    methods: dict[str, list[dict[str, Any]]]
+
+    @property
+    def kept(self) -> float:
+        """Of the steps of `DSM`, those of the model that is kept."""
+        return float(np.mean([result["best step"] / result["steps"] for result in self.methods["dsm"]]))
+
+    def change(self, key: str, read: Reading) -> np.ndarray:
+        return paired(self.methods[key], self.methods["dsm"], read, read)
+
+
+def in_order(of: dict[str, Found]) -> list[Case]:
+    """All cases, those first where `DSM` stops first."""
+    every = [Case(name, size, by_method(found, size)) for name, found in of.items() for size in sizes_of(found)]
+    return sorted(every, key=lambda case: case.kept)
+
+
+def cases(of: dict[str, Found]) -> str:
+    """Where `DSM` stops, and what the penalty and weight decay change."""
+    shown = ("fp", "fp-2.5", "decay")
+    body: list[list[str]] = []
+    for case in in_order(of):
+        problem = PROBLEMS[case.data]
+        body.append([f"{problem.title}, {problem.unit}", case.size, f"{100 * case.kept:.0f}"])
+        for key in shown:
+            body[-1] += [written(case.change(key, read)) if key in case.methods else "" for read in (BOUND, MEDIAN)]
+    headings = [f"{what}, {METHODS[key].title}" for key in shown for what in ("bound", "median")]
+    return _cells.markdown(["data", "n", "DSM kept at, %", *headings], body, left=1)
+
+
+def counts(of: dict[str, Found]) -> str:
+    """In how many cases a method is below `DSM` and above it, and in how many its interval excludes zero."""
+    body: list[list[str]] = []
+    for early in (True, False):
+        chosen = [case for case in in_order(of) if (case.kept < EARLY) == early]
+        for key in METHODS:
+            having = [case for case in chosen if key in case.methods and len(case.change(key, BOUND)) > 1]
+            if key == "dsm" or METHODS[key].potential or not having:
+                continue
+            body.append(["before the end" if early else "at the end", METHODS[key].title, str(len(having))])
+            for read in (BOUND, MEDIAN):
+                ends = [_cells.interval(case.change(key, read)) for case in having]
+                for sign in (-1, 1):
+                    there = [abs(mean) > half for mean, half in ends if sign * mean > 0]
+                    body[-1].append(f"{len(there)} ({sum(there)})")
+    headings = [f"{what} {side}" for what in ("bound", "median") for side in ("below", "above")]
+    return _cells.markdown(["DSM is best", "method", "cases", *headings], body, left=2)
 
 
 # ------------------------------------------------------------------------------------------------ figures
