@@ -504,8 +504,8 @@ def in_order(of: dict[str, Found]) -> list[Case]:
 
 
 def cases(of: dict[str, Found]) -> str:
-    """Where `DSM` stops, and what the penalty and weight decay change."""
-    shown = ("fp", "fp-2.5", "decay")
+    """Where `DSM` stops, and what the penalty changes."""
+    shown = ("fp", "fp-2.5")
     body: list[list[str]] = []
     for case in in_order(of):
         problem = PROBLEMS[case.data]
