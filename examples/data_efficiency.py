@@ -10,23 +10,27 @@ at its best, and so does the one that they are compared with, `DSM`.
 The time of a step is measured first, all methods in turns, and its least value over the rounds counts. Each cell then
 takes so many steps as fit into the budget, on one thread. Each is one JSON file in `docs/assets/data_efficiency/`, and
 is skipped when the file is there: a killed run goes on where it stopped. Tables and figures are made from these files,
-with `--tables-only` from those alone. Files made with another budget are refused; give `--out` another folder then.
+with `--tables-only` from those alone. Files made with other settings are refused; give `--out` another folder then.
 """
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import _cells
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from regularisers import log_weighting, measured_numbers, nuclei_features, optimizer, step_times, untrained
+from scipy.fft import dctn
+from scoreflow import PixelMixture
 
 import scorefp as sfp
 from scorefp import data, train
@@ -41,15 +45,20 @@ MEASURES = (
     CurlCurve(ensemble=ENSEMBLE),
     SampleQuality(method=sfp.DPMSolver(32)),
 )
+FEW_STEPS = Likelihood(integrator=sfp.Integrator(throw=False, max_steps=256))
+"""For potentials, of which many trajectories explode: one that needs more steps has failed, which counts as exploded.
+Others need about twenty; without this the slowest of a batch make a cell take minutes."""
 LOOK = Ensemble(times=16, samples=512)
 HELD_BACK = 5
 """One of so many samples chooses the model."""
-PART = 100
 GROWTH = 1.25
 """From one look at the samples held back to the next."""
 
 
 # ------------------------------------------------------------------------------------------------ data
+Parts = tuple[data.Dataset, data.Dataset, data.Dataset]
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A data set.
@@ -62,7 +71,9 @@ class Problem:
         sizes: How many samples there are to learn from.
         budget: Seconds of one core for the steps of a method.
         seeds: How many there are.
-        parts: The samples to learn from, in the order of a seed, and the test data.
+        parts: Of so many samples of a seed, those held back and those learnt from; and the test data.
+        every: At multiples of so many steps the samples held back are looked at.
+        network: The score to start from, of the problem, the method, the samples learnt from and a seed.
     """
 
     title: str
@@ -72,28 +83,119 @@ class Problem:
     sizes: tuple[int, ...]
     budget: float
     seeds: int
-    parts: Callable[[int], tuple[data.Dataset, data.Dataset]]
+    parts: Callable[[int, int], Parts]
+    network: Callable[["Problem", "Method", data.Dataset, int], sfp.score.AbstractScore]
+    every: int = 100
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that are compared: mixtures have no dropout, and are no potentials."""
+        dropped = () if self.network is perceptron else ("dropout", "potential", "log-fpe")
+        return [key for key in METHODS if key not in dropped]
 
 
 def ordered(dataset: data.Dataset, seed: int) -> data.Dataset:
     return dataset.rows(np.random.default_rng(9000 + seed).permutation(len(dataset)))
 
 
-def digits(seed: int) -> tuple[data.Dataset, data.Dataset]:
-    return ordered(data.digits("train"), seed), data.digits("test")
+def first(dataset: data.Dataset, size: int, test: data.Dataset) -> Parts:
+    """The first so many, a fifth of them held back."""
+    held_back = size // HELD_BACK
+    return dataset.rows(np.arange(held_back)), dataset.rows(np.arange(held_back, size)), test
 
 
-def nuclei(seed: int) -> tuple[data.Dataset, data.Dataset]:
+def digits(seed: int, size: int) -> Parts:
+    return first(ordered(data.digits("train"), seed), size, data.digits("test"))
+
+
+def nuclei(seed: int, size: int) -> Parts:
     """The same 128 test samples for all seeds; standardised by the others."""
     x = np.random.default_rng(9000).permutation(nuclei_features())
     x = (x - x[128:].mean(axis=0)) / x[128:].std(axis=0)
     rest, test = (data.Dataset(jnp.asarray(part, jnp.float32)) for part in (x[128:], x[:128]))
-    return ordered(rest, seed), test
+    return first(ordered(rest, seed), size, test)
+
+
+def mnist(seed: int, size: int) -> Parts:
+    return first(ordered(data.mnist("train"), seed), size, data.mnist("test").rows(np.arange(64)))
+
+
+def photographs(seed: int, size: int) -> Parts:
+    """Those held back are of one photograph, another for each seed, those learnt from of the four others; so are the
+    test patches. Cosine coefficients, each standardised over all patches to learn from."""
+    known, test = (cosines(data.photographs(part, size=8, labels=True)) for part in ("train", "test"))
+    x = np.asarray(known.values)
+    mean, std = x.mean(axis=0), x.std(axis=0)
+    known, test = (data.Dataset((part.values - mean) / std, args=part.args) for part in (known, test))
+    known = ordered(known, seed)
+    one, count = np.asarray(known.args) == seed % 5, size // HELD_BACK
+    parts = known.values[one][:count], known.values[~one][: size - count], test.values[:128]
+    held_back, rows, test = (data.Dataset(part) for part in parts)
+    return held_back, rows, test
+
+
+def cosines(patches: data.Dataset) -> data.Dataset:
+    """The coefficients of an orthonormal cosine transform over rows, columns and colours."""
+    x = patches.dequantised(jr.key(9000))
+    return data.Dataset(jnp.asarray(dctn(np.asarray(x.values), axes=(1, 2, 3), norm="ortho")), args=x.args)
+
+
+class Coefficients(eqx.Module):
+    r"""The score of independent mixtures of three normal laws, one a coefficient, given what a perceptron sees of all.
+
+    What tells patches apart is their contrast: a smooth one has a hundredth of the variance of a rough one, in all
+    coefficients at once. The score has a closed form given the weights, means and scales of the three laws, which the
+    perceptron makes of all coefficients; scales start at 0.2, 0.8 and 2.7.
+    """
+
+    trunk: eqx.nn.MLP
+    sde: sfp.VP
+
+    def __init__(self, size: int, sde: sfp.VP, width: int, key: Any) -> None:
+        features = sfp.nn.fourier_features(jnp.zeros(())).size
+        trunk = eqx.nn.MLP(size + features, 9 * size, width, 3, activation=jax.nn.silu, key=key)
+        self.trunk = eqx.tree_at(
+            lambda net: net.layers[-1], trunk, replace_fn=functools.partial(jax.tree.map, jnp.zeros_like)
+        )
+        self.sde = sde
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        # Tails are heavy.
+        seen = jnp.arcsinh(x.reshape(-1) / jnp.sqrt(alpha**2 + sigma**2))
+        out = self.trunk(jnp.concatenate([seen, sfp.nn.fourier_features(jnp.log(sigma / alpha) / 4)]))
+        logits, means, log_stds = out.reshape(3, 3, *x.shape)
+        log_stds += jnp.asarray([-1.5, -0.25, 1.0]).reshape(3, *(1 for _ in x.shape))
+        variances = (alpha * jnp.exp(log_stds)) ** 2 + sigma**2
+        offsets = x - alpha * means
+        shares = jax.nn.softmax(jax.nn.log_softmax(logits, 0) - 0.5 * (jnp.log(variances) + offsets**2 / variances), 0)
+        return -jnp.sum(shares * offsets / variances, axis=0)
+
+
+def perceptron(problem: Problem, method: "Method", rows: data.Dataset, seed: int) -> sfp.score.AbstractScore:
+    return untrained(problem, method.potential, rows, seed, dropout=method.dropout)
+
+
+def coefficients(problem: Problem, _: "Method", rows: data.Dataset, seed: int) -> sfp.Score:
+    return sfp.Score(Coefficients(rows.size, problem.sde, problem.width, jr.key(seed)), problem.sde, shape=rows.shape)
+
+
+def pixels(problem: Problem, _: "Method", rows: data.Dataset, seed: int) -> sfp.Score:
+    """A perceptron hardly learns pixels of two values. The first weights of the mixtures count those of these samples,
+    and all sizes and seeds have one scale, so that they share what is compiled."""
+    network = PixelMixture(rows, problem.sde, width=problem.width, data_std=1.0, key=jr.key(seed))
+    return sfp.Score(network, problem.sde, shape=rows.shape)
 
 
 PROBLEMS = {
-    "digits": Problem("Digits, 8×8", "bits/dim", sfp.VP(), 128, (100, 250, 600, 1437), 8.0, 3, digits),
-    "nuclei": Problem("Cell nuclei, ten features", "nats", sfp.VP(t0=1e-3), 96, (50, 100, 200, 441), 4.0, 5, nuclei),
+    "digits": Problem("Digits, 8×8", "bits/dim", sfp.VP(), 128, (100, 250, 600, 1437), 8.0, 3, digits, perceptron),
+    "nuclei": Problem(
+        "Cell nuclei, ten features", "nats", sfp.VP(t0=1e-3), 96, (50, 100, 200, 441), 4.0, 5, nuclei, perceptron
+    ),
+    "mnist": Problem("MNIST, 28×28", "bits/dim", sfp.VP(), 128, (100, 600, 4000), 8.0, 3, mnist, pixels, 20),
+    "photographs": Problem(
+        "Photographs, 8×8", "nats", sfp.VP(), 128, (250, 1000, 16000), 6.0, 3, photographs, coefficients, 20
+    ),
 }
 
 
@@ -150,7 +252,7 @@ def fitted(problem: Problem, method: Method, rows: data.Dataset, steps: int, see
     """A model trained for so many steps; cells of one seed share their batches."""
     penalty = None if method.penalty is None else method.penalty(int(np.prod(rows.shape)))
     return train.fit(
-        untrained(problem, method.potential, rows, seed, dropout=method.dropout),
+        problem.network(problem, method, rows, seed),
         sfp.DSM() if penalty is None else sfp.DSM() + penalty,
         rows,
         optimizer=optimizer(method.decay),
@@ -161,7 +263,7 @@ def fitted(problem: Problem, method: Method, rows: data.Dataset, steps: int, see
         dropout=method.dropout > 0,
         key=jr.key(100 + seed),
         progress=False,
-        report_every=PART,
+        report_every=problem.every,
         **watch,
     )
 
@@ -171,7 +273,8 @@ class Best:
     """The model with the least loss on the samples held back, of those that are looked at."""
 
     def __init__(self, look: Callable[[Any], dict[str, float]]) -> None:
-        self.look, self.next, self.loss, self.step, self.model = look, PART, np.inf, 0, None
+        self.look, self.next, self.loss, self.step = look, 0.0, np.inf, 0
+        self.model: Any = None
 
     def __call__(self, report: train.Report) -> None:
         if report.step >= self.next or report.step == report.steps:
@@ -183,9 +286,13 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a cell depends on beside its name: the budget."""
+    """What a cell depends on beside its name."""
 
     budget: float
+    sde: str
+    network: str
+    every: int
+    measures: str = _cells.fingerprint(repr((*MEASURES, FEW_STEPS, LOOK)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,18 +308,17 @@ class Cell(_cells.Named):
 def measured(cell: Cell, settings: Settings, times: dict[str, float]) -> dict[str, Any]:
     """Trains one model, keeps the best of it, and audits that and the last."""
     problem, method = PROBLEMS[cell.data], METHODS[cell.method]
-    known, test = problem.parts(cell.seed)
-    size = int(cell.size)
-    held_back, rows = known.rows(np.arange(size // HELD_BACK)), known.rows(np.arange(size // HELD_BACK, size))
+    held_back, rows, test = problem.parts(cell.seed, int(cell.size))
     # The samples held back are repeated, each time with a noise of its own.
     often = held_back.rows(np.arange(512) % len(held_back))
-    steps = max(PART, PART * round(1e3 * settings.budget / times[cell.method] / PART))
+    steps = max(1, round(1e3 * settings.budget / times[cell.method] / problem.every)) * problem.every
     best = Best(train.audit_on(often, key=jr.key(2000 + cell.seed), measures=(MatchingCurve(ensemble=LOOK),)))
     run = fitted(problem, method, rows, steps, cell.seed, callbacks=(best,))
-    found = {"steps": steps, "best step": best.step}
+    found = {"device": jax.devices()[0].device_kind, "steps": steps, "best step": best.step}
     audit = functools.partial(sfp.audit, data=test, key=jr.key(1000 + cell.seed))
-    found["best"] = measured_numbers(audit(best.model, measures=MEASURES))
-    last = MEASURES[:2]
+    measures = (FEW_STEPS if method.potential else MEASURES[0], *MEASURES[1:])
+    found["best"] = measured_numbers(audit(best.model, measures=measures))
+    last = measures[:2]
     found["last"] = found["best"] if best.step == steps else measured_numbers(audit(run.model, measures=last))
     return found
 
@@ -228,15 +334,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which the time of a step is taken")
     parser.add_argument("--tables-only", action="store_true", help="run no cell; tables and figures from those there")
     options = parser.parse_args(arguments)
+    of_all: dict[str, Found] = {}
     for name in options.problems:
-        settings = Settings(options.budget or PROBLEMS[name].budget)
-        sizes = [str(size) for size in options.sizes or PROBLEMS[name].sizes]
-        seeds = options.seeds or range(PROBLEMS[name].seeds)
-        of = [Cell(name, key, size, seed) for seed, size, key in itertools.product(seeds, sizes, METHODS)]
+        problem = PROBLEMS[name]
+        network = f"{problem.network.__name__}, {problem.width}"
+        settings = Settings(options.budget or problem.budget, repr(problem.sde), network, problem.every)
+        sizes = [str(size) for size in options.sizes or problem.sizes]
+        seeds = options.seeds or range(problem.seeds)
+        of = [Cell(name, key, size, seed) for seed, size, key in itertools.product(seeds, sizes, problem.methods)]
         there = [cell for cell in of if (options.out / f"{cell.name}.json").exists()]
         if not options.tables_only:
             there = [cell for cell in of if cell.method in options.methods or cell in there]
-        times = {} if options.tables_only else step_times_of(name, options.out, options.rounds)
+        ran = dict.fromkeys(cell.method for cell in there)
+        times = {} if options.tables_only else step_times_of(name, ran, options.out, options.rounds)
         found = _cells.cells(options.out, there, settings, functools.partial(measured, times=times))
         if not any(cell.method == "dsm" for cell in found):
             print(f"{name}: no table without cells of dsm, with which the others are compared")
@@ -245,22 +355,32 @@ def main(arguments: list[str] | None = None) -> None:
             _cells.write(options.out / f"{name}{ending}.md", table(name, found))
             print(f"\n{PROBLEMS[name].title}\n\n{table(name, found)}")
         _cells.save_figure(figure(name, found), options.out / f"{name}.png")
+        of_all[name] = found
+    if list(of_all) == list(PROBLEMS):
+        for ending, table in {"cases": cases, "counts": counts}.items():
+            _cells.write(options.out / f"{ending}.md", table(of_all))
+            print(f"\n{table(of_all)}")
 
 
-def step_times_of(name: str, out: Path, rounds: int) -> dict[str, float]:
-    """Milliseconds of a step of each method, measured where the file is not there."""
-    path = out / f"{name}.json"
-    if not path.exists():
-        rows, _ = PROBLEMS[name].parts(0)
+def step_times_of(name: str, methods: Iterable[str], out: Path, rounds: int) -> dict[str, float]:
+    """Milliseconds of a step of each method, from the file and, where it is not there, measured.
+
+    Methods that are added later take their turns with `DSM`, whose time in the file counts.
+    """
+    path, problem = out / f"{name}.json", PROBLEMS[name]
+    known = _cells.read_json(path)["milliseconds a step"] if path.exists() else {}
+    missing = [key for key in methods if key not in known]
+    if missing:
+        _, rows, _ = problem.parts(0, max(problem.sizes))
 
         def steps(key: str, count: int) -> None:
-            fitted(PROBLEMS[name], METHODS[key], rows, count, 0)
+            fitted(problem, METHODS[key], rows, count, 0)
 
-        times = step_times(steps, list(METHODS), rounds, PART)
-        _cells.write_json(
-            path, {"milliseconds a step": {key: _cells.rounded(ms) for key, ms in times.items()}}, indent=1
-        )
-    return _cells.read_json(path)["milliseconds a step"]
+        found = step_times(steps, list(dict.fromkeys(("dsm", *missing))), rounds, problem.every)
+        scale = known.get("dsm", found["dsm"]) / found["dsm"]
+        known = _cells.rounded({key: scale * ms for key, ms in found.items()}) | known
+        _cells.write_json(path, {"milliseconds a step": known}, indent=1)
+    return known
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -316,7 +436,7 @@ def written(differences: np.ndarray) -> str:
 def changes(name: str, found: Found) -> str:
     """Bound and median against those of `DSM` stopped at its best, with as many samples; the value of that above."""
     sizes = {size: by_method(found, size) for size in sizes_of(found)}
-    shown = [key for key in METHODS if key != "dsm" and all(key in of for of in sizes.values())]
+    shown = [key for key in METHODS if key != "dsm" and any(key in of for of in sizes.values())]
     tables: list[str] = []
     for title, read, last in (("bound", BOUND, LAST), ("median NLL", MEDIAN, LAST_MEDIAN)):
         means = [f"{np.mean([read(result) for result in of['dsm']]):.3f}" for of in sizes.values()]
@@ -324,7 +444,7 @@ def changes(name: str, found: Found) -> str:
         body = [["DSM, stopped at its best", *means], ["… not stopped", *ends]]
         for key in shown:
             body.append([METHODS[key].title])
-            body[-1] += [written(paired(of[key], of["dsm"], read, read)) for of in sizes.values()]
+            body[-1] += [written(paired(of[key], of["dsm"], read, read)) if key in of else "" for of in sizes.values()]
         headings = [f"{title}, {PROBLEMS[name].unit}", *(f"n = {size}" for size in sizes)]
         tables.append(_cells.markdown(headings, body, left=1))
     return "\n".join(tables)
@@ -354,6 +474,65 @@ def numbers(name: str, found: Found) -> str:
         for key, results in by_method(found, size).items()
     ]
     return _cells.markdown(["method", "n", *COLUMNS], body, left=1)
+
+
+EARLY = 0.9
+"""Of its steps, where `DSM` is at its best before the time is over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One number of samples of one data set."""
+
+    data: str
+    size: str
+    methods: dict[str, list[dict[str, Any]]]
+
+    @property
+    def kept(self) -> float:
+        """Of the steps of `DSM`, those of the model that is kept."""
+        return float(np.mean([result["best step"] / result["steps"] for result in self.methods["dsm"]]))
+
+    def change(self, key: str, read: Reading) -> np.ndarray:
+        return paired(self.methods[key], self.methods["dsm"], read, read)
+
+
+def in_order(of: dict[str, Found]) -> list[Case]:
+    """All cases, those first where `DSM` stops first."""
+    every = [Case(name, size, by_method(found, size)) for name, found in of.items() for size in sizes_of(found)]
+    return sorted(every, key=lambda case: case.kept)
+
+
+def cases(of: dict[str, Found]) -> str:
+    """Where `DSM` stops, and what the penalty changes."""
+    shown = ("fp", "fp-2.5")
+    body: list[list[str]] = []
+    for case in in_order(of):
+        problem = PROBLEMS[case.data]
+        body.append([f"{problem.title}, {problem.unit}", case.size, f"{100 * case.kept:.0f}"])
+        for key in shown:
+            body[-1] += [written(case.change(key, read)) if key in case.methods else "" for read in (BOUND, MEDIAN)]
+    headings = [f"{what}, {METHODS[key].title}" for key in shown for what in ("bound", "median")]
+    return _cells.markdown(["data", "n", "DSM kept at, %", *headings], body, left=1)
+
+
+def counts(of: dict[str, Found]) -> str:
+    """In how many cases a method is below `DSM` and above it, and in how many its interval excludes zero."""
+    body: list[list[str]] = []
+    for early in (True, False):
+        chosen = [case for case in in_order(of) if (case.kept < EARLY) == early]
+        for key in METHODS:
+            having = [case for case in chosen if key in case.methods and len(case.change(key, BOUND)) > 1]
+            if key == "dsm" or METHODS[key].potential or not having:
+                continue
+            body.append(["before the end" if early else "at the end", METHODS[key].title, str(len(having))])
+            for read in (BOUND, MEDIAN):
+                ends = [_cells.interval(case.change(key, read)) for case in having]
+                for sign in (-1, 1):
+                    there = [abs(mean) > half for mean, half in ends if sign * mean > 0]
+                    body[-1].append(f"{len(there)} ({sum(there)})")
+    headings = [f"{what} {side}" for what in ("bound", "median") for side in ("below", "above")]
+    return _cells.markdown(["DSM is best", "method", "cases", *headings], body, left=2)
 
 
 # ------------------------------------------------------------------------------------------------ figures

@@ -201,7 +201,9 @@ class PixelMixture(eqx.Module):
     sde: sfp.LinearSDE | sfp.VP | sfp.SubVP
     data_std: float = eqx.field(static=True)
 
-    def __init__(self, training: data.Dataset, sde: Any, *, width: int, key: Any) -> None:
+    def __init__(
+        self, training: data.Dataset, sde: Any, *, width: int, data_std: float | None = None, key: Any
+    ) -> None:
         assert training.quantisation is not None
         size, levels, span = training.shape[0], training.quantisation.levels, training.quantisation.width
         trunk_key, leave_key = jr.split(key)
@@ -219,7 +221,7 @@ class PixelMixture(eqx.Module):
         self.means = jnp.stack([jnp.full(size, ends[0]), jnp.full(size, ends[1]), jnp.zeros(size)])
         inside = np.log(span / np.sqrt(12))
         self.log_stds = jnp.stack([jnp.full(size, inside), jnp.full(size, inside), jnp.full(size, np.log(0.6))])
-        self.sde, self.data_std = sde, training.std
+        self.sde, self.data_std = sde, training.std if data_std is None else data_std
 
     def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)

@@ -6,9 +6,9 @@ from typing import Any, Literal, cast
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
-from .._checks import count, one_of, require
+from .._checks import count, flag, one_of, require
 from ..dataset import Dataset
 from ._pictures import BYTES, needs_pillow
 
@@ -19,7 +19,7 @@ _NAMES = {
 }
 
 
-def photographs(split: Literal["train", "test"], *, size: Literal[8, 16, 32] = 16) -> Dataset:
+def photographs(split: Literal["train", "test"], *, size: Literal[8, 16, 32] = 16, labels: bool = False) -> Dataset:
     """Patches of real photographs in colour with 256 levels, as samples of shape `(3, size, size)` on [-1, 1].
 
     A photograph is cut into tiles side by side from its upper left corner; what is left at its right and lower edges is
@@ -28,7 +28,7 @@ def photographs(split: Literal["train", "test"], *, size: Literal[8, 16, 32] = 1
 
     | part | photographs | 8×8 | 16×16 | 32×32 |
     | --- | --- | --- | --- | --- |
-    | `"train"` | `astronaut`, `coffee`, `rocket`, `stereo_motorcycle` (its left picture), `flower` | 22,030 | 5,455 | 1,337 |
+    | `"train"` | `astronaut`, `coffee`, `rocket`, `stereo_motorcycle` (left), `flower` | 22,030 | 5,455 | 1,337 |
     | `"test"` | `chelsea`, `china` | 6,312 | 1,544 | 386 |
 
     They are the colour photographs of everyday scenes in the wheels of scikit-image (`skimage.data`) and scikit-learn
@@ -45,10 +45,12 @@ def photographs(split: Literal["train", "test"], *, size: Literal[8, 16, 32] = 1
     Args:
         split: `"train"` or `"test"`.
         size: The side of a patch, 8, 16 or 32.
+        labels: Whether `args` holds the photograph of each patch, its place in the table above from 0 on: to hold back
+            whole photographs.
 
     Raises:
         ImportError: if scikit-image, scikit-learn or Pillow is not installed.
-        TypeError: if `size` is no whole number.
+        TypeError: if `size` is no whole number, or `labels` neither true nor false.
         ValueError: if `split` is another word, or `size` another number.
 
     Example:
@@ -58,13 +60,18 @@ def photographs(split: Literal["train", "test"], *, size: Literal[8, 16, 32] = 1
     """
     one_of("split", split, ("train", "test"))
     require(count("size", size) in (8, 16, 32), f"size = {size}; it is 8, 16 or 32.")
-    return Dataset(jnp.asarray(_patches(split, size)), BYTES)
+    flag("labels", labels)
+    patches, of = _patches(split, size)
+    return Dataset(jnp.asarray(patches), BYTES, jnp.asarray(of) if labels else None)
 
 
 @functools.cache
-def _patches(split: str, size: int) -> UInt8[np.ndarray, "patches 3 size size"]:
-    patches = np.concatenate([tile for name in _NAMES[split] for tile in _tiles(_photograph(name), size)])
-    return patches[np.random.default_rng(0).permutation(len(patches))]
+def _patches(split: str, size: int) -> tuple[UInt8[np.ndarray, "patches 3 size size"], Int32[np.ndarray, " patches"]]:
+    """The patches, and the photographs they are of."""
+    tiles = [np.concatenate(list(_tiles(_photograph(name), size))) for name in _NAMES[split]]
+    of = np.repeat(np.arange(len(tiles), dtype=np.int32), [len(found) for found in tiles])
+    order = np.random.default_rng(0).permutation(len(of))
+    return np.concatenate(tiles)[order], of[order]
 
 
 def _tiles(picture: UInt8[np.ndarray, "height width 3"], size: int) -> Iterator[UInt8[np.ndarray, "row 3 size size"]]:

@@ -1,6 +1,7 @@
 """Patches of photographs: what they are cut from, that the parts share none, and what is refused."""
 
 import importlib
+import itertools
 import sys
 
 import numpy as np
@@ -48,7 +49,15 @@ def test_every_patch_is_a_tile_of_one_photograph(size: int, part: str) -> None:
     assert sorted(patches) == sorted(tiles)
     # Mixed, the same at each call: what is measured on the first ones sees every photograph.
     assert patches != tiles
-    np.testing.assert_array_equal(found.values, photographs(part, size=size).values)
+    again = photographs(part, size=size, labels=True)
+    np.testing.assert_array_equal(found.values, again.values)
+    counts = [(picture.shape[0] // size) * (picture.shape[1] // size) for picture in pictures(part)]
+    assert found.args is None
+    np.testing.assert_array_equal(np.bincount(again.args), counts)
+    ends = np.cumsum([0, *counts])
+    for label, (begin, end) in enumerate(itertools.pairwise(ends)):
+        of = np.asarray(again.values)[np.asarray(again.args) == label]
+        assert sorted(patch.tobytes() for patch in of) == sorted(tiles[begin:end])
     first = {tiles.index(patch) / len(tiles) for patch in patches[:100]}
     assert min(first) < 0.1
     assert max(first) > 0.9

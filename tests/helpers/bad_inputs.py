@@ -1020,7 +1020,7 @@ def of_data() -> dict[str, Row]:
         ),
         "digits": row(data.digits, split="test"),
         "mnist": row(data.mnist, split="test", elsewhere=True),
-        "photographs": row(data.photographs, split="test", size=16),
+        "photographs": row(data.photographs, split="test", size=16, labels=False),
         "read_cifar": row(data.read_cifar, path=folder / "published", split="test"),
         "read_imagenet": row(data.read_imagenet, path=folder / "published", split="test"),
         "read_idx": row(
