@@ -162,10 +162,11 @@ def test_the_table_says_what_the_cells_say(images: ModuleType, root: Path, tmp_p
     committed, out = root / "docs/assets/images", tmp_path / "images"
     shutil.copytree(committed, out)
     command = ["--small", "--tables-only", "--out", str(out), "--seeds", "0", "1", "2"]
-    (out / "photographs-16.md").unlink()
-    images.main(command)
-    written = (out / "photographs-16.md").read_text(encoding="utf-8")
-    assert written == (committed / "photographs-16.md").read_text(encoding="utf-8")
+    for size in (32, 16):
+        (out / f"photographs-{size}.md").unlink()
+        images.main([*command, "--size", str(size)])
+        written = (out / f"photographs-{size}.md").read_text(encoding="utf-8")
+        assert written == (committed / f"photographs-{size}.md").read_text(encoding="utf-8")
     for path in out.glob("photographs-??-scoreflow-*.json"):
         cell = json.loads(path.read_text(encoding="utf-8"))
         # A bound is one: in the mean it is above the likelihood of its own score's ODE, but for their difference.
