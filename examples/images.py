@@ -204,7 +204,7 @@ def small(preset: Preset, side: int = 16) -> Preset:
     steps, batch_size = ((3000, 600), 32) if side <= 16 else ((2000, 400), 16)
     stages = tuple(
         dataclasses.replace(stage, steps=own, batch_size=batch_size, rate=1e-3, warmup=100, decay=0.999)
-        for stage, own in zip(preset.stages, steps, strict=False)
+        for stage, own in zip(preset.stages, steps[: len(preset.stages)], strict=True)
     )
     network = Network(channels=16, multipliers=(1, 2, 2), blocks=1, attention=side // 4, dropout=0.0, octaves=6)
     dequantiser = preset.dequantiser and Dequantiser(steps=200, batch_size=batch_size, rate=2e-3, layers=4, width=64)

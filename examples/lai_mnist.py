@@ -104,7 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
             made[start, sde] = {row: of for row, of in results.items() if of}
             _cells.write(options.out / f"{start}-{sde.lower()}.md", table(made[start, sde]))
             print(f"\n{start}, {sde}\n\n{table(made[start, sde])}")
-    _cells.save_figure(figure(made), options.out / "lai_mnist.png")
+    if made:
+        _cells.save_figure(figure(made), options.out / "lai_mnist.png")
 
 
 # ------------------------------------------------------------------------------------------------ one cell

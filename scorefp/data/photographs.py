@@ -46,7 +46,7 @@ def photographs(split: Literal["train", "test"], *, size: Literal[8, 16, 32] = 1
         split: `"train"` or `"test"`.
         size: The side of a patch, 8, 16 or 32.
         labels: Whether `args` holds the photograph of each patch, its place in the table above from 0 on: to hold back
-            whole photographs.
+            whole photographs. Without, where a network trains that takes no conditioning.
 
     Raises:
         ImportError: if scikit-image, scikit-learn or Pillow is not installed.

@@ -55,15 +55,18 @@ def warn_of_scale(model: AbstractScore, scale: float) -> None:
 
 
 def warn_of_dropout(model: AbstractScore, dropout: bool) -> None:
-    """Warns where a network drops entries when it gets a key, and gets none; and where it gets one for nothing."""
-    rates = [rate for node in _all(model) if (rate := _rate(node)) is not None]
-    rate = max(rates, default=0.0)
+    """Warns where a network drops entries when it gets a key, and gets none; and where it gets one for nothing.
+
+    What a network of others does with a key is not known: that it drops nothing is said of one that says so itself.
+    """
+    rate = max((rate for node in _all(model) if (rate := _rate(node)) is not None), default=0.0)
     if rate > 0 and not dropout:
         _warn(
             f"the network has dropout = {rate:g}, and fit was called with dropout=False: it gets no key and drops "
             "nothing. Give fit dropout=True, or the network dropout=0."
         )
-    if dropout and rates and rate == 0:
+    own = model.network if isinstance(model, NetworkScore | NetworkPotential) else None
+    if dropout and rate == 0 and _rate(own) == 0:
         _warn(
             "the network has dropout = 0, and fit was called with dropout=True: it gets a key and drops nothing. Give "
             "the network a share, as MLP(..., dropout=0.1) does, or fit dropout=False."

@@ -129,7 +129,8 @@ def test_dropout_of_equinox() -> None:
     )
     assert ["dropout = 0.25" in message for message in told(model(), X)] == [True]
     assert told(model(inference=True), X) == []
-    assert ["drops nothing" in message for message in told(model(inference=True), X, dropout=True)] == [True]
+    # What it does with a key is its own affair, also around a network that drops nothing.
+    assert told(model(inference=True), X, dropout=True) == []
     assert told(model(), X, dropout=True) == []
 
 
