@@ -15,6 +15,7 @@ from .._describe import described
 from ..data import OnHost
 from ..dataset import Dataset, Quantisation
 from ..dataset.dataset import mean_square
+from ..nn import MLP, ScalarMLP, UNet
 from ..score import AbstractScore, NetworkPotential, NetworkScore
 from ..sde import AbstractLinearSDE
 
@@ -57,16 +58,16 @@ def warn_of_scale(model: AbstractScore, scale: float) -> None:
 def warn_of_dropout(model: AbstractScore, dropout: bool) -> None:
     """Warns where a network drops entries when it gets a key, and gets none; and where it gets one for nothing.
 
-    What a network of others does with a key is not known: that it drops nothing is said of one that says so itself.
+    What a network of others does with a key is not known.
     """
-    rate = max((rate for node in _all(model) if (rate := _rate(node)) is not None), default=0.0)
+    rate = max((_rate(node) for node in _all(model)), default=0.0)
     if rate > 0 and not dropout:
         _warn(
             f"the network has dropout = {rate:g}, and fit was called with dropout=False: it gets no key and drops "
             "nothing. Give fit dropout=True, or the network dropout=0."
         )
-    own = model.network if isinstance(model, NetworkScore | NetworkPotential) else None
-    if dropout and rate == 0 and _rate(own) == 0:
+    own = isinstance(model, NetworkScore | NetworkPotential) and isinstance(model.network, MLP | ScalarMLP | UNet)
+    if dropout and own and rate == 0:
         _warn(
             "the network has dropout = 0, and fit was called with dropout=True: it gets a key and drops nothing. Give "
             "the network a share, as MLP(..., dropout=0.1) does, or fit dropout=False."
@@ -107,12 +108,12 @@ def _warn(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=4)  # through the function here and fit
 
 
-def _rate(node: Any) -> float | None:
-    """The share of entries that a layer drops; `None` for one that names no share."""
+def _rate(node: Any) -> float:
+    """The share of entries that a layer drops."""
     if isinstance(node, eqx.nn.Dropout):
         return 0.0 if node.inference else float(node.p)
-    rate = getattr(node, "dropout", None) if isinstance(node, eqx.Module) else None
-    return rate if isinstance(rate, float) else None
+    rate = getattr(node, "dropout", 0.0) if isinstance(node, eqx.Module) else 0.0
+    return rate if isinstance(rate, float) else 0.0
 
 
 def _all(model: Any) -> list[Any]:

@@ -141,8 +141,9 @@ def fit(
     Warns:
         UserWarning: if the root mean square of the data is more than three times away from `data_std` of the model, or
             more than a third of the largest noise of the process; if the network has dropout and `dropout` is false,
-            or names a share of zero and `dropout` is true; if the null of `label_dropout` is the conditioning of some
-            samples of a data set; if one array stands in the model in several places, which training makes different.
+            or one of `scorefp.nn` has none and `dropout` is true; if the null of `label_dropout` is the conditioning of
+            some samples of a data set; if one array stands in the model in several places, which training makes
+            different.
 
     Example:
         >>> import jax, optax, scorefp as sfp
