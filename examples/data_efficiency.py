@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from regularisers import log_weighting, measured_numbers, nuclei_features, optimizer, step_times, untrained
 from scipy.fft import dctn
-from scoreflow import PixelMixture
+from scoreflow import PixelMixture, mixture_score
 
 import scorefp as sfp
 from scorefp import data, train
@@ -121,8 +121,8 @@ def mnist(seed: int, size: int) -> Parts:
 
 
 def photographs(seed: int, size: int) -> Parts:
-    """Those held back are of one photograph, another for each seed, those learnt from of the four others; so are the
-    test patches. Cosine coefficients, each standardised over all patches to learn from."""
+    """Those held back are of one photograph, another for each seed, those learnt from of the four others, those of the
+    test of two more. Cosine coefficients, each standardised over all patches of the five."""
     known, test = (cosines(data.photographs(part, size=8, labels=True)) for part in ("train", "test"))
     x = np.asarray(known.values)
     mean, std = x.mean(axis=0), x.std(axis=0)
@@ -166,10 +166,7 @@ class Coefficients(eqx.Module):
         out = self.trunk(jnp.concatenate([seen, sfp.nn.fourier_features(jnp.log(sigma / alpha) / 4)]))
         logits, means, log_stds = out.reshape(3, 3, *x.shape)
         log_stds += jnp.asarray([-1.5, -0.25, 1.0]).reshape(3, *(1 for _ in x.shape))
-        variances = (alpha * jnp.exp(log_stds)) ** 2 + sigma**2
-        offsets = x - alpha * means
-        shares = jax.nn.softmax(jax.nn.log_softmax(logits, 0) - 0.5 * (jnp.log(variances) + offsets**2 / variances), 0)
-        return -jnp.sum(shares * offsets / variances, axis=0)
+        return mixture_score(self.sde, t, x, logits, means, log_stds)
 
 
 def perceptron(problem: Problem, method: "Method", rows: data.Dataset, seed: int) -> sfp.score.AbstractScore:
