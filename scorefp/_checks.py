@@ -89,6 +89,15 @@ def same_shape(name: str, got: tuple[int, ...], reference: str, want: tuple[int,
         )
 
 
+def fitting_samples(name: str, got: tuple[int, ...], want: tuple[int, ...] | None) -> None:
+    """Refuses samples, an argument called `name`, of another shape than a score takes; `None` takes any."""
+    require(
+        want is None or got == want,
+        f"{name} holds samples of shape {got}, but one sample of the score has shape {want}; nothing is broadcast. "
+        f"Reshape the samples, or make the score for theirs.",
+    )
+
+
 def scalar_time(t: Time, like: Array, name: str = "t") -> Array:
     """The time `t`, an argument called `name`, as a scalar array of the dtype of the sample `like`."""
     array = real(name, t)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 
-from .._checks import kind, random_key, same_shape
+from .._checks import fitting_samples, kind, random_key
 from .._describe import JSON, free_name, name_of, settings
 from .._devices import one_row
 from .._module import AbstractModule
@@ -289,8 +289,7 @@ def _audit(
         kind("a measure", measure, AbstractMeasure, "It is a value such as scorefp.diagnostics.Bound().")
     data_key, measure_key = jr.split(random_key("an audit", key))
     data = as_dataset(data)
-    if score.shape is not None:
-        same_shape("a sample of data", data.shape, "the score's own", score.shape)
+    fitting_samples("data", data.shape, score.shape)
     floats = data.dequantised(data_key)
     sections = dict[str, Section]()
     for place, measure in enumerate(measures):

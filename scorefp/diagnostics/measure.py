@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 
 from .._batches import apart
-from .._checks import random_key, same_shape, single_or_better
+from .._checks import fitting_samples, random_key, single_or_better
 from .._devices import one_row
 from .._module import AbstractModule
 from .._precision import measures
@@ -138,8 +138,7 @@ class AbstractMeasure(AbstractModule):
         key, data = random_key("a measure", key), as_dataset(data)
         if data.levels is None:
             single_or_better("data", jnp.asarray(data.values))
-        if score.shape is not None:
-            same_shape("a sample of data", data.shape, "the score's own", score.shape)
+        fitting_samples("data", data.shape, score.shape)
         if self.needs_kernel:
             linear_sde(score)
         data = data if self.needs_levels else data.dequantised(apart(key))

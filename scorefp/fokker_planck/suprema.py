@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import count, finite, floating, kind, random_key, require, same_shape, single_or_better
+from .._checks import count, finite, fitting_samples, floating, kind, random_key, require, single_or_better
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar
@@ -118,8 +118,7 @@ def residual_suprema(
         xs.ndim >= 1 and xs.shape[0] >= 2,
         f"xs has shape {xs.shape}; it needs a leading axis with at least two samples, for a mean and its error.",
     )
-    if score.shape is not None:
-        same_shape("a row of xs", xs.shape[1:], "one sample of the score", score.shape)
+    fitting_samples("xs", xs.shape[1:], score.shape)
     times, nodes, batch_size = count("times", times), count("nodes", nodes), count("batch_size", batch_size)
     require(times >= 1, f"times = {times}; a curve has at least one time.")
     require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")

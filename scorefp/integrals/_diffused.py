@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int
 
 from .._batches import apart, in_batches
-from .._checks import kind, require, same_shape, single_or_better
+from .._checks import fitting_samples, kind, require, single_or_better
 from .._types import Event, Key, Scalar
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
@@ -91,8 +91,7 @@ def diffused_integral(
         The pytree of the integrand with arrays of shape `(n,)`.
     """
     check_whole(time)
-    if score.shape is not None:
-        same_shape("a row of xs", x.shape, "one sample of the score", score.shape)
+    fitting_samples("xs", x.shape, score.shape)
     require(draws >= 1, f"draws = {draws}; at least one time is drawn.")
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
     sde = linear_sde(score)

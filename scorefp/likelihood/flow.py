@@ -11,12 +11,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import (
     finite,
+    fitting_samples,
     flag,
     floating,
     kind,
     optional_key,
     require,
-    same_shape,
     scalar_time,
     single_or_better,
     time_within,
@@ -164,8 +164,8 @@ def flow_likelihood(
         f"x has shape {x.shape}; with common_steps it is a batch, at least one sample along its leading axis. Leave "
         "common_steps out for one sample.",
     )
-    if common_steps and score.shape is not None:
-        same_shape("a row of x", x.shape[1:], "one sample of the score", score.shape)
+    if common_steps:
+        fitting_samples("x", x.shape[1:], score.shape)
     result = _solved(score, x, start, trace, integrator, key, common_steps)
     if not error:
         return result

@@ -10,7 +10,18 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int, Real
 
-from .._checks import finite, flag, floating, function, kind, random_key, require, same_shape, scalar, step_number
+from .._checks import (
+    finite,
+    fitting_samples,
+    flag,
+    floating,
+    function,
+    kind,
+    random_key,
+    require,
+    scalar,
+    step_number,
+)
 from .._describe import described, free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
@@ -87,8 +98,7 @@ class AbstractObjective(AbstractModule):
         x0 = floating("x0", x0)
         sde = linear_sde(score)
         require(x0.ndim >= 1 and len(x0) >= 1, f"x0 has shape {x0.shape}; it is a batch of samples, at least one.")
-        if score.shape is not None:
-            same_shape("a row of x0", x0.shape[1:], "one sample of the score", score.shape)
+        fitting_samples("x0", x0.shape[1:], score.shape)
         kind("time", time, AbstractTimeSampler, "It is a law of times, for example scorefp.UniformLogSNR().")
         flag("dropout", dropout)
         count = x0.shape[0]

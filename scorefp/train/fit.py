@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 
-from .._checks import count, flag, function, kind, number, positive, random_key, require
+from .._checks import count, fitting_samples, flag, function, kind, number, positive, random_key, require
 from .._describe import name_of
 from .._devices import Shard, check_shard, copied, laid, local, per_device_batch, require_mesh
 from .._module import AbstractModule
@@ -129,10 +129,10 @@ def fit(
         TypeError: if an argument is of another kind (a bare network, an integer for `key`, a float for `steps`), the
             data are not floats and have no quantisation, the SDE has no Gaussian kernel, or the null of `label_dropout`
             has another structure or dtype than the conditioning.
-        ValueError: if the data hold NaN, `batch_size` exceeds the data or does not divide into `accumulate` parts
-            among the devices, the data have no conditioning for `label_dropout` or its null has another shape, `shard`
-            is another word or there is no mesh for it, an interval is no multiple of `report_every`, or there is
-            nothing to train.
+        ValueError: if the data hold NaN or samples of another shape than the model's, `batch_size` exceeds the data or
+            does not divide into `accumulate` parts among the devices, the data have no conditioning for `label_dropout`
+            or its null has another shape, `shard` is another word or there is no mesh for it, an interval is no
+            multiple of `report_every`, or there is nothing to train.
         CheckpointError: if the last checkpoint is damaged or is not one of this run, another run has the folder, or a
             checkpoint cannot be written.
         FloatingPointError: if the loss, its gradient, the parameters or the optimizer's state stop being finite; it
@@ -180,6 +180,7 @@ def fit(
     fine = len(decays) > 0 and all(0 <= number("decay", d) < 1 for d in decays)
     require(fine, f"decay = {decay}; a decay lies in [0, 1).")
     data = data if isinstance(data, AbstractSource) else as_dataset(data)
+    fitting_samples("data", data.shape, model.shape)
     params, skeleton = _parted(model)
     batches = batches_of(data, batch_size, min(report_every, steps), mesh, key=key)
     step = TrainStep(

@@ -557,7 +557,9 @@ def test_bad_samples_are_refused(unchecked: None) -> None:
     refused("sample 3 holds nan", sfp.audit, score, x, key=jr.key(0))
     for few in (np.ones((1, 2)), np.ones(())):
         refused("needs at least two samples", sfp.audit, sfp.Score(score.fn, score.sde), few, key=jr.key(0))
-    with pytest.raises(ValueError, match=r"a sample of data has shape \(3,\), but the score's own has shape \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"data holds samples of shape \(3,\), but one sample of the score has shape \(2,\)"
+    ):
         sfp.audit(score, np.ones((10, 3)), key=jr.key(0))
 
 

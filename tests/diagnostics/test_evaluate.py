@@ -270,7 +270,9 @@ def test_bad_input_is_refused(unchecked: None) -> None:
     with pytest.raises(TypeError, match="the values have dtype uint8 and quantisation is None"):
         evaluate(multiple(1.0), levels, key=jr.key(0))
     refused("sample 0 holds nan", evaluate, multiple(1.0), floats * np.nan, key=jr.key(0))
-    with pytest.raises(ValueError, match=r"a sample of data has shape \(3,\), but the score's own has shape \(\)"):
+    with pytest.raises(
+        ValueError, match=r"data holds samples of shape \(3,\), but one sample of the score has shape \(\)"
+    ):
         evaluate(changed(0.0), np.zeros((4, 3)), key=jr.key(0))
     refused("samples = 1", Bound, samples=1)
     refused("draws = 1", Bound, estimator=sfp.BoundEstimator(1))

@@ -112,7 +112,7 @@ def test_entries_of_measures() -> None:
     measure = PriorDivergence()
     refused("score is a function", measure, lambda t, x: -x, x, key=jr.key(0), error=TypeError)
     refused("key is 3; a measure takes a random key", measure, score, x, key=3, error=TypeError)
-    refused(r"a sample of data has shape \(3,\)", measure, score, jnp.ones((4, 3)), key=jr.key(0))
+    refused(r"data holds samples of shape \(3,\)", measure, score, jnp.ones((4, 3)), key=jr.key(0))
     refused("holds nan", measure, score, x.at[3, 1].set(jnp.nan), key=jr.key(0))
     for half in (jnp.float16, jnp.bfloat16):
         refused("the values have dtype", measure, score, x.astype(half), key=jr.key(0), error=TypeError)

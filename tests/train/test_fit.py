@@ -214,3 +214,5 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"checkpoints\.every = 15 is no multiple of report_every = 10"):
         fitted(X, checkpoints=train.Checkpoints("never", every=15))
     refused("batch_size = 300; the data have 96 samples", fitted, OnHost(Dataset(X)), batch_size=300)
+    for other in (X[:, :1], OnHost(Dataset(X[:, :1]))):
+        refused(r"data holds samples of shape \(1,\), but one sample of the score has shape \(2,\)", fitted, other)
