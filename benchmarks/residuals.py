@@ -1,13 +1,13 @@
 """Time of a training step with a Fokker–Planck penalty over that of a plain DSM step.
 
-    python benchmarks/residuals.py
+    python benchmarks/residuals.py --rounds 9 --steps 6 --out docs/assets
 
-For three networks, one table: the median time of a step of `DSM() + ScoreFPE(method)` for each method, and its ratio to
-the step of `DSM()`, the median of ratios of rounds in which all methods take turns, so that a machine that slows down
-slows all of them. Beside it the ratio of floating-point operations that XLA counts, which no noise touches. A step is
-that of `scorefp.train.fit`: batch, loss, gradient, clipping, Adam and the average of the parameters. Key 0 throughout.
+For three networks: the time of a step of `DSM() + ScoreFPE(method)` over that of `DSM()`, for each method the median of
+ratios of rounds in which all methods take turns, so that a machine that slows down slows all of them. Beside it the
+ratio of floating-point operations that XLA counts, which no noise touches. A step is that of `scorefp.train.fit`:
+batch, loss, gradient, clipping, Adam and the average of the parameters. Key 0 throughout.
 
-A last table says what bfloat16 does to each method: the root mean square of the scale-free residual [F15] of a small
+A second table says what bfloat16 does to each method: the root mean square of the scale-free residual [F15] of a small
 `UNet` in float32, and of its change when the network multiplies in bfloat16, with the same probes. `Antithetic` takes
 its points in float32 there; the row before says what it would be without.
 
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from _timing import Row, arguments, in_turns, milliseconds, spread, table, timed
+from _timing import Row, arguments, in_turns, machine, report, spread, table, timed
 
 import scorefp as sfp
 from scorefp.fokker_planck.residual import resolve
@@ -41,9 +41,9 @@ METHODS: dict[str, sfp.objective.AbstractObjective] = {
 }
 
 TABLE = """\
-| step | ms, median | time over DSM | operations over DSM |
-| --- | ---: | ---: | ---: |
-| {step} | {ms:.2f} | {time:.2f} | {operations:.2f} |
+| over a step of DSM | MLP 64→256 | operations | MLP 784→512 | operations | convolutional | operations |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| {step} | {small:.2f} | {small_ops:.2f} | {wide:.2f} | {wide_ops:.2f} | {conv:.2f} | {conv_ops:.2f} |
 """
 
 
@@ -79,13 +79,13 @@ class ConvNet(eqx.Module):
 
 
 def networks(plain: bool) -> dict[str, tuple[Any, int]]:
-    """By name: a network and the batch."""
+    """By the name of its columns: a network and the batch."""
     activation = jax.nn.silu if plain else sfp.nn.silu
-    found: dict[str, tuple[Any, int]] = {}
-    for size, batch, width in [(64, 256, 256), (784, 128, 512)]:
-        network = sfp.nn.MLP((size,), width=width, activation=activation, key=jr.key(0))
-        found[f"MLP (D, batch, width) = ({size}, {batch}, {width})"] = network, batch
-    return found | {"convolutional, 1×16×16, batch 64": (ConvNet(16, activation, key=jr.key(0)), 64)}
+    return {
+        "small": (sfp.nn.MLP((64,), width=256, activation=activation, key=jr.key(0)), 256),
+        "wide": (sfp.nn.MLP((784,), width=512, activation=activation, key=jr.key(0)), 128),
+        "conv": (ConvNet(16, activation, key=jr.key(0)), 64),
+    }
 
 
 def compiled(network: Any, batch: int, loss: Any, steps: int) -> tuple[Callable[[], Any], float]:
@@ -115,19 +115,17 @@ def compiled(network: Any, batch: int, loss: Any, steps: int) -> tuple[Callable[
     return run, program.cost_analysis()["flops"]
 
 
-def compared(network: Any, batch: int, rounds: int, steps: int) -> list[Row]:
-    """One row a method."""
+def compared(column: str, network: Any, batch: int, rounds: int, steps: int) -> dict[str, Row]:
+    """What the columns of a network say, by method."""
     programs = {name: compiled(network, batch, loss, steps) for name, loss in METHODS.items()}
     seconds = in_turns({name: timed(run, steps=steps) for name, (run, _) in programs.items()}, rounds)
-    return [
-        {
-            "step": name,
-            "ms": milliseconds(seconds[name]),
-            "time": spread(seconds[name] / seconds["DSM"]),
-            "operations": operations / programs["DSM"][1],
+    return {
+        name: {
+            column: spread(seconds[name] / seconds["DSM"]),
+            f"{column}_ops": operations / programs["DSM"][1],
         }
         for name, (_, operations) in programs.items()
-    ]
+    }
 
 
 ROUNDING = """\
@@ -190,14 +188,20 @@ def rounding() -> list[Row]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, 15)
+    parser = arguments(__doc__, 15, "residuals and rounding")
     parser.add_argument("--steps", type=int, default=10, help="steps of a method in one round")
     parser.add_argument("--plain-silu", action="store_true")
     options = parser.parse_args()
-    for title, setup in networks(options.plain_silu).items():
-        print(title, table(TABLE, compared(*setup, options.rounds, options.steps)), sep="\n\n", flush=True)
-    print(table(ROUNDING, rounding()), flush=True)
-    print(f"jax {jax.__version__}, {options.rounds} rounds of {options.steps} steps; in brackets deciles 1 and 9")
+    rows: dict[str, Row] = {name: {"step": name} for name in METHODS if name != "DSM"}
+    for column, (network, batch) in networks(options.plain_silu).items():
+        found = compared(column, network, batch, options.rounds, options.steps)
+        for name, row in rows.items():
+            row |= found[name]
+        print(f"{column}: done", flush=True)
+    note = f"{machine()}; {options.rounds} rounds of {options.steps} steps, medians and in brackets deciles 1 and 9."
+    report("residuals", table(TABLE, list(rows.values())), list(rows.values()), note, options.out)
+    found = rounding()
+    report("rounding", table(ROUNDING, found), found, f"{machine()}.", options.out)
 
 
 if __name__ == "__main__":

@@ -89,8 +89,11 @@ class Problem:
 
     @property
     def methods(self) -> list[str]:
-        """Those that are compared: mixtures have no dropout, and are no potentials."""
-        dropped = () if self.network is perceptron else ("dropout", "potential", "log-fpe")
+        """Those that are compared: mixtures have no dropout, and they and the U-Net are no potentials here."""
+        dropped = {
+            perceptron: (),
+            convolutions: ("potential", "log-fpe"),
+        }.get(self.network, ("dropout", "potential", "log-fpe"))
         return [key for key in METHODS if key not in dropped]
 
 
@@ -106,6 +109,12 @@ def first(dataset: data.Dataset, size: int, test: data.Dataset) -> Parts:
 
 def digits(seed: int, size: int) -> Parts:
     return first(ordered(data.digits("train"), seed), size, data.digits("test"))
+
+
+def small_images(seed: int, size: int) -> Parts:
+    """The same digits, of which 128 to test, with rows and columns."""
+    held_back, rows, test = (part.reshaped((1, 8, 8)) for part in digits(seed, size))
+    return held_back, rows, test.rows(np.arange(128))
 
 
 def nuclei(seed: int, size: int) -> Parts:
@@ -184,14 +193,31 @@ def pixels(problem: Problem, _: "Method", rows: data.Dataset, seed: int) -> sfp.
     return sfp.Score(network, problem.sde, shape=rows.shape)
 
 
+def convolutions(problem: Problem, method: "Method", rows: data.Dataset, seed: int) -> sfp.score.AbstractScore:
+    network = sfp.nn.UNet(
+        rows.shape, channels=problem.width, multipliers=(1, 2), attention=(4,), dropout=method.dropout, key=jr.key(seed)
+    )
+    # An array, so that all sizes and seeds share what is compiled.
+    return sfp.NoiseScore(network, problem.sde, data_std=jnp.asarray(rows.std))
+
+
 PROBLEMS = {
     "digits": Problem("Digits, 8×8", "bits/dim", sfp.VP(), 128, (100, 250, 600, 1437), 8.0, 3, digits, perceptron),
+    "digits-mixture": Problem(
+        "Digits, 8×8, mixture", "bits/dim", sfp.VP(), 128, (100, 250, 600, 1437), 8.0, 3, digits, pixels
+    ),
+    "digits-unet": Problem(
+        "Digits, 8×8, U-Net", "bits/dim", sfp.VP(), 16, (100, 250, 600, 1437), 40.0, 3, small_images, convolutions, 20
+    ),
     "nuclei": Problem(
         "Cell nuclei, ten features", "nats", sfp.VP(t0=1e-3), 96, (50, 100, 200, 441), 4.0, 5, nuclei, perceptron
     ),
     "mnist": Problem("MNIST, 28×28", "bits/dim", sfp.VP(), 128, (100, 600, 4000), 8.0, 3, mnist, pixels, 20),
     "photographs": Problem(
         "Photographs, 8×8", "nats", sfp.VP(), 128, (250, 1000, 16000), 6.0, 3, photographs, coefficients, 20
+    ),
+    "photographs-perceptron": Problem(
+        "Photographs, 8×8, perceptron", "nats", sfp.VP(), 128, (250, 1000, 16000), 6.0, 3, photographs, perceptron
     ),
 }
 

@@ -106,8 +106,8 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
 
     Recommended for training. A difference of evaluations loses the digits they have in common, and bfloat16 has three:
     a network that rounds its products is evaluated in full precision here, all three points of it, as is every network
-    on GPUs and TPUs, which round products by themselves. At a step of 0.02 its own rounding would be a third to nine
-    tenths of the residual of a small U-Net (`benchmarks/residuals.py`); as it is, and for `Ito` and `Hutchinson`, which
+    on GPUs and TPUs, which round products by themselves. At a step of 0.02 its own rounding would be 0.4 to 1.2
+    of the residual of a small U-Net (`benchmarks/residuals.py`); as it is, and for `Ito` and `Hutchinson`, which
     keep the lower precision, it is a hundredth. A network of another library that multiplies in a precision too low for
     the step is refused; what it does in a call of the host is not seen.
 

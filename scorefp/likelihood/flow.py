@@ -67,8 +67,8 @@ def log_likelihood(
 
     with $u$ the velocity of [F0] and $\pi$ the prior of the SDE. It is the density at `t0` of what `ProbabilityFlow`
     samples, and differentiable in `x` and in what the score holds. Batch it with `jax.vmap`: each sample then has its
-    own steps. A `vmap` goes on until its slowest sample is done; for many samples `flow_likelihood` with
-    `common_steps=True` is faster.
+    own steps. A `vmap` goes on until its slowest sample is done; `flow_likelihood` with `common_steps=True` takes steps
+    for all of a batch (`benchmarks/likelihood.py` has the time of both).
 
     Args:
         score: Any score on any SDE.
@@ -115,8 +115,7 @@ def flow_likelihood(
     With `Integrator(throw=False)`, a failed sample of a `jax.vmap` has `success` false and NaN for its values, and the
     others stand.
 
-    With `common_steps=True` a batch is one solve, which is faster than `jax.vmap`, since all that depends on time alone
-    is computed once. The tolerance holds for each sample; the steps are as long as the worst one allows at each time.
+    With `common_steps=True` a batch is one solve, in which all that depends on time alone is computed once. The tolerance holds for each sample; the steps are as long as the worst one allows at each time.
     One sample that fails, fails all.
 
     Args:

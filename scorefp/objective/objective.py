@@ -231,7 +231,7 @@ class Lazy(AbstractTerm):
     r"""A term at every $k$-th step of a training, times $k$: over the steps its mean is that of the term, and between
     them it costs nothing.
 
-    `DSM() + 0.5 * Lazy(ScoreFPE(fraction=0.25), every=4)`. The steps are those whose number is a multiple of `every`,
+    `DSM() + 0.5 * Lazy(ScoreFPE(fraction=1 / 16), every=4)`. The steps are those whose number is a multiple of `every`,
     which the trainer gives to the objective: a run that is resumed takes the same ones. Between them the value of the
     term in the history is zero, at them `every` times the term's, so that means over the history are right. Without
     a number, as in a loss that is called by hand, the term is evaluated with the weight one.
