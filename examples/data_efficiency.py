@@ -6,6 +6,7 @@ of denoising score matching is taken on the samples held back, and the model wit
 at its best, and so does the one that they are compared with, `DSM`.
 
     taskset --cpu-list 1 python examples/data_efficiency.py
+    python examples/data_efficiency.py --mnist FOLDER  # the whole MNIST from its files
 
 The time of a step is measured first, all methods in turns, and its least value over the rounds counts. Each cell then
 takes so many steps as fit into the budget, on one thread. Each is one JSON file in `docs/assets/data_efficiency/`, and
@@ -26,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from images import read_data
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from regularisers import log_weighting, measured_numbers, nuclei_features, optimizer, step_times, untrained
@@ -88,13 +90,20 @@ class Problem:
     every: int = 100
 
     @property
+    def kind(self) -> str:
+        """That of the network, for a reader."""
+        return {perceptron: "perceptron", convolutions: "U-Net"}.get(self.network, "mixture")
+
+    @property
+    def data(self) -> str:
+        """The data without the network, and their unit."""
+        return f"{self.title.removesuffix(f', {self.kind}')}, {self.unit}"
+
+    @property
     def methods(self) -> list[str]:
-        """Those that are compared: mixtures have no dropout, and they and the U-Net are no potentials here."""
-        dropped = {
-            perceptron: (),
-            convolutions: ("potential", "log-fpe"),
-        }.get(self.network, ("dropout", "potential", "log-fpe"))
-        return [key for key in METHODS if key not in dropped]
+        """Those that are compared: mixtures have no dropout, and only perceptrons are potentials."""
+        lacking = {"mixture": ("dropout", "potential", "log-fpe"), "U-Net": ("potential", "log-fpe"), "perceptron": ()}
+        return [key for key in METHODS if key not in lacking[self.kind]]
 
 
 def ordered(dataset: data.Dataset, seed: int) -> data.Dataset:
@@ -127,6 +136,14 @@ def nuclei(seed: int, size: int) -> Parts:
 
 def mnist(seed: int, size: int) -> Parts:
     return first(ordered(data.mnist("train"), seed), size, data.mnist("test").rows(np.arange(64)))
+
+
+def whole_mnist(folder: Path) -> Problem:
+    """The 60,000 digits of MNIST, from its files, for the mixture a pixel."""
+    images = read_data(f"idx={folder}", 28)
+    training, test = (part.reshaped((784,)) for part in (images.training.load(), images.test.rows(np.arange(64))))
+    of = lambda seed, size: first(ordered(training, seed), size, test)
+    return dataclasses.replace(PROBLEMS["mnist"], title="MNIST, whole", sizes=(600, 6000, 60_000), parts=of)
 
 
 def photographs(seed: int, size: int) -> Parts:
@@ -328,9 +345,9 @@ class Cell(_cells.Named):
     seed: int
 
 
-def measured(cell: Cell, settings: Settings, times: dict[str, float]) -> dict[str, Any]:
+def measured(cell: Cell, settings: Settings, problem: Problem, times: dict[str, float]) -> dict[str, Any]:
     """Trains one model, keeps the best of it, and audits that and the last."""
-    problem, method = PROBLEMS[cell.data], METHODS[cell.method]
+    method = METHODS[cell.method]
     held_back, rows, test = problem.parts(cell.seed, int(cell.size))
     # The samples held back are repeated, each time with a noise of its own.
     often = held_back.rows(np.arange(512) % len(held_back))
@@ -350,6 +367,7 @@ def measured(cell: Cell, settings: Settings, times: dict[str, float]) -> dict[st
 def main(arguments: list[str] | None = None) -> None:
     parser = _cells.parser(__doc__, out="docs/assets/data_efficiency")
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--mnist", type=Path, help="folder of the IDX files of the whole MNIST, which is run alone")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", help="which to run; three, and five on the nuclei, without")
     parser.add_argument("--sizes", type=int, nargs="+", help="how many samples there are; three or four by default")
@@ -358,8 +376,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tables-only", action="store_true", help="run no cell; tables and figures from those there")
     options = parser.parse_args(arguments)
     of_all: dict[str, Found] = {}
-    for name in options.problems:
-        problem = PROBLEMS[name]
+    problems = {name: PROBLEMS[name] for name in options.problems}
+    if options.mnist:
+        problems = {"mnist-whole": whole_mnist(options.mnist)}
+    for name, problem in problems.items():
         network = f"{problem.network.__name__}, {problem.width}"
         settings = Settings(options.budget or problem.budget, repr(problem.sde), network, problem.every)
         sizes, seeds = options.sizes or problem.sizes, options.seeds or range(problem.seeds)
@@ -372,28 +392,27 @@ def main(arguments: list[str] | None = None) -> None:
             or (not options.tables_only and seed in seeds and size in sizes and key in options.methods)
         ]
         ran = dict.fromkeys(cell.method for cell in there)
-        times = {} if options.tables_only else step_times_of(name, ran, options.out, options.rounds)
-        found = _cells.cells(options.out, there, settings, functools.partial(measured, times=times))
+        times = {} if options.tables_only else step_times_of(problem, ran, options.out / f"{name}.json", options.rounds)
+        found = _cells.cells(options.out, there, settings, functools.partial(measured, problem=problem, times=times))
         if not any(cell.method == "dsm" for cell in found):
             print(f"{name}: no table without cells of dsm, with which the others are compared")
             continue
         for ending, table in {"": changes, "-numbers": numbers}.items():
-            _cells.write(options.out / f"{name}{ending}.md", table(name, found))
-            print(f"\n{PROBLEMS[name].title}\n\n{table(name, found)}")
-        _cells.save_figure(figure(name, found), options.out / f"{name}.png")
+            _cells.write(options.out / f"{name}{ending}.md", table(problem, found))
+            print(f"\n{problem.title}\n\n{table(problem, found)}")
+        _cells.save_figure(figure(problem, found), options.out / f"{name}.png")
         of_all[name] = found
     if list(of_all) == list(PROBLEMS):
-        for ending, table in {"cases": cases, "counts": counts}.items():
+        for ending, table in {"cases": cases, "counts": counts, "networks": networks}.items():
             _cells.write(options.out / f"{ending}.md", table(of_all))
             print(f"\n{table(of_all)}")
 
 
-def step_times_of(name: str, methods: Iterable[str], out: Path, rounds: int) -> dict[str, float]:
+def step_times_of(problem: Problem, methods: Iterable[str], path: Path, rounds: int) -> dict[str, float]:
     """Milliseconds of a step of each method, from the file and, where it is not there, measured.
 
     Methods that are added later take their turns with `DSM`, whose time in the file counts.
     """
-    path, problem = out / f"{name}.json", PROBLEMS[name]
     known = _cells.read_json(path)["milliseconds a step"] if path.exists() else {}
     missing = [key for key in methods if key not in known]
     if missing:
@@ -459,7 +478,7 @@ def written(differences: np.ndarray) -> str:
     return f"**{said}**" if abs(mean) > half else said
 
 
-def changes(name: str, found: Found) -> str:
+def changes(problem: Problem, found: Found) -> str:
     """Bound and median against those of `DSM` stopped at its best, with as many samples; the value of that above."""
     sizes = {size: by_method(found, size) for size in sizes_of(found)}
     shown = [key for key in METHODS if key != "dsm" and any(key in of for of in sizes.values())]
@@ -471,7 +490,7 @@ def changes(name: str, found: Found) -> str:
         for key in shown:
             body.append([METHODS[key].title])
             body[-1] += [written(paired(of[key], of["dsm"], read, read)) if key in of else "" for of in sizes.values()]
-        headings = [f"{title}, {PROBLEMS[name].unit}", *(f"n = {size}" for size in sizes)]
+        headings = [f"{title}, {problem.unit}", *(f"n = {size}" for size in sizes)]
         tables.append(_cells.markdown(headings, body, left=1))
     return "\n".join(tables)
 
@@ -488,7 +507,7 @@ COLUMNS: dict[str, tuple[Reading, str]] = {
 }
 
 
-def numbers(name: str, found: Found) -> str:
+def numbers(_: Problem, found: Found) -> str:
     """Means over seeds of all that is measured, of the models that are kept."""
     body = [
         [
@@ -510,7 +529,7 @@ EARLY = 0.9
 class Case:
     """One number of samples of one data set."""
 
-    data: str
+    problem: Problem
     size: str
     methods: dict[str, list[dict[str, Any]]]
 
@@ -523,10 +542,15 @@ class Case:
         return paired(self.methods[key], self.methods["dsm"], read, read)
 
 
+KINDS = ("perceptron", "U-Net", "mixture")
+
+
 def in_order(of: dict[str, Found]) -> list[Case]:
-    """All cases, those first where `DSM` stops first."""
-    every = [Case(name, size, by_method(found, size)) for name, found in of.items() for size in sizes_of(found)]
-    return sorted(every, key=lambda case: case.kept)
+    """All cases by network, those first where `DSM` stops first."""
+    every = [
+        Case(PROBLEMS[name], size, by_method(found, size)) for name, found in of.items() for size in sizes_of(found)
+    ]
+    return sorted(every, key=lambda case: (KINDS.index(case.problem.kind), case.kept))
 
 
 def cases(of: dict[str, Found]) -> str:
@@ -534,44 +558,60 @@ def cases(of: dict[str, Found]) -> str:
     shown = ("fp", "fp-2.5")
     body: list[list[str]] = []
     for case in in_order(of):
-        problem = PROBLEMS[case.data]
-        body.append([f"{problem.title}, {problem.unit}", case.size, f"{100 * case.kept:.0f}"])
+        problem = case.problem
+        body.append([problem.kind, problem.data, case.size, f"{100 * case.kept:.0f}"])
         for key in shown:
             body[-1] += [written(case.change(key, read)) if key in case.methods else "" for read in (BOUND, MEDIAN)]
     headings = [f"{what}, {METHODS[key].title}" for key in shown for what in ("bound", "median")]
-    return _cells.markdown(["data", "n", "DSM kept at, %", *headings], body, left=1)
+    return _cells.markdown(["network", "data", "n", "DSM kept at, %", *headings], body, left=2)
+
+
+def networks(of: dict[str, Found]) -> str:
+    """The bound of `DSM`, stopped at its best, with each network, of the data that have several."""
+    bounds = {
+        (case.problem.data, case.size, case.problem.kind): f"{np.mean([BOUND(run) for run in case.methods['dsm']]):.3f}"
+        for case in in_order(of)
+    }
+    titles = [problem.data for problem in PROBLEMS.values()]
+    rows = sorted({(titles.index(title), int(size)) for title, size, _ in bounds if titles.count(title) > 1})
+    body = [[titles[i], f"{n}", *(bounds.get((titles[i], f"{n}", kind), "") for kind in KINDS)] for i, n in rows]
+    return _cells.markdown(["bound of DSM", "n", *KINDS], body, left=1)
 
 
 def counts(of: dict[str, Found]) -> str:
     """In how many cases a method is below `DSM` and above it, and in how many its interval excludes zero."""
     body: list[list[str]] = []
-    for early in (True, False):
-        chosen = [case for case in in_order(of) if (case.kept < EARLY) == early]
-        for key in METHODS:
-            having = [case for case in chosen if key in case.methods and len(case.change(key, BOUND)) > 1]
-            if key == "dsm" or METHODS[key].potential or not having:
-                continue
-            body.append(["before the end" if early else "at the end", METHODS[key].title, str(len(having))])
-            for read in (BOUND, MEDIAN):
-                changes = [case.change(key, read) for case in having]
-                # One that fails in a seed is no better and no worse, as in the other tables.
-                ends = [_cells.interval(change) for change in changes if np.isfinite(change).all()]
-                for sign in (-1, 1):
-                    there = [abs(mean) > half for mean, half in ends if sign * mean > 0]
-                    body[-1].append(f"{len(there)} ({sum(there)})")
+    for kind, early, key in itertools.product(KINDS, (True, False), METHODS):
+        having = [
+            case
+            for case in in_order(of)
+            if (case.problem.kind, case.kept < EARLY) == (kind, early)
+            and key in case.methods
+            and len(case.change(key, BOUND)) > 1
+        ]
+        if key == "dsm" or METHODS[key].potential or not having:
+            continue
+        body.append([kind, "before the end" if early else "at the end", METHODS[key].title, str(len(having))])
+        for read in (BOUND, MEDIAN):
+            changes = [case.change(key, read) for case in having]
+            # One that fails in a seed is no better and no worse, as in the other tables.
+            ends = [_cells.interval(change) for change in changes if np.isfinite(change).all()]
+            for sign in (-1, 1):
+                there = [abs(mean) > half for mean, half in ends if sign * mean > 0]
+                body[-1].append(f"{len(there)} ({sum(there)})")
     headings = [f"{what} {side}" for what in ("bound", "median") for side in ("below", "above")]
-    return _cells.markdown(["DSM is best", "method", "cases", *headings], body, left=2)
+    return _cells.markdown(["network", "DSM is best", "method", "cases", *headings], body, left=3)
 
 
 # ------------------------------------------------------------------------------------------------ figures
 SHOWN = {"dsm": "C7", "decay": "C0", "dropout": "C2", "fp": "C1", "fp-2.5": "C3", "both": "C4"}
 
 
-def figure(name: str, found: Found) -> Figure:
+def figure(problem: Problem, found: Found) -> Figure:
     """Against the number of samples: bound and median beside those of `DSM`, residual and kernel distance."""
     view = Figure(figsize=(9.5, 7.5), layout="constrained")
     panels = view.subplots(2, 2, sharex=True)
-    unit, sizes = PROBLEMS[name].unit, sizes_of(found)
+    unit, sizes = problem.unit, sizes_of(found)
     of = {size: by_method(found, size) for size in sizes}
     shown = [key for key in SHOWN if all(key in of[size] for size in sizes)]
     rows: dict[str, tuple[Reading, bool]] = {

@@ -42,6 +42,21 @@ def test_patches_held_back_are_of_a_photograph_that_is_not_learnt_from(module: M
     np.testing.assert_array_equal(module.photographs(1, 2000)[0].values[:200], held_back)
 
 
+def test_the_whole_mnist_is_read_from_its_files(module: ModuleType, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (270, 28, 28), np.uint8)
+    for name, part in {"train": images[:200], "t10k": images[200:]}.items():
+        head = np.array([0x0803, len(part), 28, 28], ">u4").tobytes()
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(head + part.tobytes())
+    held_back, rows, test = module.whole_mnist(tmp_path).parts(0, 100)
+    assert (len(held_back), len(rows), rows.shape) == (20, 80, (784,))
+    np.testing.assert_array_equal(test.values, images[200:264].reshape(64, 784))
+    known = {image.tobytes() for image in images[:200]}
+    learnt, chosen = ({np.asarray(row).tobytes() for row in part.values} for part in (rows, held_back))
+    assert learnt < known
+    assert chosen < known
+    assert not learnt & chosen
+
+
 def test_the_mixture_starts_as_the_score_of_three_normal_laws(module: ModuleType) -> None:
     sde, x, t = sfp.VP(), jnp.asarray([0.3, -2.0, 0.01, 5.0]), jnp.asarray(0.3)
     stds = sde.alpha(t) * jnp.exp(jnp.asarray([-1.5, -0.25, 1.0]))
