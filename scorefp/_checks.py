@@ -81,21 +81,22 @@ def step_number(name: str, value: ArrayLike) -> Array:
 
 
 def same_shape(name: str, got: tuple[int, ...], reference: str, want: tuple[int, ...]) -> None:
-    """Refuses two different shapes, broadcastable or not."""
+    """Refuses two different shapes, broadcastable or not; one of them may be a batch of the other."""
     if got != want:
+        batched = want == got[1:] or got == want[1:]
         raise ValueError(
-            f"{name} has shape {got}, but {reference} has shape {want}; the two must be equal and are never "
-            f"broadcast. These functions take one sample: batch them with jax.vmap."
+            f"{name} has shape {got}, but {reference} has shape {want}; the two must be equal and are never broadcast."
+            + " These functions take one sample: batch them with jax.vmap." * batched
         )
 
 
 def fitting_samples(name: str, got: tuple[int, ...], want: tuple[int, ...] | None) -> None:
     """Refuses samples, an argument called `name`, of another shape than a score takes; `None` takes any."""
-    require(
-        want is None or got == want,
-        f"{name} holds samples of shape {got}, but one sample of the score has shape {want}; nothing is broadcast. "
-        f"Reshape the samples, or make the score for theirs.",
-    )
+    if want is None or got == want:
+        return
+    single = len(want) > 0 and got == want[1:]
+    remedy = "A batch has a leading axis: x[None]." if single else "Reshape the samples, or make the score for theirs."
+    raise ValueError(f"{name} holds samples of shape {got}, but one sample of the score has shape {want}. {remedy}")
 
 
 def scalar_time(t: Time, like: Array, name: str = "t") -> Array:

@@ -115,8 +115,9 @@ def flow_likelihood(
     With `Integrator(throw=False)`, a failed sample of a `jax.vmap` has `success` false and NaN for its values, and the
     others stand.
 
-    With `common_steps=True` a batch is one solve, in which all that depends on time alone is computed once. The tolerance holds for each sample; the steps are as long as the worst one allows at each time.
-    One sample that fails, fails all.
+    With `common_steps=True` a batch is one solve, in which all that depends on time alone is computed once. The
+    tolerance holds for each sample; the steps are as long as the worst one allows at each time. One sample that fails,
+    fails all.
 
     Args:
         score: Any score on any SDE.

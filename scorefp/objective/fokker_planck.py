@@ -42,8 +42,8 @@ class ScoreFPE(AbstractTerm):
 
     **The cost** with `Antithetic` is two more evaluations of the score on the share of the batch. `fraction=0.25` keeps
     the fall of the residual, and `Lazy(ScoreFPE(fraction=1 / 16), every=4)` 91 % of it with an MLP and 87 % with a
-    U-Net (digits, two seeds), at one more evaluation for every 32 (`benchmarks/penalty.py`). Memory grows by the activations of the further points; `accumulate` of the
-    trainer bounds it.
+    U-Net (digits, two seeds), at one more evaluation for every 32 (`benchmarks/penalty.py`). Memory grows by the
+    activations of the further points; `accumulate` of the trainer bounds it.
 
     **The paper's** has `size_exponent=1.0` and no $\lambda$. Published settings of `(alpha, beta, scale, power)`:
     images 32×32 `(0.15, 0.01, likelihood_weighting, 2)`; MNIST `(0.1 … 10, 0, unit_weighting, 1)`; two dimensions

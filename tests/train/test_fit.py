@@ -215,4 +215,5 @@ def test_errors() -> None:
         fitted(X, checkpoints=train.Checkpoints("never", every=15))
     refused("batch_size = 300; the data have 96 samples", fitted, OnHost(Dataset(X)), batch_size=300)
     for other in (X[:, :1], OnHost(Dataset(X[:, :1]))):
-        refused(r"data holds samples of shape \(1,\), but one sample of the score has shape \(2,\)", fitted, other)
+        refused(r"data holds samples of shape \(1,\), but one .* has shape \(2,\)\. Reshape", fitted, other)
+    refused(r"samples of shape \(\), but .* shape \(2,\)\. A batch has a leading axis", fitted, X[:, 0])
