@@ -226,11 +226,10 @@ def figure(made: Found) -> Figure:
 
     Estimates of the square of a curl have any sign; times at which one is negative are left out.
     """
-    view = Figure(figsize=(4.2 * len(made), 6.6), layout="constrained")
-    columns = view.subplots(2, len(made), squeeze=False).T
-    for panels, ((start, sde), rows) in zip(columns, made.items(), strict=True):
-        panels[0].set_title(f"{start}, {sde}")
-        panels[-1].set_xlabel("t")
+    view = Figure(figsize=(9.5, 2.8 * len(made)), layout="constrained")
+    grid = view.subplots(len(made), 2, squeeze=False)
+    for panels, ((start, sde), rows) in zip(grid, made.items(), strict=True):
+        panels[0].set_ylabel(f"{start}, {sde}")
         for axes, title in zip(panels, ("residual", "curl"), strict=True):
             for row, color in SHOWN.items():
                 if row in rows and STEPS in rows:
@@ -247,11 +246,12 @@ def figure(made: Found) -> Figure:
             axes.set_xscale("linear" if sde == "VE" else "log")
             axes.grid(True)
         panels[0].set_yscale("log")
-        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         panels[0].yaxis.set_major_formatter("{x:g}")
         panels[0].yaxis.set_minor_formatter(NullFormatter())
-    for axes, title in zip(columns[0], ("residual", "curl"), strict=True):
-        axes.set_ylabel(f"{title} over that of alpha = 0")
+    for top, bottom, title in zip(grid[0], grid[-1], ("residual", "curl"), strict=True):
+        top.set_title(f"{title} over that of alpha = 0")
+        bottom.set_xlabel("t")
     lines = {line.get_label(): line for axes in view.axes for line in axes.get_lines()}
     shown = [row for row in SHOWN if row in lines]
     view.legend([lines[row] for row in shown], shown, loc="outside lower center", ncols=4)
