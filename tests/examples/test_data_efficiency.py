@@ -42,19 +42,26 @@ def test_patches_held_back_are_of_a_photograph_that_is_not_learnt_from(module: M
     np.testing.assert_array_equal(module.photographs(1, 2000)[0].values[:200], held_back)
 
 
+def head_of(images: np.ndarray) -> bytes:
+    return np.array([0x0803, *images.shape], ">u4").tobytes()
+
+
 def test_the_whole_mnist_is_read_from_its_files(module: ModuleType, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (270, 28, 28), np.uint8)
     for name, part in {"train": images[:200], "t10k": images[200:]}.items():
-        head = np.array([0x0803, len(part), 28, 28], ">u4").tobytes()
-        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(head + part.tobytes())
-    held_back, rows, test = module.whole_mnist(tmp_path).parts(0, 100)
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(head_of(part) + part.tobytes())
+    (name, problem), *_ = module.whole_mnist(tmp_path).items()
+    held_back, rows, test = problem.parts(0, 100)
     assert (len(held_back), len(rows), rows.shape) == (20, 80, (784,))
-    np.testing.assert_array_equal(test.values, images[200:264].reshape(64, 784))
-    known = {image.tobytes() for image in images[:200]}
-    learnt, chosen = ({np.asarray(row).tobytes() for row in part.values} for part in (rows, held_back))
+    learnt, chosen, tested = ({np.asarray(row).tobytes() for row in part.values} for part in (rows, held_back, test))
+    known, others = ({image.tobytes() for image in part} for part in (images[:200], images[200:]))
     assert learnt < known
     assert chosen < known
+    assert tested < others
     assert not learnt & chosen
+    # Cells of other images are other files.
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(head_of(images[1:200]) + images[1:200].tobytes())
+    assert name not in module.whole_mnist(tmp_path)
 
 
 def test_the_mixture_starts_as_the_score_of_three_normal_laws(module: ModuleType) -> None:
