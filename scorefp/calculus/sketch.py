@@ -74,9 +74,11 @@ class XTrace(AbstractTrace):
     r"""XTrace (Epperly 2024, *XTrace: Making the Most of Every Sample in Stochastic Trace Estimation*): each of
     `samples` test vectors $\omega_i$ takes the rest that a basis $Q_i$ from all others leaves [F9],
 
-    $$ \operatorname{tr}A \approx \operatorname{mean}_i\Big[\operatorname{tr}Q_i^\top AQ_i +
-       \frac{D - m + 1}{\|P_i\omega_i\|^2}\,\omega_i^\top P_iAP_i\omega_i\Big], \qquad P_i = I - Q_iQ_i^\top,
-       \quad Q_i = \operatorname{orth}(A\Omega_{-i}). $$
+    $$ \begin{gathered}
+       \operatorname{tr}A \approx \operatorname{mean}_i\Big[\operatorname{tr}Q_i^\top AQ_i +
+       \frac{D - m + 1}{\|P_i\omega_i\|^2}\,\omega_i^\top P_iAP_i\omega_i\Big], \\
+       P_i = I - Q_iQ_i^\top, \quad Q_i = \operatorname{orth}(A\Omega_{-i}).
+       \end{gathered} $$
 
     Unbiased, exact up to round-off for a matrix of a rank below `samples`, and taken exactly where its two products a
     sample are at least `D`. It sees a multiple of the identity exactly. Where more is wanted than products, as in the

@@ -226,10 +226,11 @@ class CirculationCurve(AbstractMeasure):
     with two independent noises. Every point of a circle is a sample of $q_t$, so that the score is seen where it is
     used, in any dimension. The tangent is independent of the point, and by Jensen's inequality
 
-    $$ \frac{1}{\sigma^2}\,E\,c^2 \le \min_\varphi E\|s - \nabla\varphi\|^2
-       \quad\text{over all potentials}, \qquad
+    $$ \begin{gathered}
+       \frac{1}{\sigma^2}\,E\,c^2 \le \min_\varphi E\|s - \nabla\varphi\|^2 \quad\text{over all potentials}, \\
        \text{share} = \frac{E\,c^2}{\sigma^2 E\|s\|^2} \le
-       \frac{\min_\varphi E\|s - \nabla\varphi\|^2}{E\|s\|^2} \le 1 . $$
+       \frac{\min_\varphi E\|s - \nabla\varphi\|^2}{E\|s\|^2} \le 1 .
+       \end{gathered} $$
 
     Both hold with equality for a linear score where the noise dominates. The first, as $(\tfrac1D E\,c^2)^{1/2}$, is a
     pure number on the scale of `ScoreError`: the root mean square, over the entries of a sample, of the part of the

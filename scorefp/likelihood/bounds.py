@@ -223,11 +223,11 @@ def code_length(
 
     $$ \begin{gathered}
        P_\theta(k \mid x_\varepsilon) = \prod_i \Big[\Phi\Big(\frac{b_{k_i + 1} - m_i}\tau\Big)
-       - \Phi\Big(\frac{b_{k_i} - m_i}\tau\Big)\Big], \qquad m = \frac{x_\varepsilon + \sigma^2 s}\alpha, \quad
-       \tau = \frac\sigma\alpha, \\
+       - \Phi\Big(\frac{b_{k_i} - m_i}\tau\Big)\Big], \\
+       m = \frac{x_\varepsilon + \sigma^2 s}\alpha, \quad \tau = \frac\sigma\alpha, \\
        -\log P(k) \le -E[\log\pi(x_{t_1})] + \int_\varepsilon^{t_1} E\Big[\tfrac12 g^2\big(\|s\|^2
-       - 2\langle s, \kappa\rangle\big) - \nabla\cdot f\Big]dt - E[\log P_\theta(k \mid x_\varepsilon)]
-       - H(x_\varepsilon \mid k) .
+       - 2\langle s, \kappa\rangle\big) - \nabla\cdot f\Big]dt \\
+       {} - E[\log P_\theta(k \mid x_\varepsilon)] - H(x_\varepsilon \mid k) .
        \end{gathered} $$
 
     Expectations are over $x_t = \alpha x + \sigma z$ with $x$ where the **encoder** puts the levels: at their centres,

@@ -18,8 +18,10 @@ class Moments(AbstractModule):
     Two of them **add up** to those of all their samples (Chan, Golub & LeVeque 1983), without the loss of digits that
     sums of squares have:
 
-    $$ m = \frac{n_1 m_1 + n_2 m_2}{n_1 + n_2}, \qquad
-    (n - 1)\,C = (n_1 - 1)\,C_1 + (n_2 - 1)\,C_2 + \frac{n_1 n_2}{n}(m_1 - m_2)(m_1 - m_2)^\top. $$
+    $$ \begin{gathered}
+       m = \frac{n_1 m_1 + n_2 m_2}{n_1 + n_2}, \\
+       (n - 1)\,C = (n_1 - 1)\,C_1 + (n_2 - 1)\,C_2 + \frac{n_1 n_2}{n}(m_1 - m_2)(m_1 - m_2)^\top.
+       \end{gathered} $$
 
     Args:
         mean: The mean, of as many entries as there are features.
