@@ -198,7 +198,8 @@ def main() -> None:
         for name, row in rows.items():
             row |= found[name]
         print(f"{column}: done", flush=True)
-    note = f"{machine()}; {options.rounds} rounds of {options.steps} steps, medians and in brackets deciles 1 and 9."
+    sizes = "Batches of 256, 128 and 64, the convolutional network on 1×16×16"
+    note = f"{sizes}; {machine()}; {options.rounds} rounds of {options.steps} steps, in brackets deciles 1 and 9."
     report("residuals", table(TABLE, list(rows.values())), list(rows.values()), note, options.out)
     found = rounding()
     report("rounding", table(ROUNDING, found), found, f"{machine()}.", options.out)
