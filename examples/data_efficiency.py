@@ -369,10 +369,9 @@ def measured(cell: Cell, settings: Settings, problem: Problem, times: dict[str, 
 # ------------------------------------------------------------------------------------------------ all cells
 def main(arguments: list[str] | None = None) -> None:
     parser = _cells.parser(__doc__, out="docs/assets/data_efficiency")
-    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
-    parser.add_argument(
-        "--mnist", type=Path, help="folder of the IDX files of the whole MNIST, run in place of all problems"
-    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    which.add_argument("--mnist", type=Path, help="folder of the IDX files of the whole MNIST, in their place")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", help="which to run; three, and five on the nuclei, without")
     parser.add_argument("--sizes", type=int, nargs="+", help="how many samples there are; three or four by default")
