@@ -6,6 +6,7 @@ more: see `convolution`.
 """
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import equinox as eqx
@@ -23,6 +24,12 @@ from .convolution import convolution
 
 Image: TypeAlias = Float[Array, "_ _ _"]
 """An image inside a network, `(h, w, c)`."""
+
+Channels: TypeAlias = Float[Array, " _"]
+"""A number for each channel."""
+
+Activation: TypeAlias = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
+"""A function of each entry."""
 
 
 class AbstractNetwork(AbstractModule):
@@ -94,6 +101,34 @@ class GroupNorm(AbstractNetwork):
         normal = (centred * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
         return normal * self.weight + self.bias
 
+    def activated(self, activation: Activation, x: Image, shift: Channels | None = None) -> Image:
+        """The activation of the norm of `x`, or of `x` with a shift of each channel, at the precision of `x`."""
+        if is_half(x.dtype):
+            return self.as_affine(activation, x, jnp.zeros_like(self.bias) if shift is None else shift)
+        return activation(self(x if shift is None else x + shift))
+
+    def as_affine(self, activation: Activation, x: Image, shift: Channels) -> Image:
+        """The same by the affine map of each channel that the norm is, from the moments of the channels.
+
+        Memory bounds a step in half precision. So the moments take one pass over the image, the values another, and
+        the derivative forms what is wider than `x` again in place of reading it: half of the bytes.
+        """
+        mean, square = jax.checkpoint(_moments)(x, shift)
+        mean, square = self._over_groups(mean), self._over_groups(square)
+        scale = self.weight * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
+        values = lambda x, scale, offset: activation(wide(x) * scale + offset).astype(x.dtype)
+        return jax.checkpoint(values)(x, scale, self.bias + (shift - mean) * scale)
+
+    def _over_groups(self, y: Channels) -> Channels:
+        """The mean of each group at each of its channels."""
+        return jnp.repeat(jnp.mean(y.reshape(self.groups, -1), axis=1), len(y) // self.groups)
+
+
+def _moments(x: Image, shift: Channels) -> tuple[Channels, Channels]:
+    """The means over the pixels of each channel with its shift, and of its square."""
+    y = wide(x) + shift
+    return jnp.mean(y, axis=(0, 1)), jnp.mean(y**2, axis=(0, 1))
+
 
 class Attention(AbstractNetwork):
     r"""The term of self-attention of one head over all pixels, $W\,\mathrm{softmax}(qk^\top/\sqrt c)\,v$.
@@ -117,7 +152,7 @@ class Attention(AbstractNetwork):
         self.leave = Conv(channels, channels, 1, zero=True, dtype=dtype, key=leave_key)
 
     def __call__(self, x: Image) -> Image:
-        mixed = self.enter(self.norm(x).astype(x.dtype))
+        mixed = self.enter(self.norm.activated(lambda y: y, x))
         mixed = wide(mixed).reshape(-1, mixed.shape[-1])
         q, k, v = jnp.split(mixed, 3, axis=-1)
         # Not jax.nn.dot_product_attention: its softmax is in float32 also where all else is in float64.

@@ -25,7 +25,6 @@ from ._layers import (
     dropped,
     halved,
     inputs,
-    wide,
     with_octaves,
 )
 from .activation import silu
@@ -179,7 +178,7 @@ class UNet(AbstractNetwork):
             h = doubled(h) if level else h
             for block in blocks:
                 h = block(jnp.concatenate([h, seen.pop()], axis=-1), e, key=next(remaining))
-        value = self.leave(self.activation(self.norm(h)).astype(h.dtype))
+        value = self.leave(self.norm.activated(self.activation, h))
         return jnp.moveaxis(value, -1, 0).astype(jnp.result_type(x, self.leave.weight))
 
     @property
@@ -247,9 +246,8 @@ class _Block(AbstractNetwork):
         self.dtype = dtype
 
     def __call__(self, x: Image, e: Float[Array, " embedding"], *, key: Key | None) -> Image:
-        # The sum, the norm and the activation in float32 or better, as one pass; what a convolution reads is as `x`.
-        h = self.convs[0](self.activation(self.norms[0](x)).astype(x.dtype))
-        h = self.activation(self.norms[1](wide(h) + affine(self.shift, e, self.dtype))).astype(h.dtype)
+        h = self.convs[0](self.norms[0].activated(self.activation, x))
+        h = self.norms[1].activated(self.activation, h, affine(self.shift, e, self.dtype))
         h = self.convs[1](dropped(h, self.dropout, key))
         h = balanced(x if self.shortcut is None else self.shortcut(x), h)
         return h if self.attention is None else balanced(h, self.attention(h))

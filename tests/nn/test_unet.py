@@ -1,5 +1,6 @@
 """The U-Net: its layers against equinox's, what it commutes with, the derivatives that residuals take, precision."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from jaxtyping import Array
 
 import scorefp as sfp
 from scorefp import data, train
-from scorefp.nn import MLP, UNet, full_precision
+from scorefp.nn import MLP, UNet, full_precision, silu
 from scorefp.nn._layers import Attention, Conv, GroupNorm, affine
 
 _M = TypeVar("_M")
@@ -102,6 +103,37 @@ def test_layers_are_those_of_equinox() -> None:
 
     for own, want in both(jnp.asarray(x)):
         np.testing.assert_allclose(own, want, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.quick
+@pytest.mark.usefixtures("x64")
+def test_a_norm_is_an_affine_map_of_each_channel() -> None:
+    """The form of a norm in half precision is that of the others, with its derivatives in image, shift and parameters,
+    of which the second are those that the penalty takes.
+    """
+    norm, x = filled(lambda: GroupNorm(8), np.float64), jnp.asarray(image(shape=(6, 5, 8)))
+    shift, v = jnp.arange(8.0), jnp.cos(x)
+
+    def along(form: str, norm: GroupNorm, shift: Array) -> Array:
+        values = lambda x: jnp.sum(getattr(norm, form)(silu, x, shift) * v)
+        return jax.jvp(jax.grad(values), (x,), (v,))[1].var()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def all_of(form: str) -> Any:
+        return getattr(norm, form)(silu, x, shift), jax.value_and_grad(along, (1, 2))(form, norm, shift)
+
+    plain, affine = all_of("activated"), all_of("as_affine")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), plain, affine)
+    networks.every_array_counts(affine)
+
+
+def test_a_norm_in_half_precision_keeps_no_float32() -> None:
+    """What its derivative holds of the size of an image is the image itself."""
+    norm, x = filled(lambda: GroupNorm(64)), jnp.asarray(image(shape=(16, 16, 64)), jnp.bfloat16)
+    held = lambda form: jax.tree.leaves(jax.vjp(lambda x: getattr(norm, form)(silu, x, jnp.ones(64)), x)[1])
+    large = lambda leaves: [leaf.dtype for leaf in leaves if leaf.size >= x.size]
+    assert set(large(held("activated"))) == {jnp.dtype(jnp.bfloat16)}
+    assert large(jax.tree.leaves(jax.vjp(lambda x: silu(norm(x)), x)[1])).count(jnp.float32) >= 2
 
 
 @pytest.mark.quick
