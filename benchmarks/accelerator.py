@@ -24,7 +24,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import diffrax
 import equinox as eqx
@@ -106,14 +106,17 @@ def count(score: sfp.score.AbstractScore) -> int:
 class Program:
     """A function that is compiled on a thread, and what that took."""
 
+    placed: ClassVar[Callable[[Any], Any]] = staticmethod(lambda leaf: leaf)
+    """What an argument is lowered as."""
+
     def __init__(self, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> None:
         self.args, self.compiled = args, math.nan
-        self._lowered = jax.jit(function, donate_argnums=donate).lower(*args)
+        self.lowered = jax.jit(function, donate_argnums=donate).lower(*jax.tree.map(self.placed, args))
         self.run: Any = None
 
     def compile(self) -> None:
         begin = time.perf_counter()
-        self.run = self._lowered.compile()
+        self.run = self.lowered.compile()
         self.compiled = time.perf_counter() - begin
 
     def seconds(self) -> float:
