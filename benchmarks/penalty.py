@@ -20,7 +20,7 @@ The fall is that of the residual below the residual of `DSM()`, `kept` over the 
 at every step. Recommended is the setting with the lowest residual among those that take at most 1.10 of the time of
 `DSM()` and keep at least 85 % of the fall.
 
-Each cell is one JSON file in `OUT/penalty/` and is skipped where it is there: a killed run goes on where it stopped.
+Each cell is one JSON file in `OUT/penalty/` and is skipped where it is there: a killed run resumes where it stopped.
 Tables are made from these files alone. The parts can be run by themselves: `--parts operations times trainings`.
 Seconds of compiling mean something without a persistent cache alone.
 """

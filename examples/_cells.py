@@ -1,7 +1,7 @@
 """What the examples share: cells that resume, trained models that are kept, tables, and the common options.
 
 A cell is one JSON file: what it was made with, its facts, beside what came out. It is skipped when the file is there,
-so that a killed run goes on where it stopped, and refused when its facts are others.
+so that a killed run resumes where it stopped, and refused when its facts are others.
 """
 
 import argparse

@@ -8,7 +8,7 @@ AVIF without loss, by JPEG 2000 and by the compressors bz2 and LZMA, each image 
     python examples/code_length.py
 
 Each data set writes one JSON file to `docs/assets/code_length/` and is skipped when the file is there; checkpoints are
-in `.cache/code_length/`, and a killed run goes on from the last one. The tables are made from these files alone. A file
+in `.cache/code_length/`, and a killed run resumes from the last one. The tables are made from these files alone. A file
 made with other settings is refused; give `--out` another folder then.
 """
 

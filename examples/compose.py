@@ -87,7 +87,7 @@ def ways_of(law: str) -> tuple[str, ...]:
 
 
 def weighted(score: sfp.score.AbstractScore, runs: int, method: sfp.FeynmanKac) -> WeightedSamples:
-    """Runs of particles. That their weights collapse is told by the effective share."""
+    """Runs of particles. The effective share shows whether their weights collapse."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the effective sample size collapsed")
         return weighted_samples(score, runs, key=jr.key(2), method=method)

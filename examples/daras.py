@@ -1,14 +1,14 @@
 """Daras 2023 at the scale of digits: fine-tuning with consistency, its Table 2, and its Figure 1.
 
 A network denoises the 8×8 digits by EDM's process, times, weighting and preconditioning. *Fine*: it is trained by score
-matching, and from there goes on with the paper's consistency, with more of it, and with score matching alone, for as
+matching, and from there continues with the paper's consistency, with more of it, and with score matching alone, for as
 many steps and for as long. *Scratch*, the paper's Table 2: trained from the first step with consistency, and with score
 matching for the noisier 80 % of the sampler's steps only.
 
     python examples/daras.py
 
 Each cell, one row and one seed, is a JSON file in `docs/assets/daras/` and is skipped when the file is there: a killed
-run goes on where it stopped, its models are in `.cache/daras/`. Tables and figure are made from these files alone. A
+run resumes where it stopped, its models are in `.cache/daras/`. Tables and figure are made from these files alone. A
 file made with other settings is refused; give `--out` another folder then.
 
 The paper has FIDs: fine-tuned on FFHQ 2.61 with consistency, from 2.68 (§5.1); in Table 2, on CIFAR-10 after 10,000

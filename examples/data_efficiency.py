@@ -10,7 +10,7 @@ every method stops at its best, and so does the one that they are compared with,
 
 The time of a step is measured first, all methods in turns, and its least value over the rounds counts. Each cell then
 takes so many steps as fit into the budget, on one thread. Each is one JSON file in `docs/assets/data_efficiency/`, and
-is skipped when the file is there: a killed run goes on where it stopped. Tables and figures are made from these files,
+is skipped when the file is there: a killed run resumes where it stopped. Tables and figures are made from these files,
 with `--tables-only` from those alone. Files made with other settings are refused; give `--out` another folder then.
 """
 

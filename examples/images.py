@@ -71,7 +71,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One training, which goes on from the model of the one before.
+    """One training, which continues from the model of the one before.
 
     Attributes:
         warmup: Over how many steps the step size rises; it is constant then.

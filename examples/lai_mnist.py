@@ -8,7 +8,7 @@ pixel of `scoreflow.py`.
     python examples/lai_mnist.py
 
 Each cell, one row and one seed of one table, is a JSON file in `docs/assets/lai_mnist/` and is skipped when the file is
-there: a killed run goes on where it stopped, its models are in `.cache/lai_mnist/`. Tables and figure are made from
+there: a killed run resumes where it stopped, its models are in `.cache/lai_mnist/`. Tables and figure are made from
 these files alone. A file made with other settings is refused; give `--out` another folder then.
 
 The paper has 3.24 bits/dim without the penalty and 2.98 with `alpha = 0.1` for VP, 3.73 and 3.42 for VE (Table 1;

@@ -7,7 +7,7 @@ own. Prints and writes what each way makes of the middle, the error of the round
     python examples/latents.py --out docs/assets/latents
 
 The circle is the path of Song 2020 (DDIM, §5.3): a point between two draws of the prior at which it is as long as they
-are. The trained model is kept in `.cache/latents/` and the numbers beside the picture; a run that was stopped goes on.
+are. The trained model is kept in `.cache/latents/` and the numbers beside the picture; a run that was stopped resumes.
 """
 
 from pathlib import Path

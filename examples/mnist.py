@@ -10,7 +10,7 @@ Gaussian mixture and with a flow of flowjax fitted to the same pixels in no more
 
 All numbers are bits per dimension of the same uniformly dequantised test images on [-1, 1]: upper bounds of the code
 length of the levels. Each row writes one JSON file to `docs/assets/mnist/` and is skipped when the file is there;
-checkpoints are in `.cache/mnist/`, and a killed run goes on from the last one. Table and picture are made from these
+checkpoints are in `.cache/mnist/`, and a killed run resumes from the last one. Table and picture are made from these
 files and checkpoints. A file made with other settings is refused; give `--out` another folder then.
 """
 
@@ -218,7 +218,7 @@ class Experiment:
         }
 
     def trained(self, row: str) -> tuple[train.Run, float]:
-        """The run of a row, which goes on from its last checkpoint, and its computing time in CPU seconds."""
+        """The run of a row, which resumes from its last checkpoint, and its computing time in CPU seconds."""
         start, settings = self.untrained(), self.settings.training
         clock = Clock()
         if row == "dsm":

@@ -10,7 +10,7 @@ each method, the strength whose median negative log-likelihood on validation dat
 The time of a step is measured first, all methods in turns, and its least value over the rounds counts: other work on
 the machine slows some rounds, not all. Each cell then takes so many steps as fit into the budget, on one thread.
 
-Each cell is one JSON file in `docs/assets/regularisers/`, and is skipped when the file is there: a killed run goes on
+Each cell is one JSON file in `docs/assets/regularisers/`, and is skipped when the file is there: a killed run resumes
 where it stopped; trained models are in `.cache/regularisers/`. Tables and the figure are made from these files alone.
 """
 
@@ -127,7 +127,7 @@ PROBLEMS = {
 
 class Strength(enum.Enum):
     """What the strength of a method is: the coefficient of its penalty, the decay of the weights, or the share of the
-    time that it takes. A dear penalty makes few steps, which by itself keeps from overfitting; the last is for that.
+    time that it takes. An expensive penalty makes few steps, which by itself limits overfitting; the last row is for that.
     """
 
     COEFFICIENT = enum.auto()
@@ -341,7 +341,7 @@ def step_times(steps: Callable[[str, int], Any], keys: Sequence[str], rounds: in
 
 
 def trained(name: str, key: str, strength: float, seed: int, steps: int, cache: Path) -> tuple[Any, dict[str, Any]]:
-    """A trained model and what is known of its training, kept so that a killed run goes on."""
+    """A trained model and what is known of its training, kept so that a killed run resumes."""
     problem, method = PROBLEMS[name], METHODS[key]
     training = problem.parts(seed)[0]
 

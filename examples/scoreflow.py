@@ -8,7 +8,7 @@ variational dequantisation is what the paper calls a ScoreFlow.
     python examples/scoreflow.py
 
 Each cell, one row for one SDE and one seed, writes one JSON file to `docs/assets/scoreflow/` and is skipped when the
-file is there: a killed run goes on where it stopped, its models are in `.cache/scoreflow/`. Tables and the figure are
+file is there: a killed run resumes where it stopped, its models are in `.cache/scoreflow/`. Tables and the figure are
 made from these files alone. A file made with other settings is refused; give `--out` another folder then.
 """
 

@@ -170,7 +170,7 @@ def named(case: str) -> tuple[float, float]:
 def of_dimension(name: Cell, settings: Settings, models: Path) -> dict[str, Any]:
     """The effective share, and the root mean square of the mean's error over runs and elements, in deviations."""
     truth, deviation = named(name.model)
-    # The Hessian is diagonal, so that signs as probes give its trace without error.
+    # The Hessian is diagonal, so that Rademacher probes give its trace without error.
     options = {"residual": Hutchinson()} if name.model in WRONG else {}
     rows: list[dict[str, Any]] = []
     for size in SIZES:

@@ -72,7 +72,7 @@ def scalar(name: str, value: ArrayLike) -> Array:
 
 
 def step_number(name: str, value: ArrayLike) -> Array:
-    """`value` as an array, refused unless it is one whole number, which is not negative where it is known."""
+    """`value` as an array, refused unless it is one integer, which is not negative where it is known."""
     array = scalar(name, value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} has dtype {array.dtype}; it is the number of a step: pass an int.")
@@ -211,7 +211,7 @@ def function(name: str, fn: _F, arguments: str, remedy: str, keywords: tuple[str
 
 
 def count(name: str, n: Any, least: int | None = None) -> int:
-    """A whole number as an `int`, of NumPy's integers too; floats and truth values are refused.
+    """A whole number as an `int`, NumPy integers too; floats and booleans are refused.
 
     Args:
         name: What the argument is called.

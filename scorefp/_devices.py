@@ -254,7 +254,7 @@ def together(tree: _T, mesh: Mesh | None, shard: Shard) -> _T:
 
 
 def not_held(fn: Callable[..., _T], shard: Shard) -> Callable[..., _T]:
-    """A function whose derivative puts the arrays that it takes `together` a second time, and holds none till then."""
+    """The function with gathered parameters rematerialised in the backward pass instead of kept as residuals."""
     if shard == "batch":
         return fn
 

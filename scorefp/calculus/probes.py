@@ -23,14 +23,28 @@ class AbstractLaw(AbstractModule):
 
 
 class Rademacher(AbstractLaw):
-    """Signs: the law with the least variance for a trace; exact for a diagonal matrix."""
+    """Random signs: the law with the least variance for a trace; exact for a diagonal matrix.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from scorefp.calculus import Rademacher
+        >>> bool((abs(Rademacher().draw(jax.random.key(0), (3,), jnp.dtype(jnp.float32))) == 1).all())
+        True
+    """
 
     def draw(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
         return jr.rademacher(random_key("Rademacher", key), shape, dtype)
 
 
 class Gaussian(AbstractLaw):
-    """Standard normal entries."""
+    """Standard normal entries.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from scorefp.calculus import Gaussian
+        >>> Gaussian().draw(jax.random.key(0), (3,), jnp.dtype(jnp.float32)).shape
+        (3,)
+    """
 
     def draw(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
         return jr.normal(random_key("Gaussian", key), shape, dtype)

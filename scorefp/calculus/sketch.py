@@ -26,7 +26,7 @@ from .probes import AbstractTrace, Exact, Made, Probes
 
 class HutchPlusPlus(AbstractTrace):
     r"""Hutch++ (Meyer 2021, *Hutch++: Optimal Stochastic Trace Estimation*, Algorithm 1): a basis $Q$ of the range from
-    `samples` signs $\Omega$, and as many signs $g$ of their own for the rest [F9],
+    `samples` Rademacher probes $\Omega$, and as many others $g$ for the rest [F9],
 
     $$ \operatorname{tr}A \approx \operatorname{tr}Q^\top AQ + \operatorname{mean}_g\,g^\top PAPg, \qquad
        P = I - QQ^\top, \quad Q = \operatorname{orth}(A\Omega). $$

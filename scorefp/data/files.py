@@ -125,7 +125,7 @@ def _member(packed: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> np.nda
 
 
 def _check_head(file: IO[bytes] | io.BufferedIOBase, size: int) -> None:
-    """Refuses a head of numpy's format unless the file has as many bytes as it says, and no Python objects"""
+    """Refuses a head of numpy's format unless the file has as many bytes as it says, and no Python objects."""
     readers: dict[Any, Any] = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,

@@ -28,7 +28,7 @@ class OnHost(AbstractRows):
         threads: How many threads read ahead. Zero is best in memory; a memory map on a slow disk gains from a few.
 
     Raises:
-        TypeError: if `dataset` is neither a data set nor an array, or `threads` is no whole number.
+        TypeError: if `dataset` is neither a data set nor an array, or `threads` is no integer.
         ValueError: if the data set was dequantised, its values are refused by `Dataset`, or `threads` is negative.
 
     Example:

@@ -50,7 +50,7 @@ def photographs(split: Literal["train", "test"], *, size: Literal[8, 16, 32] = 1
 
     Raises:
         ImportError: if scikit-image, scikit-learn or Pillow is not installed.
-        TypeError: if `size` is no whole number, or `labels` neither true nor false.
+        TypeError: if `size` is no integer, or `labels` neither true nor false.
         ValueError: if `split` is another word, or `size` another number.
 
     Example:

@@ -241,7 +241,7 @@ class _RowBatches:
         return self._alike(batch, f"batch {number}")
 
     def get_state(self) -> dict[str, Any]:
-        # The facts but not the share: another number of processes goes on from the same place.
+        # The facts but not the share: another number of processes resumes from the same place.
         return {**self._facts, "grain": self._batches.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -21,7 +21,14 @@ class Part(AbstractRows):
 
     Raises:
         TypeError: if `source` has no rows, or `index` is no array.
-        ValueError: if `index` is no row of whole numbers, is empty, or leaves the source.
+        ValueError: if `index` is no row of integers, is empty, or leaves the source.
+
+    Example:
+        >>> import numpy as np
+        >>> from scorefp import data
+        >>> source = data.OnHost(data.Dataset(np.arange(4, dtype=np.float32)))
+        >>> data.Part(source, np.array([3, 0])).load().values.tolist()
+        [3.0, 0.0]
     """
 
     source: AbstractRows
@@ -75,7 +82,7 @@ def split(data: Dataset | AbstractRows, share: float, *, seed: int) -> tuple[Dat
         The rest and the share, each in the order of the data.
 
     Raises:
-        TypeError: if `data` are neither a data set nor rows, `share` is no number, or `seed` no whole number.
+        TypeError: if `data` are neither a data set nor rows, `share` is no number, or `seed` no integer.
         ValueError: if `share` leaves one part without samples, or `seed` has more than 32 bits.
 
     Example:

@@ -58,7 +58,7 @@ def sample_to(
 ) -> Path:
     """Draws the samples of `sample(score, n, key=key, …)` to a `.npy` file, in the memory of one batch [G1].
 
-    After each batch its samples are on the disk. **Called again, it goes on** where it stopped, whatever stopped it: no
+    After each batch its samples are on the disk. **Called again, it resumes** where it stopped, whatever stopped it: no
     sample is drawn twice, and the file is that of one go. Until the last sample is there, the file is called
     `{path}.partial`; a file called `path` is whole. `{path}.json` says how the samples are made, and how many of them
     are finished: other settings under the same path are refused by name. `batch_size` and `mesh` may change, which

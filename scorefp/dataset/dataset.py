@@ -98,7 +98,7 @@ class Dataset(AbstractModule):
             shape: The event shape.
 
         Raises:
-            TypeError: if it is no tuple of whole numbers.
+            TypeError: if it is no tuple of integers.
             ValueError: if it has another number of entries.
         """
         check_reshape(self.shape, shape)
@@ -126,7 +126,7 @@ class Dataset(AbstractModule):
             key: A random key.
 
         Raises:
-            TypeError: if `most` is no whole number.
+            TypeError: if `most` is no integer.
             ValueError: if it is below two.
         """
         if most is None or count("most", most) >= len(self):

@@ -11,7 +11,7 @@ from .._checks import checked, count, finite, floating, kind, require, same_shap
 from .._module import AbstractModule
 
 _MOST = 2**24
-"""More levels than these are not told apart by float32."""
+"""float32 cannot tell more levels apart."""
 
 
 def check_ends(low: float, high: float) -> None:
@@ -26,13 +26,13 @@ class Quantisation(AbstractModule):
     It belongs to the data. Whoever turns a log-likelihood into bits per dimension takes it from there.
 
     Args:
-        levels: The number of levels, 256 for images of bytes; a whole number from 2 to 2²⁴, beyond which float32 does
+        levels: The number of levels, 256 for images of bytes; an integer from 2 to 2²⁴, beyond which float32 does
             not tell them apart.
         low: The lower end of the interval.
         high: The upper end of the interval.
 
     Raises:
-        TypeError: if `levels` is no whole number, or an end of the interval is no real number.
+        TypeError: if `levels` is no integer, or an end of the interval is no real number.
         ValueError: if `levels` is out of its range, `low` is not below `high`, or one of them is not finite.
 
     Example:
@@ -162,7 +162,7 @@ def bits_per_dim(log_prob: Float[ArrayLike, "*batch"], size: int, quantisation: 
         Bits per dimension, of the shape of `log_prob`.
 
     Raises:
-        TypeError: if `log_prob` does not hold floats of 32 bits or more, `size` is no whole number, or `quantisation`
+        TypeError: if `log_prob` does not hold floats of 32 bits or more, `size` is no integer, or `quantisation`
             is none.
         ValueError: if `size` is below one, or `log_prob` holds NaN or $+\infty$.
 

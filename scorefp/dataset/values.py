@@ -184,7 +184,7 @@ def check_index(index: Any, count: int, least: int) -> None:
 
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:
-    """An event shape, an argument called `name`, refused unless it is a tuple of whole numbers, each at least one."""
+    """An event shape, an argument called `name`, refused unless it is a tuple of integers, each at least one."""
     kind(name, shape, tuple, "It is a tuple of the sizes of a sample, such as (3, 32, 32).")
     sizes = tuple(count(f"{name}[{i}]", size) for i, size in enumerate(shape))
     require(min(sizes, default=1) >= 1, f"{name} = {sizes}; each size is at least one.")

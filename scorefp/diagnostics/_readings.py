@@ -1,4 +1,4 @@
-"""Quantities over time and samples, told as numbers, curves and points."""
+"""Quantities over time and samples, reported as numbers, curves and points."""
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +18,7 @@ def taken(ensemble: Ensemble, data: Dataset, how: str) -> str:
 
 
 class Reading(AbstractModule):
-    """One quantity over time and samples, told as a number, a curve and points: its mean, or the root of its mean."""
+    """One quantity over time and samples, reported as a number, a curve and points: its mean, or the root of its mean."""
 
     values: Float[np.ndarray, "times n"]
     unit: str

@@ -31,12 +31,12 @@ class ByClass(AbstractMeasure):
 
     Args:
         measure: The measure.
-        labels: The class of each sample, whole numbers. `None` is the conditioning of the data, where it is a label; a
+        labels: The class of each sample, as integers. `None` is the conditioning of the data, where it is a label; a
             model without conditioning needs them here.
         samples: How many samples of each class; as many as the rarest has for `None`.
 
     Raises:
-        TypeError: if `measure` is no measure; on a call, if the labels are no whole numbers.
+        TypeError: if `measure` is no measure; on a call, if the labels are no integers.
         ValueError: on a call, if there are no labels, or another number of them than samples; if a class has fewer than
             `samples`, or than two.
 

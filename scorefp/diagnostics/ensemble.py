@@ -40,6 +40,10 @@ def log_snr_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " time
         sde: A linear SDE.
         times: The number of cells.
 
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `times` is below one.
+
     Example:
         >>> import scorefp as sfp
         >>> [round(float(t), 2) for t in sfp.diagnostics.log_snr_midpoints(sfp.EDM(t0=0.01, t1=100.0), 2)]
@@ -56,6 +60,10 @@ def log_snr_ends(sde: AbstractLinearSDE, times: int) -> Float[Array, " times"]:
         sde: A linear SDE.
         times: How many; one is `t0`.
 
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `times` is below one.
+
     Example:
         >>> import scorefp as sfp
         >>> [round(float(t), 2) for t in sfp.diagnostics.log_snr_ends(sfp.EDM(t0=0.01, t1=100.0), 3)]
@@ -71,6 +79,10 @@ def uniform_midpoints(sde: AbstractLinearSDE, times: int) -> Float[Array, " time
     Args:
         sde: A linear SDE.
         times: The number of cells.
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `times` is below one.
 
     Example:
         >>> import scorefp as sfp
@@ -97,6 +109,14 @@ class Ensemble(AbstractModule):
         TypeError: if `grid` does not take `(sde, times)`.
         ValueError: if a number is too small; on use, if the grid returns another number of times, or they do not ascend
             inside the horizon.
+
+    Example:
+        >>> import jax, scorefp as sfp
+        >>> from scorefp.diagnostics import Ensemble, MatchingCurve
+        >>> exact, x = sfp.Score(lambda t, x: -x, sfp.VP()), jax.random.normal(jax.random.key(0), (8, 2))
+        >>> section = MatchingCurve(Ensemble(times=4, samples=8))(exact, x, key=jax.random.key(1))
+        >>> section.curves["r_DSM"].t.shape
+        (4,)
     """
 
     times: int = 32

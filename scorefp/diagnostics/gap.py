@@ -153,7 +153,7 @@ def ode_sde_gap(
 
     Raises:
         ImportError: if the transport needs an extra that is not installed: histograms of two and more elements do.
-        TypeError: if `score` is no score, `key` no random key, `data` are not floating, a count is no whole number, or
+        TypeError: if `score` is no score, `key` no random key, `data` are not floating, a count is no integer, or
             a sampler, the box, the transport or `mesh` is of another kind.
         ValueError: if the event shape is not known or not that of the score or the box, `data` are not finite or too
             few, a number is too small, or `mesh` has another axis than `"data"`.
@@ -235,7 +235,7 @@ def ode_sde_gap(
     other, other_whole = drawn(sde, other_key)
     third, third_whole = None, None
     if langevin is not None:
-        # It starts where the SDE ended; where that failed it fails too, whatever stands in for the start.
+        # Chains from failed samples of the SDE count as failed; zero only stands in for their start.
         rows = sde_whole.reshape(-1, *[1] * (of_sde.ndim - 1))
         third, third_whole = drawn(langevin, other_key, np.where(rows, of_sde, 0))
         third, third_whole = np.where(rows, third, np.nan), third_whole & sde_whole

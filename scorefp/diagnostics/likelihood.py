@@ -56,7 +56,7 @@ class Likelihood(AbstractMeasure):
         samples: How many samples, drawn without replacement; all of them for `None`.
         threshold: How many scales are too far.
         batch_size: How many trajectories are solved at once, over all devices. Each has its own steps, and the share of
-            a device in a batch goes on until its slowest is done.
+            a device in a batch runs until its slowest is done.
         repeats: How often each sample is taken, with its own probes; its value is the mean. Levels are dequantised
             anew each time.
         dequantiser: The noise inside levels; its term, which stands beside the mean, is part of it, so that the code

@@ -75,9 +75,9 @@ class Section(AbstractModule):
         numbers: The numbers, by name.
         curves: The curves, by name.
         notes: Remarks on the method, and on failures.
-        points: Of each sample what the number of that name is the mean of (the squares, where it is their root); NaN
-            for a sample without a value. Two scores measured with one key look at the same samples, in the same order:
-            they are compared by the differences of their points.
+        points: Per-sample values whose mean is the number of the same name (their squares, for a root mean square); NaN
+            for a sample without a value. Two scores measured with one key use the same samples in the same order:
+            compare them by the differences of their points.
     """
 
     title: str
@@ -91,8 +91,8 @@ class AbstractMeasure(AbstractModule):
     """A measure of a score: a value with its settings as fields, called with a score and a data set.
 
     An audit is a sequence of measures, so that a new one is a new class and changes no other. `needs_kernel` says
-    whether it takes a linear SDE, whose Gaussian kernel diffuses the samples; `needs_levels` whether it draws the noise
-    inside the levels of quantised data itself. Where it does not, it is given floats.
+    whether it takes a linear SDE, whose Gaussian kernel diffuses the samples; `needs_levels` whether it is given
+    quantised data as their levels; otherwise they are dequantised first.
     """
 
     if TYPE_CHECKING:

@@ -215,7 +215,7 @@ def high_order_bound(
         errors: $\delta_0, \delta_1, \delta_2$, the largest `matching_errors` of the model.
         t: The later time, in `[t0, t1]`.
         x: One sample.
-        start: The earlier time; where it is the later one the bound holds as well.
+        start: The lower limit; the order of the two does not matter.
         nodes: The number of Gauss–Legendre nodes in log-SNR.
 
     Returns:

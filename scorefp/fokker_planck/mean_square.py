@@ -56,12 +56,20 @@ class AbstractResidual(AbstractModule):
 
 class DensityResidual(AbstractResidual):
     r"""The residual $R[p]$ of a density, that of `fpe_residual` [F1] (Deveney 2023, Eq. 18). It is linear in $p$: a
-    factor that normalises the density counts.
+    constant factor scales the residual and does not move its zeros.
 
     Args:
         density: $p$, called as `density(t, x)`.
         sde: The forward process.
         trace: `Exact()`, `Hutchinson(samples, law)` or another, for the divergence of the flux.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.fokker_planck import DensityResidual, mean_square
+        >>> bell = lambda t, x: jnp.exp(-0.5 * (x**2).sum())  # the stationary density of VP, times a constant
+        >>> residual, box = DensityResidual(bell, sfp.VP()), sfp.Box(-jnp.ones(1), jnp.ones(1))
+        >>> float(mean_square(residual, box, rule=sfp.integrals.GaussLegendre(4, 2)).value) < 1e-9
+        True
     """
 
     density: Callable[[Scalar, Event], Scalar]
@@ -94,6 +102,14 @@ class LogResidual(AbstractResidual):
 
     Raises:
         TypeError: if `potential` is a score without a potential, or the method is one for scores alone.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.fokker_planck import LogResidual, mean_square
+        >>> moving = sfp.Potential(lambda t, x: 3 * t - 0.5 * (x**2).sum(), sfp.VP())  # r = d log Z_t/dt = 3
+        >>> residual, box = LogResidual(moving), sfp.Box(-jnp.ones(1), jnp.ones(1))
+        >>> round(float(mean_square(residual, box, rule=sfp.integrals.GaussLegendre(4, 2)).value), 3)
+        9.0
     """
 
     potential: AbstractPotential
@@ -136,6 +152,14 @@ class ScoreResidual(AbstractResidual):
 
     Raises:
         ValueError: if the method does not have the form.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.fokker_planck import ScoreResidual, mean_square
+        >>> wrong = sfp.Score(lambda t, x: -0.5 * x, sfp.OU())  # eps = 3/4 x
+        >>> residual, box = ScoreResidual(wrong, "martingale"), sfp.Box(-jnp.ones(1), jnp.ones(1))
+        >>> round(float(mean_square(residual, box, rule=sfp.integrals.GaussLegendre(4, 2)).value), 4)
+        0.1875
     """
 
     score: AbstractScore

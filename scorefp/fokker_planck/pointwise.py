@@ -33,6 +33,13 @@ class Pointwise(AbstractTwoProbeMethod, AbstractLogResidualMethod):
 
     Of a potential it takes $\partial_t\varphi - L[\nabla\varphi]$ [F3] as it stands: value, score and time derivative
     from one reverse pass, the Laplacian by one forward pass a probe through it.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> method = sfp.fokker_planck.Pointwise(time=sfp.calculus.FiniteDifference(1e-2))
+        >>> moving = sfp.Potential(lambda t, x: 3 * t - 0.5 * (x**2).sum(), sfp.VP())  # r = d log Z_t/dt = 3
+        >>> round(float(sfp.log_fpe_residual(moving, 0.5, jnp.ones(1), method=method)), 2)
+        3.0
     """
 
     trace: AbstractTrace = Exact()

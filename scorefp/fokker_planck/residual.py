@@ -217,7 +217,8 @@ def fpe_residual(
             &= \partial_t p + \nabla\cdot\big(p\,(f - \tfrac12\nabla\cdot(GG^\top)) - \tfrac12 GG^\top\nabla p\big).
        \end{aligned} $$
 
-    It is linear in $p$, so an unnormalised density is as good, and for $p = e^\varphi$ it is $p\,r[\varphi]$.
+    It is linear in $p$: a constant factor scales it and does not move its zeros. For $p = e^\varphi$ it is
+    $p\,r[\varphi]$.
 
     Args:
         density: $p$, called as `density(t, x)`.

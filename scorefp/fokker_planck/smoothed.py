@@ -25,7 +25,7 @@ class Smoothed(AbstractLogResidualMethod):
     The bias is of second order in the width. Two evaluations, each with a reverse pass, neither at $x$ itself.
 
     By normal $v$, Plainer's choice, the mean is that of the residual at $x + \rho v$ on every linear SDE (Stein's
-    identity): zero on exact potentials for any width. The variance is many times that by signs.
+    identity): zero on exact potentials for any width. The variance is many times that of Rademacher probes.
 
     Args:
         width: $\rho$, in units of $\sigma(t)$, or of the samples where the SDE has no Gaussian kernel. Wide is biased,

@@ -50,6 +50,15 @@ class UniformDraws(AbstractDomainRule):
 
     Raises:
         ValueError: if `draws` is below one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.fokker_planck import LogResidual, mean_square
+        >>> wide = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.OU())  # r = (x² - 1)/2
+        >>> residual, box = LogResidual(wide), sfp.Box(-jnp.ones(1), jnp.ones(1))
+        >>> found = mean_square(residual, box, rule=sfp.integrals.UniformDraws(64), key=jax.random.key(0))
+        >>> bool(abs(found.value - 2 / 15) < 4 * found.error)
+        True
     """
 
     draws: int = eqx.field(default=4096, static=True)
@@ -87,6 +96,14 @@ class GaussLegendre(AbstractDomainRule):
 
     Raises:
         ValueError: if a number is below two; on use, if the box has more than three elements.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.fokker_planck import LogResidual, mean_square
+        >>> wide = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.OU())  # r = (x² - 1)/2
+        >>> residual, box = LogResidual(wide), sfp.Box(-jnp.ones(1), jnp.ones(1))
+        >>> round(float(mean_square(residual, box, rule=sfp.integrals.GaussLegendre(4, 2)).value), 4)  # 2/15
+        0.1333
     """
 
     nodes: int = eqx.field(default=32, static=True)

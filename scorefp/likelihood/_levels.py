@@ -74,7 +74,7 @@ class LevelDecoder(AbstractModule):
         return -jnp.sum(log_mass)
 
 
-# Of Gauss and Legendre, on [-1/2, 1/2].
+# Gauss–Legendre, on [-1/2, 1/2].
 _NODES, _WEIGHTS = (0.5 * part for part in np.polynomial.legendre.leggauss(6))
 
 

@@ -303,7 +303,6 @@ def _evaluate(
     t, weight = time.sample(sde, draws, key=time_key)
     t, weight = t.astype(x.dtype), weight.astype(x.dtype)
     noises = jr.normal(noise_key, (draws, *x.shape), x.dtype)
-    # What the encoder adds to the sample; nothing to one that is no level.
     offsets = None if decoder is None else decoder.offsets(draws, x, key=apart(noise_key))
 
     def integrand(t: Scalar, noise: Event, offset: Event | None, key: Key) -> Scalar:

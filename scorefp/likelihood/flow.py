@@ -67,7 +67,7 @@ def log_likelihood(
 
     with $u$ the velocity of [F0] and $\pi$ the prior of the SDE. It is the density at `t0` of what `ProbabilityFlow`
     samples, and differentiable in `x` and in what the score holds. Batch it with `jax.vmap`: each sample then has its
-    own steps. A `vmap` goes on until its slowest sample is done; `flow_likelihood` with `common_steps=True` takes steps
+    own steps. A `vmap` runs until its slowest sample is done; `flow_likelihood` with `common_steps=True` takes steps
     for all of a batch (`benchmarks/likelihood.py` has the time of both).
 
     Args:

@@ -131,6 +131,7 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *ev
         The bound in nats, with its standard error.
 
     Raises:
+        TypeError: if the SDE has no Gaussian kernel, or the samples are not floats.
         ValueError: if there are fewer than two samples, or one is not finite.
 
     Example:

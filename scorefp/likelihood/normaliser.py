@@ -52,6 +52,13 @@ class BoxQuadrature(AbstractNormaliserMethod):
 
     Raises:
         ValueError: if `nodes` is below two; on use, if the box has more than three elements.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> bell = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.VP())
+        >>> method = sfp.likelihood.BoxQuadrature(sfp.Box(-8 * jnp.ones(1), 8 * jnp.ones(1)))
+        >>> round(float(sfp.likelihood.log_normaliser(bell, 0.5, method).value), 4)  # log sqrt(2 pi)
+        0.9189
     """
 
     box: Box
@@ -82,6 +89,15 @@ class ImportanceSampling(AbstractNormaliserMethod):
 
     Raises:
         ValueError: if `draws` is below two.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> bell = sfp.Potential(lambda t, x: -0.5 * (x**2).sum(), sfp.VP())
+        >>> proposal = sfp.GaussianMixture(jnp.zeros((1, 1)), jnp.array([2.0]), jnp.ones(1))
+        >>> method = sfp.likelihood.ImportanceSampling(proposal)
+        >>> found = sfp.likelihood.log_normaliser(bell, 0.5, method, key=jax.random.key(0))
+        >>> bool(abs(found.value - 0.9189) < 4 * found.error < 0.1)
+        True
     """
 
     proposal: Proposal

@@ -53,6 +53,15 @@ class VariationalDequantiser(AbstractDequantiser):
         TypeError: if `flow` has no `sample_and_log_prob`; on a call, if the levels are not integers.
         ValueError: if the flow is not one of vectors with a condition of the same size; on a call, if a level is out of
             range, or the levels have another size than the flow.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> quantisation = sfp.Quantisation(4, 0.0, 1.0)
+        >>> dequantiser = sfp.likelihood.variational_dequantiser(
+        ...     (2,), quantisation, layers=1, width=4, key=jax.random.key(0)
+        ... )
+        >>> dequantiser.condition(jnp.array([0, 3])).tolist()
+        [-0.75, 0.75]
     """
 
     flow: ConditionalFlow

@@ -26,10 +26,9 @@ _ORDER = ("NHWC", "HWIO", "NHWC")
 def convolution(x: Float[Array, "n h w _"], kernel: Float[Array, "_ _ _ out"]) -> Float[Array, "n h w out"]:
     """The convolution of channels-last images with an odd kernel, with zeros around the images, of the images' size.
 
-    It is `jax.lax.conv_general_dilated` with the same values and derivatives, and as that in the precision of
-    `jax.default_matmul_precision`. On a CPU those run in a loop, such as
-    that of `scorefp.train.fit`, as fast as outside, where those of equinox's or flax's convolutions take ten to fifty
-    times as long. Use it in a convolutional network of your own.
+    Values, derivatives and precision (`jax.default_matmul_precision`) are those of `jax.lax.conv_general_dilated`. On
+    CPUs its derivatives are as fast inside a loop, such as that of `scorefp.train.fit`, as outside; those of equinox or
+    flax are ten to fifty times slower there. Use it in your own convolutional network.
 
     Args:
         x: The images.

@@ -20,6 +20,10 @@ def fourier_features(t: Scalar) -> Float[Array, "features"]:
     Args:
         t: A scalar.
 
+    Raises:
+        TypeError: if `t` is no number.
+        ValueError: if it is no scalar, or known not to be finite.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from scorefp.nn import fourier_features

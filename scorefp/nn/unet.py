@@ -65,8 +65,10 @@ class UNet(AbstractNetwork):
         key: A random key for the weights.
 
     Raises:
+        TypeError: on a call, if `x` is not floating, or `args` no integer.
         ValueError: if the image is not square or its size cannot be halved so often, a resolution for attention does
-            not occur, a count is below one, `dropout` is not in [0, 1), or the activation is piecewise linear.
+            not occur, a count is below one, `dropout` is not in [0, 1), or the activation is piecewise linear; on a
+            call, if `x` has another shape than `shape`, `args` is given without `classes`, or it is no class.
 
     Example:
         >>> import jax, jax.numpy as jnp

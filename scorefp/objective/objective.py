@@ -69,7 +69,7 @@ class AbstractObjective(AbstractModule):
             step: The number of the step in a training, for `Lazy` terms; `None` evaluates all of them.
 
         Raises:
-            TypeError: if `x0` is not floating, `step` is no whole number, or the SDE has no Gaussian kernel.
+            TypeError: if `x0` is not floating, `step` is no integer, or the SDE has no Gaussian kernel.
             ValueError: if `args` has another number of rows than `x0`, or `step` is negative.
         """
         return self.evaluate(score, x0, key=key, time=time, args=args, dropout=dropout, step=step)[0]
@@ -234,7 +234,7 @@ class Lazy(AbstractTerm):
     `DSM() + 0.5 * Lazy(ScoreFPE(fraction=1 / 16), every=4)`. The steps are those whose number is a multiple of `every`,
     which the trainer gives to the objective: a run that is resumed takes the same ones. Between them the value of the
     term in the history is zero, at them `every` times the term's, so that means over the history are right. Without
-    a number, as in a loss that is called by hand, the term is evaluated with the weight one.
+    a number, as in a loss that is called directly, the term is evaluated with the weight one.
 
     It is the outermost term: `Lazy(Restricted(term))`. Its value has a derivative in reverse mode alone, where
     `every` is above one and the step is given.

@@ -19,8 +19,8 @@ class Restricted(AbstractTerm):
     r"""A term on an interval of times, and nothing outside [M4]: $\int_{\text{start}}^{\text{stop}} E[\ell(t)]\,dt$.
 
     `Restricted(DSM(), start=0.2) + Consistency()` is the ablation of Daras 2023, Table 2: nothing is matched near
-    `t0`, and consistency carries the score there. Times outside the interval are drawn as ever and evaluate the term in
-    vain; to restrict a whole objective, draw times from a `TimeInterval`.
+    `t0`, and consistency carries the score there. Times outside the interval are still drawn, evaluated and masked out;
+    to restrict a whole objective, draw times from a `TimeInterval`.
 
     The values of the integrand and its gradient outside do not matter, infinite or NaN, as long as the score itself
     is finite there.

@@ -24,12 +24,26 @@ def weight_at(name: str, weighting: Weighting, sde: AbstractLinearSDE, t: Scalar
 
 
 def unit_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
-    """The weight 1."""
+    """The weight 1.
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `t` is known to be outside the horizon.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> float(sfp.objective.unit_weighting(sfp.EDM(), 3.0))
+        1.0
+    """
     return jnp.ones_like(_time(sde, t))
 
 
 def likelihood_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
     r"""The weight $\lambda = g^2$, with which denoising score matching bounds $-\log p$ [H1] (Song 2021, Theorem 1).
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `t` is known to be outside the horizon.
 
     Example:
         >>> import scorefp as sfp
@@ -43,6 +57,15 @@ def likelihood_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
 def noise_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
     r"""The weight $\lambda = \sigma^2$, the common one: it counts errors of the noise prediction equally over time [H1]
     (Song 2021, Table 1, whose $\sigma$ is here the kernel's).
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `t` is known to be outside the horizon.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> float(sfp.objective.noise_weighting(sfp.EDM(), 3.0))
+        9.0
     """
     t = _time(sde, t)
     return sde.sigma(t) ** 2
@@ -59,6 +82,15 @@ def scale_free_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
 
     which is the unit of likelihood-weighted denoising score matching, $\tfrac12\int\|\hat\epsilon -
     \epsilon\|^2\,d\lambda$.
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `t` is known to be outside the horizon.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> float(sfp.objective.scale_free_weighting(sfp.EDM(), 2.0))  # 2^4 / (2 * 2*2)
+        2.0
     """
     t = _time(sde, t)
     return sde.sigma(t) ** 4 / (2 * sde.g2(t))
@@ -67,6 +99,15 @@ def scale_free_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
 def scale_free_score_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
     r"""The weight $g^2/2$ of a squared score, which makes it one of the noise prediction per unit of log-SNR:
     $\int\tfrac12 g^2\|s\|^2 dt = \tfrac12\int\|\sigma s\|^2 d\lambda$ [F15], [F17].
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `t` is known to be outside the horizon.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> float(sfp.objective.scale_free_score_weighting(sfp.EDM(), 3.0))
+        3.0
     """
     t = _time(sde, t)
     return 0.5 * sde.g2(t)
@@ -77,6 +118,15 @@ def scale_free_jacobian_weighting(sde: AbstractLinearSDE, t: Time) -> Scalar:
     $\int\tfrac12\sigma^2 g^2\|J\|^2 dt = \tfrac12\int\|\sigma^2 J\|^2 d\lambda$ [F15], [F17].
 
     $-\sigma^2 J$ is the derivative of the noise prediction by $x/\sigma$.
+
+    Raises:
+        TypeError: if the SDE has no Gaussian kernel.
+        ValueError: if `t` is known to be outside the horizon.
+
+    Example:
+        >>> import scorefp as sfp
+        >>> float(sfp.objective.scale_free_jacobian_weighting(sfp.EDM(), 3.0))
+        27.0
     """
     t = _time(sde, t)
     return sde.sigma(t) ** 2 * 0.5 * sde.g2(t)
@@ -239,7 +289,7 @@ class InterpolatedWeighting(AbstractModule):
 
 
 def _time(sde: AbstractLinearSDE, t: Time) -> Scalar:
-    """The time of a weighting, refused where it is known to be outside the horizon of what is no linear SDE."""
+    """The time of a weighting, refused where the SDE is not linear, or the time known to be outside the horizon."""
     require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
     time = real("t", t)
     known_time_within(t, sde.t0, sde.t1, jnp.zeros(()))

@@ -22,7 +22,7 @@ class FrechetDistance(AbstractModule):
 
     Args:
         plug_in: The distance of the samples' moments, which papers report: above that of the laws in the mean.
-        extrapolated: The same to infinitely many samples, in `1/n`; it may be negative.
+        extrapolated: The same, extrapolated in `1/n` to infinitely many samples; it may be negative.
         counts: How many samples of `x` and of the data there are; `None` for a law.
         size: How many features a sample has.
     """
@@ -34,7 +34,7 @@ class FrechetDistance(AbstractModule):
 
     @property
     def bias(self) -> float:
-        """What the first has too much, by estimate."""
+        """The estimated bias of `plug_in`: `plug_in - extrapolated`."""
         return float(self.plug_in.value - self.extrapolated.value)
 
     @property

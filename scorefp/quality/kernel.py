@@ -31,7 +31,7 @@ class PolynomialKernel(AbstractModule):
         degree: The degree $p$.
 
     Raises:
-        TypeError: if it is no whole number.
+        TypeError: if it is no integer.
         ValueError: if it is below one.
 
     Example:

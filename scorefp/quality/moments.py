@@ -29,7 +29,7 @@ class Moments(AbstractModule):
         count: How many samples they are of; `None` for those of a law that is known.
 
     Raises:
-        TypeError: if the mean or the covariance is no array of numpy, or `count` no whole number.
+        TypeError: if the mean or the covariance is no array of numpy, or `count` no integer.
         ValueError: if their shapes do not agree, an entry is not finite, the covariance is not symmetric or has a
             negative entry on its diagonal, or `count` is below one.
 

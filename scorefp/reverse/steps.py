@@ -35,6 +35,12 @@ def euler_maruyama_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Eve
     Raises:
         TypeError: if `score` is no score, `x` not floating or `key` no random key.
         ValueError: if `x` is no sample of the score, or known times are outside the horizon or not in order.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> score, t, earlier = sfp.Score(lambda t, x: -x, sfp.VP()), jnp.array(0.5), jnp.array(0.4)
+        >>> sfp.reverse.euler_maruyama_step(score, t, earlier, jnp.ones(2), jax.random.key(0)).shape
+        (2,)
     """
     t, earlier, x, key = checked_step(score, t, earlier, x, key)
     like = score.sde.diffusion(t, x).in_structure()
@@ -90,6 +96,12 @@ def heun_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, key: K
     Raises:
         TypeError: as `euler_maruyama_step`, and if the SDE has no Gaussian kernel.
         ValueError: as `euler_maruyama_step`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> score, t, earlier = sfp.Score(lambda t, x: -x, sfp.VP()), jnp.array(0.5), jnp.array(0.4)
+        >>> sfp.reverse.heun_step(score, t, earlier, jnp.ones(2), jax.random.key(0)).shape
+        (2,)
     """
     sde = linear_sde(score)
     t, earlier, x, key = checked_step(score, t, earlier, x, key)
@@ -120,6 +132,12 @@ def ancestral_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event, k
     Raises:
         TypeError: as `euler_maruyama_step`, and if the SDE has no Gaussian kernel.
         ValueError: as `euler_maruyama_step`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> score, t, earlier = sfp.Score(lambda t, x: -x, sfp.VP()), jnp.array(0.5), jnp.array(0.4)
+        >>> sfp.reverse.ancestral_step(score, t, earlier, jnp.ones(2), jax.random.key(0)).shape
+        (2,)
     """
     return exponential_step(score, t, earlier, x, key, jnp.ones(()))
 
@@ -144,6 +162,14 @@ def exponential_step(score: AbstractScore, t: Scalar, earlier: Scalar, x: Event,
     Raises:
         TypeError: as `euler_maruyama_step`, and if the SDE has no Gaussian kernel.
         ValueError: as `euler_maruyama_step`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, scorefp as sfp
+        >>> sde, t, earlier, noise = sfp.VP(), jnp.array(0.5), jnp.array(0.4), jnp.array(0.0)
+        >>> score = sfp.Score(lambda t, x: -x / sde.sigma(t) ** 2, sde)  # all data at the origin
+        >>> x = sfp.reverse.exponential_step(score, t, earlier, jnp.ones(1), jax.random.key(0), noise)
+        >>> bool(jnp.allclose(x, sde.sigma(0.4) / sde.sigma(0.5)))  # the ODE's solution, in one step
+        True
     """
     sde = linear_sde(score)
     t, earlier, x, key = checked_step(score, t, earlier, x, key)

@@ -204,8 +204,8 @@ def checked_exponent(score: AbstractScore) -> Scalar:
 
 
 def tempered(prior: AbstractPrior, exponent: Scalar, draw: Event) -> tuple[Event, Scalar]:
-    r"""A draw of the prior made one of its power $\pi^B$, as a law, and its log-density there; of a prior that is not
-    normal the draw and density as they are.
+    r"""Rescales a draw of a normal prior to the law $\propto\pi^B$ and returns its log-density there; a draw of any other
+    prior is left as it is.
     """
     if not isinstance(prior, Normal):
         return draw, prior.log_prob(draw)

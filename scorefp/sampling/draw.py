@@ -56,13 +56,13 @@ def sample(
 
     Compiled once for a configuration. The same key draws the same points of the prior for every method, so that two
     methods can be compared sample by sample, but for `FeynmanKac`, whose samples are resampled from a population. The
-    model gets no key, so that dropout is off; to keep it, give `bind` a
-    key first.
+    model gets no key, so that dropout is off; to keep it, give `bind` a key first.
 
-    **Samples that failed** are told of: those that are not finite, and those that are exploded, beyond five times the
-    scale of data that a linear SDE takes to its prior, $\sqrt{\tfrac1D\|x\|^2} > 5\,\tfrac{\alpha(t_0)}{\alpha(t_1)}
-    \,\sigma(t_1)$. It is the rule of `Likelihood` for trajectories that go the other way. Where `sample` is called
-    inside `jit`, `vmap` or `grad`, its values are not known and nothing is said.
+    **Samples that failed** are reported in a warning: those that are not finite, and those that are exploded, beyond
+    five times the scale of data that a linear SDE takes to its prior, $\sqrt{\tfrac1D\|x\|^2} > 5\,c$ with
+    $c = \tfrac{\alpha(t_0)}{\alpha(t_1)}\,\sigma(t_1)$; with `initial`, $c$ is the root of the sum of its square and of
+    the mean square of `initial`. It is the rule of `Likelihood` for trajectories in the other direction. Inside `jit`,
+    `vmap` or `grad` the values are not known and nothing is reported.
 
     **Many devices** share the samples by `mesh`. They are those of one device, up to rounding, for any `n`. Each device
     goes through its share by itself: an adaptive solver on one does not wait for the steps of another. With several

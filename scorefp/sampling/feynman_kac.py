@@ -175,7 +175,7 @@ def weighted_samples(
 
     Raises:
         TypeError: if `score` is no score, or one without a potential and no composition; if `method` asks for residuals
-            and a part has no potential; if `key` is no random key, `runs` or `batch_size` no whole number, `shape` no
+            and a part has no potential; if `key` is no random key, `runs` or `batch_size` no integer, `shape` no
             tuple of them, `mesh` no mesh, or `dtype` not floating or of half precision.
         ValueError: if `runs` or `batch_size` is below one, the event shape is not known or not that of the score, the
             exponents of the score do not have a positive sum, `args` has another leading axis or holds NaN, the grid

@@ -134,7 +134,6 @@ def flow_samples(
         initial = single_or_better("initial", initial)
     if draws.dtype is not None and jnp.finfo(draws.dtype).bits < 32:
         raise TypeError(f"dtype = {draws.dtype}; a likelihood does not round to half precision: give jnp.float32.")
-    # The same draws, by a method that returns more.
     draws = dataclasses.replace(draws, method=_WithDensity(integrator, trace))
     found = draws.rows(0, draws.n, args, initial, batch_size)
     if is_concrete(found.samples):

@@ -28,6 +28,16 @@ class WeightedSamples(AbstractModule):
         log_normalisers: $\log Z$ of each run, that of the mean of its weights: $Z$ is unbiased for $\int
             e^{\varphi(t_0, x)}\,dx$, up to the order of the steps. Without a potential it is $\int\prod_i
             q_i^{\beta_i}\,dx$ of the laws that the parts are the scores of.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from scorefp.sampling import WeightedSamples
+        >>> log_weights = jnp.log(jnp.array([[0.1, 0.4], [0.4, 0.1]]))
+        >>> runs = WeightedSamples(
+        ...     jnp.array([[0.0, 1.0], [1.0, 0.0]]), log_weights, jnp.array([0.0]), jnp.ones((2, 1)), jnp.zeros(2)
+        ... )
+        >>> round(float(runs.mean(lambda x: x).value), 4)
+        0.8
     """
 
     samples: Float[Array, "runs particles *event"]
@@ -52,7 +62,7 @@ class WeightedSamples(AbstractModule):
         over the particles.
 
         Args:
-            fn: The function, called with one sample; its value is an array of numbers or of truth values.
+            fn: The function, called with one sample; its value is an array of numbers or booleans.
         """
         function("fn", fn, "x", "It returns an array for one sample.")
         values = jnp.asarray(jax.vmap(jax.vmap(fn))(self.samples))

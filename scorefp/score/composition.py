@@ -60,8 +60,8 @@ class Annealed(AbstractComposition):
     r"""The score $\beta s$ of the tempered densities $q_t^\beta$: sharper for $\beta > 1$, flatter below [W2].
 
     Its samples do not have the law $q_{t_0}^\beta$: the residual is $-\tfrac12 g^2\beta(\beta - 1)\|s\|^2$ up to a
-    function of time, and vanishes at $\beta = 1$ alone. To anneal a Gaussian for example gives samples of another
-    variance than $1/\beta$ of its own.
+    function of time, and vanishes only at $\beta = 1$. Annealing a Gaussian of variance $v$, for example, does not
+    give samples of variance $v/\beta$.
 
     Args:
         score: The score.
@@ -100,8 +100,8 @@ class Annealed(AbstractComposition):
 
 
 class Product(AbstractComposition):
-    r"""The score $\sum_i \beta_i s_i$ of the products $\prod_i q_{i,t}^{\beta_i}$ of densities: what all of them hold
-    for likely [W2] (Du 2023).
+    r"""The score $\sum_i \beta_i s_i$ of the products $\prod_i q_{i,t}^{\beta_i}$ of densities, high where all factors
+    are [W2] (Du 2023).
 
     Its samples do not have the law $\prod_i q_{i,t_0}^{\beta_i}$: for two scores with exponents one the residual is
     $-g^2\langle s_1, s_2\rangle$ up to a function of time.

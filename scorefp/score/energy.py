@@ -49,6 +49,13 @@ class NetworkPotential(AbstractPotential):
         TypeError: if `network` does not take `(t, x)`, or the SDE has no Gaussian kernel.
         ValueError: if `data_std` is not positive and finite; on a call, if it or the network's value has another shape
             than `x`, or `x` than the network's shape.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> from scorefp.score import NetworkPotential, inner_energy
+        >>> potential = NetworkPotential(lambda t, x: -x / 2, sfp.VP(), inner_energy, data_std=None)
+        >>> potential(0.5, jnp.array([3.0])).tolist()  # the gradient of -x²/2
+        [-3.0]
     """
 
     network: Callable[..., Event]

@@ -103,22 +103,46 @@ class NetworkScore(AbstractScore):
 
 
 def noise_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
-    r"""The noise, $(p, q) = (0, 1)$."""
+    r"""The noise, $(p, q) = (0, 1)$.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> [float(c) for c in sfp.score.noise_target(sfp.EDM(), jnp.array(2.0))]
+        [0.0, 1.0]
+    """
     return 0.0, 1.0
 
 
 def clean_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
-    r"""Clean data, $(p, q) = (1, 0)$."""
+    r"""Clean data, $(p, q) = (1, 0)$.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> [float(c) for c in sfp.score.clean_target(sfp.EDM(), jnp.array(2.0))]
+        [1.0, 0.0]
+    """
     return 1.0, 0.0
 
 
 def velocity_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
-    r"""The velocity of Salimans & Ho 2022, $(p, q) = (-\sigma, \alpha)$."""
+    r"""The velocity of Salimans & Ho 2022, $(p, q) = (-\sigma, \alpha)$.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> [float(c) for c in sfp.score.velocity_target(sfp.EDM(), jnp.array(2.0))]
+        [-2.0, 1.0]
+    """
     return -require_linear(sde).sigma(t), sde.alpha(t)
 
 
 def score_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
-    r"""The score itself, $(p, q) = (0, -1/\sigma)$, for a bare network."""
+    r"""The score itself, $(p, q) = (0, -1/\sigma)$, for a bare network.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> [float(c) for c in sfp.score.score_target(sfp.EDM(), jnp.array(2.0))]
+        [0.0, -0.5]
+    """
     return 0.0, -1 / require_linear(sde).sigma(t)
 
 

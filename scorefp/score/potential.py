@@ -50,7 +50,7 @@ class Potential(AbstractPotential):
     Args:
         fn: The potential, called as `fn(t, x)`; what `bind` closes over follows as keywords.
         sde: The forward process.
-        shape: The event shape, where it is known: `sample` then need not be told, and an `x` of another one is
+        shape: The event shape, where it is known: `sample` then does not ask for it, and an `x` of another one is
             refused.
 
     Raises:

@@ -79,7 +79,7 @@ class AbstractScore(AbstractModule, _ScoreFields):
         return new
 
     def trained(self: _S) -> _S:
-        """The leaves that training changes: this score with a truth value in the place of each.
+        """A boolean mask of this score: `True` at the leaves that training changes.
 
         They are the floating arrays, but for those of the SDE and of what the score knows of its data, the fields in
         `given`, for what `bind` closed over, and for a `TorchNetwork`, whose parameters are torch's.
@@ -159,7 +159,7 @@ class Score(AbstractScore):
         fn: The score, called as `fn(t, x)` with a scalar `t` and one sample; what `bind` closes over follows as
             keywords.
         sde: The forward process.
-        shape: The event shape, where it is known: `sample` then need not be told, and an `x` of another one is
+        shape: The event shape, where it is known: `sample` then does not ask for it, and an `x` of another one is
             refused.
 
     Raises:

@@ -21,7 +21,13 @@ TimeInput: TypeAlias = Callable[[Any, Scalar], Float[Array, ""] | Integer[Array,
 
 
 def physical_time(sde: AbstractSDE, t: Scalar) -> Float[Array, ""]:
-    """The time itself."""
+    """The time itself.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> float(sfp.score.physical_time(sfp.EDM(), jnp.array(2.0)))
+        2.0
+    """
     return t
 
 
@@ -30,6 +36,12 @@ def step_time(sde: AbstractSDE, t: Scalar) -> Float[Array, ""]:
 
     Raises:
         TypeError: if the SDE has no table.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, scorefp as sfp
+        >>> sde = sfp.sde.DiscreteSDE.from_betas(np.linspace(1e-4, 0.02, 1000))
+        >>> float(sfp.score.step_time(sde, jnp.array(0.5)))
+        499.0
     """
     return _table(sde).step_of_time(t)
 
@@ -40,17 +52,35 @@ def whole_step_time(sde: AbstractSDE, t: Scalar) -> Integer[Array, ""]:
 
     Raises:
         TypeError: if the SDE has no table; where it is differentiated by the time.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, scorefp as sfp
+        >>> sde = sfp.sde.DiscreteSDE.from_betas(np.linspace(1e-4, 0.02, 1000))
+        >>> int(sfp.score.whole_step_time(sde, jnp.array(0.5003)))
+        499
     """
     return jnp.round(jumping(_table(sde).step_of_time(t))).astype(jnp.int32)
 
 
 def sigma_time(sde: AbstractLinearSDE, t: Scalar) -> Float[Array, ""]:
-    r"""The standard deviation $\sigma(t)$ of the noise."""
+    r"""The standard deviation $\sigma(t)$ of the noise.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> float(sfp.score.sigma_time(sfp.EDM(), jnp.array(2.0)))
+        2.0
+    """
     return require_linear(sde).sigma(t)
 
 
 def log_snr_time(sde: AbstractLinearSDE, t: Scalar) -> Float[Array, ""]:
-    r"""The log-SNR $\log(\alpha^2/\sigma^2)$."""
+    r"""The log-SNR $\log(\alpha^2/\sigma^2)$.
+
+    Example:
+        >>> import jax.numpy as jnp, scorefp as sfp
+        >>> round(float(sfp.score.log_snr_time(sfp.EDM(), jnp.array(2.0))), 4)  # -2 log 2
+        -1.3863
+    """
     return require_linear(sde).log_snr(t)
 
 

@@ -59,6 +59,7 @@ class DiscreteSDE(AbstractLinearSDE):
         t1: The time of the prior.
 
     Raises:
+        TypeError: if the table is no array of floats.
         ValueError: if the table is no vector of at least four falling numbers inside (0, 1), as one with zero terminal
             signal-to-noise ratio is not; it ends above 1/2, as one of `1 - betas` does; or it is so rough that the
             curve through it rises.
@@ -98,6 +99,7 @@ class DiscreteSDE(AbstractLinearSDE):
             betas: $\beta$, of shape `(N,)`.
 
         Raises:
+            TypeError: if they are no array of floats.
             ValueError: if they are no vector of at least four numbers inside (0, 1).
         """
         steps = _numbers("betas", betas)
@@ -113,7 +115,7 @@ class DiscreteSDE(AbstractLinearSDE):
         return (jnp.asarray(step) + 1) / self.table.steps
 
     def step_of_time(self, t: Times) -> Float[Array, "*times"]:
-        """The inverse of `time_of_step`: whole numbers at the steps, free of rounding, and fractions between them."""
+        """The inverse of `time_of_step`: integers at the steps, free of rounding, and fractions between them."""
         t = _floats(t)
         step = t * self.table.steps - 1
         # That of a rounded time may lie just below a whole number, whose integer part is the step before.

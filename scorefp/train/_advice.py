@@ -20,7 +20,7 @@ from ..score import AbstractScore, NetworkPotential, NetworkScore
 from ..sde import AbstractLinearSDE
 
 _FAR = 3.0
-"""How many times apart two scales are that are told."""
+"""The ratio of two scales from which on a warning is given."""
 _ENTRIES = 2**22
 """How many entries of data in memory are looked at."""
 

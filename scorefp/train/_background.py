@@ -1,4 +1,4 @@
-"""Work on a thread of its own, one stage after another, while training goes on."""
+"""Work on a thread of its own, one stage after another, while training continues."""
 
 import contextlib
 import threading

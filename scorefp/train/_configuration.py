@@ -1,4 +1,4 @@
-"""The settings that a run which goes on must have in common with the one that saved, as far as they can be seen.
+"""The settings that a resumed run must have in common with the one that saved, as far as they can be seen.
 
 `settings` describes an object by its fields and a function by its name. An optimizer of optax, a schedule or a
 weighting are functions made by functions, and their numbers stand in what they close over: this looks into them.
@@ -209,7 +209,7 @@ def _constants(code: types.CodeType) -> list[int | float]:
     inner = [
         number for constant in code.co_consts if isinstance(constant, types.CodeType) for number in _constants(constant)
     ]
-    # Not co_consts, in which small whole numbers do not stand in every version of Python.
+    # Not co_consts, in which small integers do not stand in every version of Python.
     read = [i.argval for i in dis.get_instructions(code) if i.opname.endswith(("CONST", "SMALL_INT"))]
     return [number for number in read if type(number) in (int, float)] + inner
 

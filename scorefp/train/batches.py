@@ -32,13 +32,28 @@ Pick: TypeAlias = Callable[[Samples, Int[Array, ""], int, Key], Samples]
 
 
 def drawn(samples: Samples, i: Int[Array, ""], size: int, key: Key) -> Samples:
-    """A batch drawn from all samples with replacement."""
+    """A batch drawn from all samples with replacement.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from scorefp import train
+        >>> train.drawn((jnp.arange(8.0), None), jnp.array(0), 3, jax.random.key(0))[0].shape
+        (3,)
+    """
     rows = jr.randint(key, (size,), 0, len(samples[0]))
     return jax.tree.map(lambda a: a[rows], samples)
 
 
 def in_order(samples: Samples, i: Int[Array, ""], size: int, key: Key) -> Samples:
-    """The next one of stacked batches."""
+    """The next one of stacked batches.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from scorefp import train
+        >>> stack = jnp.arange(6.0).reshape(2, 3)  # two batches of three
+        >>> train.in_order((stack, None), jnp.array(1), 3, jax.random.key(0))[0].tolist()
+        [3.0, 4.0, 5.0]
+    """
     return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), samples)
 
 

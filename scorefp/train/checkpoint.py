@@ -33,18 +33,33 @@ _S = TypeVar("_S", bound=AbstractScore)
 class Checkpoints(AbstractModule):
     """The folder of the checkpoints of `fit`, and the steps between them.
 
-    The same call of `fit` made again goes on from the last one, and its parameters are those of a run that was never
-    stopped, to the bit. While it trains, a run holds the folder: a second one is refused, and `load` reads beside it.
+    The same call of `fit` made again resumes from the last one, and its parameters are those of an uninterrupted run,
+    to the bit. While it trains, a run locks the folder: a second one is refused, and `load` reads concurrently.
 
     Args:
         path: A folder of this run alone.
         every: How many steps lie between two checkpoints, a multiple of `report_every`; there is one at the end too.
-        keep: How many of the last ones stay.
-        best: A number that `evaluate` returns; the checkpoint where it was smallest stays as well. Where it is given,
+        keep: How many of the last ones are kept.
+        best: A number that `evaluate` returns; the checkpoint where it was smallest is kept as well. If it is given,
             `evaluate` is called once before the first step, to see that there is such a number.
 
     Raises:
+        TypeError: if `path` is no path, or a count no integer.
         ValueError: if a count is below one.
+
+    Example:
+        >>> import jax, optax, scorefp as sfp, tempfile
+        >>> from scorefp import train
+        >>> x = jax.random.normal(jax.random.key(0), (256, 2))
+        >>> model = sfp.NoiseScore(sfp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(1)), sfp.VP())
+        >>> def fitted(folder):  # the same call trains, and resumes
+        ...     return train.fit(
+        ...         model, sfp.DSM(), x, optimizer=optax.adam(1e-2), steps=20, key=jax.random.key(2), progress=False,
+        ...         report_every=10, checkpoints=train.Checkpoints(folder, every=10),
+        ...     )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fitted(folder).start, fitted(folder).start, train.saved_steps(folder)
+        (0, 20, [10, 20])
     """
 
     path: str | Path = eqx.field(static=True)
@@ -155,7 +170,7 @@ class Saver(AbstractSaver):
         store: The folder.
         every: How many steps lie between two checkpoints.
         skeleton: The model without its trained arrays.
-        configuration: The settings that a run which goes on must have in common with the one that wrote.
+        configuration: The settings that a resumed run must have in common with the one that wrote.
         saving: The saving that is under way.
     """
 

@@ -114,7 +114,7 @@ def fit(
             well, with their averages and the state of the optimizer, for a network that does not fit on one device. The
             models of the run and of its reports are in shares then; `gathered` puts one together. Of several processes
             all compute with them or none: in `evaluate`, not in a callback.
-        checkpoints: The folder and the steps of saved states; if there is a checkpoint, the run goes on from the last
+        checkpoints: The folder and the steps of saved states; if there is a checkpoint, the run resumes from the last
             one, and ends with the same bits as if it had never stopped. `None` saves nothing.
         evaluate: Called with the averaged model; the numbers it returns go into the report. `audit_on` makes one.
         evaluate_every: How many steps lie between two evaluations; there is one at the end as well.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class CSVLog:
     """A callback that writes the metrics of each report as one row of a table, with a header and the step in front.
 
-    A run that is resumed goes on in the same file: rows after the step at which it begins anew are dropped, as it
+    A resumed run continues in the same file: rows after the step at which it begins anew are dropped, as it
     reports these steps a second time, and a run from step 0 starts the table anew. A metric that comes later, such as
     one that is evaluated now and then, gets a new column; cells without a value are empty. Numbers are written in
     full. A row is appended in one piece; where more of the file changes, a new file replaces it at once, so that a
@@ -73,7 +73,7 @@ class TensorBoard:
     """A callback that writes the metrics of each report as scalars for TensorBoard.
 
     Metrics keep their names; TensorBoard makes a group of those with the same word before a slash, such as
-    `likelihood/bits_per_dim`. A run that is resumed goes on in the same folder, and TensorBoard hides what was written
+    `likelihood/bits_per_dim`. A resumed run continues in the same folder, and TensorBoard hides what was written
     of the steps that it reports a second time.
 
     Args:

@@ -109,6 +109,17 @@ class TrainStep(AbstractModule):
     Raises:
         ValueError: if the batch does not divide into the parts and among the devices, the mesh has another axis than
             `"data"`, or parameters are to be shared without a mesh.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, optax, scorefp as sfp
+        >>> from scorefp import train
+        >>> model = sfp.NoiseScore(sfp.nn.MLP(shape=(2,), width=8, key=jax.random.key(0)), sfp.VP())
+        >>> params, skeleton = eqx.partition(model, model.trained())
+        >>> step = train.TrainStep(skeleton, sfp.DSM(), optax.adam(1e-3), sfp.UniformLogSNR(), 32, (0.99,), False)
+        >>> state, samples = step.init(params, key=jax.random.key(1)), (jnp.ones((64, 2)), None)
+        >>> state, records = eqx.filter_jit(step.step)(state, samples, jnp.array(0))
+        >>> int(state.step), sorted(records)
+        (1, ['DSM', 'gradient_norm', 'loss'])
     """
 
     skeleton: AbstractScore

@@ -82,7 +82,7 @@ class Histogram(AbstractModule):
             bins: The number of cells along each side.
 
         Raises:
-            TypeError: if `x` is not floating or is traced, `box` is none, or `bins` no whole number.
+            TypeError: if `x` is not floating or is traced, `box` is none, or `bins` no integer.
             ValueError: if a sample has another shape than the box or more than three elements, one is not finite, there
                 are none, or `bins` is below one.
 

@@ -118,6 +118,13 @@ class Quantile(AbstractTransport):
 
     Raises:
         ValueError: on a call, if a sample has more than one element.
+
+    Example:
+        >>> import numpy as np
+        >>> from scorefp.transport import Atoms, Quantile
+        >>> start, end = Atoms(np.array([[0.0], [1.0]]), None, 2), Atoms(np.array([[3.0], [2.0]]), None, 2)
+        >>> Quantile()(start, end).cost
+        4.0
     """
 
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
@@ -174,6 +181,14 @@ class Assignment(AbstractTransport):
 
     Raises:
         ValueError: on a call, if the numbers differ or the samples have weights.
+
+    Example:
+        >>> import numpy as np
+        >>> from scorefp.transport import Assignment, Atoms
+        >>> start = Atoms(np.array([[0.0, 0.0], [1.0, 0.0]]), None, 2)
+        >>> end = Atoms(np.array([[1.0, 2.0], [0.0, 2.0]]), None, 2)
+        >>> Assignment()(start, end).cost
+        4.0
     """
 
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
@@ -210,10 +225,18 @@ class ExactTransport(AbstractTransport):
         max_iterations: The most pivots.
 
     Raises:
-        TypeError: if `max_iterations` is no whole number.
+        TypeError: if `max_iterations` is no integer.
         ValueError: if it is below one.
         ImportError: on a call, if POT is not installed.
         RuntimeError: on a call, if the pivots run out.
+
+    Example:
+        >>> import numpy as np
+        >>> from scorefp.transport import Atoms, ExactTransport
+        >>> start = Atoms(np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([0.25, 0.75]), None)
+        >>> end = Atoms(np.array([[1.0, 2.0]]), None, 1)
+        >>> ExactTransport()(start, end).cost
+        4.25
     """
 
     max_iterations: int = 10_000_000
@@ -261,6 +284,14 @@ class Sinkhorn(AbstractTransport):
         TypeError: if an argument is of another kind.
         ValueError: if a number is not positive and finite.
         RuntimeError: on a call, if the iterations run out.
+
+    Example:
+        >>> import numpy as np
+        >>> from scorefp.transport import Atoms, Sinkhorn
+        >>> start = Atoms(np.array([[0.0, 0.0], [1.0, 0.0]]), None, 2)
+        >>> end = Atoms(np.array([[1.0, 2.0], [0.0, 2.0]]), None, 2)
+        >>> round(Sinkhorn()(start, end).cost, 2)
+        4.0
     """
 
     epsilon: float = 0.01
