@@ -127,7 +127,7 @@ PROBLEMS = {
 
 class Strength(enum.Enum):
     """What the strength of a method is: the coefficient of its penalty, the decay of the weights, or the share of the
-    time that it takes. An expensive penalty makes few steps, which by itself limits overfitting; the last row is for that.
+    time that it takes. An expensive penalty makes few steps, which by itself limits overfitting; the last is for that.
     """
 
     COEFFICIENT = enum.auto()

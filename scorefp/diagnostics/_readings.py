@@ -18,7 +18,7 @@ def taken(ensemble: Ensemble, data: Dataset, how: str) -> str:
 
 
 class Reading(AbstractModule):
-    """One quantity over time and samples, reported as a number, a curve and points: its mean, or the root of its mean."""
+    """One quantity over time and samples, as a number, a curve and points: its mean, or the root of its mean."""
 
     values: Float[np.ndarray, "times n"]
     unit: str

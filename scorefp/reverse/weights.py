@@ -204,8 +204,8 @@ def checked_exponent(score: AbstractScore) -> Scalar:
 
 
 def tempered(prior: AbstractPrior, exponent: Scalar, draw: Event) -> tuple[Event, Scalar]:
-    r"""Rescales a draw of a normal prior to the law $\propto\pi^B$ and returns its log-density there; a draw of any other
-    prior is left as it is.
+    r"""Rescales a draw of a normal prior to the law $\propto\pi^B$ and returns its log-density there; any other prior's
+    draw and density are left as they are.
     """
     if not isinstance(prior, Normal):
         return draw, prior.log_prob(draw)
