@@ -261,7 +261,7 @@ def number(name: str, value: Any) -> Any:
         scalar(name, value)
     try:
         fine = not is_concrete(value) or bool(np.isfinite(float(value)))
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         fine = False
     require(fine, f"{name} = {_told(value)}; it is a finite number.")
     return value

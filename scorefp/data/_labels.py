@@ -25,10 +25,10 @@ def checked_labels(path: Path, name: str, labels: Any, images: int, classes: ran
     elif isinstance(labels, list) and all(type(label) is int for label in labels):
         found, told = np.asarray(labels, np.int64), f"a list of {len(labels)}"
     else:
-        found, told = np.asarray(None), f"a {type(labels).__name__} of more than whole numbers"
+        found, told = np.asarray(None), f"a {type(labels).__name__} of more than integers"
     require(
         found.shape == (images,) and found.dtype.kind in "iu" and images > 0,
-        f"{name} in {path} is {told}; it is a whole number for each of {images} images.",
+        f"{name} in {path} is {told}; it is an integer for each of {images} images.",
     )
     outside = (found < classes[0]) | (found > classes[-1])
     require(

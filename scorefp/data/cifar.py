@@ -41,7 +41,7 @@ class _Version:
         require(
             len(content) > 0 and len(content) % size == 0,
             f"{path} has {len(content)} bytes; the {self.name} has records of {size} bytes, {len(self.labels)} of "
-            f"labels and {_PIXELS} of pixels, and this is no whole number of them. It is truncated, or another file.",
+            f"labels and {_PIXELS} of pixels, and this is not a multiple of that. It is truncated, or another file.",
         )
         rows = content.reshape(-1, size)
         return rows[:, -_PIXELS:], {word: rows[:, i] for i, word in enumerate(self.labels)}

@@ -172,7 +172,7 @@ def check_index(index: Any, count: int, least: int) -> None:
     known = np.asarray(index)
     require(
         known.ndim == 1 and (known.dtype.kind in "iu" or known.size == 0),
-        f"index has shape {known.shape} and dtype {known.dtype}; it is a row of whole numbers. Of a mask, give "
+        f"index has shape {known.shape} and dtype {known.dtype}; it is a row of integers. Of a mask, give "
         "np.flatnonzero(mask).",
     )
     outside = (known < 0) | (known >= count)

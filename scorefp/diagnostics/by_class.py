@@ -93,7 +93,7 @@ class ByClass(AbstractMeasure):
             )
         if not isinstance(given, Array | np.ndarray) or not jnp.issubdtype(given.dtype, jnp.integer):
             raise TypeError(
-                f"labels is {described(given)}; the class of a sample is a whole number. Where the conditioning is "
+                f"labels is {described(given)}; the class of a sample is an integer. Where the conditioning is "
                 "another, give ByClass(measure, labels)."
             )
         labels = np.asarray(given)

@@ -118,7 +118,7 @@ class DiscreteSDE(AbstractLinearSDE):
         """The inverse of `time_of_step`: integers at the steps, free of rounding, and fractions between them."""
         t = _floats(t)
         step = t * self.table.steps - 1
-        # That of a rounded time may lie just below a whole number, whose integer part is the step before.
+        # That of a rounded time may lie just below an integer, whose integer part is the step before.
         whole = jnp.round(step)
         near = jnp.abs(step - whole) < 4 * jnp.finfo(step.dtype).eps * self.table.steps
         return step + jax.lax.stop_gradient(jnp.where(near, whole - step, 0))

@@ -148,11 +148,11 @@ def test_cifar_refuses_bad_pickles(tmp_path: Path) -> None:
         r"data in .* has shape \(4, 3071\)": {"data": pixels[:, 1:], "labels": labels.tolist()},
         r"data in .* has shape \(0, 3072\)": {"data": pixels[:0], "labels": []},
         r"data in .* is a int": {"data": 3, "labels": [1]},
-        r"labels in .* is a list of 3; it is a whole number for each of 4": {
+        r"labels in .* is a list of 3; it is an integer for each of 4": {
             "data": pixels,
             "labels": [1, 2, 3],
         },
-        r"labels in .* is a list of more than whole numbers": {"data": pixels, "labels": [1, [2], [3], 4]},
+        r"labels in .* is a list of more than integers": {"data": pixels, "labels": [1, [2], [3], 4]},
         "it has the instruction BINFLOAT": {"data": pixels, "labels": [1.0, 2, 3, 4]},
         r"labels in .* holds -1 at image 0": {"data": pixels, "labels": [-1, 2, 3, 4]},
         r"an array in it has the type 'i2'": {"data": pixels.astype(np.int16), "labels": labels.tolist()},
@@ -239,7 +239,7 @@ def test_a_pickle_takes_no_memory_that_it_does_not_fill(tmp_path: Path) -> None:
     for _ in range(29):
         nested = [nested] * 10
     (tmp_path / "test_batch").write_bytes(pickle.dumps({"data": made()[0], "labels": nested}, 4))
-    refused("labels in .* is a list of more than whole numbers", read_cifar, tmp_path, "test")
+    refused("labels in .* is a list of more than integers", read_cifar, tmp_path, "test")
     (tmp_path / "test_batch").write_bytes(pickle.dumps({"data": nested, "labels": [1]}, 4))
     refused("data in .* is a list", read_cifar, tmp_path, "test")
     (tmp_path / "file").write_bytes(b"\x80\x02}r\xff\xff\xff\xffU\x01aNs.")

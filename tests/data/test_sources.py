@@ -944,7 +944,7 @@ def test_what_rows_give_is_checked() -> None:
     source = OnHost(np.ones((5, 2)))
     for index in (np.asarray([5]), np.asarray([-1]), np.asarray([], int)):
         refused(r"index holds . numbers, . of them outside 0 … 4; it needs at least one", source.read, index)
-    refused("it is a row of whole numbers", source.read, np.ones(2))
+    refused("it is a row of integers", source.read, np.ones(2))
     refused(
         r"Turn\.rows gave a list; it gives \(values, args\)", Turn(([FIRST, None],)).read, np.arange(4), error=TypeError
     )
@@ -1055,7 +1055,7 @@ def test_bad_parts() -> None:
         ):
             Part(OnHost(Dataset(pictures(), BYTES)), np.asarray(index, int))
     for index in (np.ones(3), np.ones(13, bool), np.ones((2, 2), int)):
-        refused("it is a row of whole numbers", Part, arrays(Path()), index)
+        refused("it is a row of integers", Part, arrays(Path()), index)
     refused("index is a list", Part, arrays(Path()), [1, 2], error=TypeError)
     refused("source is a Dataset", Part, Dataset(np.ones((4, 2))), np.arange(2), error=TypeError)
 

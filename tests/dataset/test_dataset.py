@@ -327,7 +327,7 @@ def test_what_is_no_set_of_samples_is_refused() -> None:
     )
     data = Dataset(np.ones((4, 2)))
     for index in (np.arange(4) == 3, np.ones((2, 2), int), np.ones(2)):
-        refused("it is a row of whole numbers", data.rows, index)
+        refused("it is a row of integers", data.rows, index)
     assert [len(part) for part in split(np.ones((8, 2)), 0.25, seed=0)] == [6, 2]
 
 

@@ -284,7 +284,7 @@ def test_precision_and_recall_are_the_definitions(n: int, m: int, k: int, monkey
 
 @pytest.mark.parametrize("values", [2, 17])
 def test_points_at_one_distance_are_in_a_ball_together(values: int) -> None:
-    """Features of few levels, by whole numbers that do not round; and at any scale."""
+    """Features of few levels, by integers that do not round; and at any scale."""
     draws = np.random.default_rng(values)
     whole = [np.minimum(draws.integers(0, values, (n, 5)), draws.integers(0, values, (n, 5))) for n in (90, 70)]
     squares = lambda a, b: np.sum((a[:, None] - b[None]) ** 2, axis=-1)

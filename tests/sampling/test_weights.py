@@ -422,7 +422,7 @@ def test_some_particles_left() -> None:
 
 
 def test_means_of_any_kind_and_gradients() -> None:
-    """Truth values and whole numbers are averaged like floats; log Z has a derivative, that of differences."""
+    """Booleans and integers are averaged like floats; log Z has a derivative, that of differences."""
     score = parts()[0]
     found = weighted_samples(sfp.Annealed(score, 0.8), 2, key=jr.key(0), method=SMALL)
     want = found.mean(lambda x: (x[0] < 0).astype(x.dtype))

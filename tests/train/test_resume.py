@@ -136,7 +136,7 @@ def test_what_a_function_or_an_object_makes_itself_is_no_setting() -> None:
     schedule, used = Schedule(0.1), Schedule(0.1)
     assert used.computed == 0.2
     assert seen(schedule) == seen(used)
-    # Optax makes floats of the whole numbers of a schedule when it is called.
+    # Optax makes floats of the integers of a schedule when it is called.
     cosine = optax.cosine_decay_schedule(1e-3, 100)
     before = seen(cosine)
     cosine(jnp.asarray(3))
