@@ -2,7 +2,8 @@
 
 import inspect
 import operator
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,11 +172,19 @@ def interval_within(start: float | None, stop: float | None, t0: float, t1: floa
     return first, last
 
 
-def kind(name: str, value: Any, allowed: type[_T] | tuple[type[_T], ...], remedy: str) -> _T:
-    """`value`, an argument called `name`, refused unless it is an instance of what is allowed."""
+def is_abstract(cls: type) -> bool:
+    """Whether a module is abstract, by its name."""
+    return cls.__name__.lstrip("_").startswith("Abstract")
+
+
+def kind(name: str, value: Any, allowed: type[_T] | tuple[type[_T], ...], remedy: str | None = None) -> _T:
+    """`value`, an argument called `name`, refused unless it is an instance of what is allowed.
+
+    The remedy, where none is given, is the class variable `remedy` of the class; else its public classes are named.
+    """
     # A class has the methods of a protocol as well as its instances do.
     if not isinstance(value, allowed) or isinstance(value, type):
-        raise TypeError(f"{name} is {_told(value)}. {remedy}")
+        raise TypeError(f"{name} is {_told(value)}. {remedy or _choice(allowed)}")
     return value
 
 
@@ -352,6 +361,25 @@ def _array(name: str, value: ArrayLike, what: str) -> Array:
         return jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} is {_told(value)}; it is {what}.") from None
+
+
+def _choice(allowed: type | tuple[type, ...]) -> str:
+    """What an argument may be, in words."""
+    allowed = allowed if isinstance(allowed, tuple) else (allowed,)
+    for cls in allowed:
+        # The remedy of an abstract class names others than the final class in question.
+        if remedy := getattr(cls, "remedy", None) if is_abstract(cls) else vars(cls).get("remedy"):
+            return remedy + " Or give None." * (type(None) in allowed)
+
+    def final(cls: type) -> Iterator[str]:
+        package = sys.modules.get(cls.__module__.rpartition(".")[0])
+        if not is_abstract(cls) and hasattr(package, cls.__name__):  # public
+            yield f"{cls.__name__}(…)"
+        for below in cls.__subclasses__():
+            yield from final(below)
+
+    names = [name for cls in allowed for name in (["None"] if cls is type(None) else sorted(set(final(cls))))]
+    return f"It is {' or '.join(names)}." if len(names) < 9 else f"It is {', '.join(names[:8])} or another of its kind."
 
 
 def _outside(value: str, t0: float, t1: float) -> str:

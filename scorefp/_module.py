@@ -17,14 +17,13 @@ means is theirs to say. Every module prints as the call that makes it.
 import dataclasses
 import functools
 import inspect
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import equinox as eqx
 
-from ._checks import callable_with, count, event_shape, flag, kind, number, one_of
+from ._checks import callable_with, count, event_shape, flag, is_abstract, kind, number, one_of
 from ._describe import outlined
 
 _EXEMPT = frozenset({"__module__", "__doc__", "__qualname__", "__init__", "__check_init__"})
@@ -35,15 +34,11 @@ def _is_own(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
-def _is_abstract(cls: type) -> bool:
-    return cls.__name__.lstrip("_").startswith("Abstract")
-
-
 class AbstractModule(eqx.Module):
     """An `equinox.Module` whose subclasses are abstract or final.
 
-    An abstract class may say in a class variable `remedy` what to do where something else is given in its place; else
-    the classes that there are get named.
+    A class may say in a class variable `remedy` what to do where something else is given in its place; else the classes
+    that there are get named.
 
     Raises:
         TypeError: when a class inherits from a final class, or overrides a concrete method; when an instance is made
@@ -65,7 +60,7 @@ class AbstractModule(eqx.Module):
         _convert(cls)
         ancestors = [base for base in cls.__mro__[1:] if issubclass(base, AbstractModule)]
         for base in ancestors:
-            if not _is_abstract(base):
+            if not is_abstract(base):
                 raise TypeError(
                     f"{cls.__name__} inherits from {base.__name__}, which is final. "
                     f"Inherit from an abstract class, or hold a {base.__name__} as a field."
@@ -89,7 +84,7 @@ class AbstractModule(eqx.Module):
         # Last of all checks: those of the class itself know better remedies.
         modules, functions = _held(type(self))
         for name, allowed in modules.items():
-            kind(name, getattr(self, name), allowed, _choice(allowed))
+            kind(name, getattr(self, name), allowed)
         for name, (optional, arguments) in functions.items():
             if not (optional and getattr(self, name) is None):
                 callable_with(name, getattr(self, name), arguments)
@@ -142,8 +137,8 @@ def _word(words: tuple[str, ...], name: str, value: Any) -> Any:
 
 def _module(allowed: tuple[type, ...], name: str, value: Any) -> Any:
     """A module, refused unless it is of the kind; what comes close is left to the class, where it has a remedy."""
-    close = tuple(base for cls in allowed for base in cls.__mro__ if "remedy" in vars(base))
-    return kind(name, value, (*allowed, *close), _choice(allowed))
+    close = (base for cls in allowed if is_abstract(cls) for base in cls.__mro__ if "remedy" in vars(base))
+    return kind(name, value, (*allowed, *close))
 
 
 def _modules(annotation: Any) -> tuple[type, ...]:
@@ -170,20 +165,3 @@ def _held(cls: type) -> tuple[dict[str, tuple[type, ...]], dict[str, tuple[bool,
             (arguments,) = signatures
             functions[field.name] = type(None) in kinds, None if arguments is Ellipsis else len(arguments)
     return modules, functions
-
-
-def _choice(allowed: tuple[type, ...]) -> str:
-    """What a field takes, in words."""
-    remedies = [remedy for cls in allowed if (remedy := getattr(cls, "remedy", None)) is not None]
-    if remedies:
-        return remedies[0]
-
-    def final(cls: type) -> Iterator[str]:
-        package = sys.modules.get(cls.__module__.rpartition(".")[0])
-        if not _is_abstract(cls) and hasattr(package, cls.__name__):  # public
-            yield f"{cls.__name__}(…)"
-        for below in cls.__subclasses__():
-            yield from final(below)
-
-    names = [name for cls in allowed for name in (["None"] if cls is type(None) else sorted(set(final(cls))))]
-    return f"It is {' or '.join(names)}." if len(names) < 9 else f"It is {', '.join(names[:8])} or another of its kind."

@@ -517,5 +517,5 @@ def test_functions_of_any_number_of_arguments(fn: Callable[..., Any]) -> None:
 
 def test_a_number_is_no_summand() -> None:
     one: Any = 1
-    with pytest.raises(TypeError, match=r"a summand is 1\. Losses add"):
+    with pytest.raises(TypeError, match=r"a summand is 1\. It is made of terms"):
         _ = sfp.DSM() + one

@@ -205,7 +205,10 @@ FIELDS: dict[str, tuple[list[Any], list[tuple[Any, str]]]] = {
     "trace": (
         [scorefp.Hutchinson()],
         [
-            ("exact", r"trace is 'exact'\. It is Exact\(…\) or HutchPlusPlus\(…\) or Hutchinson\(…\) or XTrace\(…\)"),
+            (
+                "exact",
+                r"trace is 'exact'\. It is Exact\(\), Hutchinson\(samples, law\), XTrace\(samples\) or HutchPlus",
+            ),
             (scorefp.Exact, "trace is the class Exact"),
             (None, "trace is None"),
         ],

@@ -168,7 +168,7 @@ def laplacian(
         return curve_derivatives(fn, x, v, jnp.zeros_like(x))[2]
 
     # A matrix for each component: there is no one to make probes for.
-    kind("trace", trace, AbstractProbes, "For a Laplacian it is Exact() or Hutchinson(samples, law).")
+    kind("trace", trace, AbstractProbes)
     return jnp.mean(jax.vmap(along)(checked_trace(trace, key).probes(x, key)), axis=0)
 
 

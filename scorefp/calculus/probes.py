@@ -60,6 +60,8 @@ class AbstractTrace(AbstractModule):
     `random` says whether they are drawn.
     """
 
+    remedy: ClassVar[str] = "It is Exact(), Hutchinson(samples, law), XTrace(samples) or HutchPlusPlus(samples)."
+
     random: ClassVar[bool]
 
     @abstractmethod
@@ -73,6 +75,8 @@ class AbstractTrace(AbstractModule):
 
 class AbstractProbes(AbstractTrace):
     """Probes that do not depend on the matrix. They take second derivatives along curves too."""
+
+    remedy: ClassVar[str] = "It is Exact() or Hutchinson(samples, law)."
 
     def products(self, push: Callable[[Event], Event], probes: Probes) -> tuple[Made, Made]:
         return probes, jax.vmap(push)(probes)
@@ -158,12 +162,8 @@ def default_trace(size: int) -> Exact | Hutchinson:
     return Exact() if size <= EXACT_UP_TO else Hutchinson()
 
 
-TRACES = "It is Exact(), Hutchinson(samples, law), XTrace(samples) or HutchPlusPlus(samples)."
-"""What a trace is, as errors say it."""
-
-
 def checked_trace(trace: AbstractTrace, key: Key | None) -> AbstractTrace:
     """The trace of a public function, refused unless it is one, and a random one unless it has its key."""
-    kind("trace", trace, AbstractTrace, TRACES)
+    kind("trace", trace, AbstractTrace)
     optional_key(type(trace).__name__, key, needed=trace.random)
     return trace

@@ -105,7 +105,7 @@ class ImageFolder(AbstractRows):
         check_threads(threads)
         for name, value in (("labels", labels), ("skip_corrupt", skip_corrupt)):
             flag(name, value)
-        kind("quantisation", quantisation, Quantisation, "It says what the 256 levels mean: Quantisation(256, 0, 1).")
+        kind("quantisation", quantisation, Quantisation)
         self.quantisation, self.interval = quantisation, None
         require(quantisation.levels == 256, f"quantisation has {quantisation.levels} levels; pictures have 256 here.")
         needs_pillow("ImageFolder")

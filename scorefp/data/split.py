@@ -5,7 +5,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int
 
-from .._checks import kind, number, require
+from .._checks import number, require
 from ..dataset import Dataset, Interval, Quantisation
 from ..dataset.dataset import as_dataset
 from ..dataset.values import check_array, check_index
@@ -35,7 +35,6 @@ class Part(AbstractRows):
     index: Int[np.ndarray, " part"]
 
     def __check_init__(self) -> None:
-        kind("source", self.source, AbstractRows, "It is a source whose samples have an index.")
         check_index(check_array("index", self.index), len(self.source), 1)
 
     @property

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Integer, Shaped
 
-from .._checks import kind, random_key
+from .._checks import random_key
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from .quantisation import Quantisation
@@ -94,9 +94,6 @@ class UniformDequantiser(AbstractDequantiser):
     """
 
     quantisation: Quantisation
-
-    def __check_init__(self) -> None:
-        kind("quantisation", self.quantisation, Quantisation, "It is that of the levels, as Quantisation(256, -1, 1).")
 
     def positions(self, k: Integer[Array, "*event"], *, key: Key) -> tuple[Event, Scalar]:
         u = jr.uniform(key, k.shape)

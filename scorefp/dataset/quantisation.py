@@ -1,6 +1,7 @@
 """Integer levels on an interval, and bits per dimension that know them [K7]."""
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,8 @@ class Quantisation(AbstractModule):
         >>> sfp.Quantisation(256, -1.0, 1.0).offset_bits, sfp.Quantisation(256, 0.0, 1.0).offset_bits
         (7.0, 8.0)
     """
+
+    remedy: ClassVar[str] = "It is what integer levels mean, for example scorefp.Quantisation(256, -1.0, 1.0)."
 
     levels: int
     low: float
@@ -173,7 +176,7 @@ def bits_per_dim(log_prob: Float[ArrayLike, "*batch"], size: int, quantisation: 
     """
     size = count("size", size)
     require(size >= 1, f"size = {size}; a sample has at least one element.")
-    kind("quantisation", quantisation, Quantisation, "It is that of the data, such as Quantisation(256, -1.0, 1.0).")
+    kind("quantisation", quantisation, Quantisation)
     found = single_or_better("log_prob", floating("log_prob", log_prob))
     found = checked(
         found,

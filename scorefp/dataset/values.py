@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ class Interval(AbstractModule):
         1.0
     """
 
+    remedy: ClassVar[str] = "It is the range of floats, for example scorefp.data.Interval(-1.0, 1.0)."
+
     low: float
     high: float
 
@@ -53,18 +55,8 @@ def check_array(name: str, values: Any) -> Any:
 
 def check_range(quantisation: Any, interval: Any) -> None:
     """Refuses what is in the place of a quantisation or an interval."""
-    kind(
-        "quantisation",
-        quantisation,
-        (Quantisation, type(None)),
-        "It is the meaning of integer levels, such as Quantisation(256, -1.0, 1.0), or None for floats.",
-    )
-    kind(
-        "interval",
-        interval,
-        (Interval, type(None)),
-        "It is the range of floats, such as Interval(-1.0, 1.0), or None where they have no bounds.",
-    )
+    kind("quantisation", quantisation, (Quantisation, type(None)))
+    kind("interval", interval, (Interval, type(None)))
 
 
 def check_kind(

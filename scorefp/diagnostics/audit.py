@@ -286,7 +286,7 @@ def _audit(
     one_row(mesh)
     kind("measures", measures, Sequence, "Each of a sequence is a measure, as in (scorefp.diagnostics.Bound(),).")
     for measure in measures:
-        kind("a measure", measure, AbstractMeasure, "It is a value such as scorefp.diagnostics.Bound().")
+        kind("a measure", measure, AbstractMeasure)
     data_key, measure_key = jr.split(random_key("an audit", key))
     data = as_dataset(data)
     fitting_samples("data", data.shape, score.shape)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax.random as jr
 from jax.sharding import Mesh
 
-from .._checks import kind, require
+from .._checks import require
 from .._describe import described
 from .._types import Event, Key
 from ..dataset import AbstractDequantiser, Dataset
@@ -61,7 +61,7 @@ class Bound(AbstractMeasure):
 
     def __check_init__(self) -> None:
         check_samples(self.samples, self.batch_size, self.repeats)
-        draws = kind("estimator", self.estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=32).").draws
+        draws = self.estimator.draws
         require(draws >= 2, f"draws = {draws}; the standard error of a point needs at least two draws.")
 
     @property

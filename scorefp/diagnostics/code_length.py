@@ -1,13 +1,13 @@
 """The lossless code length of levels over a set of samples."""
 
 import dataclasses
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import jax.random as jr
 from jax.sharding import Mesh
 from jaxtyping import Array, Integer
 
-from .._checks import kind, one_of, require
+from .._checks import require
 from .._describe import described
 from .._module import AbstractModule
 from .._types import Key
@@ -65,16 +65,12 @@ class CodeLength(AbstractMeasure):
 
     def __check_init__(self) -> None:
         check_samples(self.samples, self.batch_size, self.repeats)
-        estimator = kind("estimator", self.estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=32).")
+        draws, truncation = self.estimator.draws, self.estimator.truncation
+        require(draws >= 2, f"draws = {draws}; the standard error of a point needs at least two draws.")
         require(
-            estimator.draws >= 2,
-            f"draws = {estimator.draws}; the standard error of a point needs at least two draws.",
+            truncation == "denoised",
+            f'truncation = {truncation!r}; a code length needs "denoised", whose last step is its decoder.',
         )
-        require(
-            estimator.truncation == "denoised",
-            f'truncation = {estimator.truncation!r}; a code length needs "denoised", whose last step is its decoder.',
-        )
-        one_of("encoder", self.encoder, get_args(Encoder))
 
     def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         levels = data.levels

@@ -169,7 +169,9 @@ def ode_sde_gap(
     one_row(mesh)
     for name, method in (("ode", ode), ("sde", sde)):
         require_sampler(name, method, "scorefp.EulerMaruyama(512)")
-    _check_optional(langevin=(langevin, Langevin), box=(box, Box), transport=(transport, AbstractTransport))
+    kind("langevin", langevin, (Langevin, type(None)))
+    kind("box", box, (Box, type(None)))
+    kind("transport", transport, (AbstractTransport, type(None)))
     bins, resamples, batch_size = (
         count("bins", bins, 1),
         count("resamples", resamples, 0),
@@ -324,13 +326,6 @@ class Gap(AbstractMeasure):
         if found.failed + found.sde_failed > 0:
             notes.append("The distances are without failed trajectories, those that are not finite at t0.")
         return Section("gap", numbers, {}, tuple(notes))
-
-
-def _check_optional(**given: tuple[Any, type]) -> None:
-    """Refuses arguments of another class, where they are given."""
-    for name, (value, wanted) in given.items():
-        if value is not None:
-            kind(name, value, wanted, f"It is a scorefp {wanted.__name__.removeprefix('Abstract')}, or None.")
 
 
 def _number(distance: Estimate, label: str) -> Number:

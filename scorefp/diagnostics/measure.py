@@ -95,6 +95,8 @@ class AbstractMeasure(AbstractModule):
     quantised data as their levels; otherwise they are dequantised first.
     """
 
+    remedy: ClassVar[str] = "It is a measure, for example scorefp.diagnostics.Bound()."
+
     if TYPE_CHECKING:
         needs_kernel: ClassVar[bool]
         needs_levels: ClassVar[bool]

@@ -80,7 +80,7 @@ class ScoreError(AbstractMeasure):
     needs_levels: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        check_settings(self.waves, self.features, self.trace, self.folds)
+        check_settings(self.waves, self.features, self.folds)
 
     def section(self, score: AbstractScore, data: Dataset, *, key: Key, mesh: Mesh | None) -> Section:
         size, n = data.size, min(self.ensemble.samples, len(data))

@@ -153,7 +153,7 @@ def solve_density(
     """
     one_of("process", process, get_args(Process))
     kind("model", model, (AbstractScore, AbstractSDE), "It is a score; for the forward process an SDE will do.")
-    kind("box", box, Box, "It is scorefp.Box(lower, upper).")
+    kind("box", box, Box)
     sde = require_linear(model if isinstance(model, AbstractSDE) else model.sde)
     if initial is not None:
         function("initial", initial, "x", "It returns a number, the log-density of one sample at the start.")

@@ -110,7 +110,6 @@ class AnchoredPotential(AbstractPotential):
     conditions: ClassVar[tuple[str, ...]] = ("score",)
 
     def __check_init__(self) -> None:
-        require_score(self.score)
         function("log_density", self.log_density, "x", "It returns a number, the log-density of one sample at anchor.")
         t0, t1 = self.score.sde.t0, self.score.sde.t1
         require(

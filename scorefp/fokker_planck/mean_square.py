@@ -26,7 +26,6 @@ from ..calculus._smoothness import require_smooth
 from ..integrals import AbstractDomainRule, Box, Estimate, UniformDraws
 from ..score import AbstractPotential, AbstractScore
 from ..score.potential import require_potential
-from ..score.score import require_score
 from ..sde import AbstractSDE
 from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, unbiased_square
 from .residual import LogResidualMethod, ResidualMethod, check_density, fpe_residual, resolve, resolve_log
@@ -167,7 +166,6 @@ class ScoreResidual(AbstractResidual):
     method: ResidualMethod = Exact()
 
     def __check_init__(self) -> None:
-        require_score(self.score)
         resolve(self.method, self.form)
 
     @property
@@ -237,8 +235,8 @@ def mean_square(
         0.6667
     """
     kind("residual", residual, AbstractResidual, "It is scorefp.fokker_planck.ScoreResidual(score), for example.")
-    kind("box", box, Box, "It is scorefp.Box(lower, upper), for example Box.around(x) of samples.")
-    kind("rule", rule, AbstractDomainRule, "It is scorefp.integrals.UniformDraws() or GaussLegendre().")
+    kind("box", box, Box)
+    kind("rule", rule, AbstractDomainRule)
     sde, like = residual.sde, single_or_better("box", box.lower)
     first = scalar_time(sde.t0 if start is None else start, like, "start")
     first = time_within(first, sde.t0, sde.t1, name="start")

@@ -4,13 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import one_of
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact, FiniteDifference, time_derivative
 from ..calculus.probes import probes_for
 from ..score import AbstractPotential, AbstractScore
 from ..score.score import linear_sde
-from .method import FORMS, AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
+from .method import AbstractLogResidualMethod, AbstractTwoProbeMethod, Form
 from .operators import operator_along
 
 
@@ -46,9 +45,6 @@ class Pointwise(AbstractTwoProbeMethod, AbstractLogResidualMethod):
     time: Exact | FiniteDifference = Exact()
 
     form: Form = eqx.field(default="gradient", static=True)
-
-    def __check_init__(self) -> None:
-        one_of("form", self.form, FORMS)
 
     @property
     def random(self) -> bool:

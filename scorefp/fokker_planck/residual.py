@@ -104,7 +104,7 @@ def score_fpe_residual(
 def check_density(density: Callable[[Scalar, Event], Scalar], sde: AbstractSDE) -> None:
     """Refuses what is no density with its process."""
     function("density", density, "t, x", "It returns a number, the density at one time and one sample.")
-    kind("sde", sde, AbstractSDE, AbstractSDE.remedy)
+    kind("sde", sde, AbstractSDE)
 
 
 def resolve(method: ResidualMethod, form: Form | None = None) -> AbstractResidualMethod:
@@ -113,7 +113,7 @@ def resolve(method: ResidualMethod, form: Form | None = None) -> AbstractResidua
     Raises:
         ValueError: if the method does not have the form.
     """
-    taken = kind("method", _pointwise(method), AbstractResidualMethod, AbstractResidualMethod.remedy)
+    taken = kind("method", _pointwise(method), AbstractResidualMethod)
     if form is None:
         return taken
     one_of("form", form, FORMS)
@@ -136,7 +136,7 @@ def resolve_log(method: LogResidualMethod | AbstractResidualMethod) -> AbstractL
     taken = _pointwise(method)
     if isinstance(taken, AbstractLogResidualMethod):
         return taken
-    kind("method", taken, AbstractResidualMethod, AbstractResidualMethod.remedy)
+    kind("method", taken, AbstractResidualMethod)
     raise TypeError(
         f"method = {type(method).__name__}(…), which takes the residual of a score. That of a potential takes Exact(), "
         "Hutchinson(), Ito(), Antithetic(), Smoothed() or FiniteDifference()."

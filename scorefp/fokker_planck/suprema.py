@@ -11,7 +11,6 @@ from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, Exact
-from ..calculus.probes import TRACES
 from ..integrals import Estimate, log_snr_times, time_quadrature
 from ..integrals.estimate import mean_of
 from ..score import AbstractPotential, AbstractScore
@@ -111,7 +110,7 @@ def residual_suprema(
     """
     xs = finite("xs", single_or_better("xs", floating("xs", xs)))
     linear_sde(score)
-    kind("trace", trace, AbstractTrace, TRACES)
+    kind("trace", trace, AbstractTrace)
     if density is not None:
         require_potential(density, "density")
     require(

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 def check_whole(time: AbstractTimeSampler) -> None:
     """Refuses a sampler that estimates another integral than that over the horizon."""
-    kind("time", time, AbstractTimeSampler, "It is a law of times, for example scorefp.UniformLogSNR().")
+    kind("time", time, AbstractTimeSampler)
     require(
         not isinstance(time, TimeInterval | SoftTruncation),
         f"time is a {type(time).__name__}, which does not estimate the integral over the whole horizon that is needed "

@@ -1,6 +1,7 @@
 """A box in the space of samples: the bounded domain over which a residual, a density or a histogram is taken."""
 
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -31,6 +32,8 @@ class Box(AbstractModule):
         >>> box.sample(jax.random.key(0), 5).shape
         (5, 2)
     """
+
+    remedy: ClassVar[str] = "It is scorefp.Box(lower, upper), for example scorefp.Box.around(x) of samples."
 
     lower: Event
     upper: Event

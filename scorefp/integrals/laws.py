@@ -1,6 +1,7 @@
 """Laws of times for an integral over time: changes of measure that no integrand sees."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -31,6 +32,8 @@ class AbstractTimeSampler(AbstractModule, _TimeSamplerFields):
     `stratified` says whether `n` draws lie one in each of `n` cells of equal probability. An estimate of the error
     of a mean over them depends on it.
     """
+
+    remedy: ClassVar[str] = "It is a law of times, for example scorefp.UniformLogSNR()."
 
     @abstractmethod
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
@@ -72,7 +75,7 @@ class AbstractTimeLaw(AbstractTimeSampler):
         """
 
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        sde = require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
+        sde = require_linear(kind("sde", sde, AbstractSDE))
         return self.between(sde, sde.t0, sde.t1, n, key=key)
 
     def between(
@@ -245,7 +248,7 @@ class TimeInterval(AbstractTimeSampler):
         return self.law.stratified
 
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        sde = require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
+        sde = require_linear(kind("sde", sde, AbstractSDE))
         start, stop = interval_within(self.start, self.stop, sde.t0, sde.t1)
         return self.law.between(sde, start, stop, n, key=key)
 
@@ -288,7 +291,7 @@ class SoftTruncation(AbstractTimeSampler):
         return self.law.stratified
 
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        sde = require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
+        sde = require_linear(kind("sde", sde, AbstractSDE))
         start_key, times_key = jr.split(random_key("SoftTruncation", key))
         require(sde.t0 > 0, f"t0 = {sde.t0}; a start of density tau^(-{self.power}) needs a positive one.")
         share, rate, length = jr.uniform(start_key), 1 - self.power, np.log(sde.t1 / sde.t0)

@@ -37,7 +37,7 @@ def log_snr_times(
         TypeError: if the SDE has no Gaussian kernel, or a number is not real.
         ValueError: if a time is no scalar or, where it is known, outside the horizon.
     """
-    require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
+    require_linear(kind("sde", sde, AbstractSDE))
     first, last = (sde.log_snr(checked_end(name, t, sde)) for name, t in (("start", start), ("stop", stop)))
     shares = finite("shares", real("shares", shares), known=True)
     return sde.time_of_log_snr(first + (last - first) * shares)

@@ -39,7 +39,7 @@ def time_quadrature(
         >>> round(float(weights @ times**2), 3), round(0.9**3 / 3, 3)
         (0.243, 0.243)
     """
-    kind("sde", sde, AbstractSDE, AbstractSDE.remedy)
+    kind("sde", sde, AbstractSDE)
     start, stop = checked_end("start", start, sde), checked_end("stop", stop, sde)
     dtype: Any = jnp.result_type(start, stop)
     points, shares = (jnp.asarray(array, dtype) for array in _unit_rule(nodes))
@@ -69,7 +69,7 @@ def box_quadrature(box: Box, nodes: int) -> tuple[Float[Array, "points *event"],
         >>> round(float(weights @ (points[:, 0] * points[:, 1] ** 2)), 4), round(1 / 2 * 8 / 3, 4)
         (1.3333, 1.3333)
     """
-    kind("box", box, Box, "It is scorefp.Box(lower, upper).")
+    kind("box", box, Box)
     size = math.prod(box.shape)
     require(
         size <= 3,

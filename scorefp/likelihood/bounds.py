@@ -3,7 +3,7 @@ r"""Upper bounds of the negative log-likelihood of the reverse SDE [K3], [K4] an
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
@@ -64,6 +64,8 @@ class BoundEstimator(AbstractModule):
         'denoised'
     """
 
+    remedy: ClassVar[str] = "It is scorefp.BoundEstimator(draws=128), for example."
+
     draws: int = eqx.field(default=256, static=True)
     time: AbstractTimeSampler = UniformLogSNR()
     truncation: Truncation = eqx.field(default="denoised", static=True)
@@ -72,7 +74,6 @@ class BoundEstimator(AbstractModule):
 
     def __check_init__(self) -> None:
         require(self.draws >= 1, f"draws = {self.draws}; the bound needs at least one draw.")
-        one_of("truncation", self.truncation, get_args(Truncation))
 
     def horizon(self, sde: AbstractLinearSDE) -> AbstractLinearSDE:
         """The SDE from the truncation on.
@@ -199,7 +200,7 @@ def evaluate_bound(
     linear_sde(score)
     x, key = finite("x", single_or_better("x", sample_of(score, x))), random_key("the bound", key)
     one_of("form", form, get_args(BoundForm))
-    kind("estimator", estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=128), for example.")
+    kind("estimator", estimator, BoundEstimator)
     return _evaluate(score, estimator.horizon(linear_sde(score)), x, key, form, estimator)
 
 
@@ -268,12 +269,12 @@ def code_length(
         True
     """
     sde = linear_sde(score)
-    kind("quantisation", quantisation, Quantisation, "It is that of the levels, such as Quantisation(256, -1.0, 1.0).")
+    kind("quantisation", quantisation, Quantisation)
     k, key = quantisation.checked_levels(k), random_key("a code length", key)
     if score.shape is not None:
         same_shape("k", k.shape, "the score's own sample", score.shape)
     one_of("form", form, get_args(BoundForm))
-    kind("estimator", estimator, BoundEstimator, "It is scorefp.BoundEstimator(draws=128), for example.")
+    kind("estimator", estimator, BoundEstimator)
     require(
         estimator.truncation == "denoised",
         f"truncation = {estimator.truncation!r}; levels are decoded from the sample at the truncation, which is the "

@@ -25,7 +25,6 @@ from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
-from ..calculus.probes import TRACES
 from ..reverse import Integrator
 from ..reverse.ode import batch_flow_map_with_divergence, drawn, flow_map_with_divergence
 from ..score import AbstractScore
@@ -150,8 +149,8 @@ def flow_likelihood(
         [-0.919, -1.419]
     """
     require_score(score)
-    kind("trace", trace, AbstractTrace, TRACES)
-    kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
+    kind("trace", trace, AbstractTrace)
+    kind("integrator", integrator, Integrator)
     if not flag("common_steps", common_steps):
         x = sample_of(score, x)
     x = finite("x", single_or_better("x", floating("x", x)))

@@ -141,7 +141,7 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *ev
         0.125
     """
     data = clean_samples(xs)
-    require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
+    require_linear(kind("sde", sde, AbstractSDE))
     x = data.values
     entropy = data.size * (0.5 * jnp.log(2 * jnp.pi * jnp.e) + sde.log_sigma(sde.t1)).astype(x.dtype)
     return mean_of(jax.vmap(lambda x0: end_cross_entropy(sde, x0))(x) - entropy)
@@ -338,7 +338,7 @@ def kl_decomposition(
     _same_sde(score, truth)
     random_key("kl_decomposition", key)
     draws, batch_size = count("draws", draws), count("batch_size", batch_size)
-    kind("integrator", integrator, Integrator, "It is scorefp.Integrator(solver=…), for example.")
+    kind("integrator", integrator, Integrator)
     return _kl_decomposition(score, truth, unconditioned(xs, key), key, draws, time, integrator, batch_size)
 
 

@@ -163,7 +163,7 @@ def log_normaliser(
         True
     """
     potential = require_potential(potential)
-    kind("method", method, AbstractNormaliserMethod, "It is BoxQuadrature(box) or ImportanceSampling(proposal).")
+    kind("method", method, AbstractNormaliserMethod)
     batch_size = count("batch_size", batch_size)
     require(batch_size >= 1, f"batch_size = {batch_size}; at least one point is taken at once.")
     t = time_within(scalar_time(t, jnp.zeros(())), potential.sde.t0, potential.sde.t1)

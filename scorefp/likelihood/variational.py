@@ -143,7 +143,7 @@ def variational_dequantiser(
     """
     shape = event_shape(shape)
     size = math.prod(shape)
-    kind("quantisation", quantisation, Quantisation, "It is scorefp.Quantisation(levels, low, high).")
+    kind("quantisation", quantisation, Quantisation)
     random_key("the weights of the flow", key)
     for name, value in (("layers", layers), ("width", width), ("depth", depth), ("knots", knots)):
         require(count(name, value) >= 1, f"{name} = {value}; it is at least one.")

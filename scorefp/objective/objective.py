@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import equinox as eqx
 import jax
@@ -41,6 +41,8 @@ class AbstractObjective(AbstractModule):
     $\int \ell\,dt = E_{t\sim p}[\ell(t)/p(t)]$, so that another one changes the variance of the estimate, never
     its mean.
     """
+
+    remedy: ClassVar[str] = "It is made of terms, for example scorefp.DSM() + 0.1 * scorefp.ScoreFPE()."
 
     @abstractmethod
     def parts(self) -> "tuple[tuple[Scalar, AbstractTerm], ...]":
@@ -99,7 +101,7 @@ class AbstractObjective(AbstractModule):
         sde = linear_sde(score)
         require(x0.ndim >= 1 and len(x0) >= 1, f"x0 has shape {x0.shape}; it is a batch of samples, at least one.")
         fitting_samples("x0", x0.shape[1:], score.shape)
-        kind("time", time, AbstractTimeSampler, "It is a law of times, for example scorefp.UniformLogSNR().")
+        kind("time", time, AbstractTimeSampler)
         flag("dropout", dropout)
         count = x0.shape[0]
         rows = [jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(args)]
@@ -127,7 +129,7 @@ class AbstractObjective(AbstractModule):
         return total, named
 
     def __add__(self, other: "AbstractObjective") -> "Objective":
-        kind("a summand", other, AbstractObjective, "Losses add, for example scorefp.DSM() + 0.1 * scorefp.ScoreFPE().")
+        kind("a summand", other, AbstractObjective)
         return Objective(self.parts() + other.parts())
 
     def __mul__(self, factor: Real[ArrayLike, ""]) -> "Objective":

@@ -290,7 +290,7 @@ class InterpolatedWeighting(AbstractModule):
 
 def _time(sde: AbstractLinearSDE, t: Time) -> Scalar:
     """The time of a weighting, refused where the SDE is not linear, or the time known to be outside the horizon."""
-    require_linear(kind("sde", sde, AbstractSDE, AbstractSDE.remedy))
+    require_linear(kind("sde", sde, AbstractSDE))
     time = real("t", t)
     known_time_within(t, sde.t0, sde.t1, jnp.zeros(()))
     return time

@@ -97,7 +97,7 @@ class Moments(AbstractModule):
         return part_moments("x", x, features, batch_size, 1, 2).all
 
     def __add__(self, other: "Moments") -> "Moments":
-        kind("the other term", other, Moments, "Moments add to Moments.")
+        kind("the other term", other, Moments)
         require(
             self.mean.shape == other.mean.shape,
             f"one has {len(self.mean)} features, the other {len(other.mean)}; moments of the same features add up.",

@@ -71,6 +71,8 @@ class Integrator(AbstractModule):
         -1.838
     """
 
+    remedy: ClassVar[str] = "It is scorefp.Integrator(), for example."
+
     solver: diffrax.AbstractRungeKutta = diffrax.Tsit5()
     rtol: float = 1e-5
     atol: float = 1e-5
@@ -231,7 +233,7 @@ def flow_map(score: AbstractScore, x: Event, *, start: Time, stop: Time, integra
         >>> round(float(end.state[0]), 4)
         1.0
     """
-    kind("integrator", integrator, Integrator, "It is scorefp.Integrator(), for example.")
+    kind("integrator", integrator, Integrator)
     x = single_or_better("x", sample_of(require_score(score), x))
     for name, time in (("start", start), ("stop", stop)):
         scalar_time(time, x, name)

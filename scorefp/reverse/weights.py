@@ -152,7 +152,7 @@ def rates_of(score: AbstractScore, residual: LogResidualMethod | None, size: int
 
 def check_weighable(score: AbstractScore, residual: LogResidualMethod | None) -> None:
     """Refuses a score whose paths have no weights, and a part without a potential where one is needed."""
-    kind("score", score, AbstractScore, AbstractScore.remedy)
+    kind("score", score, AbstractScore)
     if residual is not None:
         resolve_log(residual)
     composed = isinstance(score, AbstractComposition | Tilted)

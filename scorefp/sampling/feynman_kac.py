@@ -198,7 +198,7 @@ def weighted_samples(
         True
     """
     runs = count("runs", runs, 1)
-    kind("method", method, FeynmanKac, FeynmanKac.remedy)
+    kind("method", method, FeynmanKac)
     check_weighable(score, method.residual)
     stand_in = EulerMaruyama(method.steps, method.grid)
     draws = draws_of(score, runs, key=key, method=stand_in, shape=shape, args=None, dtype=dtype, mesh=mesh)

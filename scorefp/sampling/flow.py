@@ -12,7 +12,6 @@ from .._checks import flag, is_concrete, kind, single_or_better
 from .._module import AbstractModule
 from .._types import Event, Key
 from ..calculus import AbstractTrace, Exact
-from ..calculus.probes import TRACES
 from ..reverse import Integrator
 from ..reverse.ode import drawn, flow_map_with_divergence
 from ..score import AbstractScore
@@ -117,7 +116,7 @@ def flow_samples(
         ((4, 2), True)
     """
     flag("throw", throw)
-    kind("trace", trace, AbstractTrace, TRACES)
+    kind("trace", trace, AbstractTrace)
     draws, initial, batch_size = prepared(
         score,
         n,

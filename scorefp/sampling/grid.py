@@ -57,7 +57,7 @@ def uniform_grid(sde: AbstractSDE, steps: int) -> Float[Array, " times"]:
         >>> sfp.sampling.uniform_grid(sfp.VP(), 2).shape
         (3,)
     """
-    sde = kind("sde", sde, AbstractSDE, "It is the forward process, for example scorefp.VP().")
+    sde = kind("sde", sde, AbstractSDE)
     return jnp.linspace(sde.t1, sde.t0, count("steps", steps, 1) + 1)
 
 

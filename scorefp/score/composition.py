@@ -244,7 +244,6 @@ class Tilted(AbstractScore):
     conditions: ClassVar[tuple[str, ...]] = ("score", "reward")
 
     def __check_init__(self) -> None:
-        require_score(self.score)
         remedy = "It returns a number for a time and one sample, as in lambda t, x: -jnp.sum(x**2)."
         function("reward", self.reward, "t, x", remedy, keywords=("args", "key"))
 

@@ -62,7 +62,6 @@ class TorchNetwork(AbstractFixed):
     shape: tuple[int, ...] | None = eqx.field(default=None, static=True)
 
     def __check_init__(self) -> None:
-        kind("sde", self.sde, AbstractSDE, AbstractSDE.remedy)
         dtype, _ = checked_module(self.module)
         # One that takes more is tried when that is bound.
         if self.shape is not None and not takes_more(self.module):
@@ -147,7 +146,7 @@ def from_torch(
         [0. 0.]
     """
     # Before torch is asked for: what is wrong is wrong without it too.
-    kind("call", call, TorchCall, "It is a TorchCall(…).")
+    kind("call", call, TorchCall)
     return NetworkScore(TorchNetwork(module, require_linear(sde), call, shape), sde, target, None)
 
 

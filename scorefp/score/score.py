@@ -190,13 +190,12 @@ class Score(AbstractScore):
 
 
 def check_fields(score: AbstractScore, name: str) -> None:
-    """Refuses a function or network, the field `name`, of another signature, and what is no SDE."""
+    """Refuses a function or network, the field `name`, of another signature."""
     remedy = (
         "First comes the time, then one sample. Wrap a function in a lambda, and a network in an equinox.Module with "
         "__call__(self, t, x), so that its weights are trained."
     )
     function(name, getattr(score, name), "t, x", remedy, keywords=("args", "key"))
-    kind("sde", score.sde, AbstractSDE, AbstractSDE.remedy)
 
 
 def sample_of(score: AbstractScore, x: Event, name: str = "x") -> Array:
@@ -233,7 +232,7 @@ def measured_at(score: AbstractScore, t: Time, x: Event, name: str = "t") -> tup
 
 def require_score(score: Any, name: str = "score") -> AbstractScore:
     """The score itself, an argument called `name`, where it is one."""
-    return kind(name, score, AbstractScore, AbstractScore.remedy)
+    return kind(name, score, AbstractScore)
 
 
 def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:

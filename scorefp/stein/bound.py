@@ -25,8 +25,6 @@ from ..score.score import linear_sde, measured_at
 from ..sde import AbstractLinearSDE
 from ._basis import Derivatives, Features, basis_of
 
-_TRACES = "It is Exact() or Hutchinson(samples, law)."
-
 LEAST_FOLDS = 3
 """One that measures, and two of those that fit, one of which chooses the ridge of the other."""
 
@@ -121,8 +119,8 @@ def score_error_bound(
     """
     x = finite("x", single_or_better("x", floating("x", x)), known=True)
     require(x.ndim >= 1, f"x has shape {x.shape}; it holds samples along a leading axis.")
-    check_settings(waves, features, trace, folds)
-    kind("trace", trace, AbstractProbes, _TRACES)
+    kind("trace", trace, AbstractProbes)
+    check_settings(waves, features, folds)
     batch_size = count("batch_size", batch_size, 1)
     require(
         len(x) >= 2 * folds, f"x holds {len(x)} samples; {folds} folds need two each at least, and many more to fit."
@@ -140,14 +138,12 @@ def score_error_bound(
     return ScoreErrorBound(mean_of(gradient), mean_of(whole))
 
 
-def check_settings(waves: int, features: Features | None, trace: AbstractProbes | None, folds: int) -> None:
+def check_settings(waves: int, features: Features | None, folds: int) -> None:
     """Refuses settings out of range or of another kind."""
     count("waves", waves, 0)
     count("folds", folds, LEAST_FOLDS)
     if features is not None:
         function("features", features, "t, x", "It is a function of the time and one sample, such as the score itself.")
-    if trace is not None:  # which a measure chooses
-        kind("trace", trace, AbstractProbes, _TRACES)
 
 
 def driven(

@@ -52,7 +52,7 @@ class Histogram(AbstractModule):
     def __init__(
         self, box: Box, weights: Real[ArrayLike, "*cells"], count: int | None = None, outside: float = 0.0
     ) -> None:
-        kind("box", box, Box, "It is a Box(lower, upper), of finite ends.")
+        kind("box", box, Box)
         found, size = host_array("weights", weights), math.prod(box.shape)
         if found.dtype.kind not in "iuf":
             raise TypeError(f"weights has dtype {found.dtype}; weights are real numbers. Give floats, or counts.")
@@ -94,7 +94,7 @@ class Histogram(AbstractModule):
             >>> found.weights.shape, round(found.outside, 2)
             ((64, 64), 0.09)
         """
-        kind("box", box, Box, "It is a Box(lower, upper), of finite ends.")
+        kind("box", box, Box)
         found = host_samples("x", x)
         require(counted("bins", bins) >= 1, f"bins = {bins}; a side has at least one cell.")
         same_shape("a sample of x", found.shape[1:], "the box", box.shape)

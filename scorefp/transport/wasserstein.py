@@ -69,7 +69,7 @@ def wasserstein2(
         raise TypeError(
             "one of x and y is a Histogram and the other is not; make one of the samples: Histogram.of(samples, box)."
         )
-    kind("method", method, (AbstractTransport, type(None)), "It is a solver, such as Assignment(), or None.")
+    kind("method", method, (AbstractTransport, type(None)))
     require(
         count("resamples", resamples) == 0 or resamples >= 2,
         f"resamples = {resamples}; the bootstrap needs at least two, and 0 takes the error from the potentials.",

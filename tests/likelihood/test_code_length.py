@@ -330,7 +330,7 @@ def test_bad_input(unchecked: None) -> None:
     refused("k has dtype float64; levels are integers 0 … 7", of, 0.5 * k, error=TypeError)
     refused("k holds levels outside 0 … 7", of, k + 3)
     refused("k has shape \\(3,\\), but the score's own sample has shape \\(2,\\)", of, jnp.zeros(3, int))
-    refused("quantisation is 8. It is that of the levels", of, k, quantisation=8, error=TypeError)
+    refused("quantisation is 8. It is what integer levels mean", of, k, quantisation=8, error=TypeError)
     refused("encoder = 'middle'; it is 'uniform' or 'centre'", of, k, encoder="middle")
     refused("truncation = 'noised'; levels are decoded", of, k, estimator=sfp.BoundEstimator(2, truncation="noised"))
     refused("start = 1.0 lies outside", of, k, estimator=sfp.BoundEstimator(2, start=1.0))
