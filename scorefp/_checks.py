@@ -1,9 +1,10 @@
 """Early, clear errors. Each names the argument, its value, what is allowed and the remedy."""
 
+import contextlib
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,15 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+@contextlib.contextmanager
+def needs(what: str, package: str, extra: str) -> Generator[None, None, None]:
+    """Imports for `what` of a package that may be missing, with the extra that installs it."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what} needs {package}; install it with: pip install 'scorefp[{extra}]'") from error
+
+
 def floating(name: str, x: ArrayLike) -> Array:
     """`x` as an array, refused with `TypeError` unless its dtype is floating."""
     array = _array(name, x, "an array of floats")
@@ -63,6 +73,11 @@ def real(name: str, value: ArrayLike) -> Array:
         told = array.dtype if array.ndim else _told(value)
         raise TypeError(f"{name} is {told}; it is real. Pass floats.")
     return array
+
+
+def floats(values: Array) -> Array:
+    """Integers as floats; floats as they are."""
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.result_type(float))
 
 
 def scalar(name: str, value: ArrayLike) -> Array:
@@ -127,6 +142,16 @@ def finite(name: str, x: Array, *, known: bool = False) -> Array:
         return x
     message = f"{name} holds NaN or infinite entries; clean the data or find the step that made them."
     return checked(x, ~jnp.all(jnp.isfinite(x)), message)
+
+
+def measured(name: str, x: ArrayLike) -> Array:
+    """`x` as an array to measure with: floats of 32 bits or more, all finite."""
+    return finite(name, single_or_better(name, floating(name, x)))
+
+
+def all_finite(x: Array, batch_axes: int = 1) -> Bool[Array, "..."]:
+    """Whether all entries of a sample are finite, for each along the leading axes."""
+    return jnp.all(jnp.isfinite(x), axis=tuple(range(batch_axes, x.ndim)))
 
 
 def sample(name: str, x: ArrayLike) -> Array:

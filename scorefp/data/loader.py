@@ -9,9 +9,9 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._checks import count, kind, require
+from .._checks import count, event_shape, kind, require
 from ..dataset import Interval, Quantisation
-from ..dataset.values import check_args, check_array, check_kind, check_range, check_shape, check_values
+from ..dataset.values import check_args, check_array, check_kind, check_range, check_values
 from .source import AbstractSource, Alike, Batch, Batches, part_of
 
 
@@ -75,12 +75,11 @@ class Loader(AbstractSource):
             raise TypeError(f"batches is {batches!r}; it is an iterable of arrays. A file is read by read_arrays.")
         kind("batches", batches, Iterable, "It is an iterable of arrays: a list, a loader, a generator.")
         check_range(quantisation, interval)
-        self.origin, self.shape = _Origin(batches), check_shape("shape", shape)
+        self.origin, self.shape = _Origin(batches), event_shape(shape)
         self.quantisation, self.interval = quantisation, interval
 
     def batches(self, batch_size: int, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:
-        require(count("batch_size", batch_size) >= 1, f"batch_size = {batch_size}; a batch has at least one sample.")
-        return _Recut(self, batch_size, part_of(batch_size, share))
+        return _Recut(self, count("batch_size", batch_size, 1), part_of(batch_size, share))
 
     def read(self, batch: Any, number: int) -> Batch:
         """A batch as arrays, checked.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from .._checks import count, flag, one_of, require
+from .._checks import count, flag, needs, one_of, require
 from ..dataset import Dataset
 from ._pictures import BYTES, needs_pillow
 
@@ -83,13 +83,10 @@ def _tiles(picture: UInt8[np.ndarray, "height width 3"], size: int) -> Iterator[
 
 def _photograph(name: str) -> UInt8[np.ndarray, "height width 3"]:
     needs_pillow("photographs")  # both packages decode by it
-    try:
+    with needs("photographs", "scikit-image", "examples"):
         import skimage.data
+    with needs("photographs", "scikit-learn", "examples"):
         from sklearn.datasets import load_sample_image
-    except ImportError as error:
-        raise ImportError(
-            "photographs needs scikit-image and scikit-learn; install them with: pip install 'scorefp[examples]'"
-        ) from error
     if name in ("china", "flower"):
         return cast(Any, load_sample_image)(f"{name}.jpg")
     found = getattr(cast(Any, skimage.data), name)()

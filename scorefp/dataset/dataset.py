@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Int, Shaped
 
-from .._checks import count, finite, is_concrete, random_key, require
+from .._checks import count, event_shape, finite, is_concrete, random_key, require
 from .._module import AbstractModule
 from .._types import Key
 from .dequantise import UniformDequantiser
@@ -101,6 +101,7 @@ class Dataset(AbstractModule):
             TypeError: if it is no tuple of integers.
             ValueError: if it has another number of entries.
         """
+        shape = event_shape(shape)
         check_reshape(self.shape, shape)
         return self._with(self.values.reshape(len(self), *shape), self.args)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from .._checks import checked, count, finite, floating, kind, require, same_shape, single_or_better
+from .._checks import checked, count, floating, kind, measured, require, same_shape, single_or_better
 from .._module import AbstractModule
 
 _MOST = 2**24
@@ -115,7 +115,7 @@ class Quantisation(AbstractModule):
             >>> sfp.Quantisation(4, 0.0, 1.0).quantise(jnp.array([-0.1, 0.1, 0.9, 1.0])).tolist()
             [0, 0, 3, 3]
         """
-        x = finite("x", single_or_better("x", floating("x", x)))
+        x = measured("x", x)
         place = (x - self.low) / self.width
         # A value at the lower end of a level belongs to it, however it is rounded.
         edge, rounding = jnp.round(place), 4 * jnp.finfo(x.dtype).eps * max(abs(self.low), abs(self.high)) / self.width
@@ -174,8 +174,7 @@ def bits_per_dim(log_prob: Float[ArrayLike, "*batch"], size: int, quantisation: 
         >>> float(sfp.bits_per_dim(0.0, 64, sfp.Quantisation(256, -1.0, 1.0)))
         7.0
     """
-    size = count("size", size)
-    require(size >= 1, f"size = {size}; a sample has at least one element.")
+    size = count("size", size, 1)
     kind("quantisation", quantisation, Quantisation)
     found = single_or_better("log_prob", floating("log_prob", log_prob))
     found = checked(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
-from .._checks import count, is_concrete, kind, require
+from .._checks import is_concrete, kind, require
 from .._module import AbstractModule
 from .quantisation import Quantisation, check_ends
 
@@ -133,20 +133,24 @@ def check_values(
         )
 
 
-def check_args(args: Any, count: int, name: Callable[[int], str]) -> None:
+def check_args(args: Any, count: int, name: Callable[[int], str], rows_are: str = "values has {}") -> None:
     """Refuses conditioning without a row for each sample, with NaN or infinite entries, or that no device can hold.
 
     Args:
         args: A pytree of arrays.
         count: The number of samples.
         name: The name in messages of the sample at a position.
+        rows_are: How messages say what `count` is.
     """
     if args is None:
         return
     leaves = [leaf if isinstance(leaf, jax.Array | np.ndarray) else np.asarray(leaf) for leaf in jax.tree.leaves(args)]
     rows = [leaf.shape[:1] for leaf in leaves]
     if any(row != (count,) for row in rows):
-        raise ValueError(f"args has arrays with {rows} rows, values has {count}; each sample needs its own.")
+        raise ValueError(
+            f"args has arrays with {rows} rows, {rows_are.format(count)}; each has its own. Close a constant over: "
+            "score.bind(args=...)."
+        )
     for leaf in leaves:
         if not any(jnp.issubdtype(leaf.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
             raise TypeError(
@@ -175,17 +179,8 @@ def check_index(index: Any, count: int, least: int) -> None:
     )
 
 
-def check_shape(name: str, shape: Any) -> tuple[int, ...]:
-    """An event shape, an argument called `name`, refused unless it is a tuple of integers, each at least one."""
-    kind(name, shape, tuple, "It is a tuple of the sizes of a sample, such as (3, 32, 32).")
-    sizes = tuple(count(f"{name}[{i}]", size) for i, size in enumerate(shape))
-    require(min(sizes, default=1) >= 1, f"{name} = {sizes}; each size is at least one.")
-    return sizes
-
-
 def check_reshape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """Refuses an event shape with another number of entries."""
-    check_shape("shape", wanted)
     require(
         math.prod(shape) == math.prod(wanted),
         f"shape = {wanted} has {math.prod(wanted)} entries, the samples have shape {shape} with {math.prod(shape)}; a "

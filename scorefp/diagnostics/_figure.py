@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._checks import require
+from .._checks import needs, require
 from .measure import Curve, Section
 
 if TYPE_CHECKING:
@@ -25,10 +25,8 @@ def new_figure(width: float, height: float) -> "Figure":
     Raises:
         ImportError: if matplotlib is not installed.
     """
-    try:
+    with needs("a figure", "matplotlib", "plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib; install it with: pip install 'scorefp[plot]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -1,6 +1,5 @@
 """The audit of a score: a sequence of measures, in one table, one figure and one JSON."""
 
-import importlib.metadata
 import json
 import math
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 
 from .._checks import fitting_samples, kind, random_key
+from .._citation import installed_version
 from .._describe import JSON, free_name, name_of, settings
 from .._devices import one_row
 from .._module import AbstractModule
@@ -299,7 +299,7 @@ def _audit(
     if isinstance(score.sde, AbstractLinearSDE) and not any(isinstance(m, PriorDivergence) for m in measures):
         notes = (*notes, *divergence_at_t1(score.sde, floats.drawn(MOST, key=data_key)[0]).notes)
     configuration = {
-        "scorefp": _version(),
+        "scorefp": installed_version(),
         "jax": jax.__version__,
         "model": name_of(score),
         "score": settings(score),
@@ -325,11 +325,3 @@ def _fields(value: Number | Curve) -> dict[str, JSON]:
         return None if isinstance(item, float) and not math.isfinite(item) else item
 
     return {name: plain(item) for name, item in vars(value).items()}
-
-
-def _version() -> str | None:
-    """The version of this package; `None` where it runs from its source without being installed."""
-    try:
-        return importlib.metadata.version("scorefp")
-    except importlib.metadata.PackageNotFoundError:
-        return None

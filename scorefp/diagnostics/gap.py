@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Bool, Float
 
-from .._checks import count, kind, random_key, require, same_shape, single_or_better
+from .._checks import all_finite, count, kind, random_key, require, same_shape, single_or_better
 from .._describe import described
 from .._devices import one_row
 from .._module import AbstractModule
@@ -172,11 +172,8 @@ def ode_sde_gap(
     kind("langevin", langevin, (Langevin, type(None)))
     kind("box", box, (Box, type(None)))
     kind("transport", transport, (AbstractTransport, type(None)))
-    bins, resamples, batch_size = (
-        count("bins", bins, 1),
-        count("resamples", resamples, 0),
-        count("batch_size", batch_size),
-    )
+    bins, resamples = count("bins", bins, 1), count("resamples", resamples, 0)
+    batch_size = count("batch_size", batch_size, 1)
     sample_key, other_key, data_key, resample_key = jr.split(random_key("a gap", key), 4)
     clean = None
     if data is not None:
@@ -220,8 +217,7 @@ def ode_sde_gap(
             batch_size=batch_size,
             mesh=mesh,
         )
-        x = np.asarray(found)
-        return x, np.asarray(np.all(np.isfinite(x), axis=tuple(range(1, x.ndim))))
+        return np.asarray(found), np.asarray(all_finite(found))
 
     def distance(x: Float[np.ndarray, "n *event"], y: Float[np.ndarray, "m *event"]) -> Estimate:
         if min(len(x), len(y)) < 2:

@@ -2,14 +2,13 @@
 
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 from scipy import stats
 
-from .._checks import require
+from .._checks import all_finite, require
 from .._describe import described
 from .._types import Key
 from ..dataset import Dataset
@@ -101,7 +100,7 @@ class SampleQuality(AbstractMeasure):
             batch_size=self.batch_size,
             mesh=mesh,
         )
-        whole = np.asarray(jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))))
+        whole = np.asarray(all_finite(x))
         share, half = share_interval(n - int(whole.sum()), n)
         numbers = {"failed": Number(share, half, "1", "share of samples that are not finite")}
         levels = "" if data.quantisation is None else ", at the centres of the levels"

@@ -244,8 +244,7 @@ def mean_square(
         f"start is t1 = {sde.t1}, the end of the horizon, and leaves no times to average over; take an earlier one."
     )
     first = checked(first, first >= jnp.asarray(sde.t1, first.dtype), message)
-    batch_size = count("batch_size", batch_size)
-    require(batch_size >= 1, f"batch_size = {batch_size}; at least one point is taken at once.")
+    batch_size = count("batch_size", batch_size, 1)
     require(
         key is not None or not rule.random,
         f"key is None, but {type(rule).__name__} draws random points; pass key=jax.random.key(seed), or "

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import count, finite, fitting_samples, floating, kind, random_key, require, single_or_better
+from .._checks import count, fitting_samples, kind, measured, random_key, require
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar
@@ -108,7 +108,7 @@ def residual_suprema(
         >>> bool(0 < found.M < 50), bool(found.m > 0)
         (True, True)
     """
-    xs = finite("xs", single_or_better("xs", floating("xs", xs)))
+    xs = measured("xs", xs)
     linear_sde(score)
     kind("trace", trace, AbstractTrace)
     if density is not None:
@@ -118,10 +118,7 @@ def residual_suprema(
         f"xs has shape {xs.shape}; it needs a leading axis with at least two samples, for a mean and its error.",
     )
     fitting_samples("xs", xs.shape[1:], score.shape)
-    times, nodes, batch_size = count("times", times), count("nodes", nodes), count("batch_size", batch_size)
-    require(times >= 1, f"times = {times}; a curve has at least one time.")
-    require(nodes >= 1, f"nodes = {nodes}; a quadrature has at least one node.")
-    require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
+    times, nodes, batch_size = count("times", times, 1), count("nodes", nodes, 1), count("batch_size", batch_size, 1)
     random_key("residual_suprema", key)
     return _suprema(score, xs, key, times, nodes, trace, density, batch_size)
 

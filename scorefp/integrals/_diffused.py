@@ -92,8 +92,6 @@ def diffused_integral(
     """
     check_whole(time)
     fitting_samples("xs", x.shape, score.shape)
-    require(draws >= 1, f"draws = {draws}; at least one time is drawn.")
-    require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
     sde = linear_sde(score)
 
     def one(row: Int[Array, ""]) -> _T:

@@ -11,10 +11,10 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float, Int
 
-from .._checks import check_interval, checked, count, interval_within, kind, random_key, require
+from .._checks import check_interval, checked, count, interval_within, random_key, require
 from .._module import AbstractModule
 from .._types import Key, Scalar, Times
-from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde import AbstractLinearSDE
 from ..sde.linear import require_linear
 from .log_snr import End, log_snr_times
 
@@ -75,7 +75,7 @@ class AbstractTimeLaw(AbstractTimeSampler):
         """
 
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        sde = require_linear(kind("sde", sde, AbstractSDE))
+        sde = require_linear(sde)
         return self.between(sde, sde.t0, sde.t1, n, key=key)
 
     def between(
@@ -248,7 +248,7 @@ class TimeInterval(AbstractTimeSampler):
         return self.law.stratified
 
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        sde = require_linear(kind("sde", sde, AbstractSDE))
+        sde = require_linear(sde)
         start, stop = interval_within(self.start, self.stop, sde.t0, sde.t1)
         return self.law.between(sde, start, stop, n, key=key)
 
@@ -291,7 +291,7 @@ class SoftTruncation(AbstractTimeSampler):
         return self.law.stratified
 
     def sample(self, sde: AbstractLinearSDE, n: int, *, key: Key) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        sde = require_linear(kind("sde", sde, AbstractSDE))
+        sde = require_linear(sde)
         start_key, times_key = jr.split(random_key("SoftTruncation", key))
         require(sde.t0 > 0, f"t0 = {sde.t0}; a start of density tau^(-{self.power}) needs a positive one.")
         share, rate, length = jr.uniform(start_key), 1 - self.power, np.log(sde.t1 / sde.t0)
@@ -305,7 +305,7 @@ def _uniform(n: int, key: Key, stratified: bool) -> Float[Array, " n"]:
     The cells are turned by a random number of places. Each draw by itself is then uniform, without which the mean over
     a head would be that of its own cells.
     """
-    require(count("n", n) >= 1, f"n = {n}; at least one time is drawn.")
+    count("n", n, 1)
     random_key("a law of times", key)
     if not stratified:
         return jr.uniform(key, (n,))

@@ -5,7 +5,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import finite, kind, known_time_within, real, scalar
+from .._checks import finite, known_time_within, real, scalar
 from .._types import Scalar
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..sde.linear import require_linear
@@ -37,7 +37,7 @@ def log_snr_times(
         TypeError: if the SDE has no Gaussian kernel, or a number is not real.
         ValueError: if a time is no scalar or, where it is known, outside the horizon.
     """
-    require_linear(kind("sde", sde, AbstractSDE))
+    require_linear(sde)
     first, last = (sde.log_snr(checked_end(name, t, sde)) for name, t in (("start", start), ("stop", stop)))
     shares = finite("shares", real("shares", shares), known=True)
     return sde.time_of_log_snr(first + (last - first) * shares)

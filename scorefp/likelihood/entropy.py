@@ -74,7 +74,7 @@ def entropy(
     linear_sde(score)
     one_of("form", form, get_args(EntropyForm))
     random_key("the entropy", key)
-    draws, batch_size = count("draws", draws), count("batch_size", batch_size)
+    draws, batch_size = count("draws", draws, 1), count("batch_size", batch_size, 1)
     end = None if terminal is None else finite("terminal", scalar("terminal", terminal), known=True)
     return _entropy(score, clean_samples(xs, key), key, form, draws, time, end, batch_size)
 

@@ -10,15 +10,13 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import (
-    finite,
     fitting_samples,
     flag,
-    floating,
     kind,
+    measured,
     optional_key,
     require,
     scalar_time,
-    single_or_better,
     time_within,
 )
 from .._module import AbstractModule
@@ -153,7 +151,7 @@ def flow_likelihood(
     kind("integrator", integrator, Integrator)
     if not flag("common_steps", common_steps):
         x = sample_of(score, x)
-    x = finite("x", single_or_better("x", floating("x", x)))
+    x = measured("x", x)
     if start is not None:
         start = time_within(scalar_time(start, x, "start"), score.sde.t0, score.sde.t1, name="start")
     optional_key(type(trace).__name__, key, needed=trace.random)

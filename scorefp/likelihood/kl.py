@@ -22,7 +22,7 @@ from ..reverse import Integrator
 from ..score import AbstractPotential, AbstractScore
 from ..score.potential import require_potential
 from ..score.score import linear_sde, measured_at
-from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde import AbstractLinearSDE
 from ..sde.linear import require_linear
 from .flow import log_likelihood
 
@@ -141,7 +141,7 @@ def prior_kl_bound(sde: AbstractLinearSDE, xs: Dataset | Float[ArrayLike, "n *ev
         0.125
     """
     data = clean_samples(xs)
-    require_linear(kind("sde", sde, AbstractSDE))
+    require_linear(sde)
     x = data.values
     entropy = data.size * (0.5 * jnp.log(2 * jnp.pi * jnp.e) + sde.log_sigma(sde.t1)).astype(x.dtype)
     return mean_of(jax.vmap(lambda x0: end_cross_entropy(sde, x0))(x) - entropy)
@@ -199,7 +199,7 @@ def kl_bound(
     """
     _same_sde(score, truth)
     random_key("kl_bound", key)
-    draws, batch_size = count("draws", draws), count("batch_size", batch_size)
+    draws, batch_size = count("draws", draws, 1), count("batch_size", batch_size, 1)
     return _kl_bound(score, truth, unconditioned(xs, key), key, draws, time, batch_size)
 
 
@@ -337,7 +337,7 @@ def kl_decomposition(
     """
     _same_sde(score, truth)
     random_key("kl_decomposition", key)
-    draws, batch_size = count("draws", draws), count("batch_size", batch_size)
+    draws, batch_size = count("draws", draws, 1), count("batch_size", batch_size, 1)
     kind("integrator", integrator, Integrator)
     return _kl_decomposition(score, truth, unconditioned(xs, key), key, draws, time, integrator, batch_size)
 
@@ -374,7 +374,6 @@ def _kl_decomposition(
         off = ode_score(score, t, x, integrator=integrator) - value
         return 0.5 * g2 * jnp.sum((value - truth(t, x)) * off), 0.5 * g2 * jnp.sum(off**2)
 
-    require(batch_size >= 1, f"batch_size = {batch_size}; at least one sample is taken at once.")
     left = in_batches(kl, len(x), batch_size)
     at_end = in_batches(prior, len(x), batch_size)
     error = partial(_matching_error, truth)

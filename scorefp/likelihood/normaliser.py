@@ -164,8 +164,7 @@ def log_normaliser(
     """
     potential = require_potential(potential)
     kind("method", method, AbstractNormaliserMethod)
-    batch_size = count("batch_size", batch_size)
-    require(batch_size >= 1, f"batch_size = {batch_size}; at least one point is taken at once.")
+    batch_size = count("batch_size", batch_size, 1)
     t = time_within(scalar_time(t, jnp.zeros(())), potential.sde.t0, potential.sde.t1)
     optional_key(type(method).__name__, key, needed=False)
     return _log_normaliser(potential, t, method, key, batch_size)

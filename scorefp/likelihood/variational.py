@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Integer
 
-from .._checks import count, event_shape, kind, random_key, require
+from .._checks import count, event_shape, kind, needs, random_key, require
 from .._types import Event, Key, Scalar
 from ..dataset import AbstractDequantiser, Quantisation
 
@@ -146,13 +146,9 @@ def variational_dequantiser(
     kind("quantisation", quantisation, Quantisation)
     random_key("the weights of the flow", key)
     for name, value in (("layers", layers), ("width", width), ("depth", depth), ("knots", knots)):
-        require(count(name, value) >= 1, f"{name} = {value}; it is at least one.")
-    try:
+        count(name, value, 1)
+    with needs("variational_dequantiser", "flowjax", "flow"):
         from flowjax import bijections, distributions, flows
-    except ImportError as error:
-        raise ImportError(
-            "variational_dequantiser needs flowjax; install it with: pip install 'scorefp[flow]'"
-        ) from error
     flow = flows.coupling_flow(
         key,
         base_dist=distributions.Uniform(jnp.zeros(size), jnp.ones(size)),

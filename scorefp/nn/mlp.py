@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .._checks import count, event_shape, random_key, require
+from .._checks import count, event_shape, random_key
 from .._types import Event, Key, Scalar, Time
 from ..calculus._smoothness import require_smooth_activation
 from ._layers import AbstractNetwork, affine, dropout_share, dropped, inputs, kept, rounded_to
@@ -181,8 +181,7 @@ def _checked(
     shape: tuple[int, ...], width: int, depth: int, activation: Callable[[Array], Array], key: Key
 ) -> tuple[tuple[int, ...], int, int]:
     """The sizes of a network, once all of its settings are looked at."""
-    shape, width, depth = event_shape(shape), count("width", width), count("depth", depth)
-    require(width >= 1 and depth >= 1, f"width = {width} and depth = {depth}; both must be at least one.")
+    shape, width, depth = event_shape(shape), count("width", width, 1), count("depth", depth, 1)
     require_smooth_activation(activation)
     random_key("the weights of a network", key)
     return shape, width, depth

@@ -273,13 +273,10 @@ def _resolutions(shape: tuple[int, ...], multipliers: Sequence[int]) -> list[int
 
 
 def _check(channels: int, multipliers: Sequence[int], blocks: int, octaves: int, classes: int | None) -> None:
-    for name, n in (("channels", channels), ("blocks", blocks), ("octaves", octaves)):
-        count(name, n)
+    count("channels", channels, 1)
+    count("blocks", blocks, 1)
+    for level, multiplier in enumerate(multipliers):
+        count(f"multipliers[{level}]", multiplier, 1)
+    count("octaves", octaves, 0)
     if classes is not None:
-        count("classes", classes)
-    require(
-        channels >= 1 and blocks >= 1 and min(multipliers) >= 1,
-        f"channels = {channels}, multipliers = {tuple(multipliers)} and blocks = {blocks}; each is at least one.",
-    )
-    require(octaves >= 0, f"octaves = {octaves}; give zero for none.")
-    require(classes is None or classes >= 1, f"classes = {classes}; give at least one, or None for no labels.")
+        count("classes", classes, 1)

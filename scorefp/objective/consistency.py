@@ -12,7 +12,7 @@ from .._checks import callable_with, count, random_key, require
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
 from ..reverse import ReverseStep, euler_maruyama_step
-from ..reverse.paths import check_steps, checked_path, unchecked_path
+from ..reverse.paths import checked_path, unchecked_path
 from ..score import AbstractScore
 from ..score.score import linear_sde
 from ..sde import AbstractLinearSDE
@@ -151,7 +151,7 @@ class OwnSamples(AbstractModule):
     step: ReverseStep = euler_maruyama_step
 
     def __check_init__(self) -> None:
-        check_steps(self.steps)
+        count("steps", self.steps, 1)
 
     def __call__(self, score: AbstractScore, t: Scalar, like: Event, *, key: Key) -> Event:
         """One point at time `t`, of the shape and dtype of `like`.
@@ -231,7 +231,7 @@ class Consistency(AbstractTerm):
     fraction: float = 1.0
 
     def __check_init__(self) -> None:
-        check_steps(self.steps)
+        count("steps", self.steps, 1)
 
     def observe(self, score: AbstractScore, perturbed: Perturbed, *, key: Key) -> tuple[Event | None, Any]:
         t, sde = perturbed.t, linear_sde(score)

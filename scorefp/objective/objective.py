@@ -25,6 +25,7 @@ from .._checks import (
 from .._describe import described, free_name
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
+from ..dataset.values import check_args
 from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..score import AbstractScore
 from ..score.score import linear_sde
@@ -104,11 +105,7 @@ class AbstractObjective(AbstractModule):
         kind("time", time, AbstractTimeSampler)
         flag("dropout", dropout)
         count = x0.shape[0]
-        rows = [jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(args)]
-        require(
-            all(row == (count,) for row in rows),
-            f"args has arrays with {rows} rows, x0 has {count}; each sample needs its own.",
-        )
+        check_args(args, count, "sample {}".format, "x0 has {}")
         number = None if step is None else step_number("step", step)
         time_key, noise_key, model_key, term_key = jr.split(random_key("a loss", key), 4)
         t, weight = time.sample(sde, count, key=time_key)

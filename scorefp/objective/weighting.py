@@ -5,11 +5,11 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 
-from .._checks import function, kind, known_time_within, real, require, scalar
+from .._checks import function, known_time_within, real, require, scalar
 from .._module import AbstractModule
 from .._types import Scalar, Time
 from ..integrals import AbstractTimeLaw
-from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde import AbstractLinearSDE
 from ..sde.linear import require_linear
 
 Weighting: TypeAlias = Callable[[AbstractLinearSDE, Scalar], Scalar]
@@ -290,7 +290,7 @@ class InterpolatedWeighting(AbstractModule):
 
 def _time(sde: AbstractLinearSDE, t: Time) -> Scalar:
     """The time of a weighting, refused where the SDE is not linear, or the time known to be outside the horizon."""
-    require_linear(kind("sde", sde, AbstractSDE))
+    require_linear(sde)
     time = real("t", t)
     known_time_within(t, sde.t0, sde.t1, jnp.zeros(()))
     return time

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from .._checks import count, kind, number, require
-from ..dataset.values import check_shape
+from .._checks import count, event_shape, kind, number, require
 from ..diagnostics._figure import new_figure, written_to
 
 if TYPE_CHECKING:
@@ -56,9 +55,9 @@ def image_grid(
     kind("path", path, (str, Path, type(None)), "It is the file to write, or None.")
     kind("groups", groups, Mapping, "It is a dictionary of arrays of samples, by the titles of their grids.")
     require(len(groups) > 0, "groups is empty; give at least one array of samples, by its title.")
-    require(count("columns", columns) >= 1, f"columns = {columns}; a row has at least one image.")
+    count("columns", columns, 1)
     if shape is not None:
-        check_shape("shape", shape)
+        shape = event_shape(shape)
     if limits is not None:
         _check_limits(limits)
     images = {name: _images(name, _numbers(name, samples), shape) for name, samples in groups.items()}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._checks import count, kind, require
+from .._checks import kind, require
 from .._module import AbstractModule
 from .._precision import measures
 from ._features import BATCH, Features, Samples, check_enough, check_features, feature_batches
@@ -67,8 +67,7 @@ class Moments(AbstractModule):
             ),
             "covariance is not symmetric or has a negative variance; give that of samples, such as np.cov(x.T).",
         )
-        if self.count is not None:
-            require(count("count", self.count) >= 1, f"count = {self.count}; there is at least one sample.")
+        require(self.count is None or self.count >= 1, f"count = {self.count}; there is at least one sample.")
 
     @staticmethod
     @measures

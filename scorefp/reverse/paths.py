@@ -73,16 +73,10 @@ def unchecked_path(
     return jax.lax.scan(move, x, (times[:-1], times[1:], jnp.arange(steps)))[0]
 
 
-def check_steps(steps: int, what: str = "a path") -> None:
-    """Refuses a path or a sampler without steps."""
-    if count("steps", steps) < 1:
-        raise ValueError(f"steps = {steps}; {what} needs at least one step.")
-
-
 def checked_path(score: AbstractScore, t: Time, earlier: Time, x: Event, steps: int) -> tuple[Scalar, Scalar, Event]:
     """The arguments of a path: the two times and the sample, refused unless the times are in order."""
     sde, x = linear_sde(score), sample_of(score, x)
-    check_steps(steps)
+    count("steps", steps, 1)
     t = time_within(scalar_time(t, x), sde.t0, sde.t1)
     earlier = time_within(scalar_time(earlier, x, "earlier"), sde.t0, sde.t1, name="earlier")
     known = is_concrete(earlier) and is_concrete(t)

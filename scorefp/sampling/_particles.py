@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._checks import all_finite
+
 
 class State(NamedTuple):
     """The particles of runs on their way; their weights have the mean one, and `log_z` is what was divided out.
@@ -38,7 +40,7 @@ def weighed(
 ) -> tuple[State, Float[Array, " runs"]]:
     """The state with weights of mean one, zero for particles that are not finite, and the effective sample size."""
     n = log_w.shape[1]
-    whole = jnp.all(jnp.isfinite(state.x), axis=tuple(range(2, state.x.ndim))) & (log_w < jnp.inf)
+    whole = all_finite(state.x, 2) & (log_w < jnp.inf)
     kept = whole & (log_w > -jnp.inf)
     log_w = jnp.where(kept, log_w, -jnp.inf)
     none = ~jnp.any(kept, axis=1)

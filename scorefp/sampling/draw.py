@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches, on_mesh
 from .._checks import (
+    all_finite,
     count,
     event_shape,
     finite,
@@ -30,6 +31,7 @@ from .._describe import name_of
 from .._devices import one_row
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar, Time
+from ..dataset.values import check_args
 from ..reverse._explosion import EXPLODED, distance
 from ..score import AbstractComposition, AbstractScore
 from ..score.score import conditioned, require_score
@@ -232,7 +234,7 @@ def draws_of(
             f"the event shape is not known: score is a {name_of(score)} with shape = None. Call "
             "sample(score, n, shape=(...)), or give the score or its network a shape."
         )
-    check_args(args, n)
+    check_args(args, n, "sample {}".format, "n = {}")
     return Draws(score, n, key, method, shape, _available(dtype), mesh)
 
 
@@ -247,27 +249,6 @@ def _check_population(method: AbstractPopulationSampler, args: Any, initial: Any
             f"{name} is given, one entry a sample, but the samples of {name_of(method)} are one population and do not "
             f"keep their places. {remedy}.",
         )
-
-
-def check_args(args: Any, n: int, name: str = "n", each: str = "sample") -> None:
-    """Refuses conditioning without an entry for each sample, or with NaN."""
-    for leaf in jax.tree.leaves(args):
-        if not eqx.is_array(leaf) and not isinstance(leaf, np.ndarray):
-            raise TypeError(
-                f"args holds a {type(leaf).__name__}; it is a pytree of arrays with {name} = {n} as leading axis, one "
-                f"entry a {each}. A constant is closed over: score.bind(args=...)."
-            )
-        require(
-            leaf.ndim >= 1 and leaf.shape[0] == n,
-            f"args holds an array of shape {leaf.shape}; its leading axis must be {name} = {n}, one entry a {each}.",
-        )
-        if is_concrete(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact):
-            rows = ~np.isfinite(np.asarray(leaf, np.float64)).reshape(n, -1).all(axis=1)
-            require(
-                not rows.any(),
-                f"args holds NaN or infinite entries for {rows.sum()} of {n} {each}s, the first of them {each} "
-                f"{rows.argmax()}. Remove or repair them.",
-            )
 
 
 def failures(
@@ -316,7 +297,7 @@ def _failures(
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     scale = _scale(sde, initial, x.dtype)
     counted = jnp.arange(len(x)) < count
-    whole = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+    whole = all_finite(x)
     far = whole & ~(jax.vmap(lambda one: distance(one, scale))(x) <= EXPLODED)
     return jnp.sum(counted & ~whole), jnp.sum(counted & far)
 

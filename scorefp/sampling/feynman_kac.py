@@ -19,9 +19,9 @@ from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, FiniteDifference
+from ..dataset.values import check_args
 from ..fokker_planck import AbstractLogResidualMethod
 from ..fokker_planck.residual import resolve_log
-from ..reverse.paths import check_steps
 from ..reverse.steps import moved
 from ..reverse.weights import (
     check_weighable,
@@ -33,7 +33,7 @@ from ..reverse.weights import (
 from ..score import AbstractScore
 from ..score.score import conditioned
 from ._particles import Run, State, check_runs, warn_of_runs, weighed
-from .draw import check_args, draws_of, in_its_precision
+from .draw import draws_of, in_its_precision
 from .euler import EulerMaruyama
 from .grid import Grid, default_grid, from_t1, times_of
 from .sampler import AbstractPopulationSampler
@@ -106,7 +106,7 @@ class FeynmanKac(AbstractPopulationSampler):
     remedy: ClassVar[str] = "It is scorefp.FeynmanKac(steps=400), for example."
 
     def __check_init__(self) -> None:
-        check_steps(self.steps, "a sampler")
+        count("steps", self.steps, 1)
         count("particles", self.particles, 1)
         function("grid", self.grid, "sde, steps", "It is scorefp.sampling.log_snr_grid, for example.")
         for name in ("noise", "threshold"):
@@ -202,7 +202,7 @@ def weighted_samples(
     check_weighable(score, method.residual)
     stand_in = EulerMaruyama(method.steps, method.grid)
     draws = draws_of(score, runs, key=key, method=stand_in, shape=shape, args=None, dtype=dtype, mesh=mesh)
-    check_args(args, runs, "runs", "run")
+    check_args(args, runs, "run {}".format, "runs = {}")
     checked_exponent(score)
     if draws.dtype is not None:
         single_or_better("dtype", jnp.zeros((), draws.dtype))

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import known_time_within, number, positive, random_key, scalar_time, time_within
+from .._checks import count, known_time_within, number, positive, random_key, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
-from ..reverse.paths import check_steps
 from ..score import AbstractScore
 from ..score.score import require_score
 from .sampler import AbstractSampler, start_of
@@ -49,7 +48,7 @@ class Langevin(AbstractSampler):
     t: Time | None = None
 
     def __check_init__(self) -> None:
-        check_steps(self.steps, "a sampler")
+        count("steps", self.steps, 1)
         positive("step_size", self.step_size)
         if self.t is not None:
             number("t", self.t)

@@ -12,11 +12,10 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from .._checks import function, kind, random_key
+from .._checks import count, function, kind, random_key
 from .._describe import name_of
 from .._module import AbstractModule
 from .._types import Event, Key, Scalar
-from ..reverse.paths import check_steps
 from ..score import AbstractScore
 from ..score.score import require_score, sample_of
 from ..sde import AbstractSDE
@@ -76,7 +75,7 @@ class AbstractGridSampler(AbstractSampler, _GridSamplerFields):
     """A sampler whose steps go over a grid of times."""
 
     def __check_init__(self) -> None:
-        check_steps(self.steps, "a sampler")
+        count("steps", self.steps, 1)
         function("grid", self.grid, "sde, steps", "It is scorefp.sampling.log_snr_grid, for example.")
 
     def times(self, sde: AbstractSDE, dtype: np.dtype[Any]) -> Float[Array, " times"]:

@@ -23,6 +23,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from .._checks import needs
+
 Tensor = Any
 """A tensor of torch, which type checkers may not have."""
 
@@ -33,10 +35,8 @@ def torch_library() -> Any:
     Raises:
         ImportError: if it is not installed.
     """
-    try:
+    with needs("a score from PyTorch", "torch", "torch"):
         return importlib.import_module("torch")
-    except ModuleNotFoundError as error:
-        raise ImportError("a score from PyTorch needs it; install it with: pip install 'scorefp[torch]'") from error
 
 
 # ------------------------------------------------------------------------------------------------ programs

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._checks import finite, function, is_concrete, kind, real, require, same_shape, scalar
+from .._checks import finite, floats, function, is_concrete, kind, real, require, same_shape, scalar
 from .._describe import described
 from .._types import Event, Scalar, Time
 from ..sde import AbstractSDE
@@ -149,7 +149,7 @@ class Product(AbstractComposition):
             given.shape == (len(scores),),
             f"exponents has shape {given.shape}; there are {len(scores)} scores, and each has one exponent.",
         )
-        self.exponents = finite("exponents", _floats(given), known=True)
+        self.exponents = finite("exponents", floats(given), known=True)
 
 
 class Guided(AbstractComposition):
@@ -268,12 +268,7 @@ class Tilted(AbstractScore):
 
 def _number(name: str, value: Real[ArrayLike, ""]) -> Scalar:
     """A finite number as an array, so that another one compiles nothing new."""
-    return finite(name, _floats(scalar(name, value)), known=True)
-
-
-def _floats(array: Array) -> Array:
-    """Whole numbers as floats; of a dtype of its own, where numbers of Python have none."""
-    return array.astype(array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else jnp.result_type(float))
+    return finite(name, floats(scalar(name, value)), known=True)
 
 
 def _shape(scores: tuple[AbstractScore, ...]) -> tuple[int, ...] | None:

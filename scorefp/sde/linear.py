@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import (
+    floats,
     function,
     is_concrete,
+    kind,
     real,
     require,
     same_shape,
@@ -46,9 +48,7 @@ def _of_log_snr(fn: _OfTime) -> _OfTime:
 
     @functools.wraps(fn)
     def checked(self: "AbstractLinearSDE", log_snr: Times) -> Array:
-        values = real("log_snr", log_snr)
-        if not jnp.issubdtype(values.dtype, jnp.floating):
-            values = values.astype(jnp.result_type(float))
+        values = floats(real("log_snr", log_snr))
         if is_concrete(log_snr):
             with jax.ensure_compile_time_eval():
                 ends = self.log_snr(self.t1), self.log_snr(self.t0)
@@ -273,6 +273,7 @@ class LinearSDE(AbstractLinearSDE):
 
 def require_linear(sde: AbstractSDE) -> AbstractLinearSDE:
     """The SDE itself, where a Gaussian kernel is needed."""
+    sde = kind("sde", sde, AbstractSDE)
     if not isinstance(sde, AbstractLinearSDE):
         raise TypeError(
             f"sde is a {type(sde).__name__}, which has no Gaussian kernel alpha(t), sigma(t); a linear SDE is needed "

@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import SLACK, is_concrete, real, require, sample, scalar_time
+from .._checks import SLACK, floats, is_concrete, real, require, sample, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
@@ -90,9 +90,7 @@ def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*
     All an SDE does takes times from here: from `t0`, or from zero where that is earlier (there the data have no noise),
     to `t1`, but for a few units of the last place. Traced times are not looked at.
     """
-    times = real(name, t)
-    if not jnp.issubdtype(times.dtype, jnp.floating):
-        times = times.astype(jnp.result_type(float))
+    times = floats(real(name, t))
     if all(map(is_concrete, jax.tree.leaves(t))):
         known, slack = np.asarray(t, np.float64), max(SLACK, 4 * float(jnp.finfo(times.dtype).eps))
         low, high = min(sde.t0, 0.0), sde.t1

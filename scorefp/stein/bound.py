@@ -13,7 +13,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
 
 from .._batches import apart, in_batches
-from .._checks import count, finite, floating, function, kind, random_key, require, same_shape, single_or_better
+from .._checks import count, function, kind, random_key, require, same_shape, sample, single_or_better
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import Key, Scalar, Time
@@ -117,7 +117,7 @@ def score_error_bound(
         >>> bool(abs(found.gradient.value - 0.18) < 3 * found.gradient.error)
         True
     """
-    x = finite("x", single_or_better("x", floating("x", x)), known=True)
+    x = single_or_better("x", sample("x", x))
     require(x.ndim >= 1, f"x has shape {x.shape}; it holds samples along a leading axis.")
     kind("trace", trace, AbstractProbes)
     check_settings(waves, features, folds)
@@ -129,7 +129,7 @@ def score_error_bound(
     key = random_key("score_error_bound", key)
     drive, rest = scores(score, t, x, batch_size), jnp.ones((), x.dtype)
     if noise is not None:
-        noise = finite("noise", single_or_better("noise", floating("noise", noise)), known=True).astype(x.dtype)
+        noise = single_or_better("noise", sample("noise", noise)).astype(x.dtype)
         same_shape("noise", noise.shape, "x", x.shape)
         drive, rest = driven(linear_sde(score), t, drive, noise)
     gradient, whole = lower_bounds(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .._checks import needs
 from .._describe import first
 from .._devices import copied
 from ._record import FACTS, UnfitError, reason
@@ -114,10 +115,8 @@ def _shares(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
 
 def orbax() -> Any:
     """The library, or an error that says how to install it."""
-    try:
+    with needs("a checkpoint", "orbax", "train"):
         import orbax.checkpoint as ocp
-    except ImportError as error:
-        raise ImportError("checkpoints need orbax; install it with: pip install 'scorefp[train]'") from error
     return ocp
 
 

@@ -21,7 +21,7 @@ from ..integrals import AbstractTimeSampler, UniformLogSNR
 from ..likelihood import BoundEstimator, VariationalDequantiser, likelihood_bound
 from ..score import AbstractScore
 from .batches import Samples, batches_of, drawn
-from .loop import Records, Span, TrainState, check_counts, check_optimizer, descended, spans, started, whole
+from .loop import Records, Span, TrainState, check_optimizer, descended, spans, started, whole
 from .report import Console
 
 
@@ -146,8 +146,8 @@ def fit_dequantiser(
     kind("dequantiser", dequantiser, VariationalDequantiser, remedy)
     check_optimizer(optimizer)
     check_mesh(mesh)
-    key, steps = random_key("fit_dequantiser", key), count("steps", steps)
-    report_every, batch_size = count("report_every", report_every), count("batch_size", batch_size)
+    key, steps = random_key("fit_dequantiser", key), count("steps", steps, 1)
+    report_every, batch_size = count("report_every", report_every, 1), count("batch_size", batch_size, 1)
     per_device_batch(batch_size, mesh)
     require(0 <= number("decay", decay) < 1, f"decay = {decay}; it lies in [0, 1).")
     flag("progress", progress)
@@ -162,7 +162,6 @@ def fit_dequantiser(
         f"data has {data.levels}, dequantiser has {dequantiser.quantisation}; the two must be equal.",
     )
     estimator = BoundEstimator(draws, time)
-    check_counts(steps, report_every)
     params, skeleton = _parted(dequantiser)
     batches = batches_of(data, batch_size, min(report_every, steps), mesh, key=key)
     step = _Step(skeleton, score, optimizer, estimator, batch_size, decay, mesh)

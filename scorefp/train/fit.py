@@ -29,7 +29,7 @@ from ._advice import warn_of_dropout, warn_of_null, warn_of_scale, warn_of_ties
 from .batches import batches_of
 from .checkpoint import Checkpoints, due, saver
 from .labels import LabelDropout, fitting
-from .loop import Span, TrainState, TrainStep, check_counts, check_optimizer, spans, whole
+from .loop import Span, TrainState, TrainStep, check_optimizer, spans, whole
 from .report import Console, Model_co, Report
 
 _S = TypeVar("_S", bound=AbstractScore)
@@ -162,8 +162,8 @@ def fit(
     kind("loss", loss, AbstractObjective)
     kind("time", time, AbstractTimeSampler)
     key = random_key("fit", key)
-    steps, batch_size = count("steps", steps), count("batch_size", batch_size)
-    report_every, evaluate_every = count("report_every", report_every), count("evaluate_every", evaluate_every, 1)
+    steps, batch_size = count("steps", steps, 1), count("batch_size", batch_size, 1)
+    report_every, evaluate_every = count("report_every", report_every, 1), count("evaluate_every", evaluate_every, 1)
     flag("dropout", dropout)
     flag("progress", progress)
     remedy = "It is scorefp.train.LabelDropout(share, null), or None."
@@ -175,7 +175,7 @@ def fit(
         function("callbacks", callback, "report", "Each of them takes a Report.")
     if evaluate is not None:
         function("evaluate", evaluate, "model", "It returns numbers by name, as what audit_on makes does.")
-    _check_intervals(steps, report_every, evaluate, evaluate_every, checkpoints)
+    _check_intervals(report_every, evaluate, evaluate_every, checkpoints)
     decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
     fine = len(decays) > 0 and all(0 <= number("decay", d) < 1 for d in decays)
     require(fine, f"decay = {decay}; a decay lies in [0, 1).")
@@ -297,18 +297,16 @@ def _check_best(checkpoints: Checkpoints | None, evaluate: Callable[[_S], Mappin
 
 
 def _check_intervals(
-    steps: int,
     report_every: int,
     evaluate: Callable[[Any], Mapping[str, float]] | None,
     evaluate_every: int,
     checkpoints: Checkpoints | None,
 ) -> None:
-    """Refuses counts below one, and intervals that do not fit into each other."""
+    """Refuses intervals that do not fit into each other."""
 
     def check_multiple(name: str, every: int, unit: str, count: int) -> None:
-        require(every >= 1 and every % count == 0, f"{name} = {every} is no multiple of {unit} = {count}; choose one.")
+        require(every % count == 0, f"{name} = {every} is no multiple of {unit} = {count}; choose one.")
 
-    check_counts(steps, report_every)
     if evaluate is not None:
         check_multiple("evaluate_every", evaluate_every, "report_every", report_every)
     if checkpoints is None:

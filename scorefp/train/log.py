@@ -7,7 +7,7 @@ import time as clock
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
-from .._checks import path_of, require
+from .._checks import needs, path_of, require
 from .report import Report
 
 if TYPE_CHECKING:
@@ -88,12 +88,8 @@ class TensorBoard:
     """
 
     def __init__(self, path: str | Path) -> None:
-        try:
+        with needs("TensorBoard", "tensorboardX", "train"):
             import tensorboardX  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        except ImportError as error:
-            raise ImportError(
-                "TensorBoard needs tensorboardX; install it with: pip install 'scorefp[train]'"
-            ) from error
         self.path = path_of("path", path)
         self._writer: EventsWriter | None = None
         self._written: int | None = None

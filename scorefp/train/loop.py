@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from .._batches import apart
-from .._checks import require
 from .._describe import first as some, free_name
 from .._devices import Shard, check_mesh, check_shard, laid, not_held, per_device_batch, shared, together
 from .._module import AbstractModule
@@ -389,11 +388,6 @@ def check_optimizer(optimizer: Any) -> None:
     if isinstance(optimizer, type) or not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         told = optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
         raise TypeError(f"optimizer is of the kind {told}. It is one of optax, for example optax.adam(1e-3).")
-
-
-def check_counts(steps: int, report_every: int) -> None:
-    """Refuses a run without steps or without reports."""
-    require(steps >= 1 and report_every >= 1, f"steps = {steps}, report_every = {report_every}; both are at least 1.")
 
 
 def _names(records: Records) -> list[str]:

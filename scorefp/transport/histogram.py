@@ -66,7 +66,8 @@ class Histogram(AbstractModule):
             bool(np.all(np.isfinite(values)) and np.all(values >= 0) and values.sum() > 0),
             "weights holds negative, NaN or infinite entries, or only zeros; the weights of cells are probabilities.",
         )
-        require(count is None or counted("count", count) >= 1, f"count = {count}; there is at least one sample.")
+        if count is not None:
+            counted("count", count, 1)
         kind("outside", outside, (int, float), "It is the share of the samples that lay outside the box.")
         require(0 <= outside <= 1, f"outside = {outside}; it is a share, in [0, 1].")
         self.box, self.weights, self.count, self.outside = box, values / values.sum(), count, outside
@@ -96,7 +97,7 @@ class Histogram(AbstractModule):
         """
         kind("box", box, Box)
         found = host_samples("x", x)
-        require(counted("bins", bins) >= 1, f"bins = {bins}; a side has at least one cell.")
+        counted("bins", bins, 1)
         same_shape("a sample of x", found.shape[1:], "the box", box.shape)
         size = math.prod(box.shape)
         require(size <= _LARGEST, f"a sample of the box has {size} elements; a histogram takes at most {_LARGEST}.")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from .._checks import count, kind, positive, require
+from .._checks import count, kind, needs, positive, require
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import MaybeNaN, Scalar
@@ -42,8 +42,7 @@ class Atoms(AbstractModule):
             f"points is an array {self.points.dtype}{list(self.points.shape)}; it holds the points as rows, in floats.",
         )
         require(bool(np.all(np.isfinite(self.points))), "points holds NaN or infinite entries; leave them out.")
-        if self.count is not None:
-            require(count("count", self.count) >= 1, f"count = {self.count}; there is at least one sample.")
+        require(self.count is None or self.count >= 1, f"count = {self.count}; there is at least one sample.")
         if self.weights is None:
             return
         weights = kind("weights", self.weights, np.ndarray, "It is an array of numpy, or None where all are equal.")
@@ -242,14 +241,12 @@ class ExactTransport(AbstractTransport):
     max_iterations: int = 10_000_000
 
     def __check_init__(self) -> None:
-        _check_iterations(self.max_iterations)
+        count("max_iterations", self.max_iterations, 1)
 
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
         _size(start, end)
-        try:
+        with needs("ExactTransport", "POT", "ot"):
             import ot
-        except ImportError as error:
-            raise ImportError("ExactTransport needs POT; install it with: pip install 'scorefp[ot]'") from error
         squares = cdist(start.points, end.points, "sqeuclidean")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of is raised below
@@ -301,16 +298,14 @@ class Sinkhorn(AbstractTransport):
     def __check_init__(self) -> None:
         for name, value in (("epsilon", self.epsilon), ("threshold", self.threshold)):
             positive(name, value)
-        _check_iterations(self.max_iterations)
+        count("max_iterations", self.max_iterations, 1)
 
     @measures
     def __call__(self, start: Atoms, end: Atoms) -> Transported:
         _size(start, end)
-        try:
+        with needs("Sinkhorn", "ott-jax", "ot"):
             from ott.geometry.pointcloud import PointCloud
             from ott.tools.sinkhorn_divergence import sinkhorn_divergence
-        except ImportError as error:
-            raise ImportError("Sinkhorn needs ott-jax; install it with: pip install 'scorefp[ot]'") from error
         cost, potentials, converged = _sinkhorn(
             (PointCloud, sinkhorn_divergence),
             jnp.asarray(start.points),
@@ -328,10 +323,6 @@ class Sinkhorn(AbstractTransport):
                 "a larger epsilon or more iterations."
             )
         return Transported(float(cost), *(np.asarray(p, np.float64) for p in potentials))
-
-
-def _check_iterations(most: int) -> None:
-    require(count("max_iterations", most) >= 1, f"max_iterations = {most}; there is at least one.")
 
 
 @eqx.filter_jit

@@ -88,5 +88,5 @@ def test_without_a_package(monkeypatch: pytest.MonkeyPatch, package: str, extra:
     module = importlib.import_module("scorefp.data.photographs")
     monkeypatch.setattr(module, "_patches", module._patches.__wrapped__)
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"photographs needs .*; install (them|it) with: pip install 'scorefp\[{extra}\]'"
+    message = rf"photographs needs .*; install it with: pip install 'scorefp\[{extra}\]'"
     refused(message, photographs, "train", error=ImportError)

@@ -767,7 +767,7 @@ def test_bad_batches() -> None:
     refused(r"batches is 'x\.npy'; it is an iterable .* read_arrays", Loader, "x.npy", shape=(2,), error=TypeError)
     for shape in ([2], 2, (2.0,)):
         refused(r"shape(\[0\])? (is|=) ", Loader, [good], shape=shape, error=TypeError)
-    refused(r"shape = \(2, 0\); each size is at least one", Loader, [good], shape=(2, 0))
+    refused(r"shape\[1\] = 0; it is a count of at least 1", Loader, [good], shape=(2, 0))
     ragged = [[1.0, 2.0], [1.0], [2.0]]
     refused(r"batch 1 is a list, of which there is no array", first, good, ragged, good, error=TypeError)
     masked = np.ma.masked_array(good, good > 0)

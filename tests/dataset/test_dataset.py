@@ -98,7 +98,7 @@ def test_bad_values() -> None:
     refused(r"dtype bool and quantisation is None", Dataset, np.ones((5, 2), bool), error=TypeError)
     message = r"have the quantisation .* and the interval .* Leave interval out"
     refused(message, Dataset, levels, BYTES, interval=Interval(0.0, 1.0))
-    message = r"args has arrays with \[\(5,\), \(4,\)\] rows, values has 5; each sample needs"
+    message = r"args has arrays with \[\(5,\), \(4,\)\] rows, values has 5; each has its own"
     refused(message, Dataset, levels, BYTES, [np.ones((5, 1)), np.arange(4)])
     message = r"args has an array of dtype <U3; .* np\.unique\(names, return_inverse=True\)"
     refused(message, Dataset, levels, BYTES, np.asarray(["cat"] * 5), error=TypeError)

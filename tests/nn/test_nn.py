@@ -115,8 +115,8 @@ def test_fourier_features() -> None:
 
 @pytest.mark.quick
 def test_bad_input(getkey: Callable[[], Array], unchecked: None) -> None:
-    refused("width = 0 and depth = 3; both must be at least one", MLP, shape=(2,), width=0, key=getkey())
-    refused("width = 8 and depth = 0; both must be at least one", MLP, shape=(2,), width=8, depth=0, key=getkey())
+    refused("width = 0; it is a count of at least 1", MLP, shape=(2,), width=0, key=getkey())
+    refused("depth = 0; it is a count of at least 1", MLP, shape=(2,), width=8, depth=0, key=getkey())
     refused("dropout = 1.0; the share of entries that are dropped", MLP, shape=(2,), dropout=1.0, key=getkey())
     assert isinstance(MLP((2,), dropout=jnp.array(0.1), key=getkey()).dropout, float)
     network = filled((2, 3), width=8, depth=1)

@@ -484,7 +484,7 @@ BAD: dict[str, Callable[[], None]] = {
     "one path": partial(
         refused, "(?s)paths = 1; the square .* variance of the path .*paths=2", loss, 0.3, 0.1, paths=1
     ),
-    "no step": partial(refused, "steps = 0; a path needs at least one step", loss, 0.3, 0.1, steps=0),
+    "no step": partial(refused, "steps = 0; it is a count of at least 1", loss, 0.3, 0.1, steps=0),
     "no kernel": partial(
         refused, "GeometricBrownianMotion, which has no Gaussian kernel", loss, 0.3, 0.1, of=general, error=TypeError
     ),

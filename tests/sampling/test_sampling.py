@@ -379,14 +379,14 @@ def test_failures_are_relative_to_the_start() -> None:
 def test_bad_kinds() -> None:
     draw = functools.partial(sfp.sample, standard(shape=(3,)), 2, key=jr.key(0))
     for options, message in (
-        ({"args": 1.0}, "args holds a float; it is a pytree of arrays with n = 2"),
         ({"throw": 1}, "throw is 1; it is True or False"),
         ({"shape": 3}, "shape is 3; it is a tuple of sizes"),
         ({"dtype": "real"}, "dtype = 'real'; it is a dtype of floats"),
         ({"batch_size": True}, "batch_size = True; it is a count"),
     ):
         refused(message, draw, error=TypeError, **options)
-    refused("args holds NaN or infinite entries for 1 of 2", draw, args=jnp.array([1.0, jnp.nan]))
+    refused(r"args has arrays with \[\(\)\] rows, n = 2; .* score\.bind", draw, args=1.0)
+    refused("args of sample 1 holds nan; 1 of 2 samples", draw, args=jnp.array([1.0, jnp.nan]))
     refused("initial holds NaN", draw, initial=jnp.full((2, 3), jnp.nan))
     for method in (sfp.EulerMaruyama(4), sfp.Heun(4), sfp.DPMSolver(4), sfp.ProbabilityFlow(), sfp.Langevin(4, 0.1)):
         call = functools.partial(method, standard(shape=(3,)))
@@ -626,7 +626,7 @@ def test_conditioning_reaches_its_sample() -> None:
     np.testing.assert_allclose(got, places, atol=0.02)
     in_twos = sfp.sample(score, 3, key=jr.key(0), method=method, args=places, batch_size=2)
     np.testing.assert_allclose(in_twos, got, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"args holds an array of shape \(3,\); its leading axis must be n = 2"):
+    with pytest.raises(ValueError, match=r"args has arrays with \[\(3,\)\] rows, n = 2; each has its own"):
         sfp.sample(score, 2, key=jr.key(0), method=method, args=places)
 
 
@@ -746,7 +746,7 @@ def test_bad_input() -> None:
     refused(r"float64 turned off here\. Call sample inside `with jax\.enable_x64\(True\)", draw, dtype=jnp.float64)
     steppers = (sfp.EulerMaruyama, sfp.sampling.Euler, sfp.Heun, sfp.ExponentialIntegrator, sfp.DPMSolver)
     for method in (*steppers, lambda steps: sfp.Langevin(steps, 0.1)):
-        refused("steps = 0; a sampler needs at least one step", method, 0)
+        refused("steps = 0; it is a count of at least 1", method, 0)
     for wrong in (0.0, -1.0, float("inf"), float("nan")):
         refused(f"step_size = {wrong}", sfp.Langevin, 1, wrong)
     refused(r"t is a complex; it is real", sfp.Langevin, 1, 0.1, 1j, error=TypeError)
