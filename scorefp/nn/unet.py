@@ -113,7 +113,7 @@ class UNet(AbstractNetwork):
         multipliers, attention = event_shape(multipliers, "multipliers"), event_shape(attention, "attention")
         sizes = _resolutions(shape, multipliers)
         random_key("the weights of a network", key)
-        _check(channels, multipliers, blocks, octaves, classes)
+        _check(channels, blocks, octaves, classes)
         dropout = dropout_share(dropout)
         strange = [size for size in attention if size not in sizes]
         require(not strange, f"attention = {tuple(attention)}; {strange} do not occur, the resolutions are {sizes}.")
@@ -272,11 +272,9 @@ def _resolutions(shape: tuple[int, ...], multipliers: Sequence[int]) -> list[int
     return [size // 2**level for level in range(len(multipliers))]
 
 
-def _check(channels: int, multipliers: Sequence[int], blocks: int, octaves: int, classes: int | None) -> None:
+def _check(channels: int, blocks: int, octaves: int, classes: int | None) -> None:
     count("channels", channels, 1)
     count("blocks", blocks, 1)
-    for level, multiplier in enumerate(multipliers):
-        count(f"multipliers[{level}]", multiplier, 1)
     count("octaves", octaves, 0)
     if classes is not None:
         count("classes", classes, 1)

@@ -81,7 +81,7 @@ def audit_on(
     one_row(mesh)
     held_out, key = as_dataset(data), random_key("audit_on", key)
     for measure in kind("measures", measures, Sequence, "It is a sequence of measures, such as (Likelihood(),)."):
-        kind("a measure", measure, AbstractMeasure)
+        kind("measures", measure, AbstractMeasure)
 
     def evaluate(score: AbstractScore) -> dict[str, float]:
         report = audit(score, held_out, key=key, measures=measures, mesh=mesh)
