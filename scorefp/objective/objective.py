@@ -167,6 +167,8 @@ class AbstractTerm(AbstractObjective, _TermFields):
     head.
     """
 
+    remedy: ClassVar[str] = "It is one term, for example scorefp.DSM()."
+
     def __check_init__(self) -> None:
         require(0 < self.fraction <= 1, f"fraction = {self.fraction}; a share of the batch lies in (0, 1].")
         for field in dataclasses.fields(self):

@@ -488,8 +488,8 @@ BAD: dict[str, Callable[[], None]] = {
     "no kernel": partial(
         refused, "GeometricBrownianMotion, which has no Gaussian kernel", loss, 0.3, 0.1, of=general, error=TypeError
     ),
-    "term without steps": partial(refused, "steps = 0; a path", sfp.Consistency, steps=0),
-    "own samples without steps": partial(refused, "steps = 0; a path", sfp.objective.OwnSamples, 0),
+    "term without steps": partial(refused, "steps = 0; it is a count", sfp.Consistency, steps=0),
+    "own samples without steps": partial(refused, "steps = 0; it is a count", sfp.objective.OwnSamples, 0),
     "share": partial(refused, r"fraction = 0; a share of the batch lies in \(0, 1\]", sfp.Consistency, fraction=0),
     "steps between times": partial(
         refused, "(?s)steps = 30 with times = 8; .* steps is a multiple of times", ConsistencyCurves, steps=30
