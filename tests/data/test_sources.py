@@ -765,7 +765,7 @@ def test_bad_batches() -> None:
     refused(r"batch 0 is a dict; a batch is an array, or a pair", first, {"x": good}, error=TypeError)
     refused(r"batches is 3\.0\. It is an iterable of arrays", Loader, 3.0, shape=(2,), error=TypeError)
     refused(r"batches is 'x\.npy'; it is an iterable .* read_arrays", Loader, "x.npy", shape=(2,), error=TypeError)
-    for shape in ([2], 2, (2.0,)):
+    for shape in (2, (2.0,)):
         refused(r"shape(\[0\])? (is|=) ", Loader, [good], shape=shape, error=TypeError)
     refused(r"shape\[1\] = 0; it is a count of at least 1", Loader, [good], shape=(2, 0))
     ragged = [[1.0, 2.0], [1.0], [2.0]]
