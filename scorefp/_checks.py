@@ -245,7 +245,7 @@ def function(name: str, fn: _F, arguments: str, remedy: str, keywords: tuple[str
 
 
 def count(name: str, n: Any, least: int | None = None) -> int:
-    """A whole number as an `int`, NumPy integers too; floats and booleans are refused.
+    """An integer as an `int`, NumPy integers too; floats and booleans are refused.
 
     Args:
         name: What the argument is called.
