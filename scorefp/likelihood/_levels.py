@@ -12,10 +12,10 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Integer
 
 from .._checks import is_concrete, require
-from .._module import AbstractModule
 from .._types import Event, Key, Scalar
 from ..dataset import Quantisation
 from ..sde import AbstractLinearSDE
+from ._last_step import AbstractLastStep, ScoreAtStart, moved, normal_entropy
 
 Encoder: TypeAlias = Literal["uniform", "centre"]
 r"""Where in its level the encoder of `code_length` puts a sample before the noise of the forward process [K10].
@@ -31,7 +31,7 @@ The decoder of the exact score of a law on a lattice loses 3e-4 bits/dim there, 
 """
 
 
-class LevelDecoder(AbstractModule):
+class LevelDecoder(AbstractLastStep):
     r"""$P(k \mid x')$: the Tweedie normal integrated over the levels, the outer ones open [K10].
 
     Args:
@@ -60,6 +60,16 @@ class LevelDecoder(AbstractModule):
         if self.encoder == "centre":
             return jnp.zeros_like(tau)
         return _information(self.quantisation.width / tau)
+
+    def step(self, score: ScoreAtStart, scale: Scalar, std: Scalar, z: Event, u: Event | None) -> Scalar:
+        tau = std / scale
+        return self(moved(z + std * score(z, u), None if u is None else u / tau), tau)
+
+    def known(self, size: int, scale: Scalar, std: Scalar) -> Scalar:
+        return -self.kernel_entropy(size, scale, std)
+
+    def kernel_entropy(self, size: int, scale: Scalar, std: Scalar) -> Scalar:
+        return normal_entropy(size, std) + size * self.information(std / scale)
 
     def __call__(self, shift: Event, tau: Scalar) -> Scalar:
         r"""$-\log P(k \mid x')$ for a normal of width $\tau$ whose mean is `shift` $\tau$ from the centres."""

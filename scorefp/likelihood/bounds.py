@@ -1,8 +1,8 @@
 r"""Upper bounds of the negative log-likelihood of the reverse SDE [K3], [K4] and of the code length of levels [K10]."""
 
 import dataclasses
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import equinox as eqx
@@ -24,6 +24,7 @@ from ..integrals.estimate import mean_of, stratified_mean_of
 from ..score import AbstractScore
 from ..score.score import linear_sde, sample_of
 from ..sde import AbstractLinearSDE
+from ._last_step import AbstractLastStep, NoStep, TweedieStep, denoising, moved
 from ._levels import Encoder, LevelDecoder, level_start
 
 BoundForm: TypeAlias = Literal["dsm", "sm"]
@@ -201,7 +202,8 @@ def evaluate_bound(
     x, key = finite("x", single_or_better("x", sample_of(score, x))), random_key("the bound", key)
     one_of("form", form, get_args(BoundForm))
     kind("estimator", estimator, BoundEstimator)
-    return _evaluate(score, estimator.horizon(linear_sde(score)), x, key, form, estimator)
+    last = TweedieStep() if estimator.truncation == "denoised" else NoStep()
+    return _evaluate(score, estimator.horizon(linear_sde(score)), x, key, form, estimator, last)
 
 
 @measures
@@ -295,57 +297,39 @@ def _evaluate(
     key: Key,
     form: BoundForm,
     estimator: BoundEstimator,
-    decoder: LevelDecoder | None = None,
+    last: AbstractLastStep,
 ) -> LikelihoodBound:
+    """The bound on the horizon of `sde`, with the last step from its start."""
     draws, time, truncation, trace = estimator.draws, estimator.time, estimator.truncation, estimator.trace
     check_whole(time)
     time_key, noise_key, trace_key = jr.split(key, 3)
-    start = jnp.asarray(sde.t0, x.dtype)
-    t, weight = time.sample(sde, draws, key=time_key)
-    t, weight = t.astype(x.dtype), weight.astype(x.dtype)
-    noises = jr.normal(noise_key, (draws, *x.shape), x.dtype)
-    offsets = None if decoder is None else decoder.offsets(draws, x, key=apart(noise_key))
+    t, weight = (drawn.astype(x.dtype) for drawn in time.sample(sde, draws, key=time_key))
+    noises, offsets = jr.normal(noise_key, (draws, *x.shape), x.dtype), last.offsets(draws, x, key=apart(noise_key))
 
     def integrand(t: Scalar, noise: Event, offset: Event | None, key: Key) -> Scalar:
         scale, std = _kernel(sde, t, truncation)
 
         def at(z: Event, u: Event | None) -> Scalar:
-            x_t = scale * _moved(x, u) + std * z
-            return _denoising(score(t, x_t), std, z) if form == "dsm" else _implicit(score, t, x_t, std, trace, key)
+            x_t = scale * moved(x, u) + std * z
+            return denoising(score(t, x_t), std, z) if form == "dsm" else _implicit(score, t, x_t, std, trace, key)
 
         half_square = _opposite(at, noise, offset)
         share = uncontrolled(2 * (jnp.log(scale) - jnp.log(std)))
         excess = 0.5 * share * (jnp.sum(noise**2) - x.size)
         return sde.g2(t) / std**2 * (half_square + (excess if form == "dsm" else -excess))
 
+    def at_start(z: Event, u: Event | None) -> Event:
+        return score(start, scale * moved(x, u) + std * z)
+
+    start, end = jnp.asarray(sde.t0, x.dtype), jnp.asarray(sde.t1, x.dtype)
     over_time = weight * jax.vmap(integrand)(t, noises, offsets, jr.split(trace_key, draws))
-    end_scale, end_std = _kernel(sde, jnp.asarray(sde.t1, x.dtype), truncation)
-    if decoder is not None:
-        # The cross entropy is quadratic in the sample: the encoder's part adds to the variance.
-        end_std = jnp.hypot(end_std, end_scale * decoder.spread)
-    prior = sde.prior.cross_entropy(end_scale * x, end_std)
+    end_scale, end_std = _kernel(sde, end, truncation)
+    # The cross entropy is quadratic in the sample: what is added to that adds to the variance.
+    prior = sde.prior.cross_entropy(end_scale * x, jnp.hypot(end_std, end_scale * last.spread))
     contraction = x.size * (sde.log_alpha(start) - sde.log_alpha(sde.t1)).astype(x.dtype)
-
-    if truncation == "denoised":
-        scale, std = _kernel(sde, start, truncation)
-
-        def last(z: Event, u: Event | None) -> Scalar:
-            value = score(start, scale * _moved(x, u) + std * z)
-            if decoder is None:
-                return _denoising(value, std, z)
-            tau = std / scale
-            return decoder(_moved(z + std * value, None if u is None else u / tau), tau)
-
-        last_step = jax.vmap(lambda z, u: _opposite(last, z, u))(noises, offsets)
-        kernel_entropy = x.size * (0.5 * math.log(2 * math.pi * math.e) + jnp.log(std))
-        if decoder is None:
-            # The kernel and the denoising step differ in scale.
-            known = -x.size * jnp.log(scale)
-        else:
-            kernel_entropy += x.size * decoder.information(std / scale)
-            known = -kernel_entropy
-    else:
-        last_step, known, kernel_entropy = jnp.zeros_like(over_time), *jnp.zeros((2,), x.dtype)
+    scale, std = _kernel(sde, start, truncation)
+    last_step = jax.vmap(partial(_opposite, partial(last.step, at_start, scale, std)))(noises, offsets)
+    known, kernel_entropy = last.known(x.size, scale, std), last.kernel_entropy(x.size, scale, std)
 
     total = over_time + last_step
     summed = stratified_mean_of(t, total) if time.stratified else mean_of(total)
@@ -371,15 +355,6 @@ def _kernel(sde: AbstractLinearSDE, t: Scalar, truncation: Truncation) -> tuple[
 def _opposite(fn: Callable[[Event, Event | None], Scalar], noise: Event, offset: Event | None) -> Scalar:
     """The mean over a noise and an offset, where there is one, and their opposites."""
     return 0.5 * (fn(noise, offset) + fn(-noise, None if offset is None else -offset))
-
-
-def _moved(x: Event, offset: Event | None) -> Event:
-    return x if offset is None else x + offset
-
-
-def _denoising(score: Event, std: Scalar, noise: Event) -> Scalar:
-    r"""$\tfrac12\tau^2(\|s\|^2 - 2\langle s, \kappa\rangle)$ with $\kappa = -\epsilon/\tau$."""
-    return jnp.sum(std * score * (0.5 * std * score + noise))
 
 
 def _implicit(score: AbstractScore, t: Scalar, x: Event, std: Scalar, trace: AbstractTrace, key: Key) -> Scalar:
