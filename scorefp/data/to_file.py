@@ -27,7 +27,9 @@ from .._describe import JSON, digest, settings, unequal
 from .._devices import everywhere, from_first
 from .._types import Key
 from ..sampling import AbstractSampler, EulerMaruyama
-from ..sampling.draw import Draws, draws_of, failures, tell_of_failures
+from ..sampling._failures import failures, tell_of_failures
+from ..sampling.draw import Draws, draws_of
+from ..sampling.sampler import require_sampler
 from ..score import AbstractScore
 from ..score.score import conditioned
 
@@ -112,15 +114,19 @@ def sample_to(
     require(path.suffix == ".npy", f"path = {str(path)!r}; samples are written to a file whose name ends with .npy.")
     flag("progress", progress)
     flag("throw", throw)
+    require_sampler("method", method, "scorefp.Heun(steps=20)")
     batch_size = count("batch_size", batch_size, 1)
-    draws = draws_of(score, n, key=key, method=method, shape=shape, args=args, dtype=dtype, mesh=mesh)
+    draws = draws_of(
+        score, n, key=key, method=method, shape=shape, args=args, batch_size=batch_size, dtype=dtype, mesh=mesh
+    )
     n = draws.n
     require(
         all(map(is_concrete, jax.tree.leaves((score, key, args)))),
         "sample_to is called inside jit, vmap or grad, where there are no samples to write. Call it outside of them.",
     )
     size = math.ceil(n / math.ceil(n / batch_size))
-    like = _form(draws, _rows(args, 0, size, n), size)
+    draws = dataclasses.replace(draws, args=_rows(args, 0, size, n))
+    like = _form(draws, size)
     require(
         np.dtype(like.dtype).kind == "f",
         f"dtype = {like.dtype}, which .npy files do not have; give dtype=jnp.float32, for example.",
@@ -143,7 +149,7 @@ def sample_to(
         with Bar(done, n, shown=progress and jax.process_index() == 0 and done < n) as bar:
             while done < n:
                 rows = min(size, n - done)
-                x = draws.rows(jnp.asarray(done), size, _rows(args, done, size, n), None, size)
+                x = dataclasses.replace(draws, args=_rows(args, done, size, n)).rows(jnp.asarray(done), size)
                 failed = failures(x, rows, score.sde)
                 done, broken, far = from_first(lambda x=x, rows=rows, f=failed: file.write(np.asarray(x)[:rows], *f))
                 bar(done, f"{(done - begun) / (clock.perf_counter() - start):.3g} samples/s")
@@ -158,10 +164,9 @@ def _rows(args: Any, first: int, size: int, n: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[rows], args)
 
 
-def _form(draws: Draws, args: Any, size: int) -> jax.ShapeDtypeStruct:
+def _form(draws: Draws, size: int) -> jax.ShapeDtypeStruct:
     """The shape and dtype of a batch, without drawing it."""
-    draws = dataclasses.replace(draws, mesh=None)
-    return eqx.filter_eval_shape(draws.rows, 0, size, args, None, size)
+    return eqx.filter_eval_shape(dataclasses.replace(draws, mesh=None).rows, 0, size)
 
 
 @eqx.filter_jit

@@ -20,7 +20,7 @@ from ..dataset.dataset import as_dataset
 from ..integrals import Box, Estimate
 from ..reverse import Integrator
 from ..sampling import AbstractSampler, EulerMaruyama, Langevin, ProbabilityFlow
-from ..sampling.draw import drawn as draw
+from ..sampling.draw import draws_of
 from ..sampling.sampler import require_sampler
 from ..score import AbstractScore
 from ..score.score import require_score
@@ -190,23 +190,13 @@ def ode_sde_gap(
             f"data holds {len(clean)} samples, fewer than samples = {samples}; all distances are taken between sets "
             f"of one size, to have one floor. Set samples = {len(clean)}, or give a box for histograms.",
         )
-    real = None if clean is None else np.asarray(clean.values)
-    if clean is not None and len(clean) >= samples:
-        rows = np.asarray(jr.permutation(data_key, len(clean)))[:samples]
-        real = real if box is not None else np.asarray(clean.values)[rows]
-        args = clean.rows(np.sort(rows)).args if args is None else args
-    elif clean is not None and args is None:
-        require(
-            clean.args is None,
-            f"data brings args for {len(clean)} samples, fewer than samples = {samples}. Give args with one row for "
-            f"each, or at most {len(clean)} samples.",
-        )
+    real, args = (None, args) if clean is None else _beside(clean, samples, args, every=box is not None, key=data_key)
 
     def drawn(
         method: AbstractSampler, key: Key, initial: Float[np.ndarray, "n *event"] | None = None
     ) -> tuple[Float[np.ndarray, "n *event"], Bool[np.ndarray, " n"]]:
         start = None if initial is None else jnp.asarray(initial)
-        found = draw(
+        draws = draws_of(
             score,
             samples,
             key=key,
@@ -217,7 +207,8 @@ def ode_sde_gap(
             batch_size=batch_size,
             mesh=mesh,
         )
-        return np.asarray(found), np.asarray(all_finite(found))
+        x = np.asarray(draws.all())
+        return x, np.asarray(all_finite(x))
 
     def distance(x: Float[np.ndarray, "n *event"], y: Float[np.ndarray, "m *event"]) -> Estimate:
         if min(len(x), len(y)) < 2:
@@ -256,6 +247,24 @@ def ode_sde_gap(
         sde=of_sde,
         langevin=third,
     )
+
+
+def _beside(
+    clean: Dataset, samples: int, args: Any, *, every: bool, key: Key
+) -> tuple[Float[np.ndarray, "m *event"], Any]:
+    """The data that so many samples are held against, all of them or as many, and the conditioning of these samples:
+    the given one, or that of as many data.
+    """
+    values = np.asarray(clean.values)
+    if len(clean) >= samples:
+        rows = np.asarray(jr.permutation(key, len(clean)))[:samples]
+        return values if every else values[rows], clean.rows(np.sort(rows)).args if args is None else args
+    require(
+        args is not None or clean.args is None,
+        f"data brings args for {len(clean)} samples, fewer than samples = {samples}. Give args with one row for each, "
+        f"or at most {len(clean)} samples.",
+    )
+    return values, args
 
 
 class Gap(AbstractMeasure):

@@ -18,7 +18,7 @@ from ..quality._features import GROUPS, Features, stored
 from ..quality.frechet import frechet_of
 from ..quality.kernel import Kernel
 from ..sampling import AbstractSampler, EulerMaruyama
-from ..sampling.draw import drawn as draw
+from ..sampling.draw import draws_of
 from ..score import AbstractScore
 from ._intervals import NORMAL, share_interval
 from ._repeats import check_samples
@@ -90,7 +90,7 @@ class SampleQuality(AbstractMeasure):
         data_key, sample_key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=data_key)
         n = len(chosen)
-        x = draw(
+        x = draws_of(
             score,
             n,
             key=sample_key,
@@ -99,7 +99,7 @@ class SampleQuality(AbstractMeasure):
             args=chosen.args,
             batch_size=self.batch_size,
             mesh=mesh,
-        )
+        ).all()
         whole = np.asarray(all_finite(x))
         share, half = share_interval(n - int(whole.sum()), n)
         numbers = {"failed": Number(share, half, "1", "share of samples that are not finite")}

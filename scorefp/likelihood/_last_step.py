@@ -18,14 +18,13 @@ ScoreAtStart: TypeAlias = Callable[[Event, Event | None], Event]
 class AbstractLastStep(AbstractModule):
     """The law of a sample, given the noised one at the truncation, whose kernel has `scale` and `std`."""
 
-    @property
-    @abstractmethod
-    def spread(self) -> float:
-        """The standard deviation of an offset."""
-
     @abstractmethod
     def offsets(self, draws: int, like: Event, *, key: Key) -> Float[Array, "draws *event"] | None:
         """What is added to the sample before it is diffused, for each draw; `None` for nothing."""
+
+    @abstractmethod
+    def deviation(self, scale: Scalar, std: Scalar) -> Scalar:
+        """The standard deviation of the diffused sample with its offset."""
 
     @abstractmethod
     def step(self, score: ScoreAtStart, scale: Scalar, std: Scalar, z: Event, u: Event | None) -> Scalar:
@@ -43,12 +42,11 @@ class AbstractLastStep(AbstractModule):
 class NoStep(AbstractLastStep):
     """No last step: the sample at the truncation is what is bounded."""
 
-    @property
-    def spread(self) -> float:
-        return 0.0
-
     def offsets(self, draws: int, like: Event, *, key: Key) -> None:
         return None
+
+    def deviation(self, scale: Scalar, std: Scalar) -> Scalar:
+        return std
 
     def step(self, score: ScoreAtStart, scale: Scalar, std: Scalar, z: Event, u: Event | None) -> Scalar:
         return jnp.zeros_like(std)
@@ -63,12 +61,11 @@ class NoStep(AbstractLastStep):
 class TweedieStep(AbstractLastStep):
     r"""The denoising step $\mathcal N\big((x' + \sigma^2 s)/\alpha, (\sigma/\alpha)^2 I\big)$ (Song 2021, Eq. 39)."""
 
-    @property
-    def spread(self) -> float:
-        return 0.0
-
     def offsets(self, draws: int, like: Event, *, key: Key) -> None:
         return None
+
+    def deviation(self, scale: Scalar, std: Scalar) -> Scalar:
+        return std
 
     def step(self, score: ScoreAtStart, scale: Scalar, std: Scalar, z: Event, u: Event | None) -> Scalar:
         return denoising(score(z, u), std, z)

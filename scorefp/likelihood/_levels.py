@@ -44,16 +44,16 @@ class LevelDecoder(AbstractLastStep):
     quantisation: Quantisation
     encoder: Encoder = eqx.field(static=True)
 
-    @property
-    def spread(self) -> float:
-        """The standard deviation of the encoder's point in its level."""
-        return self.quantisation.width / math.sqrt(12) if self.encoder == "uniform" else 0.0
-
     def offsets(self, draws: int, like: Event, *, key: Key) -> Float[Array, "draws *event"] | None:
         """The encoder's points from the centres, for each draw; `None` for the centres themselves."""
         if self.encoder == "centre":
             return None
         return self.quantisation.width * jr.uniform(key, (draws, *like.shape), like.dtype, -0.5, 0.5)
+
+    def deviation(self, scale: Scalar, std: Scalar) -> Scalar:
+        # That of the encoder's point in its level adds to the noise.
+        spread = self.quantisation.width / math.sqrt(12) if self.encoder == "uniform" else 0.0
+        return jnp.hypot(std, scale * spread)
 
     def information(self, tau: Scalar) -> Scalar:
         """What the diffused sample tells of the place in the level, for one element, in nats."""

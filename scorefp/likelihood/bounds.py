@@ -324,8 +324,8 @@ def _evaluate(
     start, end = jnp.asarray(sde.t0, x.dtype), jnp.asarray(sde.t1, x.dtype)
     over_time = weight * jax.vmap(integrand)(t, noises, offsets, jr.split(trace_key, draws))
     end_scale, end_std = _kernel(sde, end, truncation)
-    # The cross entropy is quadratic in the sample: what is added to that adds to the variance.
-    prior = sde.prior.cross_entropy(end_scale * x, jnp.hypot(end_std, end_scale * last.spread))
+    # The cross entropy is quadratic in the sample, and needs no more than the variance.
+    prior = sde.prior.cross_entropy(end_scale * x, last.deviation(end_scale, end_std))
     contraction = x.size * (sde.log_alpha(start) - sde.log_alpha(sde.t1)).astype(x.dtype)
     scale, std = _kernel(sde, start, truncation)
     last_step = jax.vmap(partial(_opposite, partial(last.step, at_start, scale, std)))(noises, offsets)

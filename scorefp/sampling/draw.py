@@ -1,11 +1,8 @@
 """Batches of samples from a score."""
 
-import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -15,7 +12,6 @@ from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches, on_mesh
 from .._checks import (
-    all_finite,
     count,
     event_shape,
     finite,
@@ -25,17 +21,16 @@ from .._checks import (
     random_key,
     require,
     same_shape,
-    scalar_time,
 )
 from .._describe import name_of
 from .._devices import one_row
 from .._module import AbstractModule
-from .._types import Event, Key, Scalar, Time
+from .._types import Key
 from ..dataset.values import check_args
-from ..reverse._explosion import EXPLODED, distance
-from ..score import AbstractComposition, AbstractScore
+from ..score import AbstractScore
 from ..score.score import conditioned, require_score
-from ..sde import AbstractLinearSDE, AbstractSDE
+from ._failures import failures, tell_of_failures
+from ._precision import InItsPrecision
 from .euler import EulerMaruyama
 from .sampler import AbstractPopulationSampler, AbstractSampler, at_t1, require_sampler
 
@@ -117,93 +112,37 @@ def sample(
         _check_population(method, args, initial)
         x = method.samples(score, n, **options)
     else:
-        x = drawn(score, n, method=method, args=args, initial=initial, **options)
+        require_sampler("method", method, "scorefp.Heun(steps=20)")
+        x = draws_of(score, n, method=method, args=args, initial=initial, **options).all()
     if is_concrete(x):
         failed = failures(x, len(x), score.sde, initial)
         tell_of_failures(*failed, len(x), score.sde, initial, mesh=mesh, throw=throw)
     return x
 
 
-def drawn(
-    score: AbstractScore,
-    n: int,
-    *,
-    key: Key,
-    method: AbstractSampler,
-    shape: tuple[int, ...] | None = None,
-    args: Any = None,
-    initial: Float[Array, "n *event"] | None = None,
-    batch_size: int | None = None,
-    dtype: DTypeLike | None = None,
-    mesh: Mesh | None = None,
-) -> Float[Array, "n *event"]:
-    """`sample`, whose caller looks for samples that failed."""
-    draws, initial, batch_size = prepared(
-        score,
-        n,
-        key=key,
-        method=method,
-        shape=shape,
-        args=args,
-        initial=initial,
-        batch_size=batch_size,
-        dtype=dtype,
-        mesh=mesh,
-    )
-    return draws.rows(0, draws.n, args, initial, batch_size)
-
-
-def prepared(
-    score: AbstractScore,
-    n: int,
-    *,
-    key: Key,
-    method: AbstractSampler,
-    shape: tuple[int, ...] | None,
-    args: Any,
-    initial: Float[Array, "n *event"] | None,
-    batch_size: int | None,
-    dtype: DTypeLike | None,
-    mesh: Mesh | None,
-) -> "tuple[Draws, Float[Array, 'n *event'] | None, int]":
-    """The arguments of `sample`, checked: what the samples have in common, their starting points, how many at once."""
-    if initial is not None:
-        initial = finite("initial", floating("initial", initial), known=True)
-    like = None if initial is None else initial.shape[1:]
-    draws = draws_of(score, n, key=key, method=method, shape=shape, args=args, dtype=dtype, mesh=mesh, like=like)
-    batch_size = draws.n if batch_size is None else count("batch_size", batch_size, 1)
-    if initial is not None:
-        require(
-            initial.shape == (draws.n, *draws.shape),
-            f"initial has shape {initial.shape}; it must be (n, *event) = {(draws.n, *draws.shape)}, one point a "
-            "sample.",
-        )
-    return draws, initial, batch_size
-
-
 class Draws(AbstractModule):
-    """What `n` samples have in common, checked."""
+    """The arguments of `sample`, checked."""
 
     score: AbstractScore
     n: int
     key: Key
-    method: Callable[..., Any]
+    method: Any
     shape: tuple[int, ...]
+    args: Any
+    initial: Float[Array, "n *event"] | None
+    batch_size: int
     dtype: np.dtype[Any] | None
     mesh: Mesh | None
 
-    def rows(
-        self,
-        first: int | Int[Array, ""],
-        rows: int,
-        args: Any,
-        initial: Float[Array, "rows *event"] | None,
-        batch_size: int,
-    ) -> Any:
-        """So many samples from the number `first` on, whose conditioning and starting points are given; beyond the last
-        one they repeat it.
+    def all(self) -> Any:
+        """What the method returns, called with each sample's starting point, stacked."""
+        return self.rows(0, self.n)
+
+    def rows(self, first: int | Int[Array, ""], n: int) -> Any:
+        """`all` of the `n` samples from the number `first` on, where `args` and `initial` are theirs alone; beyond the
+        last sample they repeat it.
         """
-        return on_mesh(_rows, self.mesh, rows, self, first, rows, args, initial, batch_size)
+        return on_mesh(_rows, self.mesh, n, self, first, n)
 
 
 def draws_of(
@@ -211,18 +150,33 @@ def draws_of(
     n: int,
     *,
     key: Key,
-    method: AbstractSampler,
-    shape: tuple[int, ...] | None,
-    args: Any,
-    dtype: DTypeLike | None,
-    mesh: Mesh | None,
-    like: tuple[int, ...] | None = None,
+    method: AbstractSampler | AbstractPopulationSampler,
+    shape: tuple[int, ...] | None = None,
+    args: Any = None,
+    initial: Float[Array, "n *event"] | None = None,
+    batch_size: int | None = None,
+    dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
 ) -> Draws:
-    """The arguments of `sample`, checked; `like` is the shape of an event where nothing else says it."""
+    """The arguments of `sample`, checked, but for `method`: which ones there may be, the caller knows."""
     require_score(score)
     one_row(mesh)
-    require_sampler("method", method, "scorefp.Heun(steps=20)")
     key, n = random_key("sample", key), count("n", n, 1)
+    if initial is not None:
+        initial = finite("initial", floating("initial", initial), known=True)
+    shape = _shape(score, shape, None if initial is None else initial.shape[1:])
+    if initial is not None:
+        require(
+            initial.shape == (n, *shape),
+            f"initial has shape {initial.shape}; it must be (n, *event) = {(n, *shape)}, one point a sample.",
+        )
+    check_args(args, n, "sample {}".format, "n = {}")
+    batch_size = n if batch_size is None else count("batch_size", batch_size, 1)
+    return Draws(score, n, key, method, shape, args, initial, batch_size, _available(dtype), mesh)
+
+
+def _shape(score: AbstractScore, shape: tuple[int, ...] | None, like: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The event shape: the given one, the score's own, or that of `like`."""
     if shape is not None:
         shape = event_shape(shape)
     if shape is None:
@@ -234,8 +188,7 @@ def draws_of(
             f"the event shape is not known: score is a {name_of(score)} with shape = None. Call "
             "sample(score, n, shape=(...)), or give the score or its network a shape."
         )
-    check_args(args, n, "sample {}".format, "n = {}")
-    return Draws(score, n, key, method, shape, _available(dtype), mesh)
+    return shape
 
 
 def _check_population(method: AbstractPopulationSampler, args: Any, initial: Any) -> None:
@@ -249,69 +202,6 @@ def _check_population(method: AbstractPopulationSampler, args: Any, initial: Any
             f"{name} is given, one entry a sample, but the samples of {name_of(method)} are one population and do not "
             f"keep their places. {remedy}.",
         )
-
-
-def failures(
-    x: Float[Array, "rows *event"],
-    count: int,
-    sde: AbstractSDE,
-    initial: Float[Array, "n *event"] | None = None,
-) -> tuple[int, int]:
-    """How many of the first `count` samples are not finite, and how many of them exploded."""
-    broken, far = _failures(x, jnp.asarray(count), sde, initial)
-    return int(broken), int(far)
-
-
-def tell_of_failures(
-    broken: int,
-    far: int,
-    n: int,
-    sde: AbstractSDE,
-    initial: Float[Array, "n *event"] | None = None,
-    *,
-    mesh: Mesh | None,
-    throw: bool,
-) -> None:
-    """One error or warning, where samples failed; of the processes that share them the first one warns."""
-    if broken + far == 0:
-        return
-    scale = float(_scale(sde, initial, jnp.result_type(float)))
-    told = (
-        f"{broken + far} of {n} samples failed: {broken} are not finite, {far} lie beyond {EXPLODED:g} "
-        f"times {scale:.3g}, the scale of data that {type(sde).__name__} takes to its prior. Take more steps or "
-        "another grid, look at the score along the way, or take a process with more noise where data are that large."
-    )
-    if throw:
-        raise RuntimeError(told)
-    if mesh is None or jax.process_index() == 0:
-        warnings.warn(f"{told} With throw=True this is an error.", stacklevel=3)
-
-
-@eqx.filter_jit
-def _failures(
-    x: Float[Array, "rows *event"],
-    count: Int[Array, ""],
-    sde: AbstractSDE,
-    initial: Float[Array, "n *event"] | None,
-) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    scale = _scale(sde, initial, x.dtype)
-    counted = jnp.arange(len(x)) < count
-    whole = all_finite(x)
-    far = whole & ~(jax.vmap(lambda one: distance(one, scale))(x) <= EXPLODED)
-    return jnp.sum(counted & ~whole), jnp.sum(counted & far)
-
-
-def _scale(sde: AbstractSDE, initial: Float[Array, "n *event"] | None, dtype: DTypeLike) -> Scalar:
-    """The scale of data that an SDE takes to its prior; the process backwards may take a prior anywhere where it is not
-    linear.
-    """
-    if not isinstance(sde, AbstractLinearSDE):
-        return jnp.asarray(jnp.inf, dtype)
-    scale = jnp.asarray(sde.sigma(sde.t1) * jnp.exp(sde.log_alpha(sde.t0) - sde.log_alpha(sde.t1)), dtype)
-    if initial is None:
-        return scale
-    return jnp.hypot(scale, jnp.sqrt(jnp.mean(initial.astype(dtype) ** 2)))
 
 
 def _available(dtype: DTypeLike | None) -> np.dtype[Any] | None:
@@ -332,63 +222,19 @@ def _available(dtype: DTypeLike | None) -> np.dtype[Any] | None:
     return wanted
 
 
-class _InItsPrecision(AbstractScore):
-    """A score whose own arrays set the precision it is evaluated in, whatever that of the state."""
-
-    score: AbstractScore
-
-    conditions: ClassVar[tuple[str, ...]] = ("score",)
-
-    @property
-    def sde(self) -> AbstractSDE:
-        return self.score.sde
-
-    @property
-    def shape(self) -> tuple[int, ...] | None:
-        return self.score.shape
-
-    def __call__(self, t: Time, x: Event) -> Event:
-        inner = in_its_precision(self.score, x)
-        return self.score(scalar_time(t, inner), inner).astype(x.dtype)
-
-
-def in_its_precision(score: AbstractScore, x: Event) -> Event:
-    """A state in the precision that the score's own arrays have, where it has any."""
-    own = [leaf.dtype for leaf in _own_arrays(score)]
-    return x.astype(jnp.result_type(*own)) if own else x
-
-
-def _own_arrays(part: Any) -> Iterator[Array]:
-    """The floats of a score but for exponents, which follow the state: a number of Python has no precision to set."""
-    composed = lambda node: isinstance(node, AbstractComposition)
-    for leaf in jax.tree.leaves(part, is_leaf=composed):
-        if composed(leaf):
-            yield from _own_arrays(leaf.scores)
-        elif eqx.is_inexact_array(leaf):
-            yield leaf
-
-
 @eqx.filter_jit
-def _rows(
-    draws: Draws,
-    first: int | Int[Array, ""],
-    rows: int,
-    args: Any,
-    initial: Float[Array, "rows *event"] | None,
-    batch_size: int,
-    mesh: Mesh | None,
-) -> Any:
+def _rows(draws: Draws, first: int | Int[Array, ""], n: int, mesh: Mesh | None) -> Any:
     keys = jr.split(draws.key, draws.n)
-    sde, method = draws.score.sde, draws.method
+    sde, method, initial = draws.score.sde, draws.method, draws.initial
 
     def one(index: Int[Array, ""]) -> Any:
         prior_key, method_key = jr.split(keys[jnp.minimum(first + index, draws.n - 1)])
-        bound = conditioned(draws.score, args, index)
+        bound = conditioned(draws.score, draws.args, index)
         start = sde.prior.sample(prior_key, draws.shape) if initial is None else initial[index]
         if draws.dtype is not None:
-            bound, start = _InItsPrecision(bound), start.astype(draws.dtype)
+            bound, start = InItsPrecision(bound), start.astype(draws.dtype)
         if initial is None:
             start = at_t1(method, sde, start)
         return method(bound, start, key=method_key)
 
-    return in_batches(one, rows, batch_size, mesh)
+    return in_batches(one, n, draws.batch_size, mesh)

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -11,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._batches import apart, in_batches, on_mesh
 from .._checks import count, function, is_concrete, kind, require, scalar_time, single_or_better
@@ -24,6 +25,7 @@ from ..fokker_planck import AbstractLogResidualMethod
 from ..fokker_planck.residual import resolve_log
 from ..reverse.steps import moved
 from ..reverse.weights import (
+    Rates,
     check_weighable,
     checked_exponent,
     log_end_density,
@@ -33,11 +35,13 @@ from ..reverse.weights import (
 from ..score import AbstractScore
 from ..score.score import conditioned
 from ._particles import Run, State, check_runs, warn_of_runs, weighed
-from .draw import draws_of, in_its_precision
-from .euler import EulerMaruyama
+from ._precision import in_its_precision
+from .draw import Draws, draws_of
 from .grid import Grid, default_grid, from_t1, times_of
 from .sampler import AbstractPopulationSampler
 from .weighted import WeightedSamples, systematic
+
+_T = TypeVar("_T")
 
 
 class FeynmanKac(AbstractPopulationSampler):
@@ -200,122 +204,149 @@ def weighted_samples(
     runs = count("runs", runs, 1)
     kind("method", method, FeynmanKac)
     check_weighable(score, method.residual)
-    stand_in = EulerMaruyama(method.steps, method.grid)
-    draws = draws_of(score, runs, key=key, method=stand_in, shape=shape, args=None, dtype=dtype, mesh=mesh)
+    draws = draws_of(score, runs, key=key, method=method, shape=shape, batch_size=batch_size, dtype=dtype, mesh=mesh)
     check_args(args, runs, "run {}".format, "runs = {}")
     checked_exponent(score)
     if draws.dtype is not None:
         single_or_better("dtype", jnp.zeros((), draws.dtype))
-    at_once = runs * method.particles if batch_size is None else count("batch_size", batch_size, 1)
-    population = _Population(score, draws.key, method, draws.shape, draws.dtype)
+    at_once = runs * method.particles if batch_size is None else draws.batch_size
     devices = 1 if mesh is None else mesh.size
     share = max(1, at_once // devices)
     size = max(1, min(math.ceil(runs / devices), share // method.particles))
-    blocks = on_mesh(_blocks, mesh, math.ceil(runs / size), population, runs, args, size, share)
+    blocks = on_mesh(_blocks, mesh, math.ceil(runs / size), draws, args, size, share)
     found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:runs], blocks)
     return _told(found, method, mesh)
 
 
-class _Population(AbstractModule):
-    """What all runs have in common, checked."""
-
-    score: AbstractScore
-    key: Key
-    method: FeynmanKac
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any] | None
-
-
 @eqx.filter_jit
-def _blocks(population: _Population, runs: int, args: Any, size: int, at_once: int, mesh: Mesh | None) -> Run:
+def _blocks(draws: Draws, args: Any, size: int, at_once: int, mesh: Mesh | None) -> Run:
     """The runs, `size` of them in a block that goes its way together, and of blocks one on a device."""
 
     def block(index: Int[Array, ""]) -> Run:
-        return _block(population, args, jnp.minimum(size * index + jnp.arange(size), runs - 1), at_once)
+        return _block(draws, args, jnp.minimum(size * index + jnp.arange(size), draws.n - 1), at_once)
 
-    return in_batches(block, math.ceil(runs / size), 1 if mesh is None else mesh.size, mesh)
+    return in_batches(block, math.ceil(draws.n / size), 1 if mesh is None else mesh.size, mesh)
 
 
 @measures
-def _block(population: _Population, args: Any, runs: Int[Array, " runs"], at_once: int) -> Run:
+def _block(draws: Draws, args: Any, runs: Int[Array, " runs"], at_once: int) -> Run:
     """The runs of these numbers, at most so many particles of which are evaluated at a time."""
-    method, sde, shape, n = population.method, population.score.sde, population.shape, population.method.particles
-    prior_keys, steps_keys = jax.vmap(lambda run: jr.split(jr.fold_in(population.key, run)), out_axes=1)(runs)
-    draws = jax.vmap(jax.vmap(lambda k: sde.prior.sample(k, shape)))(jax.vmap(lambda k: jr.split(k, n))(prior_keys))
-    if population.dtype is not None:
-        draws = draws.astype(population.dtype)
-    exponent = checked_exponent(population.score)
-    x, log_proposal = jax.vmap(jax.vmap(lambda draw: tempered(sde.prior, exponent, draw)))(draws)
+    method, sde = draws.method, draws.score.sde
+    rates = rates_of(draws.score, method.residual, math.prod(draws.shape))
+    prior_keys, steps_keys = jax.vmap(lambda run: jr.split(jr.fold_in(draws.key, run)), out_axes=1)(runs)
+    x, log_proposal = _proposed(draws, prior_keys)
     times = times_of(method.grid, sde, method.steps, np.dtype(x.dtype))
     x = from_t1(method.grid, sde, times, x)
-    rates = rates_of(population.score, method.residual, math.prod(shape))
-
-    def each(fn: Callable[..., Any], *values: Float[Array, "runs particles ..."]) -> Any:
-        """A function of values of one particle, the number of its run here, and its own there."""
-        # Under one `vmap`: a network under two takes twice the time, and so does a gather, on small ones.
-        flat = [value.reshape(-1, *value.shape[2:]) for value in values]
-        one = lambda *value_and_place: fn(*value_and_place[:-1], *divmod(value_and_place[-1], n))
-        total = len(runs) * n
-        if at_once >= total:
-            found = jax.vmap(one)(*flat, jnp.arange(total))
-        else:
-            found = in_batches(lambda i: one(*(value[i] for value in flat), i), total, at_once)
-        return jax.tree.map(lambda leaf: leaf.reshape(len(runs), n, *leaf.shape[1:]), found)
-
-    def end_density(x: Event, run: Int[Array, ""], _: Int[Array, ""]) -> Scalar:
-        score = conditioned(population.score, args, runs[run])
-        return log_end_density(score, weighable(score, x)).astype(x.dtype)
-
-    like = sde.diffusion(times[0], x[0, 0]).in_structure()
-    none = jnp.zeros(len(runs), int)
-    start = State(x, each(end_density, x) - log_proposal, jnp.zeros(len(runs), x.dtype), none, none - 1, none)
-
-    def step(
-        state: State, now: tuple[Scalar, Scalar, Scalar, Scalar, Int[Array, ""]]
-    ) -> tuple[State, Float[Array, " runs"]]:
-        t, earlier, before, after, k = now
-        rate_keys, place_keys, noise_keys = jax.vmap(lambda key: jr.split(jr.fold_in(key, k), 3), out_axes=1)(
-            steps_keys
-        )
-
-        def evaluate(x: Event, run: Int[Array, ""], i: Int[Array, ""]) -> tuple[Event, Scalar]:
-            score = conditioned(population.score, args, runs[run])
-            inner = weighable(score, x)
-            own_key = jr.fold_in(rate_keys[run], i) if rates.random else None
-            s, rate = rates(score, scalar_time(t, inner), inner, own_key)
-            return s.astype(x.dtype), rate.astype(x.dtype)
-
-        s, rate = each(evaluate, state.x)
-        state, ess = weighed(state, state.log_w - before * rate, k)
-        here, log_w = state.x, state.log_w
-        if method.threshold > 0:
-            few = (ess < method.threshold * n)[:, None]
-
-            def resample(values: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-                kept = jax.vmap(lambda key, log_w: systematic(key, log_w, n))(place_keys, log_w)
-                which = jnp.where(few, kept, jnp.arange(n))
-                return jax.tree.map(lambda value: jax.vmap(lambda v, i: v[i])(value, which), values)
-
-            here, s, rate = jax.lax.cond(jnp.any(few), resample, lambda values: values, (here, s, rate))
-            log_w = jnp.where(few, 0.0, log_w)
-        fresh = here
-        if method.noise > 0:
-            fresh = jax.vmap(lambda key: jr.normal(key, (n, *like.shape), like.dtype))(noise_keys)
-        move = lambda x, s, fresh, *_: moved(sde, t, earlier, x, s, method.noise, fresh)
-        log_w = jnp.where(log_w > -jnp.inf, log_w - after * rate, -jnp.inf)
-        return state._replace(x=each(move, here, s, fresh), log_w=log_w), ess
-
+    noise = sde.diffusion(times[0], x[0, 0]).in_structure()
+    way = _Way(draws.score, args, method, rates, noise, runs, at_once)
     lengths = times[:-1] - times[1:]
     # By the trapezoid rule, but for the last step, whose rate at t0 would cost an evaluation, and which some methods
     # do not have there.
     before = 0.5 * lengths.at[1:].set(lengths[:-1]).at[0].set(0.0)
     after = (0.5 * lengths).at[-1].multiply(2)
-    state, ess = jax.lax.scan(step, start, (times[:-1], times[1:], before, after, jnp.arange(method.steps)))
+    steps = times[:-1], times[1:], before, after, jnp.arange(method.steps)
+    state, ess = jax.lax.scan(lambda state, now: way.step(state, *now, steps_keys), way.start(x, log_proposal), steps)
     state, last = weighed(state, state.log_w, jnp.asarray(method.steps))
     # A particle of weight zero may be NaN, and NaN in a sum is not nothing.
-    whole = jnp.where(state.log_w > -jnp.inf, jnp.arange(n), jnp.argmax(state.log_w, axis=1, keepdims=True))
+    whole = jnp.argmax(state.log_w, axis=1, keepdims=True)
+    whole = jnp.where(state.log_w > -jnp.inf, jnp.arange(method.particles), whole)
     state = state._replace(x=jax.vmap(lambda x, which: x[which])(state.x, whole))
     return Run(state, jnp.append(ess, last[None], axis=0).T, jnp.broadcast_to(times, (len(runs), len(times))))
+
+
+def _proposed(draws: Draws, keys: Key) -> tuple[Float[Array, "runs particles *event"], Float[Array, "runs particles"]]:
+    """Particles of the tempered prior for each run, and their log-densities."""
+    prior, exponent, n = draws.score.sde.prior, checked_exponent(draws.score), draws.method.particles
+    x = jax.vmap(jax.vmap(lambda k: prior.sample(k, draws.shape)))(jax.vmap(lambda k: jr.split(k, n))(keys))
+    if draws.dtype is not None:
+        x = x.astype(draws.dtype)
+    return jax.vmap(jax.vmap(lambda draw: tempered(prior, exponent, draw)))(x)
+
+
+class _Way(AbstractModule):
+    """The steps of the runs of a block. Functions of one particle take the number of its run in the block, and its own
+    in the run.
+    """
+
+    score: AbstractScore
+    args: Any
+    method: FeynmanKac
+    rates: Rates
+    noise: jax.ShapeDtypeStruct
+    runs: Int[Array, " runs"]
+    at_once: int
+
+    def start(self, x: Float[Array, "runs particles *event"], log_proposal: Float[Array, "runs particles"]) -> State:
+        """The state of particles at `t1`."""
+        none = jnp.zeros(len(self.runs), int)
+        log_w = self._each(self._end_density, x) - log_proposal
+        return State(x, log_w, jnp.zeros(len(self.runs), x.dtype), none, none - 1, none)
+
+    def step(
+        self,
+        state: State,
+        t: Scalar,
+        earlier: Scalar,
+        before: Scalar,
+        after: Scalar,
+        k: Int[Array, ""],
+        keys: Key,
+    ) -> tuple[State, Float[Array, " runs"]]:
+        """The state at the time `earlier`, and the effective sample sizes at `t`, where particles are resampled. The
+        rate there counts for the lengths `before` and `after` that.
+        """
+        fold = lambda key: jr.split(jr.fold_in(key, k), 3)
+        rate_keys, place_keys, noise_keys = jax.vmap(fold, out_axes=1)(keys)
+        s, rate = self._each(partial(self._evaluate, t, rate_keys), state.x)
+        state, ess = weighed(state, state.log_w - before * rate, k)
+        x, log_w = state.x, state.log_w
+        if self.method.threshold > 0:
+            few = (ess < self.method.threshold * self.method.particles)[:, None]
+            resample = partial(self._resampled, place_keys, few, log_w)
+            x, s, rate = jax.lax.cond(jnp.any(few), resample, lambda values: values, (x, s, rate))
+            log_w = jnp.where(few, 0.0, log_w)
+        fresh = self._noise(noise_keys) if self.method.noise > 0 else x
+        move = lambda x, s, fresh, *_: moved(self.score.sde, t, earlier, x, s, self.method.noise, fresh)
+        log_w = jnp.where(log_w > -jnp.inf, log_w - after * rate, -jnp.inf)
+        return state._replace(x=self._each(move, x, s, fresh), log_w=log_w), ess
+
+    def _end_density(self, x: Event, run: Int[Array, ""], _: Int[Array, ""]) -> Scalar:
+        score = conditioned(self.score, self.args, self.runs[run])
+        return log_end_density(score, weighable(score, x)).astype(x.dtype)
+
+    def _evaluate(self, t: Scalar, keys: Key, x: Event, run: Int[Array, ""], i: Int[Array, ""]) -> tuple[Event, Scalar]:
+        """The score of a particle and its rate."""
+        score = conditioned(self.score, self.args, self.runs[run])
+        inner = weighable(score, x)
+        own_key = jr.fold_in(keys[run], i) if self.rates.random else None
+        s, rate = self.rates(score, scalar_time(t, inner), inner, own_key)
+        return s.astype(x.dtype), rate.astype(x.dtype)
+
+    def _resampled(
+        self, keys: Key, few: Bool[Array, "runs 1"], log_w: Float[Array, "runs particles"], values: _T
+    ) -> _T:
+        """Values of particles, resampled in the runs where few are left."""
+        n = self.method.particles
+        kept = jax.vmap(lambda key, log_w: systematic(key, log_w, n))(keys, log_w)
+        which = jnp.where(few, kept, jnp.arange(n))
+        return jax.tree.map(lambda value: jax.vmap(lambda v, i: v[i])(value, which), values)
+
+    def _noise(self, keys: Key) -> Float[Array, "runs particles *noise"]:
+        """The noise of a step, for each particle."""
+        like = self.noise
+        return jax.vmap(lambda key: jr.normal(key, (self.method.particles, *like.shape), like.dtype))(keys)
+
+    def _each(self, fn: Callable[..., Any], *values: Float[Array, "runs particles ..."]) -> Any:
+        """A function of values of one particle, of each."""
+        # Under one `vmap`: a network under two takes twice the time, and so does a gather, on small ones.
+        flat = [value.reshape(-1, *value.shape[2:]) for value in values]
+        runs, n = len(self.runs), self.method.particles
+        one = lambda *value_and_place: fn(*value_and_place[:-1], *divmod(value_and_place[-1], n))
+        if self.at_once >= runs * n:
+            found = jax.vmap(one)(*flat, jnp.arange(runs * n))
+        else:
+            found = in_batches(lambda i: one(*(value[i] for value in flat), i), runs * n, self.at_once)
+        return jax.tree.map(lambda leaf: leaf.reshape(runs, n, *leaf.shape[1:]), found)
 
 
 def weighable(score: AbstractScore, x: Event) -> Event:

@@ -15,7 +15,8 @@ from ..calculus import AbstractTrace, Exact
 from ..reverse import Integrator
 from ..reverse.ode import drawn, flow_map_with_divergence
 from ..score import AbstractScore
-from .draw import failures, prepared, tell_of_failures
+from ._failures import failures, tell_of_failures
+from .draw import draws_of
 from .euler import ProbabilityFlow
 
 
@@ -117,7 +118,7 @@ def flow_samples(
     """
     flag("throw", throw)
     kind("trace", trace, AbstractTrace)
-    draws, initial, batch_size = prepared(
+    draws = draws_of(
         score,
         n,
         key=key,
@@ -129,13 +130,12 @@ def flow_samples(
         dtype=dtype,
         mesh=mesh,
     )
-    if initial is not None:
-        initial = single_or_better("initial", initial)
+    if draws.initial is not None:
+        single_or_better("initial", draws.initial)
     if draws.dtype is not None and jnp.finfo(draws.dtype).bits < 32:
         raise TypeError(f"dtype = {draws.dtype}; a likelihood does not round to half precision: give jnp.float32.")
-    draws = dataclasses.replace(draws, method=_WithDensity(integrator, trace))
-    found = draws.rows(0, draws.n, args, initial, batch_size)
+    found = dataclasses.replace(draws, method=_WithDensity(integrator, trace)).all()
     if is_concrete(found.samples):
-        failed = failures(found.samples, draws.n, score.sde, initial)
-        tell_of_failures(*failed, draws.n, score.sde, initial, mesh=mesh, throw=throw)
+        failed = failures(found.samples, draws.n, score.sde, draws.initial)
+        tell_of_failures(*failed, draws.n, score.sde, draws.initial, mesh=mesh, throw=throw)
     return found

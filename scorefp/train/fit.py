@@ -159,26 +159,14 @@ def fit(
     require_score(model, "model")
     check_optimizer(optimizer)
     check_shard(shard, require_mesh(mesh))
-    kind("loss", loss, AbstractObjective)
-    kind("time", time, AbstractTimeSampler)
     key = random_key("fit", key)
     steps, batch_size = count("steps", steps, 1), count("batch_size", batch_size, 1)
     report_every, evaluate_every = count("report_every", report_every, 1), count("evaluate_every", evaluate_every, 1)
     flag("dropout", dropout)
     flag("progress", progress)
-    remedy = "It is scorefp.train.LabelDropout(share, null), or None."
-    kind("label_dropout", label_dropout, (LabelDropout, NoneType), remedy)
-    if clip is not None:
-        positive("clip", clip)  # None leaves gradients alone
-    kind("checkpoints", checkpoints, (Checkpoints, NoneType), "It is scorefp.train.Checkpoints(folder), or None.")
-    for callback in kind("callbacks", callbacks, Sequence, "It is a sequence of functions of a Report."):
-        function("callbacks", callback, "report", "Each of them takes a Report.")
-    if evaluate is not None:
-        function("evaluate", evaluate, "model", "It returns numbers by name, as what audit_on makes does.")
+    _check_kinds(loss, time, clip, label_dropout, checkpoints, evaluate, callbacks)
     _check_intervals(report_every, evaluate, evaluate_every, checkpoints)
-    decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
-    fine = len(decays) > 0 and all(0 <= number("decay", d) < 1 for d in decays)
-    require(fine, f"decay = {decay}; a decay lies in [0, 1).")
+    decays = _decays(decay)
     data = data if isinstance(data, AbstractSource) else as_dataset(data)
     fitting_samples("data", data.shape, model.shape)
     params, skeleton = _parted(model)
@@ -251,6 +239,31 @@ def fit(
     averages, last = tuple(model_of(average) for average in state.averages), model_of(state.params)
     history, seconds_per_step = whole(seen, names)
     return Run(averages[0], averages, last, history, start, seconds_per_step, state)
+
+
+def _check_kinds(
+    loss: Any, time: Any, clip: Any, label_dropout: Any, checkpoints: Any, evaluate: Any, callbacks: Any
+) -> None:
+    """Refuses arguments of `fit` that are of another kind."""
+    kind("loss", loss, AbstractObjective)
+    kind("time", time, AbstractTimeSampler)
+    remedy = "It is scorefp.train.LabelDropout(share, null), or None."
+    kind("label_dropout", label_dropout, (LabelDropout, NoneType), remedy)
+    if clip is not None:
+        positive("clip", clip)  # None leaves gradients alone
+    kind("checkpoints", checkpoints, (Checkpoints, NoneType), "It is scorefp.train.Checkpoints(folder), or None.")
+    for callback in kind("callbacks", callbacks, Sequence, "It is a sequence of functions of a Report."):
+        function("callbacks", callback, "report", "Each of them takes a Report.")
+    if evaluate is not None:
+        function("evaluate", evaluate, "model", "It returns numbers by name, as what audit_on makes does.")
+
+
+def _decays(decay: float | Sequence[float]) -> tuple[float, ...]:
+    """The decays, one for each average."""
+    decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
+    fine = len(decays) > 0 and all(0 <= number("decay", d) < 1 for d in decays)
+    require(fine, f"decay = {decay}; a decay lies in [0, 1).")
+    return decays
 
 
 def _parted(model: _S) -> tuple[Any, _S]:

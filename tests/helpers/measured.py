@@ -180,13 +180,13 @@ def programs(mesh: Mesh | None) -> dict[str, list[Any]]:
     """
     model, key, t = score(), jr.key(0), jnp.linspace(0.1, 0.9, 4)
     clean, first, count = jnp.zeros((4, 3)), jnp.asarray(0), 16
-    draws = draw.draws_of(model, ROWS, key=key, method=sfp.DPMSolver(2), shape=(3,), args=None, dtype=None, mesh=None)
+    draws = draw.draws_of(model, ROWS, key=key, method=sfp.DPMSolver(2), shape=(3,))
     params, skeleton = dequantiser._parted(flow())
     step = dequantiser._Step(skeleton, model, SGD, sfp.BoundEstimator(1), ROWS, 0.9, mesh)
     state = started(params, SGD, 1, key=key)
     loop = eqx.filter_jit(lambda step, state, samples, mesh: repeated(step.step, samples, state, jnp.asarray(1), 1))
     calls = {
-        "sample": (draw._rows, (draws, 0, ROWS, None, None, ROWS)),
+        "sample": (draw._rows, (draws, 0, ROWS)),
         "residual": (ensemble._evaluate, (d.MatchingCurve()._at, model, clean, None, t, key, (first, count), ROWS)),
         "dequantiser": (loop, (step, state, (HELD_OUT.values, HELD_OUT.args))),
     }
