@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float
 
 from .._checks import (
     floats,
@@ -25,6 +25,7 @@ from .._checks import (
     time_within,
 )
 from .._types import Event, Scalar, Time, Times
+from ._inverse import bisected, with_slope
 from .prior import Normal
 from .sde import AbstractSDE, check_horizon, time_and_sample, times_within
 
@@ -203,8 +204,7 @@ class AbstractLinearSDE(AbstractSDE):
 class LinearSDE(AbstractLinearSDE):
     r"""A linear SDE defined by two functions of time, $\log\alpha$ and $\log\sigma$ [S2].
 
-    The rate $a$ and $g^2$ follow by automatic differentiation, the inverse of the log-SNR by bisection
-    (optimistix's raises on a root at an end of the bracket, which is where `t0` and `t1` are).
+    The rate $a$ and $g^2$ follow by automatic differentiation, the inverse of the log-SNR by bisection.
 
     Args:
         log_alpha_fn: $\log\alpha(t)$, a smooth elementwise function.
@@ -254,21 +254,9 @@ class LinearSDE(AbstractLinearSDE):
 
     def time_of_log_snr(self, log_snr: Times) -> Float[Array, "*times"]:
         target = jnp.asarray(log_snr, jnp.result_type(log_snr, float))
-        level = jax.lax.stop_gradient(target)
-
-        def halve(_: Int[ArrayLike, ""], ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = ends
-            middle = 0.5 * (low + high)
-            later = self.log_snr(middle) > level
-            return jnp.where(later, middle, low), jnp.where(later, high, middle)
-
-        ends = jnp.full_like(target, self.t0), jnp.full_like(target, self.t1)
         # Twice the digits of the dtype: a root near t0 = 1e-5 needs more halvings than one near t1.
-        low, high = jax.lax.fori_loop(0, 2 * jnp.finfo(target.dtype).nmant, halve, ends)
-        # A bisection has no derivative; one step of Newton's method has that of the inverse function.
-        middle = jax.lax.stop_gradient(0.5 * (low + high))
-        t = middle + (target - self.log_snr(middle)) / _slope(self.log_snr, middle)
-        return t + jax.lax.stop_gradient(jnp.clip(t, self.t0, self.t1) - t)
+        t = bisected(self.log_snr, target, self.t0, self.t1, 2 * jnp.finfo(target.dtype).nmant)
+        return with_slope(t, target - self.log_snr(t), _slope(self.log_snr, t), self.t0, self.t1)
 
 
 def require_linear(sde: AbstractSDE) -> AbstractLinearSDE:

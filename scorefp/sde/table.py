@@ -10,6 +10,7 @@ from scipy.interpolate import CubicSpline
 from .._checks import require
 from .._module import AbstractModule
 from .._types import Times
+from ._inverse import bisected, with_slope
 from .linear import AbstractLinearSDE
 from .sde import check_horizon
 
@@ -141,20 +142,9 @@ class DiscreteSDE(AbstractLinearSDE):
         # The values at the left ends fall; the curve is monotone between them.
         starts = self.table.coefficients[3].astype(target.dtype)
         interval = jnp.clip(jnp.searchsorted(-starts, -target, side="right") - 1, 0, self.table.steps - 2)
-        level = jax.lax.stop_gradient(target)
-
-        def halve(_: Int[ArrayLike, ""], ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = ends
-            middle = 0.5 * (low + high)
-            later = self.table.within(interval, interval + middle) > level
-            return jnp.where(later, middle, low), jnp.where(later, high, middle)
-
-        ends = jnp.zeros_like(target), jnp.ones_like(target)
-        low, high = jax.lax.fori_loop(0, jnp.finfo(target.dtype).nmant, halve, ends)
-        # A bisection has no derivative; one step of Newton's method has that of the inverse function.
-        middle = jax.lax.stop_gradient(self.time_of_step(interval + 0.5 * (low + high)))
-        t = middle + (target - self.table(middle)) / (2 * self.rate(middle))
-        return t + jax.lax.stop_gradient(jnp.clip(t, self.t0, self.t1) - t)
+        inside = lambda place: self.table.within(interval, interval + place)
+        t = self.time_of_step(interval + bisected(inside, target, 0.0, 1.0, jnp.finfo(target.dtype).nmant))
+        return with_slope(t, target - self.table(t), 2 * self.rate(t), self.t0, self.t1)
 
 
 def _floats(t: Times) -> Float[Array, "*times"]:
