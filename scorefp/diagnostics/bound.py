@@ -5,13 +5,12 @@ from typing import ClassVar
 import jax.random as jr
 from jax.sharding import Mesh
 
-from .._checks import require
 from .._describe import described
 from .._types import Event, Key
 from ..dataset import AbstractDequantiser, Dataset
 from ..likelihood import BoundEstimator, LikelihoodBound, evaluate_bound
 from ..score import AbstractScore
-from ._intervals import mean_number
+from ._bounds import bound_section, check_draws
 from ._repeats import Unit, check_samples, in_repeats, own_dequantiser, told
 from .measure import AbstractMeasure, Section
 
@@ -61,8 +60,7 @@ class Bound(AbstractMeasure):
 
     def __check_init__(self) -> None:
         check_samples(self.samples, self.batch_size, self.repeats)
-        draws = self.estimator.draws
-        require(draws >= 2, f"draws = {draws}; the standard error of a point needs at least two draws.")
+        check_draws(self.estimator)
 
     @property
     def needs_levels(self) -> bool:
@@ -76,25 +74,16 @@ class Bound(AbstractMeasure):
             self._at, score, chosen, dequantiser, self.repeats, key=key, batch_size=self.batch_size, mesh=mesh
         )
         unit = Unit(data.size, data.quantisation)
-        name = unit.name
-        points = {
-            "bound": unit.negative(-found.value - log_noise).mean(axis=0),
-            "denoising": unit.part(found.denoising - found.kernel_entropy).mean(axis=0),
-            "point_error": unit.part(found.error).mean(axis=0),
-        }
-        return Section(
+        return bound_section(
             "bound",
+            unit,
             {
-                "bound": mean_number(points["bound"], name, "bound of the SDE, mean"),
-                "denoising": mean_number(points["denoising"], name, "denoising step, part of the bound"),
-                "point_error": mean_number(points["point_error"], name, "standard error of one sample, mean"),
+                "bound": unit.negative(-found.value - log_noise),
+                "denoising": unit.part(found.denoising - found.kernel_entropy),
+                "point_error": unit.part(found.error),
             },
-            {},
-            (
-                f"{told(len(chosen), self.repeats, dequantiser)} with {self.estimator.draws} draws of "
-                f"{described(self.estimator.time)} each.",
-            ),
-            points,
+            f"{told(len(chosen), self.repeats, dequantiser)} with {self.estimator.draws} draws of "
+            f"{described(self.estimator.time)} each.",
         )
 
     def _at(self, score: AbstractScore, x: Event, key: Key) -> LikelihoodBound:

@@ -16,7 +16,7 @@ from ..likelihood import BoundEstimator, Encoder, LikelihoodBound, code_length
 from ..likelihood._levels import level_start
 from ..score import AbstractScore
 from ..score.score import linear_sde
-from ._intervals import mean_number
+from ._bounds import bound_section, check_draws
 from ._repeats import Unit, check_samples, in_repeats, told
 from .measure import AbstractMeasure, Section
 
@@ -65,8 +65,8 @@ class CodeLength(AbstractMeasure):
 
     def __check_init__(self) -> None:
         check_samples(self.samples, self.batch_size, self.repeats)
-        draws, truncation = self.estimator.draws, self.estimator.truncation
-        require(draws >= 2, f"draws = {draws}; the standard error of a point needs at least two draws.")
+        check_draws(self.estimator)
+        truncation = self.estimator.truncation
         require(
             truncation == "denoised",
             f'truncation = {truncation!r}; a code length needs "denoised", whose last step is its decoder.',
@@ -96,25 +96,17 @@ class CodeLength(AbstractMeasure):
             mesh=mesh,
         )
         unit = Unit(data.size, levels)
-        points = {
-            "code_length": unit.part(found.value).mean(axis=0),
-            "decoding": unit.part(found.denoising).mean(axis=0),
-            "point_error": unit.part(found.error).mean(axis=0),
-        }
-        return Section(
+        return bound_section(
             "code",
+            unit,
             {
-                "code_length": mean_number(points["code_length"], unit.name, "code length of the SDE, mean"),
-                "decoding": mean_number(points["decoding"], unit.name, "decoder, part of the code length"),
-                "point_error": mean_number(points["point_error"], unit.name, "standard error of one sample, mean"),
+                "code_length": unit.part(found.value),
+                "decoding": unit.part(found.denoising),
+                "point_error": unit.part(found.error),
             },
-            {},
-            (
-                f"{told(len(chosen), self.repeats, None).rstrip(',')}, {levels.levels} levels on [{levels.low:g}, "
-                f'{levels.high:g}] by the encoder "{self.encoder}" and a decoder at t = {estimator.start:.3g}, with '
-                f"{estimator.draws} draws of {described(estimator.time)} each.",
-            ),
-            points,
+            f"{told(len(chosen), self.repeats, None).rstrip(',')}, {levels.levels} levels on [{levels.low:g}, "
+            f'{levels.high:g}] by the encoder "{self.encoder}" and a decoder at t = {estimator.start:.3g}, with '
+            f"{estimator.draws} draws of {described(estimator.time)} each.",
         )
 
 
