@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool
 
 from ._types import Key, Time
@@ -173,9 +174,14 @@ def known_time_within(t: Time, t0: float, t1: float, like: Array, *, name: str =
     One that is traced costs nothing and is not looked at.
     """
     if is_concrete(t):
-        value, slack = np.asarray(t, np.float64), max(SLACK, 4 * float(jnp.finfo(like.dtype).eps))
-        inside = (t0 - slack * abs(t0) <= value) & (value <= t1 + slack * abs(t1))
-        require(bool(inside.all()), _outside(f"{name} = {value}", t0, t1))
+        value = np.asarray(t, np.float64)
+        require(bool(nearly_within(value, t0, t1, like.dtype).all()), _outside(f"{name} = {value}", t0, t1))
+
+
+def nearly_within(values: np.ndarray, low: float, high: float, dtype: DTypeLike) -> np.ndarray:
+    """Which values lie in an interval, but for the rounding of its ends to float32 or a coarser dtype."""
+    slack = max(SLACK, 4 * float(jnp.finfo(dtype).eps))
+    return (low - slack * abs(low) <= values) & (values <= high + slack * abs(high))
 
 
 def check_interval(start: float | None, stop: float | None) -> None:

@@ -15,7 +15,7 @@ import scipy.integrate
 import scipy.sparse
 from jaxtyping import Array, Float
 
-from .._checks import count, function, kind, one_of, positive, real, require, same_shape
+from .._checks import count, function, kind, nearly_within, one_of, positive, real, require, same_shape
 from .._precision import measures
 from .._types import Event, Scalar
 from ..integrals import Box
@@ -224,12 +224,11 @@ def _in_order(ends: tuple[float, float], times: Any) -> Float[np.ndarray, " time
         require(found.ndim == 1, f"times has shape {found.shape}; they are a list of times.")
     kept = np.unique(np.asarray(ends if times is None else times, np.float64))
     require(kept.size >= 1, "times is empty; name at least one time.")
-    inside = np.clip(kept, min(ends), max(ends))
-    # A time of float32 may miss an end by its rounding.
     require(
-        bool(np.allclose(kept, inside, rtol=1e-6, atol=0.0)),
+        bool(nearly_within(kept, min(ends), max(ends), np.float32).all()),
         f"times = {kept} leaves [t0, t1] = [{min(ends)}, {max(ends)}], the horizon of the SDE.",
     )
+    inside = np.clip(kept, min(ends), max(ends))
     return inside if ends[0] < ends[1] else inside[::-1]
 
 

@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import SLACK, floats, is_concrete, real, require, sample, scalar_time
+from .._checks import floats, is_concrete, nearly_within, real, require, sample, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
@@ -92,9 +92,8 @@ def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*
     """
     times = floats(real(name, t))
     if all(map(is_concrete, jax.tree.leaves(t))):
-        known, slack = np.asarray(t, np.float64), max(SLACK, 4 * float(jnp.finfo(times.dtype).eps))
-        low, high = min(sde.t0, 0.0), sde.t1
-        outside = ~((known >= low - slack * abs(low)) & (known <= high + slack * abs(high)))
+        known, low, high = np.asarray(t, np.float64), min(sde.t0, 0.0), sde.t1
+        outside = ~nearly_within(known, low, high, times.dtype)
         if outside.any():
             raise ValueError(
                 f"{name} = {known[outside].flat[0]:g} lies outside [{low:g}, {high:g}], where "
