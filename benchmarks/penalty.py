@@ -43,7 +43,6 @@ from _timing import Row, arguments, in_turns, machine, report, spread, table, ti
 
 import scorefp as sfp
 from scorefp import data, train
-from scorefp.dataset.dequantise import spread as dequantised
 from scorefp.objective import AbstractObjective
 from scorefp.train import TrainStep
 from scorefp.train.loop import repeated
@@ -187,7 +186,7 @@ def clocked(name: str, rounds: int) -> dict[str, Any]:
 def measured(score: sfp.score.AbstractScore, images: data.Dataset) -> tuple[jax.Array, jax.Array]:
     """The scale-free residual and the matching error of a model, per element."""
     levels = jnp.tile(jnp.asarray(images.values), (4, *[1] * len(images.shape)))
-    x0 = dequantised(levels, images.quantisation, key=jr.key(100))
+    x0 = data.Dataset(levels, images.quantisation).dequantised(jr.key(100)).values
     terms = sfp.DSM() + sfp.ScoreFPE(sfp.Ito(), unbiased=True)
     _, found = terms.evaluate(score, x0, key=jr.key(101))
     # Both are half an integral over the log-SNR of a squared norm.

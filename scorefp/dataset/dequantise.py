@@ -5,7 +5,7 @@ from abc import abstractmethod
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Integer, Shaped
+from jaxtyping import Array, ArrayLike, Integer
 
 from .._checks import random_key
 from .._module import AbstractModule
@@ -50,6 +50,16 @@ class AbstractDequantiser(AbstractModule, _DequantiserFields):
             key: A random key.
         """
 
+    def inside(self, k: Integer[Array, "*event"], *, key: Key) -> Dequantised:
+        """`draw` for levels that were checked before: inside a loop a check would cost a host call a step.
+
+        Args:
+            k: Integer levels of one sample.
+            key: A random key.
+        """
+        u, log_prob = self.positions(k, key=key)
+        return Dequantised(self.quantisation.place(k, u), log_prob)
+
     def draw(self, k: Integer[ArrayLike, "*event"], *, key: Key) -> Dequantised:
         """A sample inside the levels, differentiable in what the dequantiser holds, with the density of its noise.
 
@@ -61,9 +71,7 @@ class AbstractDequantiser(AbstractModule, _DequantiserFields):
             TypeError: if the levels are not integers, or `key` is no random key.
             ValueError: if a level is out of range, or their shape is not the dequantiser's.
         """
-        k, key = self.quantisation.checked_levels(k), random_key("a dequantiser", key)
-        u, log_prob = self.positions(k, key=key)
-        return Dequantised(self.quantisation.place(k, u), log_prob)
+        return self.inside(self.quantisation.checked_levels(k), key=random_key("a dequantiser", key))
 
     def __call__(self, k: Integer[ArrayLike, "*event"], *, key: Key) -> Event:
         """The sample of `draw` alone."""
@@ -98,14 +106,3 @@ class UniformDequantiser(AbstractDequantiser):
     def positions(self, k: Integer[Array, "*event"], *, key: Key) -> tuple[Event, Scalar]:
         u = jr.uniform(key, k.shape)
         return u, jnp.zeros((), u.dtype)
-
-
-def spread(values: Shaped[Array, "*batch"], quantisation: Quantisation | None, *, key: Key) -> Float[Array, "*batch"]:
-    """Values as floats, levels spread uniformly over their width, for levels that were checked before.
-
-    Args:
-        values: Floats, or levels.
-        quantisation: The levels and the interval; `None` for floats, which are returned as they are.
-        key: A random key.
-    """
-    return values if quantisation is None else quantisation.place(values, jr.uniform(key, values.shape))

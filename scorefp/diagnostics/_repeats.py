@@ -102,8 +102,8 @@ def _in_repeats(
         x, log_noise = values[row], jnp.zeros(())
         if dequantiser is not None:
             # What `fn` draws is the same for every dequantiser, so that two of them differ by their noise alone.
-            u, log_noise = dequantiser.positions(x, key=apart(own))
-            x = dequantiser.quantisation.place(x, u)
+            inside = dequantiser.inside(x, key=apart(own))
+            x, log_noise = inside.x, inside.log_prob
         return fn(conditioned(score, args, row), x, own), log_noise
 
     return in_batches(one, repeats * count, batch_size, mesh)

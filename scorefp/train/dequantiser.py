@@ -64,10 +64,9 @@ class _Step(AbstractModule):
             def terms(k: Array, args: Any, draw_key: Key, bound_key: Key) -> tuple[Scalar, Scalar]:
                 # The data set checked the levels. A sample that is not finite would raise below, before the loss, which
                 # is not finite either, could name the step.
-                u, log_prob = dequantiser.positions(k, key=draw_key)
-                x = jnp.nan_to_num(dequantiser.quantisation.place(k, u))
-                bound = likelihood_bound(self.score.bind(args=args), x, key=bound_key, estimator=self.estimator)
-                return bound, log_prob
+                inside = dequantiser.inside(k, key=draw_key)
+                score, x = self.score.bind(args=args), jnp.nan_to_num(inside.x)
+                return likelihood_bound(score, x, key=bound_key, estimator=self.estimator), inside.log_prob
 
             bound, log_prob = jax.tree.map(jnp.mean, jax.vmap(terms)(k, args, *keys))
             return bound + log_prob, {"bound": bound, "log_prob": log_prob}

@@ -18,8 +18,7 @@ from .._describe import first as some, free_name
 from .._devices import Shard, check_mesh, check_shard, laid, not_held, per_device_batch, shared, together
 from .._module import AbstractModule
 from .._types import Key, MaybeNaN, Scalar
-from ..dataset import Quantisation
-from ..dataset.dequantise import spread
+from ..dataset import Quantisation, UniformDequantiser
 from ..integrals import AbstractTimeSampler
 from ..objective import AbstractObjective
 from ..score import AbstractScore
@@ -167,9 +166,10 @@ class TrainStep(AbstractModule):
         values, args = self.pick(samples, i, self.batch_size, index_key)
         if self.label_dropout is not None:
             args = self.label_dropout(args, key=apart(key))
-        # The levels were checked when they were read; a check here would cost a call of the host a step.
-        x0 = spread(values, self.quantisation, key=level_key)
-        value, terms, grads = self._gradient(state.params, (x0, args), loss_key, state.step)
+        if self.quantisation is not None:
+            # The levels were checked when they were read.
+            values = UniformDequantiser(self.quantisation).inside(values, key=level_key).x
+        value, terms, grads = self._gradient(state.params, (values, args), loss_key, state.step)
         grads = laid(grads, self.mesh, self.shard)
         state, records = descended(state, value, terms, grads, self.optimizer, self.decays)
         return (state if self.shard == "batch" else laid(state, self.mesh, self.shard)), records

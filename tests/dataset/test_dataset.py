@@ -18,7 +18,6 @@ import scorefp as sfp
 from scorefp.data import OnHost, digits, split
 from scorefp.dataset import Dataset, Interval
 from scorefp.dataset.dataset import as_dataset
-from scorefp.dataset.dequantise import spread
 from scorefp.diagnostics import Bound, Ensemble, MatchingCurve
 from scorefp.score import NetworkScore
 from scorefp.train import fit_dequantiser
@@ -35,7 +34,8 @@ def test_batches_lie_inside_their_levels(dtype: type, getkey: Callable[[], Array
     levels = np.arange(256).reshape(128, 2)
     data = Dataset(jnp.asarray(levels, dtype), sfp.Quantisation(256, -1.0, 1.0))
     index = jnp.asarray([3, 127, 3, 0])
-    batch = jax.jit(lambda key: spread(data.rows(index).values, data.quantisation, key=key))
+    noise = sfp.UniformDequantiser(data.quantisation)
+    batch = jax.jit(lambda key: noise.inside(data.rows(index).values, key=key).x)
     x = batch(getkey())
     assert x.dtype == jnp.float32
     for values, level in ((x, levels[np.asarray(index)]), (data.dequantised(getkey()).values, levels)):
@@ -56,7 +56,7 @@ def test_batches_of_floats(getkey: Callable[[], Array]) -> None:
     args = {"label": jnp.arange(6), "c": jr.normal(getkey(), (6, 3))}
     data, index = Dataset(x, args=args), jnp.asarray([5, 0, 5])
     batch = data.rows(index)
-    np.testing.assert_array_equal(spread(batch.values, batch.quantisation, key=getkey()), x[index])
+    np.testing.assert_array_equal(batch.values, x[index])
     np.testing.assert_array_equal(batch.args["label"], [5, 0, 5])
     np.testing.assert_array_equal(batch.args["c"], args["c"][index])
     np.testing.assert_array_equal(data.dequantised(getkey()).values, x)
@@ -297,8 +297,8 @@ def test_dequantised_samples_are_floats_to_all_that_trains() -> None:
     assert floats.std == pytest.approx(Dataset(floats.values).std) == pytest.approx(data.std, rel=1e-2)
     batches = batches_of(floats, 8, 1, None, key=jr.key(1))
     values, _ = batches.pick(batches.take(1), jnp.asarray(0), 8, jr.key(2))
-    x = spread(values, batches.levels, key=jr.key(3))
-    assert np.isin(np.asarray(x), np.asarray(floats.values)).all()
+    assert batches.levels is None
+    assert np.isin(np.asarray(values), np.asarray(floats.values)).all()
     refused("dataset was dequantised once and for all; give its levels", OnHost, floats)
     start = sfp.likelihood.variational_dequantiser((64,), data.quantisation, layers=1, width=4, key=jr.key(4))
     settings = {"optimizer": optax.sgd(1e-3), "steps": 1, "key": jr.key(5)}

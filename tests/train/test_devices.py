@@ -24,7 +24,6 @@ from jax.sharding import AxisType, Mesh
 import scorefp as sfp
 from scorefp import data, train
 from scorefp.data import Dataset, OnHost
-from scorefp.dataset.dequantise import spread
 
 
 @functools.cache
@@ -147,7 +146,7 @@ def by_hand(parts: int) -> tuple[np.ndarray, np.ndarray]:
         params, state = carry
         index_key, level_key, loss_key = jr.split(jr.fold_in(jr.key(2), i), 3)
         chosen = data.rows(jr.randint(index_key, (worker.BATCH,), 0, len(data)))
-        x, labels = spread(chosen.values, chosen.quantisation, key=level_key), chosen.args
+        x, labels = sfp.UniformDequantiser(chosen.quantisation).inside(chosen.values, key=level_key).x, chosen.args
         value, grads = jax.value_and_grad(loss)(params, x, labels, loss_key, i)
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(params, updates), state), value

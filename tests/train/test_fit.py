@@ -14,7 +14,6 @@ from helpers.refusals import refused
 import scorefp as sfp
 from scorefp import train
 from scorefp.data import AbstractSource, Dataset, OnHost
-from scorefp.dataset.dequantise import spread
 from scorefp.train import Report, TrainStep
 from scorefp.train.batches import batches_of, in_order
 
@@ -82,7 +81,7 @@ def test_levels_stay_integers_until_the_device() -> None:
     batches = batches_of(OnHost(Dataset(levels, quantisation)), 96, 1, None, key=jr.key(0))
     values, _ = in_order(batches.take(1), jnp.asarray(0), 96, jr.key(0))
     assert values.dtype == jnp.uint8
-    x, other = (spread(values, quantisation, key=jr.key(seed)) for seed in (1, 2))
+    x, other = (sfp.UniformDequantiser(quantisation).inside(values, key=jr.key(seed)).x for seed in (1, 2))
     levels = levels[np.lexsort(levels.T)]
     x, other = x[np.lexsort(np.asarray(values).T)], other[np.lexsort(np.asarray(values).T)]
     np.testing.assert_array_equal(jnp.floor((x + 1) / 0.5), levels)
