@@ -181,7 +181,7 @@ def known_time_within(t: Time, t0: float, t1: float, like: Array, *, name: str =
 def nearly_within(values: np.ndarray, low: float, high: float, dtype: DTypeLike) -> np.ndarray:
     """Which values lie in an interval, but for the rounding of its ends to float32 or a coarser dtype."""
     slack = max(SLACK, 4 * float(jnp.finfo(dtype).eps))
-    return (low - slack * abs(low) <= values) & (values <= high + slack * abs(high))
+    return np.asarray((low - slack * abs(low) <= values) & (values <= high + slack * abs(high)))
 
 
 def check_interval(start: float | None, stop: float | None) -> None:
