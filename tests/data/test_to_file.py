@@ -63,7 +63,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, path: Path, after: int, **settings:
 
     with monkeypatch.context() as patch:
         patch.setattr(draw.Draws, "rows", counted)
-        patch.setattr(to_file, "_form", lambda draws, args, size: jax.ShapeDtypeStruct((size, 2), jnp.float32))
+        patch.setattr(to_file, "_form", lambda draws, size: jax.ShapeDtypeStruct((size, 2), jnp.float32))
         with pytest.raises(KeyboardInterrupt):
             written(path, **settings)
 
