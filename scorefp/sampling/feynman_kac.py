@@ -254,7 +254,9 @@ def _block(draws: Draws, args: Any, runs: Int[Array, " runs"], at_once: int) -> 
     return Run(state, jnp.append(ess, last[None], axis=0).T, jnp.broadcast_to(times, (len(runs), len(times))))
 
 
-def _proposed(draws: Draws, keys: Key) -> tuple[Float[Array, "runs particles *event"], Float[Array, "runs particles"]]:
+def _proposed(
+    draws: Draws, keys: Array
+) -> tuple[Float[Array, "runs particles *event"], Float[Array, "runs particles"]]:
     """Particles of the tempered prior for each run, and their log-densities."""
     prior, exponent, n = draws.score.sde.prior, checked_exponent(draws.score), draws.method.particles
     x = jax.vmap(jax.vmap(lambda k: prior.sample(k, draws.shape)))(jax.vmap(lambda k: jr.split(k, n))(keys))
@@ -290,7 +292,7 @@ class _Way(AbstractModule):
         before: Scalar,
         after: Scalar,
         k: Int[Array, ""],
-        keys: Key,
+        keys: Array,
     ) -> tuple[State, Float[Array, " runs"]]:
         """The state at the time `earlier`, and the effective sample sizes at `t`, where particles are resampled. The
         rate there counts for the lengths `before` and `after` that.
@@ -314,7 +316,9 @@ class _Way(AbstractModule):
         score = conditioned(self.score, self.args, self.runs[run])
         return log_end_density(score, weighable(score, x)).astype(x.dtype)
 
-    def _evaluate(self, t: Scalar, keys: Key, x: Event, run: Int[Array, ""], i: Int[Array, ""]) -> tuple[Event, Scalar]:
+    def _evaluate(
+        self, t: Scalar, keys: Array, x: Event, run: Int[Array, ""], i: Int[Array, ""]
+    ) -> tuple[Event, Scalar]:
         """The score of a particle and its rate."""
         score = conditioned(self.score, self.args, self.runs[run])
         inner = weighable(score, x)
@@ -323,7 +327,7 @@ class _Way(AbstractModule):
         return s.astype(x.dtype), rate.astype(x.dtype)
 
     def _resampled(
-        self, keys: Key, few: Bool[Array, "runs 1"], log_w: Float[Array, "runs particles"], values: _T
+        self, keys: Array, few: Bool[Array, "runs 1"], log_w: Float[Array, "runs particles"], values: _T
     ) -> _T:
         """Values of particles, resampled in the runs where few are left."""
         n = self.method.particles
@@ -331,7 +335,7 @@ class _Way(AbstractModule):
         which = jnp.where(few, kept, jnp.arange(n))
         return jax.tree.map(lambda value: jax.vmap(lambda v, i: v[i])(value, which), values)
 
-    def _noise(self, keys: Key) -> Float[Array, "runs particles *noise"]:
+    def _noise(self, keys: Array) -> Float[Array, "runs particles *noise"]:
         """The noise of a step, for each particle."""
         like = self.noise
         return jax.vmap(lambda key: jr.normal(key, (self.method.particles, *like.shape), like.dtype))(keys)
