@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
