@@ -207,8 +207,8 @@ def ode_sde_gap(
             batch_size=batch_size,
             mesh=mesh,
         )
-        x = np.asarray(draws.all())
-        return x, np.asarray(all_finite(x))
+        x = draws.all()
+        return np.asarray(x), np.asarray(all_finite(x))
 
     def distance(x: Float[np.ndarray, "n *event"], y: Float[np.ndarray, "m *event"]) -> Estimate:
         if min(len(x), len(y)) < 2:
