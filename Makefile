@@ -5,7 +5,8 @@
 #   make test-slow          the tests marked slow, which `make test` leaves out
 #   make test-pages         every page of the site in headless Chromium: nothing cut, no error, no other host
 #   make test-latest        all checks on the newest Python found; test-latest-quick: the quick tests
-#   make test-device        the quick tests on the accelerator at hand; ACCELERATOR=cuda13 names JAX's build for it
+#   make test-device        the quick tests on the accelerator at hand; ACCELERATOR=cuda13 names JAX's build for it,
+#                           DEVICE_PYTHON=python3 takes an environment that is there, and installs nothing
 #   make test-lowest        the quick tests on the lowest versions that pyproject.toml allows
 #   make coverage           which lines of scorefp/ the tests run
 #   make docs | bench       the site in site/ | the benchmark tables
@@ -99,9 +100,10 @@ test-latest test-latest-quick:
 # Empty for what `pip install jax` brings, which knows CPUs alone.
 ACCELERATOR := cuda13
 
-test-device: VENV := .venv-device
-test-device: .venv-device/.stamp
-	JAX_PLATFORMS= XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -m 'quick and not slow'
+DEVICE_PYTHON ?= .venv-device/bin/python
+test-device: $(if $(filter .venv-device/%,$(DEVICE_PYTHON)),.venv-device/.stamp)
+	JAX_PLATFORMS= XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax-device \
+	    PYTHONPATH=$(CURDIR):$$PYTHONPATH $(DEVICE_PYTHON) -m pytest -m 'quick and not slow'
 
 .venv-device/.stamp: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-device

@@ -3,9 +3,9 @@
     python benchmarks/accelerator.py --out docs/assets
 
 A `UNet` of 25.7 million parameters on images 3×32×32 and batches of 128 on an accelerator, a small one on a CPU
-(`--size` chooses). Everything is compiled first, at the same time; then one thing after another is timed, each row is
-printed as soon as it is there, and a number is the median over rounds in which all programs of a table take turns. What
-fails, for want of memory for instance, is named and left out.
+(`--size` chooses). The programs of a precision are compiled at the same time and then take turns in each round; a
+number is the median over rounds. Rows are printed as they come, the most wanted first, and written after each table:
+what is killed leaves what it has. What fails, for want of memory for instance, is named and left out.
 
 * **Steps**: those of `fit` on data on the device, by precision and penalty. `TFLOP/s` are the products of the network
   alone, three times those of its evaluation; beside it their share of the rate of one large product in that precision
@@ -14,8 +14,6 @@ fails, for want of memory for instance, is named and left out.
 * **Samples**: images a second of `DPMSolver`.
 * **Measuring**: the error of log-likelihoods of 64 samples in 64 dimensions against float64, and the evaluations of the
   slowest, by a network and by the exact score of a mixture; and the residual of that score, which is rounding alone.
-* **Rounding of the penalty**: the residual that each method takes of a network in bfloat16, less that of the same
-  network in float32, over the latter; root mean squares over samples and times.
 """
 
 import argparse
@@ -56,7 +54,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "product": 1024,
     },
 }
-PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
+PRECISIONS = {"bfloat16": jnp.bfloat16, "float32": None}
 LOSSES: dict[str, Any] = {
     "DSM": sfp.DSM(),
     "with ScoreFPE": sfp.DSM() + 0.3 * sfp.ScoreFPE(),
@@ -79,11 +77,6 @@ MEASURES = """\
 | measured | score | evaluations | largest error | median |
 | --- | --- | ---: | ---: | ---: |
 | {measured} | {score} | {evaluations} | {largest:.1e} | {median:.1e} |
-"""
-ROUNDING = """\
-| method | residual | rounding of bfloat16 over it |
-| --- | ---: | ---: |
-| {method} | {residual:.4f} | {rounding:.4f} |
 """
 
 
@@ -166,11 +159,13 @@ def drawing(score: sfp.score.AbstractScore, n: int, method: Any) -> Program:
     )
 
 
-def products(score: sfp.score.AbstractScore, size: dict[str, Any]) -> float:
-    """The floating-point operations of the network in a step of DSM: three times those of its evaluation."""
-    x = jnp.zeros((size["batch"], *size["network"]["shape"]))
-    lowered = jax.jit(jax.vmap(lambda y: score(0.5, y))).lower(x)
-    return 3 * lowered.cost_analysis()["flops"]
+def operations(size: dict[str, Any]) -> float:
+    """The floating-point operations of the network in a step of DSM: three times those of its evaluation, as XLA counts
+    them for a CPU. For accelerators JAX does not.
+    """
+    with jax.default_device(jax.devices("cpu")[0]):
+        score, x = unet(size, None), jnp.zeros((size["batch"], *size["network"]["shape"]))
+        return 3 * jax.jit(jax.vmap(lambda y: score(0.5, y))).lower(x).cost_analysis()["flops"]
 
 
 def rate(size: dict[str, Any], dtype: Any) -> float:
@@ -210,28 +205,27 @@ def running(programs: Mapping[Any, P], pool: ThreadPoolExecutor) -> dict[Any, P]
 # ------------------------------------------------------------------------------------------------ tables
 
 
-def steps(size: dict[str, Any], rounds: int, trainings: dict[tuple[str, str], Training]) -> Iterator[Row]:
-    """One row a program and precision."""
-    seconds = in_turns({name: training.seconds for name, training in trainings.items()}, rounds)
-    operations = products(unet(size, None), size)
-    rates = {name: rate(size, dtype) for name, dtype in PRECISIONS.items()}
-    for (precision, program), training in trainings.items():
-        each = seconds[precision, program]
-        done = operations / float(np.median(each))
+def steps(size: dict[str, Any], rounds: int, precision: str, pool: ThreadPoolExecutor) -> Iterator[Row]:
+    """One row a program, in one precision."""
+    score = unet(size, PRECISIONS[precision])
+    trainings = running({program: Training(score, loss, size) for program, loss in LOSSES.items()}, pool)
+    seconds = in_turns({program: training.seconds for program, training in trainings.items()}, rounds)
+    needed, most = operations(size), rate(size, PRECISIONS[precision])
+    for program, training in trainings.items():
+        done = needed / float(np.median(seconds[program]))
         yield {
             "program": program,
             "precision": precision,
-            "ms": 1e3 * float(np.median(each)),
-            "over": f"{np.median(each / seconds[precision, 'DSM']):.2f}" if (precision, "DSM") in seconds else "",
+            "ms": 1e3 * float(np.median(seconds[program])),
+            "over": f"{np.median(seconds[program] / seconds['DSM']):.2f}" if "DSM" in seconds else "",
             "rate": done / 1e12,
-            "share": done / rates[precision],
+            "share": done / most,
             "compiled": f"{training.compiled:.0f}",
             "memory": f"{training.memory:.2f}",
         }
-    yield from in_torch(size, rounds, operations, rates)
 
 
-def in_torch(size: dict[str, Any], rounds: int, operations: float, rates: dict[str, float]) -> Iterator[Row]:
+def in_torch(size: dict[str, Any], rounds: int) -> Iterator[Row]:
     """The same in PyTorch, where it is installed."""
     if importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed: no rows of it", flush=True)
@@ -242,7 +236,8 @@ def in_torch(size: dict[str, Any], rounds: int, operations: float, rates: dict[s
     if torch.cuda.is_available() != (jax.default_backend() == "gpu"):
         print(f"PyTorch {torch.__version__} is for another device: no rows of it", flush=True)
         return
-    for precision in PRECISIONS:
+    needed = operations(size)
+    for precision, dtype in PRECISIONS.items():
         step = Step(size["network"], size["batch"], low=precision == "bfloat16")
         assert step.parameters == count(unet(size, None)), "the two networks differ"
         begin = time.perf_counter()
@@ -254,21 +249,25 @@ def in_torch(size: dict[str, Any], rounds: int, operations: float, rates: dict[s
             "precision": precision,
             "ms": 1e3 * seconds,
             "over": "",
-            "rate": operations / seconds / 1e12,
-            "share": operations / seconds / rates[precision],
+            "rate": needed / seconds / 1e12,
+            "share": needed / seconds / rate(size, dtype),
             "compiled": f"{compiled:.0f}",
             "memory": f"{step.peak / 1e9:.2f}" if step.peak else "",
         }
 
 
-def samples(size: dict[str, Any], rounds: int, programs: dict[str, Program], evaluations: int) -> Iterator[Row]:
-    seconds = in_turns({name: program.seconds for name, program in programs.items()}, rounds)
-    for precision, program in programs.items():
+def samples(size: dict[str, Any], rounds: int, pool: ThreadPoolExecutor) -> Iterator[Row]:
+    """One row a precision."""
+    solver = sfp.DPMSolver(20, sfp.sampling.log_snr_grid)
+    drawings = {p: drawing(unet(size, dtype), size["images"], solver) for p, dtype in PRECISIONS.items()}
+    drawings = running(drawings, pool)
+    seconds = in_turns({name: program.seconds for name, program in drawings.items()}, rounds)
+    for precision, program in drawings.items():
         yield {
             "program": "`DPMSolver`",
             "precision": precision,
             "images": size["images"] / float(np.median(seconds[precision])),
-            "evaluations": evaluations,
+            "evaluations": solver.steps,
             "compiled": program.compiled,
         }
 
@@ -318,30 +317,8 @@ def double(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
-def rounding() -> Iterator[Row]:
-    """What bfloat16 does to the residual in the penalty, by method."""
-    small = SIZES["small"]
-    x0, keys = 0.5 * jr.normal(jr.key(2), (16, *small["network"]["shape"])), jr.split(jr.key(4), 16)
-    methods = {"Antithetic()": sfp.Antithetic(), "Ito()": sfp.Ito(), "Hutchinson()": sfp.Hutchinson()}
-
-    @eqx.filter_jit
-    def residuals(score: sfp.score.AbstractScore, method: Any) -> jax.Array:
-        def one(t: Any, x0: Any, key: Any) -> Any:
-            x = SDE.alpha(t) * x0 + SDE.sigma(t) * jr.normal(key, x0.shape)
-            taken = sfp.fokker_planck.residual.resolve(method, None)
-            return SDE.sigma(t) ** 2 / jnp.sqrt(2 * SDE.g2(t)) * taken.residual(score, t, x, key)[1]
-
-        return jnp.stack([jax.vmap(lambda x, k, t=t: one(t, x, k))(x0, keys) for t in jnp.array([0.01, 0.1, 0.5])])
-
-    rms = lambda a: float(jnp.sqrt(jnp.mean(a**2)))
-    for name, method in methods.items():
-        full, low = (residuals(unet(small, dtype), method) for dtype in PRECISIONS.values())
-        yield {"method": f"`{name}`", "residual": rms(full), "rounding": rms(low - full) / rms(full)}
-
-
-def told(template: str, rows: Iterator[Row]) -> tuple[str, list[Row]]:
-    """A table, whose rows are printed as they come; where one fails it ends."""
-    print("".join(template.splitlines(keepends=True)[:2]), end="", flush=True)
+def told(template: str, rows: Iterator[Row]) -> list[Row]:
+    """The rows of a table, printed as they come; where one fails they end."""
     seen = list[Row]()
     try:
         for row in rows:
@@ -349,13 +326,12 @@ def told(template: str, rows: Iterator[Row]) -> tuple[str, list[Row]]:
             print(table(template, [row]).splitlines()[-1], flush=True)
     except Exception as failure:
         failed(f"A table ends after {len(seen)} rows", failure)
-    print(flush=True)
-    return table(template, seen), seen
+    return seen
 
 
 def failed(what: str, failure: Exception) -> None:
     """What fails is named, and the rest goes on: a card is at hand for a few minutes."""
-    FAILED.append(f"{what}: {str(failure).splitlines()[0][:200]}")
+    FAILED.append(f"{what}: {(str(failure) or repr(failure)).splitlines()[0][:200]}")
     print(FAILED[-1], flush=True)
 
 
@@ -364,38 +340,31 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, help="the network: card on an accelerator, small on a CPU")
     options = parser.parse_args()
     name = options.size or ("small" if jax.default_backend() == "cpu" else "card")
-    size, device = SIZES[name], jax.devices()[0].device_kind
-    scores = {precision: unet(size, dtype) for precision, dtype in PRECISIONS.items()}
-    about = f"{device}; {machine(diffrax)}. `UNet` of {count(scores['float32']) / 1e6:.1f} million parameters"
-    print(f"{about}\n", flush=True)
-    begin = time.perf_counter()
-    trainings = {(p, program): Training(scores[p], loss, size) for p in scores for program, loss in LOSSES.items()}
-    solver = sfp.DPMSolver(20, sfp.sampling.log_snr_grid)
-    drawings = {p: drawing(score, size["images"], solver) for p, score in scores.items()}
-    traced = time.perf_counter() - begin
-    print(f"traced in {traced:.0f} s", flush=True)
-    with ThreadPoolExecutor() as pool:
-        run = running({**trainings, **drawings}, pool)
-    together = time.perf_counter() - begin
-    print(f"all compiled at the same time, and run, after {together:.0f} s\n", flush=True)
-    parts = {
-        "steps": told(STEPS, steps(size, options.rounds, {k: v for k, v in trainings.items() if k in run})),
-        "samples": told(
-            SAMPLES, samples(size, options.rounds, {k: v for k, v in drawings.items() if k in run}, solver.steps)
-        ),
-        "measures": told(MEASURES, measures()),
-        "rounding": told(ROUNDING, rounding()),
-    }
-    large = SIZES["card"]
-    note = (
-        f"{about}, batches of {size['batch']}; {options.rounds} rounds. All was traced in {traced:.0f} s, one after "
-        f"another, and compiled at the same time and run once in {together - traced:.0f} s. Keys are fixed. A step of "
-        f"DSM of the network for a card, with {count(unet(large, None)) / 1e6:.1f} million parameters and batches of "
-        f"{large['batch']}, is {products(unet(large, None), large) / 1e12:.2f} TFLOP."
+    size, rounds, large = SIZES[name], options.rounds, SIZES["card"]
+    about = (
+        f"{jax.devices()[0].device_kind}; {machine(diffrax)}. `UNet` of {count(unet(size, None)) / 1e6:.1f} million "
+        f"parameters, batches of {size['batch']}; {rounds} rounds. The programs of one precision are compiled at the "
+        f"same time. Keys are fixed. A step of DSM of the network for a card, with "
+        f"{count(unet(large, None)) / 1e6:.1f} million parameters and batches of {large['batch']}, is "
+        f"{operations(large) / 1e12:.2f} TFLOP."
     )
-    note += "".join(f" {failure}." for failure in FAILED)
-    rows = [{"table": part} | row for part, (_, rows) in parts.items() for row in rows]
-    report("accelerator", "\n".join(text for text, _ in parts.values()), rows, note, options.out)
+    print(about, flush=True)
+    tables: dict[str, list[Row]] = {template: [] for template in (STEPS, SAMPLES, MEASURES)}
+    with ThreadPoolExecutor() as pool:
+        stages = [
+            *((STEPS, lambda precision=precision: steps(size, rounds, precision, pool)) for precision in PRECISIONS),
+            (STEPS, lambda: in_torch(size, rounds)),
+            (SAMPLES, lambda: samples(size, rounds, pool)),
+            (MEASURES, measures),
+        ]
+        for template, stage in stages:
+            begin = time.perf_counter()
+            tables[template] += told(template, stage())
+            print(f"after {time.perf_counter() - begin:.0f} s more\n", flush=True)
+            # A card is at hand for a few minutes: what there is goes to the files after each stage.
+            text = "\n".join(table(template, rows) for template, rows in tables.items() if rows)
+            rows = [row for found in tables.values() for row in found]
+            report("accelerator", text, rows, about + "".join(f" {failure}." for failure in FAILED), options.out)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@
 The steps of `accelerator.py --size card` go through XLA for the card and through ptxas; nothing runs, so that no row is
 a time of the card. Of each step:
 
-* **products**: the operations of convolutions and matrix products, as they are written down; those in bfloat16, or in
-  float32 that the card may round to TF32, and those in full float32, which its matrix units do not do: 67 TFLOP/s where
-  bfloat16 has 989 (NVIDIA's data sheet of the H200). Of a lazy penalty those of a step that has it.
+* **products**: the operations of convolutions and matrix products, those on padding too, by what the card multiplies:
+  bfloat16, TF32, or full float32, which its matrix units do not do. NVIDIA's data sheet of the H200 has 989, 494 and 67
+  TFLOP/s. Of a lazy penalty those of a step that has it.
 * **traffic**: the bytes that the kernels read and write, by XLA's count; the card moves 4,800 GB/s.
 * **kernels** of the loop, and the **memory** of the program.
 
@@ -54,9 +54,9 @@ device_description_str: "NVIDIA H200 141GB HBM3e"
 """The specification of the card in XLA (`xla/backends/gpu/target_config/specs`), without its tables of rates."""
 
 TABLE = """\
-| program | precision | products, TFLOP | in full float32 | traffic, GB | kernels | memory, GB | compiled in s |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
-| {program} | {precision} | {rounding:.2f} | {full:.2f} | {traffic:.1f} | {kernels} | {memory:.1f} | {compiled:.0f} |
+| program | precision | TFLOP in bfloat16 | TF32 | float32 | traffic, GB | kernels | GB held | compiled in s |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| {program} | {precision} | {half:.2f} | {tf32:.2f} | {full:.2f} | {moved:.1f} | {kernels} | {held:.1f} | {secs:.0f} |
 """
 
 PRODUCT = re.compile(
@@ -76,7 +76,7 @@ def sizes(shape: str) -> tuple[list[int], str]:
 
 
 def products(text: str) -> Counter[str]:
-    """The operations of the products of a StableHLO program: rounding ones, and those in full float32."""
+    """The operations of the products of a StableHLO program, by what an NVIDIA card multiplies."""
     found = Counter[str]()
     for product in PRODUCT.finditer(text):
         (first, dtype), (second, _), (out, _) = (sizes(product[name]) for name in ("first", "second", "out"))
@@ -84,8 +84,8 @@ def products(text: str) -> Counter[str]:
             summed = math.prod(second) // second[product["kernel"].split(", ").index("o")]
         else:
             summed = math.prod(first[int(axis)] for axis in product["over"].split(",") if axis.strip())
-        full = dtype == "f32" and product["precision"] == "HIGHEST"
-        found["full" if full else "rounding"] += 2 * math.prod(out) * summed
+        kind = "half" if dtype != "f32" else "full" if product["precision"] == "HIGHEST" else "tf32"
+        found[kind] += 2 * math.prod(out) * summed
     return found
 
 
@@ -107,12 +107,11 @@ def row(precision: str, program: str, training: accelerator.Training) -> Row:
     return {
         "program": program,
         "precision": precision,
-        "rounding": found["rounding"] / 1e12,
-        "full": found["full"] / 1e12,
-        "traffic": cost["bytes accessed"] / 1e9,
+        **{kind: found[kind] / 1e12 for kind in ("half", "tf32", "full")},
+        "moved": cost["bytes accessed"] / 1e9,
         "kernels": kernels(training.run.as_text()),
-        "memory": training.memory,
-        "compiled": seconds,
+        "held": training.memory,
+        "secs": seconds,
     }
 
 

@@ -9,7 +9,8 @@ batch, loss, gradient, clipping, Adam and the average of the parameters. Key 0 t
 
 A second table says what bfloat16 does to each method: the root mean square of the scale-free residual [F15] of a small
 `UNet` in float32, and of its change when the network multiplies in bfloat16, with the same probes. `Antithetic` takes
-its points in float32 there; the row before says what it would be without.
+its points in float32 there; the row before says what it would be without. The last row is of a GPU, where these points
+have the operands of their products rounded to TF32, which is emulated here.
 
 The activation is `scorefp.nn.silu`; with `--plain-silu` it is `jax.nn.silu`, whose higher derivatives JAX forms itself.
 """
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 from _timing import Row, arguments, in_turns, machine, report, spread, table, timed
+from jax.extend.core import Literal
 
 import scorefp as sfp
 from scorefp.fokker_planck.residual import resolve
@@ -159,6 +161,32 @@ def in_training(score: Any, t: Any, x: Any, key: Any) -> jax.Array:
     return stencil.combined(full(t, x), jax.vmap(full)(*stencil.points(score(t, x))))
 
 
+def with_operands_of_tf32(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A function whose products have operands of eight bits for the exponent and ten for the fraction."""
+
+    def run(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+        for equation in jaxpr.eqns:
+            name, params = equation.primitive.name, equation.params
+            values = [v.val if isinstance(v, Literal) else known[v] for v in equation.invars]
+            inner = params.get("jaxpr", params.get("call_jaxpr"))
+            if inner is not None:
+                found = run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
+            else:
+                if name in ("dot_general", "convolution"):
+                    values = [jax.lax.reduce_precision(value, 8, 10) for value in values]
+                found = equation.primitive.bind(*values, **params)
+                found = found if equation.primitive.multiple_results else [found]
+            known |= zip(equation.outvars, found, strict=True)
+        return [v.val if isinstance(v, Literal) else known[v] for v in jaxpr.outvars]
+
+    def rounded(*args: Any) -> jax.Array:
+        program = jax.make_jaxpr(fn)(*args)
+        return run(program.jaxpr, program.consts, jax.tree.leaves(args))[0]
+
+    return rounded
+
+
 def taken(method: Any) -> Callable[..., jax.Array]:
     """As a training term takes it; `score_fpe_residual` measures, and rounds nothing."""
     return lambda score, t, x, key: resolve(method, None).residual(score, t, x, key)[1]
@@ -173,15 +201,22 @@ def rounding() -> list[Row]:
         "`Antithetic` of an objective": in_training,
     }
     sde, x0, keys = sfp.VP(), 0.5 * jr.normal(jr.key(2), (16, 1, 16, 16)), jr.split(jr.key(4), 16)
+    (full, static), (half, rest) = (eqx.partition(score, eqx.is_array) for score in scores())
+
+    def batch(method: Any, static: Any) -> Callable[..., jax.Array]:
+        one = lambda arrays, t, x, key: method(eqx.combine(arrays, static), t, x, key)
+        return lambda arrays, t, x: jax.vmap(one, (None, None, 0, 0))(arrays, t, x, keys)
+
+    pairs = {name: (batch(method, static), batch(method, rest), half) for name, method in methods.items()}
+    exact = batch(at_once, static)
+    pairs["`Antithetic` of an objective, TF32 emulated"] = exact, with_operands_of_tf32(exact), full
     rows: list[Row] = []
-    for name, method in methods.items():
-        batch = eqx.filter_jit(
-            lambda score, t, x, method=method: jax.vmap(method, (None, None, 0, 0))(score, t, x, keys)
-        )
+    for name, (exact, coarse, arrays) in pairs.items():
+        programs = (jax.jit(exact), full), (jax.jit(coarse), arrays)
         for t in map(jnp.asarray, (0.01, 0.1, 0.5)):
             x = sde.alpha(t) * x0 + sde.sigma(t) * jr.normal(jr.key(3), x0.shape)
-            full, half = (sde.sigma(t) ** 3 / sde.g2(t) * batch(score, t, x) for score in scores())
-            residual, noise = (float(jnp.sqrt(jnp.mean(a**2))) for a in (full, half - full))
+            right, found = (sde.sigma(t) ** 3 / sde.g2(t) * program(given, t, x) for program, given in programs)
+            residual, noise = (float(jnp.sqrt(jnp.mean(a**2))) for a in (right, found - right))
             row = {"method": name, "t": f"{float(t):g}", "residual": residual, "noise": noise, "over": noise / residual}
             rows.append(row)
     return rows

@@ -18,15 +18,29 @@ import jax
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+_FULL, _HIGH = ("highest", "float32"), ("high", "bfloat16_3x", "tensorfloat32")
+"""JAX's names of a setting."""
+
 _measured = jax.make_user_context(default_value=False)
 
 
 def measures(fn: Callable[_P, _R]) -> Callable[_P, _R]:
     """The function with all that is traced inside it in full precision, networks of bfloat16 too."""
+    return _traced(fn, lambda: "highest")
 
+
+def differs(fn: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The function with its products as fine as the differences of a training step need, or finer where that is the
+    setting: float32 on CPUs, TF32 on GPUs, whose units for full float32 are some fifteen times slower, and three
+    products of bfloat16 on TPUs. Networks of bfloat16 too.
+    """
+    return _traced(fn, lambda: "highest" if default_precision() in _FULL else "high")
+
+
+def _traced(fn: Callable[_P, _R], precision: Callable[[], str]) -> Callable[_P, _R]:
     @functools.wraps(fn)
     def exact(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with jax.default_matmul_precision("highest"), _measured(True):
+        with jax.default_matmul_precision(precision()), _measured(True):
             return fn(*args, **kwargs)
 
     return exact
@@ -43,5 +57,7 @@ def default_precision() -> str:
 
 
 def products_round() -> bool:
-    """Whether products of float32 that name no precision round where this runs, as those on GPUs and TPUs do."""
-    return jax.default_backend() != "cpu" and default_precision() not in ("highest", "float32")
+    """Whether products of float32 that name no precision lose what a difference needs: those of TPUs do, of bfloat16;
+    those of GPUs, of TF32, do not.
+    """
+    return jax.default_backend() not in ("cpu", "gpu") and default_precision() not in (*_FULL, *_HIGH)

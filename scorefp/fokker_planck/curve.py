@@ -105,11 +105,12 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
     that a residual asked for there is an error (`Ito` and `Exact` have none).
 
     Recommended for training. A difference of evaluations loses the digits they have in common, and bfloat16 has three:
-    a network that rounds its products is evaluated in full precision here, all three points of it, as is every network
-    on GPUs and TPUs, which round products by themselves. At a step of 0.02 its own rounding would be 0.4 to 1.2
-    of the residual of a small U-Net (`benchmarks/residuals.py`); as it is, and for `Ito` and `Hutchinson`, which
-    keep the lower precision, it is a hundredth. A network of another library that multiplies in a precision too low for
-    the step is refused; what it does in a call of the host is not seen.
+    at a step of 0.02 its own rounding would be 0.4 to 1.2 of the residual of a small U-Net
+    (`benchmarks/residuals.py`). So an objective evaluates all three points of a network in half precision in float32,
+    with TF32 products on GPUs and three bfloat16 products for one on TPUs; the rounding error left is a hundredth on
+    CPUs, as with `Ito` and `Hutchinson`, which stay in the lower precision. A measurement takes full float32. A network
+    of another library that multiplies in a precision too low for the step is refused; what it does in a call of the
+    host is not seen.
 
     Of a potential it takes the residual of the log-Fokker–Planck equation by two more evaluations of $\varphi$ on the
     curve of `Ito` [F16]; on an SDE without a Gaussian kernel, the step is a share of the horizon.

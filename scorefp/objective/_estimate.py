@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import scalar
-from .._precision import measures, products_round
+from .._precision import differs, products_round
 from .._types import Event, Scalar
 from ..calculus import AbstractStencil
 from ..nn import full_precision
@@ -125,7 +125,7 @@ def _combined(
             return [stencil.combined(s, near) for stencil, near in zip(stencils, values, strict=False)]
 
         near = eqx.filter_vmap(there)
-        made = (measures(near) if again else near)(*_head((rows, value), share), list(here.values()))
+        made = (differs(near) if again else near)(*_head((rows, value), share), list(here.values()))
         for i, more in zip(here, made, strict=True):
             found[i] = more
     return found

@@ -55,7 +55,7 @@ class ScoreFPE(AbstractTerm):
         method: How the residual is taken; `Antithetic()` is the cheapest. It takes the score at the samples from the
             evaluation that all terms share, and its further points, of all samples of the share, as one more. Of a
             network that rounds its products, as one with `dtype=jnp.bfloat16` does, it takes all three points of the
-            difference in full precision, while `DSM` beside it stays in the lower one.
+            difference in float32, or TF32 on GPUs, while `DSM` beside it stays in the lower one.
         form: `"gradient"`, `"martingale"` or `"mixed"`; the method's own when `None`.
         power: $m$.
         scale: $\lambda_{\mathrm{FP}}$, inside the norm and its power, a function `(sde, t) -> factor`.
