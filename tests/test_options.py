@@ -162,11 +162,11 @@ def test_the_width_of_a_stein_test() -> None:
 
 @pytest.mark.parametrize("trace", [None, sfp.Exact(), sfp.Hutchinson(16)])
 def test_features_see_an_error_that_waves_do_not(trace: sfp.calculus.AbstractProbes | None) -> None:
-    """The error cos(5 y) u, a gradient, along y = ⟨x, u⟩; its mean square is 1/2."""
+    """The error 3 cos(5 y) u, a gradient, along y = ⟨x, u⟩; its mean square is 9/2."""
     sde, x, u = sfp.EDM(), jr.normal(jr.key(0), (2000, 2)), jnp.array([0.6, 0.8])
-    score = sfp.Score(lambda t, x: -x / (1 + t**2) + jnp.cos(5 * x @ u) * u, sde)
+    score = sfp.Score(lambda t, x: -x / (1 + t**2) + 3 * jnp.cos(5 * x @ u) * u, sde)
     waves = lambda t, x: jnp.stack([jnp.sin(5 * x @ u), jnp.cos(5 * x @ u)])
-    want = sde.t0 * np.sqrt(0.5 / 2)
+    want = sde.t0 * np.sqrt(4.5 / 2)
 
     def found(features: Callable[..., Array] | None) -> dict[str, sfp.diagnostics.Number]:
         measure = ScoreError(4, features, trace, ensemble=Ensemble(1, 2000, log_snr_ends))

@@ -577,7 +577,7 @@ def test_bad_settings_are_refused() -> None:
             lambda together: Ensemble(4, 5).slices(
                 lambda score, t, x, noise, key: {"t": t},
                 linear_score(2),
-                Dataset(normal_samples(10, 2)),
+                normal_samples(10, 2),
                 key=jr.key(0),
                 together=together,
             ),

@@ -452,7 +452,7 @@ def test_velocity_of_flow_matching() -> None:
         score = NetworkScore(flow, sde, target, data_std=None)
         times = jnp.array([0.01, 0.3, 0.9])
         scores = jax.vmap(lambda t: score(t, x) * variance(t) / x + 1)(times)
-        samples = sfp.sample(score, 4000, key=jr.key(0), method=sfp.Heun(20), shape=(2,))
+        samples = sfp.sample(score, 4000, key=jr.key(0), method=sfp.EulerMaruyama(128), shape=(2,))
         return [abs(float(e)) for e in (jnp.abs(scores).max(), sfp.log_likelihood(score, x) - law, samples.std() - 0.7)]
 
     assert np.all(np.array(errors(lambda sde, t: (-1.0, 1.0))) < (1e-4, 1e-3, 0.02))
