@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool
 
-from ._types import Key, Time
+from ._types import Key, Time, Times
 
 SLACK = 4 * 2.0**-23
 """How far beyond an end of the horizon a time may lie, as a share of it: it may have been rounded to float32."""
@@ -116,12 +116,28 @@ def fitting_samples(name: str, got: tuple[int, ...], want: tuple[int, ...] | Non
     raise ValueError(f"{name} holds samples of shape {got}, but one sample of the score has shape {want}. {remedy}")
 
 
-def scalar_time(t: Time, like: Array, name: str = "t") -> Array:
-    """The time `t`, an argument called `name`, as a scalar array of the dtype of the sample `like`."""
+def time_or_step(t: Time, like: Array, name: str = "t") -> Array:
+    """What a network takes for the time, an argument called `name`, as a scalar array of the dtype of `like`."""
     array = real(name, t)
     if array.shape != ():
         raise ValueError(f"{name} has shape {array.shape}; one time is a scalar. Batch over times with jax.vmap.")
     return array.astype(like.dtype)
+
+
+def scalar_time(t: Time, like: Array, name: str = "t") -> Array:
+    """The time `t`, an argument called `name`, as a scalar array of the dtype of the sample `like`."""
+    no_steps(name, t)
+    return time_or_step(t, like, name)
+
+
+def no_steps(name: str, t: Times) -> None:
+    """Refuses traced integers, which are steps of a table; those that are known are compared with the horizon."""
+    leaves = jax.tree.leaves(t)
+    if not all(map(is_concrete, leaves)) and jnp.issubdtype(jnp.result_type(*leaves), jnp.integer):
+        raise TypeError(
+            f"{name} has dtype {jnp.result_type(*leaves)}; a time is a float inside [t0, t1], the horizon of the SDE. "
+            "Pass floats; the time of a step of a table is sde.time_of_step(step)."
+        )
 
 
 def checked(value: _T, bad: Bool[ArrayLike, ""], message: str) -> _T:

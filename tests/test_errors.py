@@ -81,6 +81,38 @@ def test_time_outside_the_horizon_at_run_time(name: str) -> None:
     refused("t lies outside", eqx.filter_jit(jax.vmap(AT_A_TIME[name])), jnp.array([0.5, 1.5]), error=RuntimeError)
 
 
+TIMES_OF_A_TABLE: dict[str, Callable[[Any], Any]] = AT_A_TIME | {
+    "score": lambda t: score()(t, x()),
+    "noise": lambda t: score().noise(t, x()),
+    "denoise": lambda t: score().denoise(t, x()),
+    "velocity": lambda t: score().velocity(t, x()),
+    "a network's score": lambda t: sfp.NoiseScore(sfp.nn.MLP(X, key=jr.key(0)), sfp.VP())(t, x()),
+    "a potential": lambda t: potential().potential(t, x()),
+    "log_likelihood": lambda t: sfp.log_likelihood(score(), x(), start=t),
+    "drift": lambda t: general().drift(t, x()),
+    "alpha": sfp.VP().alpha,
+    "a weighting": lambda t: sfp.objective.unit_weighting(sfp.VP(), t),
+}
+
+
+@pytest.mark.parametrize("name", TIMES_OF_A_TABLE)
+def test_traced_integers_are_no_times(name: str) -> None:
+    """Their dtype is static; integers that are known are times like any other."""
+    call = TIMES_OF_A_TABLE[name]
+    message = r"(t|start) has dtype int\d+; a time is a float inside \[t0, t1\].*sde\.time_of_step\(step\)"
+    refused(message, jax.vmap(call), jnp.array([500, 3]), error=TypeError)
+    refused(message, jax.jit(call), 500, error=TypeError)
+    if name != "log_likelihood":  # from t1 to t1
+        for t in (1, np.int64(1), jnp.array(1)):
+            assert all(map(np.array_equal, jax.tree.leaves(call(t)), jax.tree.leaves(call(1.0))))
+        jax.jit(lambda: call(1))()
+
+
+def test_networks_take_traced_steps() -> None:
+    network = sfp.nn.MLP(X, key=jr.key(0))
+    assert jax.vmap(network)(jnp.array([500, 3]), jnp.ones((2, *X))).shape == (2, *X)
+
+
 def test_antithetic_at_t0() -> None:
     call = lambda t: residual(score(), t, x(), method=sfp.Antithetic(), key=jr.key(0))
     compiled = eqx.filter_jit(call)

@@ -13,11 +13,10 @@ from jaxtyping import Array, Float, Int
 
 from .._batches import in_batches, on_mesh
 from .._checks import require
-from .._describe import described
 from .._types import Event, Key
 from ..dataset import Dataset
 from ..objective.consistency import mean_product
-from ..reverse import ReverseStep, ancestral_step
+from ..reverse import ancestral_step
 from ..sampling import log_snr_grid
 from ..score import AbstractScore
 from ..score.score import conditioned, linear_sde
@@ -39,14 +38,13 @@ class ConsistencyCurves(AbstractMeasure):
 
     The squares are without bias, from the product of independent paths; one whose estimate is negative has the root
     zero. The steps have an error of their own: the exact score has a defect that falls like one over their number
-    with `ancestral_step`. Double `steps` to tell the two apart.
+    (`ancestral_step`). Double `steps` to tell the two apart.
 
     Args:
         steps: The number of steps from `t1` to `t0`, of equal length in log-SNR.
         times: The number of times of a curve; it divides `steps`.
         samples: How many clean samples, drawn without replacement; all where there are fewer.
         paths: How many independent paths a sample and start, at least two.
-        step: As in `reverse_path`.
         batch_size: How many samples are taken at once, over all devices, each with all its paths.
 
     Raises:
@@ -67,7 +65,6 @@ class ConsistencyCurves(AbstractMeasure):
     times: int = 8
     samples: int = 128
     paths: int = 8
-    step: ReverseStep = ancestral_step
     batch_size: int = 128
 
     needs_kernel: ClassVar[bool] = True
@@ -95,7 +92,7 @@ class ConsistencyCurves(AbstractMeasure):
         loss = 0.5 * end.mean(axis=0)
         label = r"$(\frac{1}{D}E\,\Vert E[h'|x_t] - h\Vert^2)^{1/2}$"
         notes = [
-            f"{len(chosen)} samples with {self.paths} paths each of {self.steps} steps of {described(self.step)} "
+            f"{len(chosen)} samples with {self.paths} paths each of {self.steps} steps of ancestral_step "
             "from t1 to t0; the exact score has the defect of these steps alone."
         ]
         broken = 1 - float(np.mean(np.isfinite(products[np.triu_indices(self.times)])))
@@ -155,7 +152,7 @@ def _products(
                     i = cell * each + index
 
                     def one_path(state: Event, key: Key) -> Event:
-                        return measure.step(bound, grid[i], grid[i + 1], state, jr.fold_in(key, i))
+                        return ancestral_step(bound, grid[i], grid[i + 1], state, jr.fold_in(key, i))
 
                     return jax.vmap(one_path)(states, keys)
 

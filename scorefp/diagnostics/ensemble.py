@@ -178,8 +178,12 @@ class Ensemble(AbstractModule):
 
         Raises:
             TypeError: if the SDE has no Gaussian kernel.
+            ValueError: if `together` does not divide the number of times.
         """
         sde = linear_sde(score)
+        require(
+            together >= 1 and self.times % together == 0, f"together = {together}; it divides times = {self.times}."
+        )
         sample_key, key = jr.split(key)
         chosen, _ = data.drawn(self.samples, key=sample_key)
         t = _times(self.grid, sde, self.times)

@@ -21,13 +21,13 @@ from .._checks import (
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar, Time
-from ..calculus import AbstractTrace, Exact
+from ..calculus import Exact
 from ..calculus._smoothness import require_smooth
 from ..integrals import AbstractDomainRule, Box, Estimate, UniformDraws
 from ..score import AbstractPotential, AbstractScore
 from ..score.potential import require_potential
 from ..sde import AbstractSDE
-from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form, unbiased_square
+from .method import AbstractLogResidualMethod, AbstractResidualMethod, Form
 from .residual import LogResidualMethod, ResidualMethod, check_density, fpe_residual, resolve, resolve_log
 
 
@@ -60,7 +60,6 @@ class DensityResidual(AbstractResidual):
     Args:
         density: $p$, called as `density(t, x)`.
         sde: The forward process.
-        trace: `Exact()`, `Hutchinson(samples, law)` or another, for the divergence of the flux.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -73,22 +72,18 @@ class DensityResidual(AbstractResidual):
 
     density: Callable[[Scalar, Event], Scalar]
     sde: AbstractSDE
-    trace: AbstractTrace = Exact()
+
+    random: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         check_density(self.density, self.sde)
-
-    @property
-    def random(self) -> bool:
-        return self.trace.random
 
     def check(self, t: Scalar, x: Event) -> None:
         return
 
     @measures
     def square(self, t: Scalar, x: Event, key: Key | None) -> Scalar:
-        estimate = lambda k: (None, fpe_residual(self.density, t, x, sde=self.sde, trace=self.trace, key=k))
-        return unbiased_square(estimate, self.random, key)[1]
+        return fpe_residual(self.density, t, x, sde=self.sde) ** 2
 
 
 class LogResidual(AbstractResidual):

@@ -5,7 +5,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import finite, known_time_within, real, scalar
+from .._checks import finite, floats, known_time_within, no_steps, real, scalar
 from .._types import Scalar
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..sde.linear import require_linear
@@ -45,6 +45,7 @@ def log_snr_times(
 
 def checked_end(name: str, t: End, sde: AbstractSDE) -> Scalar:
     """An end of an interval of times, refused where it is known to be outside the horizon."""
-    end = scalar(name, t)
+    no_steps(name, t)
+    end = floats(scalar(name, t))
     known_time_within(t, sde.t0, sde.t1, jnp.zeros(()), name=name)
     return end

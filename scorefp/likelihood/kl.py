@@ -13,7 +13,6 @@ from .._checks import checked, count, finite, floating, kind, random_key, requir
 from .._module import AbstractModule
 from .._precision import measures
 from .._types import Event, Key, Scalar, Time
-from ..calculus import AbstractTrace, Exact
 from ..dataset import Dataset
 from ..integrals import AbstractTimeSampler, Estimate, UniformLogSNR
 from ..integrals._diffused import clean_samples, diffused_integral, unconditioned
@@ -226,9 +225,7 @@ def ode_score(
     t: Time,
     x: Event,
     *,
-    trace: AbstractTrace = Exact(),
     integrator: Integrator = Integrator(),
-    key: Key | None = None,
 ) -> Event:
     r"""The score $\nabla\log p_{\mathrm{ODE},t}(x)$ of the law that the probability-flow ODE of a score has at time
     `t`, by differentiating the likelihood solve [K6].
@@ -239,9 +236,7 @@ def ode_score(
         score: Any score on any SDE.
         t: The time, in `[t0, t1]`.
         x: One sample; batch with `jax.vmap`.
-        trace: As in `log_likelihood`.
         integrator: How the ODE is solved; its adjoint must allow reverse mode.
-        key: A random key, for all but `Exact`.
 
     Returns:
         The score, of the shape of `x`.
@@ -258,7 +253,7 @@ def ode_score(
         -0.5
     """
     t, x = measured_at(score, t, x)
-    return jax.grad(lambda y: log_likelihood(score, y, start=t, trace=trace, integrator=integrator, key=key))(x)
+    return jax.grad(lambda y: log_likelihood(score, y, start=t, integrator=integrator))(x)
 
 
 class KLDecomposition(AbstractModule):

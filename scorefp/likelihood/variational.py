@@ -108,8 +108,6 @@ def variational_dequantiser(
     *,
     layers: int = 4,
     width: int = 64,
-    depth: int = 1,
-    knots: int = 8,
     key: Key,
 ) -> VariationalDequantiser:
     """A dequantiser whose flow is flowjax's: coupling layers with monotone rational-quadratic splines on (0, 1).
@@ -123,13 +121,11 @@ def variational_dequantiser(
         quantisation: The levels and the interval.
         layers: The number of coupling layers. Each changes half of the entries; one entry alone is changed by all.
         width: The width of a conditioner.
-        depth: The number of its hidden layers.
-        knots: The number of inner knots of a spline.
         key: A random key for the weights.
 
     Raises:
         ImportError: if flowjax is not installed.
-        ValueError: if `layers`, `width`, `depth` or `knots` is below one, or the shape has no elements.
+        ValueError: if `layers` or `width` is below one, or the shape has no elements.
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
@@ -145,18 +141,18 @@ def variational_dequantiser(
     size = math.prod(shape)
     kind("quantisation", quantisation, Quantisation)
     random_key("the weights of the flow", key)
-    for name, value in (("layers", layers), ("width", width), ("depth", depth), ("knots", knots)):
+    for name, value in (("layers", layers), ("width", width)):
         count(name, value, 1)
     with needs("variational_dequantiser", "flowjax", "flow"):
         from flowjax import bijections, distributions, flows
     flow = flows.coupling_flow(
         key,
         base_dist=distributions.Uniform(jnp.zeros(size), jnp.ones(size)),
-        transformer=bijections.RationalQuadraticSpline(knots=knots, interval=(0, 1)),
+        transformer=bijections.RationalQuadraticSpline(knots=8, interval=(0, 1)),
         cond_dim=size,
         flow_layers=layers,
         nn_width=width,
-        nn_depth=depth,
+        nn_depth=1,
         invert=False,  # draws are what training needs
     )
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .._checks import finite, number, require, same_shape, sample, scalar_time
+from .._checks import finite, number, require, same_shape, sample, time_or_step
 from .._describe import outlined
 from .._module import AbstractModule
 from .._precision import measuring
@@ -190,7 +190,7 @@ def inputs(t: Time, x: Event, shape: tuple[int, ...]) -> tuple[Scalar, Event]:
     """The time, or what stands for it, and the sample of a network, refused unless they are its own."""
     x = sample("x", x)
     same_shape("x", x.shape, "a sample of this network", shape)
-    return finite("t", scalar_time(t, x), known=True), x
+    return finite("t", time_or_step(t, x), known=True), x
 
 
 def dropped(x: Float[Array, "*shape"], share: float, key: Key | None) -> Float[Array, "*shape"]:

@@ -132,8 +132,7 @@ class OwnSamples(AbstractModule):
     time that is asked for (Daras 2023, §4). No gradient goes through them.
 
     Args:
-        steps: The number of steps, of equal length in log-SNR.
-        step: As in `reverse_path`.
+        steps: The number of steps of Euler–Maruyama, of equal length in log-SNR.
 
     Raises:
         ValueError: if `steps` is below one.
@@ -148,7 +147,6 @@ class OwnSamples(AbstractModule):
     """
 
     steps: int = 32
-    step: ReverseStep = euler_maruyama_step
 
     def __check_init__(self) -> None:
         count("steps", self.steps, 1)
@@ -166,7 +164,7 @@ class OwnSamples(AbstractModule):
         sde, fixed = score.sde, stopped(score)
         start = sde.prior.sample(prior_key, like.shape).astype(like.dtype)
         top = jnp.asarray(sde.t1, t.dtype)
-        return stopped(unchecked_path(fixed, top, t, start, path_key, self.steps, self.step))
+        return stopped(unchecked_path(fixed, top, t, start, path_key, self.steps, euler_maruyama_step))
 
 
 class Consistency(AbstractTerm):

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 
-from .._checks import function, known_time_within, real, require, scalar
+from .._checks import floats, function, known_time_within, no_steps, real, require, scalar
 from .._module import AbstractModule
 from .._types import Scalar, Time
 from ..integrals import AbstractTimeLaw
@@ -291,7 +291,8 @@ class InterpolatedWeighting(AbstractModule):
 def _time(sde: AbstractLinearSDE, t: Time) -> Scalar:
     """The time of a weighting, refused where the SDE is not linear, or the time known to be outside the horizon."""
     require_linear(sde)
-    time = real("t", t)
+    no_steps("t", t)
+    time = floats(real("t", t))
     known_time_within(t, sde.t0, sde.t1, jnp.zeros(()))
     return time
 

@@ -268,7 +268,9 @@ class Tilted(AbstractScore):
 
 def _number(name: str, value: Real[ArrayLike, ""]) -> Scalar:
     """A finite number as an array, so that another one compiles nothing new."""
-    return finite(name, floats(scalar(name, value)), known=True)
+    strength = floats(scalar(name, value))
+    # A dtype of its own, which numbers of Python have not: another strength is no other program.
+    return finite(name, strength.astype(strength.dtype), known=True)
 
 
 def _shape(scores: tuple[AbstractScore, ...]) -> tuple[int, ...] | None:

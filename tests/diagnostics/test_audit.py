@@ -571,6 +571,18 @@ def test_bad_settings_are_refused() -> None:
     refused("samples = 1", Likelihood, samples=1)
     refused("threshold", Likelihood, threshold=0.0)
     refused("batch_size = 0", Likelihood, batch_size=0)
+    for together in (0, 3):
+        refused(
+            f"together = {together}; it divides times = 4",
+            lambda together: Ensemble(4, 5).slices(
+                lambda score, t, x, noise, key: {"t": t},
+                linear_score(2),
+                normal_samples(10, 2),
+                key=jr.key(0),
+                together=together,
+            ),
+            together,
+        )
     short = Ensemble(3, 5, lambda sde, times: jnp.linspace(0.1, 0.9, times + 1))
     with pytest.raises(ValueError, match=r"the grid has shape \(4,\)"):
         CurlCurve(ensemble=short)(linear_score(2), normal_samples(10, 2), key=jr.key(0))

@@ -438,3 +438,22 @@ def test_functions_of_any_arguments_are_taken() -> None:
     functions: list[Callable[..., Array]] = [lambda *args: -args[1], lambda t, *args: -args[0], lambda t, x, *key: -x]
     for fn in functions:
         assert float(sfp.Score(fn, sfp.VP())(0.5, jnp.array([2.0]))[0]) == -2.0
+
+
+def test_velocity_of_flow_matching() -> None:
+    """That of a normal law gives its score, likelihood and samples; read as Salimans' velocity it gives others."""
+    sde = sfp.LinearSDE(lambda t: jnp.log1p(-t), jnp.log, t0=1e-3, t1=0.999)
+    variance = lambda t: 0.49 * (1 - t) ** 2 + t**2
+    flow = lambda t, x: (t - 0.49 * (1 - t)) / variance(t) * x  # E[ε - x_0 | x_t]
+    x = jnp.array([0.4, -1.1])
+    law = -0.5 * jnp.sum(x**2) / variance(sde.t0) - jnp.log(2 * jnp.pi * variance(sde.t0))
+
+    def errors(target: sfp.score.Target) -> list[float]:
+        score = NetworkScore(flow, sde, target, data_std=None)
+        times = jnp.array([0.01, 0.3, 0.9])
+        scores = jax.vmap(lambda t: score(t, x) * variance(t) / x + 1)(times)
+        samples = sfp.sample(score, 4000, key=jr.key(0), method=sfp.EulerMaruyama(128), shape=(2,))
+        return [abs(float(e)) for e in (jnp.abs(scores).max(), sfp.log_likelihood(score, x) - law, samples.std() - 0.7)]
+
+    assert np.all(np.array(errors(lambda sde, t: (-1.0, 1.0))) < (1e-4, 1e-3, 0.02))
+    assert np.all(np.array(errors(sfp.score.velocity_target)) > (0.1, 0.1, 0.1))

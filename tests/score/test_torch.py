@@ -413,6 +413,15 @@ def test_targets() -> None:
         factor = float((value / x)[0])
         score = from_torch(lambda x, t, by=factor: by * x, sde, target=target)
         np.testing.assert_allclose(score(t, x), exact, rtol=2e-5)
+    straight = sfp.LinearSDE(lambda t: jnp.log1p(-t), jnp.log, t0=1e-3, t1=0.999)
+
+    def flow(x: Any, t: Any) -> Any:
+        """The velocity of flow matching."""
+        t = t[:, None]
+        return (t - std**2 * (1 - t)) / (std**2 * (1 - t) ** 2 + t**2) * x
+
+    score = from_torch(flow, straight, target=lambda sde, t: (-1.0, 1.0), call=PHYSICAL)
+    np.testing.assert_allclose(score(t, x), -x / (0.7**2 * std**2 + 0.3**2), rtol=2e-5)
 
 
 def test_conditioning_is_bound() -> None:
