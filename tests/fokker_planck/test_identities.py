@@ -319,7 +319,7 @@ def test_bad_arguments() -> None:
         lambda **kw: integrated_residual(score, 0.5, x, **{"start": 0.1, **kw}),
         lambda **kw: high_order_bound(score, none, 0.5, x, **{"start": 0.1, **kw}),
     ):
-        refused("nodes = 0; a quadrature", bound, nodes=0)
+        refused("nodes = 0; it is a count of at least 1", bound, nodes=0)
         refused(r"start = 0.0 lies outside \[t0, t1\]", bound, start=0.0)
     refused(r"^t = 2.0 lies outside", integrated_residual, score, 2.0, x, start=0.1)
     for method, message in (
