@@ -25,6 +25,7 @@ from ..dataset.dataset import as_dataset
 from ..likelihood import BoundEstimator
 from ..reverse import Integrator
 from ..score import AbstractScore
+from ..score._rounding import rounding_told
 from ..score.score import require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ._table import table
@@ -34,7 +35,7 @@ from .consistency import ConsistencyCurves
 from .curves import CirculationCurve, CurlCurve, MatchingCurve, ResidualCurve
 from .gap import Gap
 from .likelihood import Likelihood
-from .measure import AbstractMeasure, Curve, Number, Section
+from .measure import AbstractMeasure, Curve, Number, Section, tell_of_rounding_on
 from .prior import MOST, PriorDivergence, divergence_at_t1
 from .stein import ScoreError
 
@@ -292,10 +293,12 @@ def _audit(
     fitting_samples("data", data.shape, score.shape)
     floats = data.dequantised(data_key)
     sections = dict[str, Section]()
-    for place, measure in enumerate(measures):
-        measured = data if measure.needs_levels else floats
-        section = measure(score, measured, key=jr.fold_in(measure_key, place), mesh=mesh)
-        sections[free_name(section.title, sections)] = section
+    tell_of_rounding_on(score, floats)
+    with rounding_told():
+        for place, measure in enumerate(measures):
+            measured = data if measure.needs_levels else floats
+            section = measure(score, measured, key=jr.fold_in(measure_key, place), mesh=mesh)
+            sections[free_name(section.title, sections)] = section
     if isinstance(score.sde, AbstractLinearSDE) and not any(isinstance(m, PriorDivergence) for m in measures):
         notes = (*notes, *divergence_at_t1(score.sde, floats.drawn(MOST, key=data_key)[0]).notes)
     configuration = {

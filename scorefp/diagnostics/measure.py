@@ -18,7 +18,8 @@ from .._types import Key, MaybeNaN
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..score import AbstractScore
-from ..score.score import linear_sde, require_score
+from ..score._rounding import rounding_told, tell_of_rounding
+from ..score.score import conditioned, linear_sde, require_score
 
 
 class Number(AbstractModule):
@@ -144,7 +145,15 @@ class AbstractMeasure(AbstractModule):
         if self.needs_kernel:
             linear_sde(score)
         data = data if self.needs_levels else data.dequantised(apart(key))
-        return self.section(score, data, key=key, mesh=mesh)
+        tell_of_rounding_on(score, data)
+        with rounding_told():
+            return self.section(score, data, key=key, mesh=mesh)
+
+
+def tell_of_rounding_on(score: AbstractScore, data: Dataset) -> None:
+    """Warns of a score that rounds to half precision, at the first sample of a data set."""
+    dtype = jnp.result_type(float) if data.levels is not None else data.values.dtype
+    tell_of_rounding(conditioned(score, data.args, 0), jnp.zeros(data.shape, dtype))
 
 
 def written(value: float, error: float | None) -> str:
