@@ -168,8 +168,9 @@ def audit(
         measures: The measures, in this order. `None` is `DEFAULT_MEASURES`, of which a score on an SDE without a
             Gaussian kernel gets those that need none, and floats all but `CodeLength`.
         mesh: The devices that share the work of every measure, as `data_mesh` returns them; `None` is one device. The
-            audit is the same up to rounding. The `batch_size` of a measure counts samples over all devices: give a
-            larger one to many. With several processes each makes the call, with the same arguments, and has the audit.
+            audit is the same up to rounding, or the tolerance of an adaptive solver. The `batch_size` of a measure
+            counts samples over all devices: give a larger one to many. With several processes each makes the call, with
+            the same arguments, and has the audit.
 
     Returns:
         The audit: `print` it, `.plot(path)` it, write it `.to_json(path)`, or look up
@@ -231,7 +232,8 @@ def evaluate(
         draws: Times a sample for each of the bounds.
         batch_size: How many samples are taken at once, over all devices, each with all its draws.
         mesh: The devices that share the samples, as `data_mesh` returns them; `None` is one device. The numbers are the
-            same up to rounding. With several processes each makes the call, with the same arguments, and has the audit.
+            same up to rounding, or the tolerance of an adaptive solver. With several processes each makes the call,
+            with the same arguments, and has the audit.
 
     Returns:
         An audit with the sections `"likelihood"`, `"bound"` and, of levels, `"code"`. The values of each sample are in

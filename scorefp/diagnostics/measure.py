@@ -128,7 +128,8 @@ class AbstractMeasure(AbstractModule):
             data: A data set; or clean samples as floats, stacked along the leading axis.
             key: A random key; the same key gives the same section.
             mesh: The devices that share the samples, as `data_mesh` returns them; `None` is one device. The section is
-                the same up to rounding, and every process, each of which makes the call, has it.
+                the same up to rounding, or the tolerance of an adaptive solver, and every process, each of which makes
+                the call, has it.
 
         Raises:
             TypeError: if `score` is no score or `key` no random key, or the measure needs a Gaussian kernel, which the

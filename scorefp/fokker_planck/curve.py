@@ -183,7 +183,7 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
             float(jnp.finfo(dtype).eps) < 0.1 * self.step,
             f"step = {self.step} with products in {dtype}: the difference of Antithetic rounds by up to "
             f"{float(jnp.finfo(dtype).eps) / self.step:.2g} of the noise prediction, as much as a residual is. Let the "
-            "network multiply in float32, take method=Ito() or Hutchinson(), which have no difference, or a larger "
+            "network compute in float32, take method=Ito() or Hutchinson(), which have no difference, or a larger "
             "step.",
         )
 

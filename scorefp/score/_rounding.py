@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextvars import ContextVar
 
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def tell_of_rounding(score: AbstractScore, x: Event) -> None:
 
 
 @contextlib.contextmanager
-def rounding_told() -> Iterator[None]:
+def rounding_told() -> Generator[None, None, None]:
     """What is traced inside is not told of again."""
     token = _told.set(True)
     try:
