@@ -36,17 +36,19 @@ Name = TypeVar("Name", bound="Named")
 
 
 def parser(doc: str | None, *, out: str, seeds: Sequence[int] | None = None) -> argparse.ArgumentParser:
-    """A parser with `--out`, and with `--seeds` where an example has more than one.
-
-    What the example compiles is kept in `.cache/jax` for its next run, unless `JAX_COMPILATION_CACHE_DIR` says where.
-    """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
+    """A parser with `--out`, and with `--seeds` where an example has more than one; what is compiled is kept."""
+    keep_compiled()
     found = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
     found.add_argument("--out", type=Path, default=Path(out), help="the folder of the results")
     if seeds is not None:
         found.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     return found
+
+
+def keep_compiled() -> None:
+    """Keeps what an example compiles in `.cache/jax` for its next run, unless `JAX_COMPILATION_CACHE_DIR` is set."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
 
 
 # ------------------------------------------------------------------------------------------------ files

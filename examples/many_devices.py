@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import _cells
 import equinox as eqx
 import jax
 import jax.random as jr
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a .npy file for the parameters")
     parser.add_argument("--against", type=Path, help="a .npy file with the parameters of another run")
     options = parser.parse_args()
+    _cells.keep_compiled()
     if options.devices > 0:
         jax.config.update("jax_num_cpu_devices", options.devices)
     if options.cluster:

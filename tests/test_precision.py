@@ -25,6 +25,7 @@ import scorefp as sfp
 from scorefp import diagnostics, fokker_planck as fpe, likelihood, quality, reverse, train
 from scorefp._precision import default_precision, measuring
 from scorefp.nn import MLP, UNet, _layers
+from scorefp.score._rounding import rounding_told
 from scorefp.train.loop import TrainStep
 
 SHAPE = (1, 1, 2)
@@ -279,6 +280,11 @@ ON_HOST: dict[str, Callable[[Any], Any]] = {
     "Ensemble": lambda s: diagnostics.Ensemble(2, 4).evaluate(
         lambda score, t, x, noise, key: {"s": jnp.sum(score(t, x))}, s, sfp.Dataset(POINTS), key=KEY
     ),
+    "Ensemble: slices": lambda s: list(
+        diagnostics.Ensemble(2, 4).slices(
+            lambda score, t, x, noise, key: {"s": jnp.sum(score(t, x))}, s, sfp.Dataset(POINTS), key=KEY
+        )[1]
+    ),
     "solve_density": lambda s: fpe.solve_density(s, PLANE, process="ode", cells=4, initial=lambda x: -jnp.log(4.0)),
     **{
         measure.__name__: lambda s, m=measure: m(POINTS, POINTS, features=lambda x: s(0.5, x))
@@ -295,7 +301,7 @@ ON_HOST: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", ON_HOST)
 def test_what_runs_on_the_host_asks_for_full_precision(name: str) -> None:
-    with pytest.raises(Asked) as asked:
+    with pytest.raises(Asked) as asked, rounding_told():
         ON_HOST[name](Asking())
     assert asked.value.args == ("highest", True)
     # The other side: a sampler by steps may round, and so may a score alone.
@@ -424,3 +430,74 @@ def test_the_users_precision_comes_back() -> None:
         assert asked.value.args == ("highest", True)
         assert default_precision() == "tensorfloat32"
         assert not measuring()
+
+
+class Own(eqx.Module):
+    """A network of somebody's own, which rounds in measurements too; it counts how often it is traced."""
+
+    mlp: MLP
+    dtype: Any = eqx.field(static=True)
+    calls: Any = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True, default=(2,))
+
+    def __call__(self, t: Array, x: Array, args: Any = None) -> Array:
+        self.calls["traced"] += 1
+        return self.mlp(t, x.astype(self.dtype).astype(x.dtype))
+
+
+class Quiet(diagnostics.AbstractMeasure):
+    """A measure that asks nothing of the score."""
+
+    needs_kernel: bool = False
+    needs_levels: bool = False
+
+    def section(self, score: Any, data: Any, *, key: Any, mesh: Any) -> diagnostics.Section:
+        return diagnostics.Section("quiet", {}, {})
+
+
+def own(dtype: Any) -> sfp.score.NetworkScore:
+    """The score of such a network; for `None`, of one that rounds where the library lets it."""
+    half = jnp.bfloat16 if dtype is None else None
+    mlp = MLP((2,), width=4, depth=1, dtype=half, key=KEY)
+    return sfp.NoiseScore(Own(mlp, dtype or jnp.float32, collections.Counter()), VP)
+
+
+LOOSE = sfp.Integrator(rtol=0.1, atol=0.1, throw=False)
+ROUNDED: dict[str, Callable[[Any], Any]] = {
+    "log_likelihood": lambda s: sfp.log_likelihood(s, POINTS[0], integrator=LOOSE),
+    "log_likelihood under jit, vmap and grad": jax.jit(
+        jax.vmap(jax.grad(lambda x: sfp.log_likelihood(own(jnp.bfloat16), x, integrator=LOOSE)))
+    ),
+    "flow_likelihood": lambda s: sfp.flow_likelihood(s, POINTS, integrator=LOOSE, error=True, common_steps=True),
+    "encode": lambda s: sfp.encode(s, POINTS[0], integrator=LOOSE),
+    "sample": lambda s: sfp.sample(s, 2, key=KEY, method=sfp.ProbabilityFlow(LOOSE)),
+    "flow_samples": lambda s: sfp.flow_samples(s, 2, key=KEY, integrator=LOOSE),
+    "evaluate": lambda s: sfp.evaluate(s, POINTS, key=KEY, integrator=LOOSE, draws=2),
+    "audit": lambda s: sfp.audit(
+        s,
+        sfp.Dataset(POINTS, args=jnp.arange(len(POINTS))),
+        key=KEY,
+        measures=(diagnostics.MatchingCurve(diagnostics.Ensemble(2, 4)), diagnostics.Likelihood(integrator=LOOSE)),
+    ),
+    "a measure": lambda s: diagnostics.MatchingCurve(diagnostics.Ensemble(2, 4))(s, POINTS, key=KEY),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_network_that_rounds_in_a_measurement_is_told_of_once(name: str) -> None:
+    given = POINTS if "vmap" in name else own(jnp.bfloat16)
+    with pytest.warns(UserWarning, match="rounds to bfloat16 inside, and is measured as it is") as told:
+        ROUNDED[name](given)
+    assert len(told) == 1
+    # The other side, where a warning is an error: a network that rounds nothing, and one of this package.
+    if "vmap" not in name:
+        ROUNDED[name](own(jnp.float32))
+        ROUNDED[name](own(None))
+
+
+@pytest.mark.quick
+def test_an_audit_traces_the_score_once_to_see_it_round() -> None:
+    score = own(jnp.bfloat16)
+    with pytest.warns(UserWarning, match="rounds to bfloat16"):
+        sfp.audit(score, POINTS, key=KEY, measures=(Quiet(), Quiet()))
+    assert score.network.calls["traced"] == 1

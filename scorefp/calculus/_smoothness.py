@@ -108,14 +108,25 @@ def equations(fn: Callable[..., Any], *args: Array) -> Iterator[JaxprEqn]:
         fn: The function.
         args: Its arguments; only shapes and dtypes count.
     """
+    return _equations(program(fn, *args))
+
+
+def program(fn: Callable[..., Any], *args: Array) -> Jaxpr:
+    """The program of a function, from the shapes and dtypes of its arguments."""
     shapes = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in args]
     # A function of its own: jax looks up equal ones, and methods of modules that hold traced arrays do not compare.
-    return _equations(jax.make_jaxpr(lambda *values: fn(*values))(*shapes).jaxpr)
+    return jax.make_jaxpr(lambda *values: fn(*values))(*shapes).jaxpr
+
+
+def inner_programs(equation: JaxprEqn) -> Iterator[Jaxpr]:
+    """The programs inside an operation, such as those of a compiled function, a loop or its branches."""
+    for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr)):
+        if isinstance(inner, Jaxpr | ClosedJaxpr):
+            yield inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
 
 
 def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr)):
-            if isinstance(inner, Jaxpr | ClosedJaxpr):
-                yield from _equations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+        for inner in inner_programs(equation):
+            yield from _equations(inner)

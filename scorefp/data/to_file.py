@@ -64,7 +64,8 @@ def sample_to(
     sample is drawn twice, and the file is that of one go. Until the last sample is there, the file is called
     `{path}.partial`; a file called `path` is whole. `{path}.json` says how the samples are made, and how many of them
     are finished: other settings under the same path are refused by name. `batch_size` and `mesh` may change, which
-    change samples up to rounding. What functions close over is not compared; their score at one point is.
+    change samples up to rounding, and those of an adaptive solver up to its tolerance. What functions close over is not
+    compared; their score at one point is.
 
     All batches are of one size, so that one program is compiled. With several processes each makes the call, with the
     same arguments, and the first one writes. `read_arrays` reads the file, as `numpy.load` does.

@@ -25,6 +25,7 @@ from ..dataset.dataset import as_dataset
 from ..likelihood import BoundEstimator
 from ..reverse import Integrator
 from ..score import AbstractScore
+from ..score._rounding import rounding_told
 from ..score.score import require_score
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ._table import table
@@ -34,7 +35,7 @@ from .consistency import ConsistencyCurves
 from .curves import CirculationCurve, CurlCurve, MatchingCurve, ResidualCurve
 from .gap import Gap
 from .likelihood import Likelihood
-from .measure import AbstractMeasure, Curve, Number, Section
+from .measure import AbstractMeasure, Curve, Number, Section, tell_of_rounding_on
 from .prior import MOST, PriorDivergence, divergence_at_t1
 from .stein import ScoreError
 
@@ -167,8 +168,9 @@ def audit(
         measures: The measures, in this order. `None` is `DEFAULT_MEASURES`, of which a score on an SDE without a
             Gaussian kernel gets those that need none, and floats all but `CodeLength`.
         mesh: The devices that share the work of every measure, as `data_mesh` returns them; `None` is one device. The
-            audit is the same up to rounding. The `batch_size` of a measure counts samples over all devices: give a
-            larger one to many. With several processes each makes the call, with the same arguments, and has the audit.
+            audit is the same up to rounding, or the tolerance of an adaptive solver. The `batch_size` of a measure
+            counts samples over all devices: give a larger one to many. With several processes each makes the call, with
+            the same arguments, and has the audit.
 
     Returns:
         The audit: `print` it, `.plot(path)` it, write it `.to_json(path)`, or look up
@@ -230,7 +232,8 @@ def evaluate(
         draws: Times a sample for each of the bounds.
         batch_size: How many samples are taken at once, over all devices, each with all its draws.
         mesh: The devices that share the samples, as `data_mesh` returns them; `None` is one device. The numbers are the
-            same up to rounding. With several processes each makes the call, with the same arguments, and has the audit.
+            same up to rounding, or the tolerance of an adaptive solver. With several processes each makes the call,
+            with the same arguments, and has the audit.
 
     Returns:
         An audit with the sections `"likelihood"`, `"bound"` and, of levels, `"code"`. The values of each sample are in
@@ -292,10 +295,12 @@ def _audit(
     fitting_samples("data", data.shape, score.shape)
     floats = data.dequantised(data_key)
     sections = dict[str, Section]()
-    for place, measure in enumerate(measures):
-        measured = data if measure.needs_levels else floats
-        section = measure(score, measured, key=jr.fold_in(measure_key, place), mesh=mesh)
-        sections[free_name(section.title, sections)] = section
+    tell_of_rounding_on(score, floats)
+    with rounding_told():
+        for place, measure in enumerate(measures):
+            measured = data if measure.needs_levels else floats
+            section = measure(score, measured, key=jr.fold_in(measure_key, place), mesh=mesh)
+            sections[free_name(section.title, sections)] = section
     if isinstance(score.sde, AbstractLinearSDE) and not any(isinstance(m, PriorDivergence) for m in measures):
         notes = (*notes, *divergence_at_t1(score.sde, floats.drawn(MOST, key=data_key)[0]).notes)
     configuration = {

@@ -198,6 +198,7 @@ class Ensemble(AbstractModule):
         t = jnp.clip(t, sde.t0, sde.t1).astype(chosen.values.dtype)
         count = together * len(chosen)
 
+        @measures
         def values(first: int) -> dict[str, Float[np.ndarray, "times n ..."]]:
             at = (jnp.asarray(first * len(chosen)), count)
             found = on_mesh(

@@ -18,7 +18,8 @@ from .._types import Key, MaybeNaN
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..score import AbstractScore
-from ..score.score import linear_sde, require_score
+from ..score._rounding import rounding_told, tell_of_rounding
+from ..score.score import conditioned, linear_sde, require_score
 
 
 class Number(AbstractModule):
@@ -127,7 +128,8 @@ class AbstractMeasure(AbstractModule):
             data: A data set; or clean samples as floats, stacked along the leading axis.
             key: A random key; the same key gives the same section.
             mesh: The devices that share the samples, as `data_mesh` returns them; `None` is one device. The section is
-                the same up to rounding, and every process, each of which makes the call, has it.
+                the same up to rounding, or the tolerance of an adaptive solver, and every process, each of which makes
+                the call, has it.
 
         Raises:
             TypeError: if `score` is no score or `key` no random key, or the measure needs a Gaussian kernel, which the
@@ -144,7 +146,15 @@ class AbstractMeasure(AbstractModule):
         if self.needs_kernel:
             linear_sde(score)
         data = data if self.needs_levels else data.dequantised(apart(key))
-        return self.section(score, data, key=key, mesh=mesh)
+        tell_of_rounding_on(score, data)
+        with rounding_told():
+            return self.section(score, data, key=key, mesh=mesh)
+
+
+def tell_of_rounding_on(score: AbstractScore, data: Dataset) -> None:
+    """Warns of a score that rounds to half precision, at the first sample of a data set."""
+    dtype = jnp.result_type(float) if data.levels is not None else data.values.dtype
+    tell_of_rounding(conditioned(score, data.args, 0), jnp.zeros(data.shape, dtype))
 
 
 def written(value: float, error: float | None) -> str:

@@ -11,7 +11,7 @@ from .._checks import random_key, require
 from .._precision import measures
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractLaw, AbstractProbes, AbstractStencil, Hutchinson, Rademacher, curve_derivatives
-from ..calculus._rounding import coarsest_product
+from ..calculus._rounding import coarsest_dtype
 from ..calculus._smoothness import require_time_derivative
 from ..nn import full_precision
 from ..score import AbstractPotential, AbstractScore
@@ -179,12 +179,12 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
     def _require_digits(self, fn: Callable[..., Array], t: Scalar, x: Event) -> None:
         """Refuses a function whose products round so that the difference is noise, or that jumps from time to time."""
         require_time_derivative("the score", fn, t, x)
-        dtype = coarsest_product(fn, t, x)
+        dtype = coarsest_dtype(fn, t, x)
         require(
             float(jnp.finfo(dtype).eps) < 0.1 * self.step,
             f"step = {self.step} with products in {dtype}: the difference of Antithetic rounds by up to "
             f"{float(jnp.finfo(dtype).eps) / self.step:.2g} of the noise prediction, as much as a residual is. Let the "
-            "network multiply in float32, take method=Ito() or Hutchinson(), which have no difference, or a larger "
+            "network compute in float32, take method=Ito() or Hutchinson(), which have no difference, or a larger "
             "step.",
         )
 

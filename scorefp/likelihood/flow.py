@@ -26,6 +26,7 @@ from ..calculus import AbstractTrace, Exact
 from ..reverse import Integrator
 from ..reverse.ode import batch_flow_map_with_divergence, drawn, flow_map_with_divergence
 from ..score import AbstractScore
+from ..score._rounding import rounding_told
 from ..score.score import require_score, sample_of
 
 
@@ -166,7 +167,8 @@ def flow_likelihood(
     result = _solved(score, x, start, trace, integrator, key, common_steps)
     if not error:
         return result
-    finer = _solved(score, x, start, trace, integrator.tightened(0.1), key, common_steps)
+    with rounding_told():
+        finer = _solved(score, x, start, trace, integrator.tightened(0.1), key, common_steps)
     return dataclasses.replace(result, solver_error=jnp.abs(finer.log_prob - result.log_prob))
 
 

@@ -237,6 +237,9 @@ class Lazy(AbstractTerm):
     term in the history is zero, at them `every` times the term's, so that means over the history are right. Without
     a number, as in a loss that is called directly, the term is evaluated with the weight one.
 
+    The factor $k$ makes the gradient unbiased. A clip of its norm comes after it, as that of `fit`, at 1 by default: of
+    the long steps with the term it takes more. The published falls have it in them.
+
     It is the outermost term: `Lazy(Restricted(term))`. Its value has a derivative in reverse mode alone, where
     `every` is above one and the step is given.
 

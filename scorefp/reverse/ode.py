@@ -18,6 +18,7 @@ from .._types import Event, Flag, Key, Scalar, Time
 from ..calculus import AbstractTrace, Hutchinson, value_and_divergence
 from ..calculus.probes import Made, Probes
 from ..score import AbstractScore
+from ..score._rounding import tell_of_rounding
 from ..score.score import require_score, sample_of
 from ..sde import AbstractLinearSDE, AbstractSDE
 
@@ -238,7 +239,7 @@ def flow_map(score: AbstractScore, x: Event, *, start: Time, stop: Time, integra
     for name, time in (("start", start), ("stop", stop)):
         scalar_time(time, x, name)
         known_time_within(time, score.sde.t0, score.sde.t1, x, name=name)
-    return _along_the_flow(integrator, _velocity, x, score, None, start, stop)
+    return _along_the_flow(integrator, _velocity, x, x, score, None, start, stop)
 
 
 def flow_map_with_divergence(
@@ -256,7 +257,7 @@ def flow_map_with_divergence(
         integrator: The solver of the ODE.
     """
     state = (x, jnp.zeros((), x.dtype))
-    return _along_the_flow(integrator, _velocity_and_divergence, state, score, trace, start, stop)
+    return _along_the_flow(integrator, _velocity_and_divergence, x, state, score, trace, start, stop)
 
 
 def batch_flow_map_with_divergence(
@@ -274,13 +275,14 @@ def batch_flow_map_with_divergence(
     """
     state = (xs, jnp.zeros(xs.shape[:1], xs.dtype))
     return _along_the_flow(
-        integrator, _batch_velocity_and_divergence, state, score, traces, start, stop, norm=_norm_of_the_worst
+        integrator, _batch_velocity_and_divergence, xs[0], state, score, traces, start, stop, norm=_norm_of_the_worst
     )
 
 
 def _along_the_flow(
     integrator: Integrator,
     field: Callable[[Scalar, Any, tuple[AbstractScore, Any]], Any],
+    x: Event,
     state: Any,
     score: AbstractScore,
     trace: AbstractTrace | None,
@@ -289,8 +291,9 @@ def _along_the_flow(
     *,
     norm: Callable[[Any], Scalar] = optx.rms_norm,
 ) -> Solved:
-    """A solve of one of the fields below, which take the variable of `clock`."""
+    """A solve of one of the fields below, which take the variable of `clock`; `x` is one sample of the state."""
     dtype = jnp.result_type(*jax.tree.leaves(state))
+    tell_of_rounding(score, x)
     first, last = (clock(score.sde, jnp.asarray(t, dtype)) for t in (start, stop))
     return integrator.solve(
         field,

@@ -61,9 +61,10 @@ def sample(
     the mean square of `initial`. It is the rule of `Likelihood` for trajectories in the other direction. Inside `jit`,
     `vmap` or `grad` the values are not known and nothing is reported.
 
-    **Many devices** share the samples by `mesh`. They are those of one device, up to rounding, for any `n`. Each device
-    goes through its share by itself: an adaptive solver on one does not wait for the steps of another. With several
-    processes each makes the call, with the same arguments, and has all samples; the first one warns.
+    **Many devices** share the samples by `mesh`. They are those of one device for any `n`, up to rounding, and those of
+    an adaptive solver up to its tolerance, as rounding may change its steps. Each device goes through its share by
+    itself: an adaptive solver on one does not wait for the steps of another. With several processes each makes the
+    call, with the same arguments, and has all samples; the first one warns.
 
     Args:
         score: Any score on any SDE.
@@ -77,7 +78,8 @@ def sample(
         initial: The starting points of the samples, in place of draws from the prior: states at the first time of the
             grid of the method, which may lie anywhere in the horizon then, and at `t1` for a method without a grid.
         batch_size: At most how many samples at once, over all devices, for many samples in bounded memory; all of them
-            by default. The samples are the same up to rounding. `data.sample_to` writes those that no memory holds.
+            by default. The samples are the same up to rounding, or the solver's tolerance. `data.sample_to` writes
+            those that no memory holds.
         dtype: The precision of the state between evaluations and of the samples. The score is evaluated in that of
             its own arrays: a network in float32 stays so under a state in float64, which Karras 2022 has. The points
             of the prior are the same as without. By default the precision of the prior's draws, or of `initial`.

@@ -235,7 +235,7 @@ def require_score(score: Any, name: str = "score") -> AbstractScore:
     return kind(name, score, AbstractScore)
 
 
-def conditioned(score: _S, args: Any, row: Int[Array, ""]) -> _S:
+def conditioned(score: _S, args: Any, row: int | Int[Array, ""]) -> _S:
     """The score with the conditioning of one sample of a data set closed over, where there is any."""
     return score if args is None else score.bind(args=jax.tree.map(lambda a: a[row], args))
 

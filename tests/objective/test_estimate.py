@@ -234,7 +234,14 @@ def test_noise_above_the_signal_is_refused() -> None:
     refused(r"step = 1e-06 with products in float32", sfp.ScoreFPE(sfp.Antithetic(1e-6)), small, x0, key=jr.key(0))
     potential = sfp.Potential(lambda t, x: -jnp.sum(x.astype(jnp.bfloat16) @ x.astype(jnp.bfloat16)), sfp.VP())
     refused("products in bfloat16", sfp.LogFPE(sfp.Antithetic()), potential, x0, key=jr.key(0))
-    # What sees the derivative, or has float64, has the digits.
+    rounds = sfp.Score(lambda t, x: -x.astype(jnp.bfloat16).astype(x.dtype), sfp.VP())
+    refused("products in bfloat16", sfp.ScoreFPE(sfp.Antithetic()), rounds, x0, key=jr.key(0))
+    # What sees the derivative, has float64, or multiplies rounded parameters in float32, has the digits.
+    matrix = jnp.eye(SIZE)
+    residual = lambda w: sfp.score_fpe_residual(
+        sfp.Score(lambda t, x: -jnp.matmul(w, x), sfp.VP()), 0.5, x0[0], method=sfp.Antithetic(), key=jr.key(0)
+    )
+    np.testing.assert_array_equal(residual(matrix.astype(jnp.bfloat16)), residual(matrix))
     sfp.ScoreFPE(sfp.Ito())(score, x0, key=jr.key(0))
     with jax.enable_x64(True):
         sfp.ScoreFPE(sfp.Antithetic(1e-6))(small, jnp.ones((8, SIZE)), key=jr.key(0))

@@ -19,7 +19,7 @@ from jax import Array
 
 import scorefp as sfp
 from scorefp import data, train
-from scorefp.calculus._rounding import coarsest_product
+from scorefp.calculus._rounding import coarsest_dtype
 from scorefp.calculus._smoothness import require_smooth
 from scorefp.diagnostics import Likelihood, ResidualCurve
 from scorefp.sampling import NodeGrid
@@ -350,8 +350,8 @@ def test_precision_is_that_of_the_module() -> None:
         x = jnp.ones(3, jnp.float64)
         single = TorchNetwork(small().float(), sfp.VP(), PHYSICAL)
         assert single(0.5, x).dtype == jnp.float64
-        assert coarsest_product(lambda x: single(0.5, x), x) == jnp.float32
-        assert coarsest_product(lambda x: TorchNetwork(small(), sfp.VP(), PHYSICAL)(0.5, x), x) == jnp.float64
+        assert coarsest_dtype(lambda x: single(0.5, x), x) == jnp.float32
+        assert coarsest_dtype(lambda x: TorchNetwork(small(), sfp.VP(), PHYSICAL)(0.5, x), x) == jnp.float64
         wanted = np.asarray(single(0.5, x))
     # A module of float64 is called in float64, and its value rounded, where JAX has none.
     rounded = TorchNetwork(small(), sfp.VP(), PHYSICAL)(0.5, jnp.ones(3))
