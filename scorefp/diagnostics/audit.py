@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +20,18 @@ from .._module import AbstractModule
 from .._precision import measures
 from .._types import Key
 from ..calculus import AbstractTrace
+from ..calculus._smoothness import jumps
 from ..dataset import AbstractDequantiser, Dataset
 from ..dataset.dataset import as_dataset
 from ..likelihood import BoundEstimator
 from ..reverse import Integrator
-from ..score import AbstractScore
+from ..score import AbstractScore, TorchNetwork
 from ..score._rounding import rounding_told
 from ..score.score import require_score
-from ..sde import AbstractLinearSDE, AbstractSDE
+from ..sde import AbstractLinearSDE
 from ._table import table
 from .bound import Bound
+from .by_class import ByClass
 from .code_length import CodeLength
 from .consistency import ConsistencyCurves
 from .curves import CirculationCurve, CurlCurve, MatchingCurve, ResidualCurve
@@ -166,7 +168,8 @@ def audit(
             axis. Levels are dequantised once for all measures, by uniform noise, but for those that draw their own.
         key: A random key.
         measures: The measures, in this order. `None` is `DEFAULT_MEASURES`, of which a score on an SDE without a
-            Gaussian kernel gets those that need none, and floats all but `CodeLength`.
+            Gaussian kernel gets those that need none, one that jumps from step to step those that need no time
+            derivative, and floats all but `CodeLength`.
         mesh: The devices that share the work of every measure, as `data_mesh` returns them; `None` is one device. The
             audit is the same up to rounding, or the tolerance of an adaptive solver. The `batch_size` of a measure
             counts samples over all devices: give a larger one to many. With several processes each makes the call, with
@@ -179,7 +182,7 @@ def audit(
     Raises:
         TypeError: if `score` is no score, `key` no random key, `measures` no sequence of measures, the data are
             integers without a quantisation or of half precision, or a measure given by name needs a Gaussian kernel
-            that the SDE does not have.
+            that the SDE does not have, or a time derivative that the score does not have.
         ValueError: if there are fewer than two samples, one is not finite, or their shape is not that of the score; if
             `mesh` has another axis than `"data"`.
 
@@ -194,7 +197,7 @@ def audit(
     """
     if measures is not None:
         return _audit(score, data, measures, (), key, mesh)
-    return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score).sde, data), key, mesh)
+    return _audit(score, data, *_suited(DEFAULT_MEASURES, require_score(score), data), key, mesh)
 
 
 @measures
@@ -261,20 +264,40 @@ def evaluate(
     nll = Likelihood(trace, integrator, batch_size=batch_size, repeats=repeats, dequantiser=dequantiser)
     bound = Bound(None, BoundEstimator(draws), batch_size, repeats, dequantiser)
     code = CodeLength(None, BoundEstimator(draws), batch_size, repeats)
-    return _audit(score, data, *_suited((nll, bound, code), require_score(score).sde, data), key, mesh)
+    return _audit(score, data, *_suited((nll, bound, code), require_score(score), data), key, mesh)
 
 
 def _suited(
-    measures: Sequence[AbstractMeasure], sde: AbstractSDE, data: Dataset | ArrayLike
+    measures: Sequence[AbstractMeasure], score: AbstractScore, data: Dataset | ArrayLike
 ) -> tuple[Sequence[AbstractMeasure], tuple[str, ...]]:
-    """The measures that there are levels and a kernel of the SDE for, and a note on those without a kernel."""
+    """The measures that there are levels, a kernel and a time derivative for, and a note on each of the last two."""
+    notes = list[str]()
     if not (isinstance(data, Dataset) and data.levels is not None):
         measures = [measure for measure in measures if not isinstance(measure, CodeLength)]
-    if isinstance(sde, AbstractLinearSDE):
-        return measures, ()
-    left_out = ", ".join(type(measure).__name__ for measure in measures if measure.needs_kernel)
-    note = f"Left out: {left_out}; they need a Gaussian kernel, which {type(sde).__name__} does not have."
-    return [measure for measure in measures if not measure.needs_kernel], (note,)
+    if not isinstance(score.sde, AbstractLinearSDE):
+        left_out = _names(measure for measure in measures if measure.needs_kernel)
+        notes.append(
+            f"Left out: {left_out}; they need a Gaussian kernel, which {type(score.sde).__name__} does not have."
+        )
+        measures = [measure for measure in measures if not measure.needs_kernel]
+    if _jumps(score) and (left_out := _names(filter(_differentiates_by_time, measures))):
+        notes.append(f"Left out: {left_out}; {jumps('the score')}")
+        measures = [measure for measure in measures if not _differentiates_by_time(measure)]
+    return measures, tuple(notes)
+
+
+def _names(measures: Iterable[AbstractMeasure]) -> str:
+    return ", ".join(type(measure).__name__ for measure in measures)
+
+
+def _differentiates_by_time(measure: AbstractMeasure) -> bool:
+    return isinstance(measure.measure if isinstance(measure, ByClass) else measure, ResidualCurve)
+
+
+def _jumps(score: AbstractScore) -> bool:
+    """Whether a torch module in a score takes an integer for the time."""
+    is_leaf = lambda node: isinstance(node, TorchNetwork)
+    return any(is_leaf(node) and node.jumps for node in jax.tree.leaves(score, is_leaf=is_leaf))
 
 
 def _audit(
@@ -290,6 +313,9 @@ def _audit(
     kind("measures", measures, Sequence, "Each of a sequence is a measure, as in (scorefp.diagnostics.Bound(),).")
     for measure in measures:
         kind("a measure", measure, AbstractMeasure)
+    if _jumps(score) and (needing := _names(filter(_differentiates_by_time, measures))):
+        others = _names(measure for measure in DEFAULT_MEASURES if not _differentiates_by_time(measure))
+        raise TypeError(f"{needing} takes the time derivative, and {jumps('the score')} Others work: {others}.")
     data_key, measure_key = jr.split(random_key("an audit", key))
     data = as_dataset(data)
     fitting_samples("data", data.shape, score.shape)

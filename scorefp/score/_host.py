@@ -102,7 +102,7 @@ class Cotangent(Program):
         further = torch_library().is_grad_enabled()
         with torch_library().enable_grad():
             point, inputs = _tracked(given[: -self.linear], self.wrt)
-            return _pulled(self.of.run(*point), inputs, given[-self.linear :], further)
+            return pulled(self.of.run(*point), inputs, given[-self.linear :], further)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Tangent(Program):
             point, inputs = _tracked(given[: -self.linear], self.wrt)
             values = self.of.run(*point)
             weights = [torch_library().zeros_like(value, requires_grad=True) for value in values]
-            return _pulled(_pulled(values, inputs, weights, True), weights, given[-self.linear :], further)
+            return pulled(pulled(values, inputs, weights, True), weights, given[-self.linear :], further)
 
 
 def _tracked(given: Sequence[Tensor], wrt: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
@@ -143,7 +143,7 @@ def _tracked(given: Sequence[Tensor], wrt: tuple[int, ...]) -> tuple[list[Tensor
     return point, [point[i] for i in wrt]
 
 
-def _pulled(
+def pulled(
     values: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor], further: bool
 ) -> list[Tensor]:
     """The gradient of the weighted sum of values, zero where they do not depend on an input."""

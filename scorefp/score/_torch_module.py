@@ -46,7 +46,7 @@ class Rows:
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             raise TypeError(
                 f"module returned {f'a tensor of {value.dtype}' if isinstance(value, torch.Tensor) else _told(value)}; "
-                "it is a tensor of floats. Say where it is: TorchCall(output=lambda returned: returned.sample)."
+                f"it is a tensor of floats. Say where it is: TorchCall(output=lambda returned: returned{_part(value)})."
             )
         if value.dtype.itemsize < 4:
             raise TypeError(
@@ -57,16 +57,27 @@ class Rows:
         if self.call.learned_variance:
             wanted = (*wanted[:1], *(2 * channels for channels in wanted[1:2]), *wanted[2:])
         if tuple(value.shape) != wanted:
+            *before, last = x.shape
+            remedy = (
+                f"Twice the channels, and these last: TorchCall(output=lambda returned: returned[..., :{last}])."
+                if before[1:] and tuple(value.shape) == (*before, 2 * last)
+                else "Twice the channels: TorchCall(learned_variance=True); samples with the channels last, and a "
+                "module that has them first: TorchCall(channels_last=True)."
+            )
             raise ValueError(
                 f"module returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}, and TorchCall says "
-                f"{wanted}. Twice the channels: TorchCall(learned_variance=True); samples with the channels last, and "
-                "a module that has them first: TorchCall(channels_last=True)."
+                f"{wanted}. {remedy}"
             )
         return (value[:, : x.shape[1]] if self.call.learned_variance else value).to(x.dtype)
 
 
 def _told(value: Any) -> str:
     return f"a {type(value).__name__}"
+
+
+def _part(value: Any) -> str:
+    """How the tensor in a value is most often reached."""
+    return "[0]" if isinstance(value, tuple | list) else "['sample']" if isinstance(value, dict) else ".sample"
 
 
 def owner_of(module: Any) -> Any:
@@ -82,21 +93,32 @@ def require_evaluation(module: Any) -> None:
         return
     for part in owner.modules():
         require(
-            not part.training,
+            # A frozen module of torch.jit has no mode.
+            not getattr(part, "training", False),
             f"module = {described(part)} is in training mode, in which dropout and batch norm make a score random: "
-            "call module.eval() first.",
+            "call module.eval() first. A module of torch.export has no eval(): give lambda x, t: module(x, t).",
         )
+
+
+def _parameters(module: Any) -> list[inspect.Parameter]:
+    try:
+        return [*inspect.signature(getattr(module, "forward", module)).parameters.values()]
+    except (TypeError, ValueError):  # some functions of C do not say what they take
+        return []
 
 
 def takes_more(module: Any) -> bool:
     """Whether a module cannot be called with a sample and a time alone."""
-    try:
-        parameters = inspect.signature(getattr(module, "forward", module)).parameters.values()
-    except (TypeError, ValueError):  # some functions of C do not say what they take
-        return False
     by_name = inspect.Parameter.KEYWORD_ONLY
-    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = [
+        p for p in _parameters(module) if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     return len(needed) > 2 or any(p.kind is by_name for p in needed)
+
+
+def may_take_more(module: Any) -> bool:
+    """Whether a module may need what its signature lets be left out, such as a label that is `None` by default."""
+    return any(p.default is None or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in _parameters(module))
 
 
 def checked_module(module: Any) -> tuple[Any, Any]:
@@ -113,6 +135,11 @@ def checked_module(module: Any) -> tuple[Any, Any]:
         ) from None
     backend = jax.default_backend()
     wanted = "cuda" if backend == "gpu" else "cpu"
+    require(
+        wanted == "cpu" or torch.cuda.is_available(),
+        f"module = {described(module)} is of a torch that finds no GPU, and JAX computes on {backend}: install torch "
+        "with CUDA, or start with JAX_PLATFORMS=cpu.",
+    )
     if not isinstance(module, torch.nn.Module):
         return None, torch.device(wanted)
     require_evaluation(module)

@@ -11,8 +11,13 @@ import numpy as np
 
 from .._checks import require
 from .._describe import described
-from ._host import Tensor, plain_kernels, torch_library
+from ._host import Tensor, plain_kernels, pulled, torch_library
 from ._torch_module import Rows, owner_of
+
+
+class FailedCallError(ValueError):
+    """A module failed with an error of its own when it was called."""
+
 
 _seen: weakref.WeakKeyDictionary[Any, dict[Any, str]] = weakref.WeakKeyDictionary()
 
@@ -57,14 +62,23 @@ def _trial(fn: Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]], 
     for entry in (rows.x, *([rows.t] if rows.t.is_floating_point() else [])):
         entry.requires_grad_()
     value = rows.value()
-    _check_slopes(rows, first, value)
-    nodes = {node.name().partition("Backward")[0] for node in _graph(value.grad_fn)}
-    return next((known for theirs, known in _PIECEWISE_LINEAR.items() if theirs in nodes), "torch")
+    nodes = list(_graph(value.grad_fn))
+    _check_precision(rows, nodes)
+    rows = dataclasses.replace(rows, own=[node.name() for node in nodes if _is_own(node)])
+    slope = _check_slopes(rows, first, value)
+    names = {node.name().partition("Backward")[0] for node in nodes}
+    bends = next((known for theirs, known in _PIECEWISE_LINEAR.items() if theirs in names), None)
+    # Kinks have no second derivatives to compare, and are refused where these are taken.
+    if slope is not None and rows.own and bends is None:
+        _check_second(rows, slope)
+    return bends or "torch"
 
 
 @dataclass(frozen=True)
 class _TwoRows:
-    """A function and two rows that it is tried on, with another time and another sample for each."""
+    """A function and two rows that it is tried on, with another time and another sample for each; and the nodes of its
+    graph with a backward that is not torch's, where these are known.
+    """
 
     fn: Rows
     t: Tensor
@@ -72,6 +86,7 @@ class _TwoRows:
     rest: list[Tensor]
     later: Tensor
     other: Tensor
+    own: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -95,7 +110,7 @@ class _TwoRows:
         except Exception as error:
             told = f"{self.time_name} in {str(t.dtype).removeprefix('torch.')}"
             order = "module(t, x" if fn.call.time_first else "module(x, t"
-            raise ValueError(
+            raise FailedCallError(
                 f"{self.name} failed when it was called as {order}{', …' if rest else ''}) with x of shape "
                 f"{tuple(x.shape)} in {str(fn.dtype or x.dtype).removeprefix('torch.')} and t, the {told}, of shape "
                 f"{tuple(t.shape)}: {type(error).__name__}: {error}. TorchCall says what a module takes: "
@@ -104,6 +119,48 @@ class _TwoRows:
                 + ("" if fn.dtype else " A function gets the dtype of the sample, and a torch.nn.Module its own.")
             ) from error
         return fn.checked(returned, x)
+
+    def slope(self, of: Tensor, by: Tensor, weights: Tensor) -> Tensor:
+        """The gradient of a weighted sum, taken as programs take it."""
+        try:
+            return pulled([of], [by], [weights], True)[0]
+        except Exception as error:
+            raise ValueError(
+                f"{self.name} fails where torch differentiates it twice, as every tangent does: "
+                f"{type(error).__name__}: {str(error).rstrip('.')}. Give the module before torch.compile; "
+                f"switch checkpointing off (use_checkpoint=False), or make it use_reentrant=False.{self.remedy}"
+            ) from error
+
+    @property
+    def direction(self) -> Tensor:
+        """One along which the sample is differentiated."""
+        return self.other - self.x.detach()
+
+    @property
+    def step(self) -> float:
+        """The step of differences."""
+        return torch_library().finfo(self.x.dtype).eps ** (1 / 3)
+
+    @property
+    def rounding(self) -> float:
+        """How much of a value its difference may round by."""
+        return 10 * torch_library().finfo(self.x.dtype).eps / self.step
+
+    def change(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
+        """The derivative of a function of the sample along the direction, by a difference."""
+        ahead, behind = (fn(self.x.detach() + by * self.direction).detach() for by in (self.step, -self.step))
+        return (ahead - behind) / (2 * self.step)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about functions with a backward of their own, where there are any."""
+        names = {node.removesuffix("Backward") for node in self.own} - {"CheckpointFunction", "CompiledFunction"}
+        if not names:
+            return ""
+        return (
+            f" Write the backward of {', '.join(sorted(names))}, a torch.autograd.Function, in differentiable "
+            "operations of torch, or take plain operations in place of it."
+        )
 
 
 def _two_rows(fn: Rows, device: Any, types: Sequence[tuple[tuple[int, ...], Any]], times: np.ndarray) -> _TwoRows:
@@ -161,43 +218,85 @@ def _check_apart(rows: _TwoRows, first: Tensor) -> None:
     )
 
 
-def _check_slopes(rows: _TwoRows, first: Tensor, value: Tensor) -> None:
-    """Refuses a `value` that changes with the sample or the time and has no derivative by it, or a wrong one."""
-    floats, slopes = rows.t.is_floating_point(), [None] * 2
-    if value.requires_grad:
-        inputs = [rows.x, *([rows.t] if floats else [])]
-        grad = torch_library().autograd.grad
-        slopes = [*grad(value.sum(), inputs, allow_unused=True, retain_graph=True), None]
-    changes = [not _near(rows.value(x=rows.other), first), floats and not _near(rows.value(t=rows.later), first)]
-    flat = [slope is None or not bool(slope.any()) for slope in slopes]
+def _check_precision(rows: _TwoRows, nodes: Sequence[Any]) -> None:
+    """Refuses a graph with operations in half precision; a parameter that is read computes nothing."""
+    computed = [node for node in nodes if "AccumulateGrad" not in node.name()]
+    # torch documents this name in spite of its underscore.
+    found = [about.dtype for node in computed for about in getattr(node, "_input_metadata", ())]
+    rough = {str(dtype) for dtype in found if dtype.is_floating_point and dtype.itemsize < 4}
+    if rough:
+        raise TypeError(
+            f"{rows.name} computes in {', '.join(sorted(rough))} inside, and a score is measured in float32 or "
+            "float64: remove autocast and .half() inside; the pickles of EDM take force_fp32=True."
+        )
+
+
+def _check_slopes(rows: _TwoRows, first: Tensor, value: Tensor) -> Tensor | None:
+    """Refuses a `value` that changes with the sample or the time and has no derivative by it, or a wrong one.
+
+    Returns:
+        The gradient by the sample, `None` where it does not change with that.
+    """
+    inputs, moved = {"x": rows.x}, {"x": rows.value(x=rows.other)}
+    if rows.t.is_floating_point():
+        inputs["the time"], moved["the time"] = rows.t, rows.value(t=rows.later)
+    slopes = {by: rows.slope(value, inputs[by], rows.other) for by, to in moved.items() if not _near(to, first)}
     require(
-        not (changes[0] and flat[0]),
+        "x" not in slopes or bool(slopes["x"].any()),
         f"{rows.name} returns a value that changes with x and has no derivative: it detaches it, or works under "
         "torch.no_grad().",
     )
     require(
-        not (changes[1] and flat[1]),
+        "the time" not in slopes or bool(slopes["the time"].any()),
         f"{rows.name} returns a value that changes with the time ({rows.time_name}, which is continuous) and has no "
         "derivative: it rounds the time to integers. Say so by TorchCall(time=scorefp.score.whole_step_time).",
     )
-    if changes[0]:
+    if "x" in slopes:
         _check_differences(rows, first, value)
+    for by, slope in slopes.items():
+        _check_tangent(rows, value, by, inputs[by], slope)
+    return slopes.get("x")
 
 
 def _check_differences(rows: _TwoRows, first: Tensor, value: Tensor) -> None:
     """Refuses a `value` whose derivative by the sample is not that of its differences."""
-    # Along one direction; a square on both sides, so that one reverse pass does. Kinks of ReLU need the tolerance.
-    torch, x = torch_library(), rows.x.detach()
-    step, along = torch.finfo(x.dtype).eps ** (1 / 3), rows.other - x
-    ahead, behind = (rows.value(x=x + by * along).detach() for by in (step, -step))
-    change, noise = (ahead - behind) / (2 * step), torch.finfo(x.dtype).eps / step * first.detach().norm()
-    (pulled,) = torch.autograd.grad(value, rows.x, change, retain_graph=True)
-    error, size = float((pulled * along).sum() - (change**2).sum()), float(change.norm())
+    # A square on both sides, so that one reverse pass does. Kinks of ReLU need the tolerance.
+    change = rows.change(lambda x: rows.value(x=x))
+    error = ((rows.slope(value, rows.x, change) * rows.direction).sum() - (change**2).sum()).item()
+    size = change.norm().item()
     require(
-        abs(error) <= 0.3 * size**2 + 10 * float(noise) * size,
-        f"{rows.name} returns a value whose derivative by x is not that of its differences: part of it is detached, "
-        "rounded, or has a derivative of its own.",
+        abs(error) <= 0.3 * size**2 + rows.rounding * first.norm().item() * size,
+        f"{rows.name} returns a value whose derivative by x is not that of its differences: part of it is "
+        "detached, rounded, or has a derivative of its own.",
     )
+
+
+def _check_tangent(rows: _TwoRows, value: Tensor, by: str, at: Tensor, slope: Tensor) -> None:
+    """Refuses a `value` whose tangent is not the transpose of its gradient `slope`: w J (J^T w) is a square."""
+    weights = torch_library().zeros_like(value, requires_grad=True)
+    tangent = rows.slope(rows.slope(value, at, weights), weights, slope.detach())
+    square = (slope**2).sum().item()
+    require(
+        abs((tangent * rows.other).sum().item() - square) <= 0.01 * square,
+        f"{rows.name} returns a value whose derivative by {by} is right in reverse and wrong as a tangent, which is "
+        f"the derivative of a reverse pass: a backward in it computes outside of torch's graph.{rows.remedy}",
+    )
+
+
+def _check_second(rows: _TwoRows, slope: Tensor) -> None:
+    """Refuses a gradient `slope` by the sample whose derivative is not that of its differences."""
+    wanted = rows.change(lambda x: rows.slope(rows.value(x=x.requires_grad_()), x, rows.other))
+    found = rows.slope(slope, rows.x, rows.direction)
+    require(
+        (found - wanted).norm().item() <= 0.3 * wanted.norm().item() + rows.rounding * slope.norm().item(),
+        f"{rows.name} returns a value whose second derivatives by x are not those of its differences: a backward in "
+        f"it computes outside of torch's graph.{rows.remedy}",
+    )
+
+
+def _is_own(node: Any) -> bool:
+    """Whether a node of a graph has a backward that is not torch's: of Python, or of an extension in C++."""
+    return isinstance(node, torch_library().autograd.function.BackwardCFunction) or "CppNode" in node.name()
 
 
 def _random_state(device: Any) -> list[Tensor]:

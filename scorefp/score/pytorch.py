@@ -15,8 +15,8 @@ from ..sde import AbstractLinearSDE, AbstractSDE
 from ..sde.linear import require_linear
 from ._bound import AbstractFixed
 from ._host import Value, call
-from ._torch_module import Rows, checked_module, takes_more
-from ._torch_trial import tried
+from ._torch_module import Rows, checked_module, may_take_more, takes_more
+from ._torch_trial import FailedCallError, tried
 from .network import NetworkScore, Target, noise_target
 from .torch_call import TorchCall, jumping
 
@@ -28,8 +28,9 @@ class TorchNetwork(AbstractFixed):
     parameters stay torch's: what changes in them is seen at the next call, and `fit` does not train them. What
     `bind(args=...)` closes over follows the two arguments: an array, a tuple of them, or a dictionary of keywords.
 
-    Before the first call with a shape, and when it is made where `shape` is given and it takes nothing besides, the
-    module is tried on two samples within the horizon.
+    Before the first call with a shape, and when it is made where `shape` is given and it needs nothing besides, the
+    module is tried on two samples within the horizon: value, reverse passes, tangents, and second derivatives where it
+    has a `torch.autograd.Function`.
 
     Args:
         module: A `torch.nn.Module` in evaluation mode, or a function of tensors.
@@ -39,11 +40,13 @@ class TorchNetwork(AbstractFixed):
 
     Raises:
         ImportError: if PyTorch is not installed.
-        TypeError: if `module` is neither a module nor a function, or its parameters or its value are of half precision;
-            if a key is bound; where it is differentiated by the time and takes that as an integer.
+        TypeError: if `module` is neither a module nor a function, or its parameters, its value or what it computes
+            inside are of half precision; if a key is bound; where it is differentiated by the time and takes that as
+            an integer.
         ValueError: if it is in training mode, or on another device than JAX, or fails on two samples with an error of
-            its own; if it draws random numbers, its value has another shape than `x`, depends on the other samples of
-            a batch, is not finite, or changes with `x` or the time otherwise than its derivative says.
+            its own, also where it is differentiated; if it draws random numbers, its value has another shape than `x`,
+            depends on the other samples of a batch, is not finite, or changes with `x` or the time otherwise than its
+            derivatives say.
 
     Example:
         >>> import jax.numpy as jnp, scorefp as sfp
@@ -67,7 +70,11 @@ class TorchNetwork(AbstractFixed):
         if self.shape is not None and not takes_more(self.module):
             single = dtype is not None and dtype.itemsize < 8
             like = jnp.zeros(self.shape, jnp.float32 if single else jax.dtypes.canonicalize_dtype(float))
-            jax.eval_shape(self.__call__, jnp.asarray(self.sde.t1, like.dtype), like)
+            try:
+                jax.eval_shape(self.__call__, jnp.asarray(self.sde.t1, like.dtype), like)
+            except FailedCallError:
+                if not may_take_more(self.module):
+                    raise
 
     def __call__(self, t: Time, x: Event, args: Any = None, key: Key | None = None) -> Event:
         if key is not None:
@@ -92,6 +99,12 @@ class TorchNetwork(AbstractFixed):
         name = tried(fn, device, [(row.shape[1:], row.dtype) for row in rows], self._within)
         value = call(Value(fn), device, name, *rows)[0].astype(x.dtype)
         return jnp.moveaxis(value, 0, -1) if moves else value
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the module takes an integer for the time, so that the value jumps from step to step."""
+        time = jax.eval_shape(self._time, jnp.asarray(self.sde.t1))
+        return jnp.issubdtype(time.dtype, jnp.integer)
 
     def _time(self, t: Scalar) -> Array:
         """What the module is given for the time."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -21,7 +22,8 @@ import scorefp as sfp
 from scorefp import data, train
 from scorefp.calculus._rounding import coarsest_dtype
 from scorefp.calculus._smoothness import require_smooth
-from scorefp.diagnostics import Likelihood, ResidualCurve
+from scorefp.diagnostics import AbstractMeasure, ByClass, CodeLength, Ensemble, Likelihood, ResidualCurve
+from scorefp.diagnostics.audit import DEFAULT_MEASURES, _suited
 from scorefp.sampling import NodeGrid
 from scorefp.score import TorchCall, TorchNetwork, from_torch
 
@@ -173,6 +175,22 @@ def test_a_trained_network() -> None:
             for name in ("likelihood", "residual"):
                 for number, of in audits[0][name].numbers.items():
                     np.testing.assert_allclose(of.value, audits[1][name].numbers[number].value, rtol=tolerance)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_small_audit() -> None:
+    """Bits per dimension and residual of two layers, as of the same in JAX."""
+    module = small()
+    w, b, u, c = (jnp.asarray(p.detach().numpy()) for p in module.parameters())
+    port = lambda t, x: u @ jax.nn.silu(w @ jnp.append(x, t) + b) + c
+    ours = sfp.NoiseScore(TorchNetwork(module, sfp.VP(), PHYSICAL, (3,)), sfp.VP())
+    images = sfp.Dataset(np.random.default_rng(0).integers(0, 16, (6, 3)), sfp.Quantisation(16, -1.0, 1.0))
+    measures = [Likelihood(integrator=COARSE), ResidualCurve(sfp.Exact(), ensemble=Ensemble(times=2, samples=4))]
+    reports = [sfp.audit(score, images, key=KEY, measures=measures) for score in (ours, sfp.NoiseScore(port, sfp.VP()))]
+    for name in ("likelihood", "residual"):
+        for number, of in reports[0][name].numbers.items():
+            np.testing.assert_allclose(of.value, reports[1][name].numbers[number].value, rtol=1e-11, err_msg=number)
+    assert 0 < reports[0]["likelihood"].numbers["bits_per_dim"].value < 10
 
 
 # ------------------------------------------------------------------------------------------------ transformations
@@ -478,6 +496,29 @@ def test_whole_steps() -> None:
         from_torch(Lookup().eval(), table(), shape=(2,))
 
 
+def test_an_audit_leaves_out_what_a_score_that_jumps_does_not_have() -> None:
+    """By default with a note, by name with an error, in both cases before the first measure."""
+    score = from_torch(Lookup().eval(), table(), call=TorchCall(time=sfp.score.whole_step_time), shape=(2,))
+    suited, notes = _suited(DEFAULT_MEASURES, score, jnp.ones((2, 2)))
+    assert {type(measure) for measure in set(DEFAULT_MEASURES) - set(suited)} == {ResidualCurve, CodeLength}
+    assert re.match("Left out: ResidualCurve; the score calls a torch module with an integer", notes[0])
+    smooth = from_torch(lambda x, t: x, table(), shape=(2,))
+    assert _suited(DEFAULT_MEASURES, smooth, jnp.ones((2, 2)))[1] == ()
+
+    class Never(AbstractMeasure):
+        needs_kernel = needs_levels = False
+
+        def section(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError
+
+    for measure in (ResidualCurve(), ByClass(ResidualCurve(), np.arange(4) % 2)):
+        for of in (score, sfp.Guided(score, score, 2.0)):
+            with pytest.raises(
+                TypeError, match=r"Curve takes the time derivative.*Others work: Likelihood|ByClass takes"
+            ):
+                sfp.audit(of, jnp.ones((4, 2)), key=KEY, measures=(Never(), measure))
+
+
 # ------------------------------------------------------------------------------------------------ refusals
 class Odd(torch.nn.Module):
     """A module with one thing wrong."""
@@ -494,12 +535,19 @@ def raising(x: Any, t: Any) -> Any:
     raise RuntimeError("the tank is empty")
 
 
+def autocast(x: Any, t: Any) -> Any:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return (x @ torch.eye(2)).float()
+
+
 WRONG: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     "noise": (lambda x, t: x + torch.randn_like(x), ValueError, "draws random numbers"),
     "noise of its own": (lambda x, t: x * np.random.default_rng().normal(), ValueError, "draws random numbers"),
     "another shape": (lambda x, t: x[:, :1], ValueError, r"returned shape \(2, 1\) for x of shape \(2, 2\)"),
     "twice the channels": (lambda x, t: torch.cat([x, x], 1), ValueError, r"learned_variance=True"),
-    "no tensor": (lambda x, t: {"sample": x}, TypeError, r"returned a dict; .* TorchCall\(output="),
+    "no tensor": (lambda x, t: {"sample": x}, TypeError, r"returned a dict; .* returned\['sample'\]"),
+    "a tuple": (lambda x, t: (x,), TypeError, r"returned a tuple; .*output=lambda returned: returned\[0\]\)"),
+    "an object": (lambda x, t: SimpleNamespace(sample=x), TypeError, r"output=lambda returned: returned\.sample\)"),
     "integers": (lambda x, t: x.long(), TypeError, "a tensor of torch.int64"),
     "detached": (lambda x, t: x.detach(), ValueError, "changes with x and has no derivative"),
     **{
@@ -515,6 +563,8 @@ WRONG: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     },
     "detached in part": (lambda x, t: x.detach() + 0.1 * x, ValueError, "is not that of its differences"),
     "half precision": (lambda x, t: x.half(), TypeError, r"returned torch\.float16"),
+    "half inside": (lambda x, t: (3 * x.half()).float(), TypeError, r"computes in torch\.float16.*force_fp32=True"),
+    "autocast inside": (autocast, TypeError, r"computes in torch\.bfloat16 inside.*remove autocast"),
     "not finite": (lambda x, t: torch.log(-(x**2)), ValueError, "returns NaN or infinity"),
     "an error": (raising, ValueError, "RuntimeError: the tank is empty"),
 }
@@ -528,6 +578,131 @@ def test_what_is_no_score_is_refused(name: str) -> None:
     score = from_torch(Odd(fn).eval(), table())
     with pytest.raises(kind, match=message):
         jax.jit(jax.vmap(lambda x: score(0.5, x)))(jnp.ones((3, 2)))
+
+
+def slope_of_silu(x: Any) -> Any:
+    s = torch.sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+class Silu(torch.autograd.Function):
+    """With a backward that torch can differentiate."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        return g * slope_of_silu(*ctx.saved_tensors)
+
+
+class Fused(Silu):
+    """With a backward outside of the graph, as a kernel is."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        return g.detach() * slope_of_silu(ctx.saved_tensors[0].detach())
+
+
+class Linear(Silu):
+    """With one that is linear in the cotangent, and constant otherwise."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        return g * slope_of_silu(ctx.saved_tensors[0].detach())
+
+
+class Once(Silu):
+    """With one that torch does not differentiate."""
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Any) -> Any:
+        return g * slope_of_silu(*ctx.saved_tensors)
+
+
+class Kernels(torch.nn.Module):
+    """A network with an activation of a kind, on `x` and the time or on the time alone, and a way round."""
+
+    def __init__(self, activation: Any, *, skip: float, timed: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(3, 16), torch.nn.Linear(16, 2)
+        self.activation, self.skip, self.timed = activation, skip, timed
+
+    def forward(self, x: Any, t: Any) -> Any:
+        t = t[:, None] / 1000
+        if self.timed:
+            return self.skip * x + self.last(torch.tanh(self.first(torch.cat([x, self.activation(t)], 1))))
+        return self.skip * x + self.last(self.activation(self.first(torch.cat([x, t], 1))))
+
+
+@pytest.mark.parametrize("skip", [0.0, 0.3])
+def test_a_backward_outside_of_the_graph_is_refused(skip: float) -> None:
+    made = lambda fn, **how: from_torch(Kernels(fn, skip=skip, **how).eval(), table(), shape=(2,))
+    with pytest.raises(
+        ValueError, match=r"derivative by x is right in reverse and wrong as a tangent.*backward of Fused,"
+    ):
+        made(Fused.apply)
+    with pytest.raises(
+        ValueError, match=r"derivative by the time is right in reverse and wrong as a tangent.*of Fused,"
+    ):
+        made(Fused.apply, timed=True)
+    with pytest.raises(
+        ValueError, match=r"second derivatives by x are not those of its differences.*backward of Linear,"
+    ):
+        made(Linear.apply)
+    with pytest.raises(ValueError, match=r"wrong as a tangent.*backward of Once,"):
+        made(Once.apply)
+
+
+def test_a_backward_inside_of_the_graph_is_taken() -> None:
+    own = Kernels(Silu.apply, skip=0.3).eval()
+    plain = Kernels(torch.nn.functional.silu, skip=0.3).eval()
+    plain.load_state_dict(own.state_dict())
+    x = jnp.array([0.3, -0.7])
+
+    def account(module: Any) -> Any:
+        score = from_torch(module, table(), shape=(2,))
+        div = lambda x: sfp.divergence(lambda x: score(0.5, x), x)
+        return div(x), jax.grad(div)(x)
+
+    assert differ(account(own), account(plain)) < 1e-5
+    # Kinks of ReLU beside it are no reason; where second derivatives are taken they are refused.
+    from_torch(lambda x, t: own(torch.relu(x), t), table(), shape=(2,))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_what_torch_cannot_differentiate_twice_is_refused_by_name() -> None:
+    """Checkpoints that run again inside of a backward; a compiled module with donated buffers says the same."""
+    inner = torch.nn.Linear(2, 2).eval()
+    again = torch.utils.checkpoint.checkpoint
+
+    def checkpointed(reentrant: bool) -> Any:
+        return lambda x, t: again(lambda x: torch.tanh(inner(x)), x, use_reentrant=reentrant)
+
+    message = r"fails where torch differentiates it twice.*RuntimeError: .*use_checkpoint=False.*use_reentrant=False\."
+    with pytest.raises(ValueError, match=message):
+        from_torch(checkpointed(True), table(), shape=(2,))
+    from_torch(checkpointed(False), table(), shape=(2,))
+
+
+def test_modules_without_a_mode() -> None:
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+        frozen = torch.jit.freeze(torch.jit.trace(small().float(), (torch.ones(2, 3), torch.ones(2))))
+    assert from_torch(frozen, table(), shape=(3,)).shape == (3,)
+    exported = torch.export.export(small().float(), (torch.ones(2, 3), torch.ones(2))).module()
+    with pytest.raises(ValueError, match=r"torch\.export has no eval\(\): give lambda x, t: module\(x, t\)"):
+        from_torch(exported, table(), shape=(3,))
+
+
+def test_a_torch_without_a_gpu_beside_a_jax_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for module in (lambda x, t: x, small()):
+        with pytest.raises(ValueError, match=r"torch that finds no GPU, and JAX computes on gpu.*JAX_PLATFORMS=cpu"):
+            from_torch(module, table(), shape=(3,))
 
 
 def test_a_label_of_another_sample_is_refused() -> None:
@@ -551,6 +726,40 @@ def test_a_module_that_needs_a_label_may_say_its_shape() -> None:
     broken = torch.nan
     with pytest.raises(ValueError, match="returns NaN or infinity"):
         from_torch(Classes().eval(), table(), shape=(2,)).bind(args=3)(0.5, jnp.ones(2))
+
+
+class Guided(torch.nn.Module):
+    """As in guided-diffusion: the label may be left out, and is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels = torch.nn.Embedding(4, 2)
+
+    def forward(self, x: Any, timesteps: Any, y: Any = None) -> Any:
+        assert y is not None, "must specify y"
+        return self.labels(y) - x
+
+
+class Diffusers(Guided):
+    """As in diffusers."""
+
+    def forward(self, x: Any, timestep: Any, class_labels: Any = None, return_dict: bool = False) -> Any:
+        if class_labels is None:
+            raise ValueError("class_labels should be provided")
+        return super().forward(x, timestep, class_labels)
+
+
+@pytest.mark.parametrize("kind", [Guided, Diffusers])
+def test_a_module_that_asks_for_an_optional_label_may_say_its_shape(kind: Any) -> None:
+    score = from_torch(kind().eval(), table(), target=sfp.score.score_target, shape=(2,))
+    known = score.network.module.labels.weight.detach().numpy()
+    np.testing.assert_allclose(score.bind(args=2)(0.5, jnp.zeros(2)), known[2], rtol=1e-6)
+    assert sfp.sample(score, 4, key=KEY, method=sfp.DPMSolver(5), args=jnp.arange(4)).shape == (4, 2)
+    with pytest.raises(ValueError, match=r"must specify y|class_labels should.*score\.bind\(args=…\)"):
+        score(0.5, jnp.zeros(2))
+    # What is wrong with its value is known without a label.
+    with pytest.raises(TypeError, match=r"returned a tuple"):
+        from_torch(lambda x, t, y=None: (x,), table(), shape=(2,))
 
 
 def test_a_module_is_tried_within_the_horizon() -> None:
@@ -669,6 +878,15 @@ def test_channels_in_another_order_are_refused() -> None:
     message = r"(?s)x of shape \(2, 8, 8, 3\).*to have 3 channels, but got 8.*channels_last"
     with pytest.raises(ValueError, match=message):
         from_torch(lambda x, t: module(x), table(), shape=(8, 8, 3))
+
+
+def test_twice_the_channels_as_the_last_axis() -> None:
+    doubled = lambda x, t: torch.cat([x, 2 * x], dim=-1)
+    remedy = r"returned\[\.\.\., :3\]\)\."
+    for call in (TorchCall(), TorchCall(learned_variance=True)):
+        with pytest.raises(ValueError, match=remedy):
+            from_torch(doubled, table(), call=call, shape=(8, 8, 3))
+    from_torch(doubled, table(), call=TorchCall(output=lambda returned: returned[..., :3]), shape=(8, 8, 3))
 
 
 def test_piecewise_linear_modules_are_refused_where_second_derivatives_are_taken() -> None:
