@@ -16,7 +16,15 @@ what is killed leaves what it has. What fails, for want of memory for instance, 
   slowest, by a network and by the exact score of a mixture; and the residual of that score, which is rounding alone.
 """
 
+import os
+
+# The CPU counts operations, and PyTorch has a turn on the same card.
+if "cpu" not in (platforms := os.environ.get("JAX_PLATFORMS", "cpu")):
+    os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import argparse
+import functools
 import importlib.util
 import math
 import time
@@ -40,6 +48,7 @@ from scorefp.train.loop import repeated
 SDE, ADAM = sfp.VP(), optax.adam(2e-4)
 SIZES: dict[str, dict[str, Any]] = {
     "card": {
+        "name": "card",
         "network": {"shape": (3, 32, 32), "channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": 16},
         "batch": 128,
         "steps": 24,
@@ -47,6 +56,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "product": 8192,
     },
     "small": {
+        "name": "small",
         "network": {"shape": (1, 16, 16), "channels": 16, "multipliers": (1, 2), "blocks": 1, "attention": 8},
         "batch": 16,
         "steps": 8,
@@ -88,8 +98,9 @@ def unet(size: dict[str, Any], dtype: Any) -> sfp.score.NetworkScore:
     return sfp.NoiseScore(eqx.tree_at(lambda net: net.leave.weight, network, weight), SDE, data_std=0.5)
 
 
-def count(score: sfp.score.AbstractScore) -> int:
+def count(size: dict[str, Any]) -> int:
     """How many parameters there are."""
+    score = eqx.filter_eval_shape(unet, size, None)
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(score, score.trained())))
 
 
@@ -115,6 +126,9 @@ class Program:
     def seconds(self) -> float:
         """The seconds of a call."""
         return timed(self.run, *self.args)()
+
+    def warm(self) -> None:
+        self.seconds()
 
     @property
     def memory(self) -> float:
@@ -159,10 +173,12 @@ def drawing(score: sfp.score.AbstractScore, n: int, method: Any) -> Program:
     )
 
 
-def operations(size: dict[str, Any]) -> float:
+@functools.cache
+def operations(name: str) -> float:
     """The floating-point operations of the network in a step of DSM: three times those of its evaluation, as XLA counts
     them for a CPU. For accelerators JAX does not.
     """
+    size = SIZES[name]
     with jax.default_device(jax.devices("cpu")[0]):
         score, x = unet(size, None), jnp.zeros((size["batch"], *size["network"]["shape"]))
         return 3 * jax.jit(jax.vmap(lambda y: score(0.5, y))).lower(x).cost_analysis()["flops"]
@@ -181,25 +197,25 @@ P = TypeVar("P", bound=Program)
 FAILED = list[str]()
 
 
-def running(programs: Mapping[Any, P], pool: ThreadPoolExecutor) -> dict[Any, P]:
-    """The programs that compile, all at the same time, and that then run, one after another."""
+def running(programs: Mapping[Any, Callable[[], P]], pool: ThreadPoolExecutor) -> dict[Any, P]:
+    """The programs that can be traced, that compile, all at the same time, and that then run, one after another."""
 
-    def stands(name: Any, does: str, action: Callable[[], Any]) -> bool:
+    made = dict[Any, Any]()
+
+    def stands(name: Any, what: str, action: Callable[[], Any]) -> bool:
         begin = time.perf_counter()
         try:
-            action()
+            made[name] = action() or made[name]
         except Exception as failure:
-            failed(f"{name} does not {does}", failure)
+            failed(f"{name} is not {what}", failure)
             return False
-        print(f"{name}: {does} in {time.perf_counter() - begin:.1f} s", flush=True)
+        print(f"{name}: {what} in {time.perf_counter() - begin:.1f} s", flush=True)
         return True
 
-    compiled = list(pool.map(lambda name: stands(name, "compile", programs[name].compile), programs))
-    return {
-        name: program
-        for (name, program), there in zip(programs.items(), compiled, strict=True)
-        if there and stands(name, "run", program.seconds)
-    }
+    traced = [name for name, make in programs.items() if stands(name, "traced", make)]
+    compiled = list(pool.map(lambda name: stands(name, "compiled", made[name].compile), traced))
+    names = [name for name, there in zip(traced, compiled, strict=True) if there]
+    return {name: made[name] for name in names if stands(name, "run", lambda name=name: made[name].warm())}
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -208,9 +224,11 @@ def running(programs: Mapping[Any, P], pool: ThreadPoolExecutor) -> dict[Any, P]
 def steps(size: dict[str, Any], rounds: int, precision: str, pool: ThreadPoolExecutor) -> Iterator[Row]:
     """One row a program, in one precision."""
     score = unet(size, PRECISIONS[precision])
-    trainings = running({program: Training(score, loss, size) for program, loss in LOSSES.items()}, pool)
+    trainings = running(
+        {program: functools.partial(Training, score, loss, size) for program, loss in LOSSES.items()}, pool
+    )
     seconds = in_turns({program: training.seconds for program, training in trainings.items()}, rounds)
-    needed, most = operations(size), rate(size, PRECISIONS[precision])
+    needed, most = operations(size["name"]), rate(size, PRECISIONS[precision])
     for program, training in trainings.items():
         done = needed / float(np.median(seconds[program]))
         yield {
@@ -236,10 +254,10 @@ def in_torch(size: dict[str, Any], rounds: int) -> Iterator[Row]:
     if torch.cuda.is_available() != (jax.default_backend() == "gpu"):
         print(f"PyTorch {torch.__version__} is for another device: no rows of it", flush=True)
         return
-    needed = operations(size)
+    needed = operations(size["name"])
     for precision, dtype in PRECISIONS.items():
         step = Step(size["network"], size["batch"], low=precision == "bfloat16")
-        assert step.parameters == count(unet(size, None)), "the two networks differ"
+        assert step.parameters == count(size), "the two networks differ"
         begin = time.perf_counter()
         step.seconds(3)
         compiled = time.perf_counter() - begin
@@ -259,8 +277,10 @@ def in_torch(size: dict[str, Any], rounds: int) -> Iterator[Row]:
 def samples(size: dict[str, Any], rounds: int, pool: ThreadPoolExecutor) -> Iterator[Row]:
     """One row a precision."""
     solver = sfp.DPMSolver(20, sfp.sampling.log_snr_grid)
-    drawings = {p: drawing(unet(size, dtype), size["images"], solver) for p, dtype in PRECISIONS.items()}
-    drawings = running(drawings, pool)
+    drawings = running(
+        {p: lambda dtype=dtype: drawing(unet(size, dtype), size["images"], solver) for p, dtype in PRECISIONS.items()},
+        pool,
+    )
     seconds = in_turns({name: program.seconds for name, program in drawings.items()}, rounds)
     for precision, program in drawings.items():
         yield {
@@ -342,11 +362,11 @@ def main() -> None:
     name = options.size or ("small" if jax.default_backend() == "cpu" else "card")
     size, rounds, large = SIZES[name], options.rounds, SIZES["card"]
     about = (
-        f"{jax.devices()[0].device_kind}; {machine(diffrax)}. `UNet` of {count(unet(size, None)) / 1e6:.1f} million "
+        f"{jax.devices()[0].device_kind}; {machine(diffrax)}. `UNet` of {count(size) / 1e6:.1f} million "
         f"parameters, batches of {size['batch']}; {rounds} rounds. The programs of one precision are compiled at the "
         f"same time. Keys are fixed. A step of DSM of the network for a card, with "
-        f"{count(unet(large, None)) / 1e6:.1f} million parameters and batches of {large['batch']}, is "
-        f"{operations(large) / 1e12:.2f} TFLOP."
+        f"{count(large) / 1e6:.1f} million parameters and batches of {large['batch']}, is "
+        f"{operations('card') / 1e12:.2f} TFLOP."
     )
     print(about, flush=True)
     tables: dict[str, list[Row]] = {template: [] for template in (STEPS, SAMPLES, MEASURES)}

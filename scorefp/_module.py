@@ -138,7 +138,7 @@ def _word(words: tuple[str, ...], name: str, value: Any) -> Any:
 def _module(allowed: tuple[type, ...], name: str, value: Any) -> Any:
     """A module, refused unless it is of the kind; what comes close is left to the class, where it has a remedy."""
     close = (next((base for base in cls.__mro__ if "remedy" in vars(base)), cls) for cls in allowed if is_abstract(cls))
-    return kind(name, value, (*allowed, *close))
+    return kind(name, value, tuple(dict.fromkeys((*allowed, *close))))
 
 
 def _modules(annotation: Any) -> tuple[type, ...]:

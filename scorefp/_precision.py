@@ -18,8 +18,11 @@ import jax
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_FULL, _HIGH = ("highest", "float32"), ("high", "bfloat16_3x", "tensorfloat32")
-"""JAX's names of a setting."""
+_DEFAULT = ("default", "bfloat16")
+"""Settings of JAX that leave it to the device: full float32 on CPUs, TF32 on GPUs, bfloat16 on TPUs."""
+
+_COARSE = ("BF16_BF16_F32", "BF16_BF16_BF16", "F16_F16_F32", "F16_F16_F16")
+"""Settings of one product in half precision, where the device has it."""
 
 _measured = jax.make_user_context(default_value=False)
 
@@ -34,7 +37,7 @@ def differs(fn: Callable[_P, _R]) -> Callable[_P, _R]:
     setting: float32 on CPUs, TF32 on GPUs, whose units for full float32 are some fifteen times slower, and three
     products of bfloat16 on TPUs. Networks of bfloat16 too.
     """
-    return _traced(fn, lambda: "highest" if default_precision() in _FULL else "high")
+    return _traced(fn, lambda: "high" if (setting := default_precision()) in (*_DEFAULT, *_COARSE) else setting)
 
 
 def _traced(fn: Callable[_P, _R], precision: Callable[[], str]) -> Callable[_P, _R]:
@@ -57,7 +60,8 @@ def default_precision() -> str:
 
 
 def products_round() -> bool:
-    """Whether products of float32 that name no precision lose what a difference needs: those of TPUs do, of bfloat16;
-    those of GPUs, of TF32, do not.
+    """Whether products of float32 that name no precision lose what a difference needs: those of bfloat16 do, which TPUs
+    take by themselves; those of TF32, which GPUs take, do not.
     """
-    return jax.default_backend() not in ("cpu", "gpu") and default_precision() not in (*_FULL, *_HIGH)
+    device, setting = jax.default_backend(), default_precision()
+    return device != "cpu" and (setting in _COARSE or (device != "gpu" and setting in _DEFAULT))

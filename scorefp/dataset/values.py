@@ -148,8 +148,8 @@ def check_args(args: Any, count: int, name: Callable[[int], str], rows_are: str 
     rows = [leaf.shape[:1] for leaf in leaves]
     if any(row != (count,) for row in rows):
         raise ValueError(
-            f"args has arrays with {rows} rows, {rows_are.format(count)}; each has its own. Close a constant over: "
-            "score.bind(args=...)."
+            f"args has arrays with leading axes {rows}, {rows_are.format(count)}; each sample has its own row. A "
+            "constant is bound to the score: score.bind(args=...)."
         )
     for leaf in leaves:
         if not any(jnp.issubdtype(leaf.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):

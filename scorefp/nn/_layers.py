@@ -113,20 +113,22 @@ class GroupNorm(AbstractNetwork):
         Memory bounds a step in half precision. So the moments take one pass over the image, the values another, and
         the derivative forms what is wider than `x` again in place of reading it: half of the bytes.
         """
-        mean, square = jax.checkpoint(_moments)(x, shift)
-        mean, square = self._over_groups(mean), self._over_groups(square)
-        scale = self.weight * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
+        mean, square = jax.checkpoint(_moments)(x)
+        # A shift has no part in the sum of squares, from which one larger than the spread would take the digits.
+        centre = self._over_groups(mean + shift)
+        variance = jnp.maximum(square - mean**2, 0) + (mean + shift - centre) ** 2
+        scale = self.weight * jax.lax.rsqrt(self._over_groups(variance) + 1e-5)
         values = lambda x, scale, offset: activation(wide(x) * scale + offset).astype(x.dtype)
-        return jax.checkpoint(values)(x, scale, self.bias + (shift - mean) * scale)
+        return jax.checkpoint(values)(x, scale, self.bias + (shift - centre) * scale)
 
     def _over_groups(self, y: Channels) -> Channels:
         """The mean of each group at each of its channels."""
         return jnp.repeat(jnp.mean(y.reshape(self.groups, -1), axis=1), len(y) // self.groups)
 
 
-def _moments(x: Image, shift: Channels) -> tuple[Channels, Channels]:
-    """The means over the pixels of each channel with its shift, and of its square."""
-    y = wide(x) + shift
+def _moments(x: Image) -> tuple[Channels, Channels]:
+    """The means over the pixels of each channel, and of its square."""
+    y = wide(x)
     return jnp.mean(y, axis=(0, 1)), jnp.mean(y**2, axis=(0, 1))
 
 

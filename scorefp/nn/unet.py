@@ -277,4 +277,4 @@ def _check(channels: int, blocks: int, octaves: int, classes: int | None) -> Non
     count("blocks", blocks, 1)
     count("octaves", octaves, 0)
     if classes is not None:
-        count("classes", classes, 1)
+        require(count("classes", classes) >= 1, f"classes = {classes}; give at least one, or None for no labels.")

@@ -761,7 +761,7 @@ def test_bad_batches() -> None:
     refused(r"sample 2 of batch 1 holds inf", first, good, np.where(np.arange(3)[:, None] == 2, np.inf, good))
     refused(r"sample 0 of batch 0 holds 1\.0, outside \[-1\.0, 0\.0\]", first, good, interval=Interval(-1.0, 0.0))
     refused(r"dtype int64 and quantisation is None", first, good.astype(np.int64), error=TypeError)
-    refused(r"args has arrays with \[\(2,\)\] rows, values has 3", first, (good, np.arange(2)))
+    refused(r"args has arrays with leading axes \[\(2,\)\], values has 3", first, (good, np.arange(2)))
     refused(r"batch 0 is a dict; a batch is an array, or a pair", first, {"x": good}, error=TypeError)
     refused(r"batches is 3\.0\. It is an iterable of arrays", Loader, 3.0, shape=(2,), error=TypeError)
     refused(r"batches is 'x\.npy'; it is an iterable .* read_arrays", Loader, "x.npy", shape=(2,), error=TypeError)

@@ -98,7 +98,7 @@ def test_bad_values() -> None:
     refused(r"dtype bool and quantisation is None", Dataset, np.ones((5, 2), bool), error=TypeError)
     message = r"have the quantisation .* and the interval .* Leave interval out"
     refused(message, Dataset, levels, BYTES, interval=Interval(0.0, 1.0))
-    message = r"args has arrays with \[\(5,\), \(4,\)\] rows, values has 5; each has its own"
+    message = r"args has arrays with leading axes \[\(5,\), \(4,\)\], values has 5; each sample has its own"
     refused(message, Dataset, levels, BYTES, [np.ones((5, 1)), np.arange(4)])
     message = r"args has an array of dtype <U3; .* np\.unique\(names, return_inverse=True\)"
     refused(message, Dataset, levels, BYTES, np.asarray(["cat"] * 5), error=TypeError)
@@ -312,7 +312,7 @@ def test_traced_samples_are_checked() -> None:
     refused("quantisation is None; integer levels need Quantisation", of, jnp.ones((4, 2), int), error=TypeError)
     refused("it needs at least two samples", of, jnp.ones((1, 2)))
     with_args = lambda x: jax.eval_shape(lambda x: Dataset(x, args=jnp.arange(3)).values, x)
-    refused(r"args has arrays with \[\(3,\)\] rows, values has 4", with_args, jnp.ones((4, 2)))
+    refused(r"args has arrays with leading axes \[\(3,\)\], values has 4", with_args, jnp.ones((4, 2)))
     # Not by the whole message: it comes from the runtime of XLA.
     with pytest.raises(Exception, match="data holds NaN or infinite entries"):
         jax.block_until_ready(jax.jit(lambda x: as_dataset(x).values)(jnp.asarray([[1.0], [jnp.nan]])))

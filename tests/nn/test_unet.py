@@ -127,6 +127,18 @@ def test_a_norm_is_an_affine_map_of_each_channel() -> None:
     networks.every_array_counts(affine)
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("shift", [0.0, 100.0, 1000.0])
+def test_a_norm_in_half_precision_is_that_of_its_input(shift: float) -> None:
+    """Up to the rounding of the values, also where the shift or the mean is large beside the spread."""
+    norm, x = GroupNorm(8), 0.1 * jnp.asarray(image(shape=(16, 16, 8)), jnp.bfloat16)
+    found = jax.jit(lambda x: norm.activated(lambda y: y, x, jnp.full(8, shift)))(x)
+    exact = np.asarray(x, np.float64).reshape(256, 2, 4)
+    want = (exact - exact.mean((0, 2), keepdims=True)) / np.sqrt(exact.var((0, 2), keepdims=True) + 1e-5)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float64), want.reshape(16, 16, 8), rtol=2**-8, atol=2e-3)
+
+
 def test_a_norm_in_half_precision_keeps_no_float32() -> None:
     """What its derivative holds of the size of an image is the image itself."""
     norm, x = filled(lambda: GroupNorm(64)), jnp.asarray(image(shape=(16, 16, 64)), jnp.bfloat16)

@@ -775,7 +775,9 @@ def test_bad_input() -> None:
     with pytest.raises(TypeError, match=r"x0 has dtype int64; .* for example x0.astype\(jnp.float32\)"):
         loss(score, x0.astype(int), key=key)
     refused(r"x0 has shape \(0, 2\); it is a batch of samples, at least one", loss, score, jnp.ones((0, 2)), key=key)
-    with pytest.raises(ValueError, match=r"args has arrays with \[\(5,\)\] rows, x0 has 4; each has its own"):
+    with pytest.raises(
+        ValueError, match=r"args has arrays with leading axes \[\(5,\)\], x0 has 4; each sample has its own"
+    ):
         loss(score, x0, key=key, args=jnp.ones(5))
     general = sfp.GeneralSDE(lambda t, x: -x, lambda t, x: sfp.VP().diffusion(t, x), Normal(1.0), t0=0.0, t1=1.0)
     message = "sde is a GeneralSDE, which has no Gaussian kernel"

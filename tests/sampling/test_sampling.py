@@ -385,7 +385,7 @@ def test_bad_kinds() -> None:
         ({"batch_size": True}, "batch_size = True; it is a count"),
     ):
         refused(message, draw, error=TypeError, **options)
-    refused(r"args has arrays with \[\(\)\] rows, n = 2; .* score\.bind", draw, args=1.0)
+    refused(r"args has arrays with leading axes \[\(\)\], n = 2; .* score\.bind", draw, args=1.0)
     refused("args of sample 1 holds nan; 1 of 2 samples", draw, args=jnp.array([1.0, jnp.nan]))
     refused("initial holds NaN", draw, initial=jnp.full((2, 3), jnp.nan))
     for method in (sfp.EulerMaruyama(4), sfp.Heun(4), sfp.DPMSolver(4), sfp.ProbabilityFlow(), sfp.Langevin(4, 0.1)):
@@ -626,7 +626,9 @@ def test_conditioning_reaches_its_sample() -> None:
     np.testing.assert_allclose(got, places, atol=0.02)
     in_twos = sfp.sample(score, 3, key=jr.key(0), method=method, args=places, batch_size=2)
     np.testing.assert_allclose(in_twos, got, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"args has arrays with \[\(3,\)\] rows, n = 2; each has its own"):
+    with pytest.raises(
+        ValueError, match=r"args has arrays with leading axes \[\(3,\)\], n = 2; each sample has its own"
+    ):
         sfp.sample(score, 2, key=jr.key(0), method=method, args=places)
 
 
