@@ -131,7 +131,7 @@ def compared(column: str, network: Any, batch: int, rounds: int, steps: int) -> 
 
 
 ROUNDING = """\
-| method in bfloat16 | t | residual | noise | noise over residual |
+| method, network in bfloat16 | t | residual | noise | noise over residual |
 | --- | ---: | ---: | ---: | ---: |
 | {method} | {t} | {residual:.4f} | {noise:.4f} | {over:.3f} |
 """
@@ -210,7 +210,7 @@ def rounding() -> list[Row]:
 
     pairs = {name: (batch(method, static), batch(method, rest), half) for name, method in methods.items()}
     exact = batch(at_once, static)
-    pairs["`Antithetic` of an objective, TF32 emulated"] = exact, with_operands_of_tf32(exact), full
+    pairs["`Antithetic`, float32, TF32 emulated"] = exact, with_operands_of_tf32(exact), full
     rows: list[Row] = []
     for name, (exact, coarse, arrays) in pairs.items():
         programs = (jax.jit(exact), full), (jax.jit(coarse), arrays)

@@ -74,7 +74,7 @@ def on_mesh(compiled: Callable[..., _T], mesh: Mesh | None, count: int, *argumen
         "mesh is given inside jit, vmap or grad; what is shared among devices is compiled by itself. Call it outside "
         "of them, or leave mesh out.",
     )
-    # `everywhere` places arrays of JAX alone.
+    # Data on the host come as arrays of NumPy; devices take those of JAX.
     arguments = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, arguments)
     found = agreed(
         lambda: jax.block_until_ready(compiled(*everywhere(arguments, mesh), mesh)),
