@@ -109,8 +109,9 @@ class Antithetic(AbstractStencilMethod, AbstractLogResidualMethod):
     (`benchmarks/residuals.py`). So an objective evaluates all three points of a network in half precision, and on TPUs
     of every network, in float32: with TF32 products on GPUs, three bfloat16 products for one on TPUs. The rounding
     error left on CPUs is a hundredth, as with `Ito` and `Hutchinson`, which stay in the lower precision, and with TF32
-    products, emulated, 0.03 to 0.10; a larger step divides it. A measurement takes full float32. A network of another library that computes in a precision too low for the step is refused; what
-    it does in a call of the host is not seen.
+    products, emulated, 0.03 to 0.10; a larger step divides it. A measurement takes full float32. A network of another
+    library that computes in a precision too low for the step is refused; what it does in a call of the host is not
+    seen.
 
     Of a potential it takes the residual of the log-Fokker–Planck equation by two more evaluations of $\varphi$ on the
     curve of `Ito` [F16]; on an SDE without a Gaussian kernel, the step is a share of the horizon.
