@@ -14,7 +14,7 @@ from .._checks import fitting_samples, random_key, single_or_better
 from .._devices import one_row
 from .._module import AbstractModule
 from .._precision import measures
-from .._types import Key, MaybeNaN
+from .._types import Event, Key, MaybeNaN
 from ..dataset import Dataset
 from ..dataset.dataset import as_dataset
 from ..score import AbstractScore
@@ -154,7 +154,13 @@ class AbstractMeasure(AbstractModule):
 def tell_of_rounding_on(score: AbstractScore, data: Dataset) -> None:
     """Warns of a score that rounds to half precision, at the first sample of a data set."""
     dtype = jnp.result_type(float) if data.levels is not None else data.values.dtype
-    tell_of_rounding(conditioned(score, data.args, 0), jnp.zeros(data.shape, dtype))
+    _tell(conditioned(score, data.args, 0), jnp.zeros(data.shape, dtype))
+
+
+@eqx.filter_jit
+def _tell(score: AbstractScore, x: Event) -> None:
+    """Looked at once for scores of one structure: what a function does is what its trace does."""
+    tell_of_rounding(score, x)
 
 
 def written(value: float, error: float | None) -> str:

@@ -28,7 +28,10 @@ def tell_of_rounding(score: AbstractScore, x: Event) -> None:
     """
     if _told.get():
         return
-    dtype = coarsest_dtype(score, jnp.asarray(0.5 * (score.sde.t0 + score.sde.t1), x.dtype), x)
+    try:
+        dtype = coarsest_dtype(score, jnp.asarray(0.5 * (score.sde.t0 + score.sde.t1), x.dtype), x)
+    except Exception:  # a score that fails does so where it is measured, by name
+        return
     if is_half(dtype):
         warnings.warn(
             f"the score rounds to {dtype} inside, and is measured as it is: its derivatives and differences are noise "

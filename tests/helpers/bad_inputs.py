@@ -136,7 +136,7 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("xs", "data", "x0"), "samples"),
     **dict.fromkeys(("t", "earlier"), "time"),
     **dict.fromkeys(("steps", "draws", "nodes", "samples", "times", "paths", "n", "batch_size"), "count"),
-    **dict.fromkeys(("layers", "width", "depth", "knots", "channels", "blocks", "count"), "count"),
+    **dict.fromkeys(("layers", "width", "depth", "channels", "blocks", "count"), "count"),
     **dict.fromkeys(("report_every", "evaluate_every", "accumulate", "every", "keep", "max_steps"), "count"),
     **dict.fromkeys(("cells", "columns", "corrections", "max_iterations", "levels", "order", "size"), "count"),
     **dict.fromkeys(("repeats", "bins"), "count"),

@@ -281,7 +281,7 @@ def test_bad_levels_and_flows(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match=r"flow is a int; it needs sample_and_log_prob"):
         sfp.VariationalDequantiser(3, COARSE)  # pyright: ignore
     refused(r"shape\[1\] = 0; it is a count of at least 1", variational_dequantiser, (2, 0), COARSE, key=key)
-    for name in ("layers", "width", "depth", "knots"):
+    for name in ("layers", "width"):
         refused(f"{name} = 0; it is a count of at least 1", variational_dequantiser, (2,), COARSE, key=key, **{name: 0})
     monkeypatch.setitem(sys.modules, "flowjax", None)
     refused(r"pip install 'scorefp\[flow\]'", variational_dequantiser, (2,), COARSE, key=key, error=ImportError)
