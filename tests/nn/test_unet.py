@@ -415,7 +415,7 @@ def test_bfloat16_is_near_float32() -> None:
         ((1, 8, 8), {"attention": (8, 7)}, r"\[7\] do not occur, the resolutions are \[8, 4, 2\]"),
         ((1, 8, 8), {"dropout": 1.0}, r"dropout = 1.0; .* is in \[0, 1\)"),
         ((1, 8, 8), {"octaves": -1}, "octaves = -1"),
-        ((1, 8, 8), {"classes": 0}, "classes = 0; it is a count of at least 1"),
+        ((1, 8, 8), {"classes": 0}, "classes = 0; give at least one, or None"),
         ((1, 8, 8), {"activation": jax.nn.relu}, "piecewise linear"),
     ],
 )
