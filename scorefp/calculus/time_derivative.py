@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import finite, function, kind, require, sample, scalar_time
+from .._checks import finite, function, kind, require, sample
 from .._module import AbstractModule
+from .._times import scalar_time
 from .._types import Event, Scalar, Time
 from ._smoothness import require_time_derivative
 from .probes import AbstractTrace, Exact

@@ -15,8 +15,9 @@ import scipy.integrate
 import scipy.sparse
 from jaxtyping import Array, Float
 
-from .._checks import count, function, kind, nearly_within, one_of, positive, real, require, same_shape
+from .._checks import count, function, kind, one_of, positive, real, require, same_shape
 from .._precision import measures
+from .._times import nearly_within
 from .._types import Event, Scalar
 from ..integrals import Box
 from ..score import AbstractScore

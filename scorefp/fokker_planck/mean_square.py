@@ -7,19 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import (
-    checked,
-    count,
-    kind,
-    optional_key,
-    require,
-    same_shape,
-    scalar_time,
-    single_or_better,
-    time_within,
-)
+from .._checks import checked, count, kind, optional_key, require, same_shape, single_or_better
 from .._module import AbstractModule
 from .._precision import measures
+from .._times import scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..calculus import Exact
 from ..calculus._smoothness import require_smooth

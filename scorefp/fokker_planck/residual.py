@@ -7,20 +7,9 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from .._checks import (
-    checked,
-    function,
-    kind,
-    one_of,
-    optional_key,
-    require,
-    sample,
-    scalar,
-    scalar_time,
-    single_or_better,
-    time_within,
-)
+from .._checks import checked, function, kind, one_of, optional_key, require, sample, scalar, single_or_better
 from .._precision import measures
+from .._times import scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact, FiniteDifference, divergence
 from ..calculus._smoothness import require_smooth

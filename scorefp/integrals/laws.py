@@ -11,8 +11,9 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float, Int
 
-from .._checks import check_interval, checked, count, interval_within, random_key, require
+from .._checks import checked, count, random_key, require
 from .._module import AbstractModule
+from .._times import check_interval, interval_within
 from .._types import Key, Scalar, Times
 from ..sde import AbstractLinearSDE
 from ..sde.linear import require_linear

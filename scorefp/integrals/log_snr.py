@@ -5,7 +5,8 @@ from typing import TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import finite, floats, known_time_within, no_steps, real, scalar
+from .._checks import finite, floats, real, scalar
+from .._times import known_time_within, no_steps
 from .._types import Scalar
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..sde.linear import require_linear

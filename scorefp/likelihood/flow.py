@@ -9,18 +9,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
-from .._checks import (
-    fitting_samples,
-    flag,
-    kind,
-    measured,
-    optional_key,
-    require,
-    scalar_time,
-    time_within,
-)
+from .._checks import fitting_samples, flag, kind, measured, optional_key, require
 from .._module import AbstractModule
 from .._precision import measures
+from .._times import scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..calculus import AbstractTrace, Exact
 from ..reverse import Integrator

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._batches import in_batches
-from .._checks import count, kind, optional_key, random_key, require, same_shape, scalar_time, time_within
+from .._checks import count, kind, optional_key, random_key, require, same_shape
 from .._module import AbstractModule
 from .._precision import measures
+from .._times import scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..integrals import Box, Estimate, box_quadrature
 from ..score import AbstractPotential

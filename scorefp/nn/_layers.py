@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .._checks import finite, number, require, same_shape, sample, time_or_step
+from .._checks import finite, number, require, same_shape, sample
 from .._describe import outlined
 from .._module import AbstractModule
 from .._precision import measuring
+from .._times import time_or_step
 from .._types import Event, Key, Scalar, Time
 from .convolution import convolution
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_interval, interval_within
+from .._times import check_interval, interval_within
 from .._types import Event, Key, Scalar
 from ..score import AbstractScore
 from ..score.score import linear_sde

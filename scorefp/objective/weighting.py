@@ -5,8 +5,9 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 
-from .._checks import floats, function, known_time_within, no_steps, real, require, scalar
+from .._checks import floats, function, real, require, scalar
 from .._module import AbstractModule
+from .._times import known_time_within, no_steps
 from .._types import Scalar, Time
 from ..integrals import AbstractTimeLaw
 from ..sde import AbstractLinearSDE

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import is_concrete, kind, known_time_within, positive, require, scalar_time, single_or_better
+from .._checks import is_concrete, kind, positive, require, single_or_better
 from .._module import AbstractModule
 from .._precision import measures
+from .._times import known_time_within, scalar_time
 from .._types import Event, Flag, Key, Scalar, Time
 from ..calculus import AbstractTrace, Hutchinson, value_and_divergence
 from ..calculus.probes import Made, Probes

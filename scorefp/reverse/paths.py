@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from .._checks import checked, count, function, is_concrete, random_key, scalar_time, time_within
+from .._checks import checked, count, function, is_concrete, random_key
+from .._times import scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..integrals import log_snr_times
 from ..score import AbstractScore

@@ -8,7 +8,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import is_concrete, known_time_within, number, random_key, require, scalar_time
+from .._checks import is_concrete, number, random_key, require
+from .._times import known_time_within, scalar_time
 from .._types import Event, Key, Scalar, Time
 from ..score import AbstractScore
 from ..score.score import linear_sde, require_score, sample_of

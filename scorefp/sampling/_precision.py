@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import scalar_time
+from .._times import scalar_time
 from .._types import Event, Time
 from ..score import AbstractComposition, AbstractScore
 from ..sde import AbstractSDE

@@ -15,9 +15,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from .._batches import apart, in_batches, on_mesh
-from .._checks import count, function, is_concrete, kind, require, scalar_time, single_or_better
+from .._checks import count, function, is_concrete, kind, require, single_or_better
 from .._module import AbstractModule
 from .._precision import measures
+from .._times import scalar_time
 from .._types import Event, Key, Scalar
 from ..calculus import AbstractTrace, FiniteDifference
 from ..dataset.values import check_args

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._checks import count, known_time_within, number, positive, random_key, scalar_time, time_within
+from .._checks import count, number, positive, random_key
+from .._times import known_time_within, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..score import AbstractScore
 from ..score.score import require_score

@@ -9,17 +9,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Int
 
-from .._checks import (
-    finite,
-    floating,
-    function,
-    kind,
-    known_time_within,
-    scalar_time,
-    single_or_better,
-    time_within,
-)
+from .._checks import finite, floating, function, kind, single_or_better
 from .._module import AbstractModule
+from .._times import known_time_within, scalar_time, time_within
 from .._types import Event, Key, Scalar, Time
 from ..sde import AbstractLinearSDE, AbstractSDE
 from ..sde.linear import require_linear

@@ -12,18 +12,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import (
-    floats,
-    function,
-    is_concrete,
-    kind,
-    real,
-    require,
-    same_shape,
-    sample,
-    scalar_time,
-    time_within,
-)
+from .._checks import floats, function, is_concrete, kind, real, require, same_shape, sample
+from .._times import scalar_time, time_within
 from .._types import Event, Scalar, Time, Times
 from ._inverse import bisected, with_slope
 from .prior import Normal

@@ -9,8 +9,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import floats, is_concrete, nearly_within, no_steps, real, require, sample, scalar_time
+from .._checks import floats, is_concrete, real, require, sample
 from .._module import AbstractModule
+from .._times import nearly_within, no_steps, scalar_time
 from .._types import Event, Scalar, Time, Times
 from .prior import AbstractPrior
 
